@@ -4,5 +4,6 @@
 //! is legal in the single-threaded launcher, after a fork, and in PID 1 of a session.
 //! Not for: decisions (`session-core`), wire types (`proto`), waiting (the supervisor's tokio).
 
+pub mod cgroup;
 pub mod seqpacket;
 pub mod sys;
