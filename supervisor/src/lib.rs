@@ -1,0 +1,2 @@
+//! agentcored.
+pub mod launcher;
