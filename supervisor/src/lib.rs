@@ -1,2 +1,3 @@
 //! agentcored.
+pub mod config;
 pub mod launcher;
