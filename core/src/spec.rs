@@ -4,8 +4,6 @@
 //! operator of this host grants. Out comes a `RuntimeSpec` with nothing left open, or every fault at once. Not for:
 //! looking at the bundle or the host; nothing here does I/O.
 
-pub mod network;
 pub mod policy;
 
-pub use network::{AllowRule, RuleError};
 pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings};

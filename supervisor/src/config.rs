@@ -20,7 +20,8 @@ pub use keys::{KEYS, Key};
 use given::Given;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
-use session_core::spec::{AllowRule, NetworkGrant, Settings};
+use session_core::egress::AllowList;
+use session_core::spec::{NetworkGrant, Settings};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -149,7 +150,7 @@ pub struct Network {
     /// Default and ceiling of runtimes' policies.
     pub grant: NetworkGrant,
     /// Private targets that may be reached all the same, each naming one host and one port.
-    pub allow_private: Vec<AllowRule>,
+    pub allow_private: AllowList,
     /// How long a dial may take, resolution included.
     pub dial_timeout: Duration,
     /// Open outbound connections of one session.

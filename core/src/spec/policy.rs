@@ -1,6 +1,6 @@
 //! What the operator grants: defaults for what a runtime leaves open, ceilings for what it asks.
 
-use super::network::AllowRule;
+use crate::egress::AllowList;
 use proto::config::NetworkMode;
 use proto::units::{CpuMillis, MemoryBytes, Seconds};
 
@@ -62,11 +62,11 @@ pub struct NetworkGrant {
     /// Mode of runtimes that do not say.
     pub mode: NetworkMode,
     /// Allow-list of runtimes that say neither mode nor list; `None` allows every public target.
-    pub allow: Option<Vec<AllowRule>>,
+    pub allow: Option<AllowList>,
     /// The widest mode that a runtime may have.
     pub ceiling: NetworkMode,
     /// The widest allow-list that a runtime may have; `None` means any.
-    pub ceiling_allow: Option<Vec<AllowRule>>,
+    pub ceiling_allow: Option<AllowList>,
 }
 
 impl Default for NetworkGrant {

@@ -8,7 +8,8 @@ use proto::config::NetworkMode;
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde::de::DeserializeOwned;
-use session_core::spec::{AllowRule, NetworkGrant, Settings};
+use session_core::egress::AllowList;
+use session_core::spec::{NetworkGrant, Settings};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -61,14 +62,22 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         listen,
         dev,
         base: r.base(),
-        broker_user: r.checked("broker_user", "agentcore".to_owned(), user_name),
+        broker_user: r.checked("broker_user", "agentcore".to_owned(), |text: &String| {
+            user_name(text)
+        }),
         cgroup_parent: r.cgroup_parent(),
-        region: r.checked("region", "us-local-1".to_owned(), region),
-        account: r.checked("account", "000000000000".to_owned(), account),
+        region: r.checked("region", "us-local-1".to_owned(), |text: &String| {
+            region(text)
+        }),
+        account: r.checked("account", "000000000000".to_owned(), |text: &String| {
+            account(text)
+        }),
         default_runtime: r.take::<RuntimeName>("default_runtime"),
         end_sessions_on_exit: r.or("end_sessions_on_exit", dev),
         log: Log {
-            level: r.checked("log.level", "info".to_owned(), log_level),
+            level: r.checked("log.level", "info".to_owned(), |text: &String| {
+                log_level(text)
+            }),
             format: r.or(
                 "log.format",
                 if dev {
@@ -430,29 +439,26 @@ impl Resolver<'_> {
         let grant = NetworkGrant {
             // A ceiling of `none` pulls the default down with it.
             mode: typed.unwrap_or(ceiling),
-            allow: self.rules("network.allow"),
+            allow: self.allow_list("network.allow"),
             ceiling,
-            ceiling_allow: self.rules("network.ceiling_allow"),
+            ceiling_allow: self.allow_list("network.ceiling_allow"),
         };
         if (typed, ceiling) == (Some(NetworkMode::Outbound), NetworkMode::None) {
             self.fault("network.mode", "is above `network.ceiling`");
         }
         if let (Some(allow), Some(widest)) = (&grant.allow, &grant.ceiling_allow) {
-            for rule in allow
-                .iter()
-                .filter(|rule| !widest.iter().any(|w| w.covers(rule)))
-            {
+            for entry in allow.beyond(widest) {
                 self.fault(
                     "network.allow",
-                    format!("holds {rule}, which `network.ceiling_allow` does not"),
+                    format!("holds {entry}, which `network.ceiling_allow` does not"),
                 );
             }
         }
-        let allow_private = self.rules("network.allow_private").unwrap_or_default();
-        for rule in allow_private.iter().filter(|rule| !rule.is_exact()) {
+        let allow_private = self.allow_list("network.allow_private").unwrap_or_default();
+        for entry in allow_private.inexact() {
             self.fault(
                 "network.allow_private",
-                format!("must name exactly one host and one port in each entry; {rule} does not"),
+                format!("must name exactly one host and one port in each entry; {entry} does not"),
             );
         }
         Network {
@@ -463,16 +469,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn rules(&mut self, key: &'static str) -> Option<Vec<AllowRule>> {
-        let texts: Vec<String> = self.take(key)?;
-        let mut rules = Vec::new();
-        for text in &texts {
-            match AllowRule::parse(text) {
-                Ok(rule) => rules.push(rule),
-                Err(error) => self.fault(key, format!("holds `{text}`: {error}")),
+    fn allow_list(&mut self, key: &'static str) -> Option<AllowList> {
+        let entries: Vec<String> = self.take(key)?;
+        for entry in &entries {
+            if let Err(error) = AllowList::parse([entry.as_str()]) {
+                self.fault(key, format!("holds {entry:?}: {error}"));
             }
         }
-        Some(rules)
+        AllowList::parse(entries.iter().map(String::as_str)).ok()
     }
 
     fn ping(&mut self) -> Ping {
@@ -505,7 +509,7 @@ fn plain_path(path: &Path) -> Result<(), String> {
         .ok_or_else(|| format!("must be an absolute path without `.` and `..`, is {text:?}"))
 }
 
-fn user_name(name: &String) -> Result<(), String> {
+fn user_name(name: &str) -> Result<(), String> {
     let ok = (1..=32).contains(&name.len())
         && name
             .bytes()
@@ -518,7 +522,7 @@ fn user_name(name: &String) -> Result<(), String> {
         .ok_or_else(|| format!("{name:?} is not a user name"))
 }
 
-fn region(region: &String) -> Result<(), String> {
+fn region(region: &str) -> Result<(), String> {
     let ok = (1..=32).contains(&region.len())
         && region
             .bytes()
@@ -527,13 +531,13 @@ fn region(region: &String) -> Result<(), String> {
         .ok_or_else(|| "must be 1 to 32 of a-z, 0-9 and -, such as us-local-1".to_owned())
 }
 
-fn account(account: &String) -> Result<(), String> {
+fn account(account: &str) -> Result<(), String> {
     let ok = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
     ok.then_some(())
         .ok_or_else(|| "must be twelve digits, in quotes".to_owned())
 }
 
-fn log_level(level: &String) -> Result<(), String> {
+fn log_level(level: &str) -> Result<(), String> {
     tracing_subscriber::EnvFilter::try_new(level)
         .map(|_| ())
         .map_err(|error| error.to_string())
