@@ -1,0 +1,376 @@
+//! Bodies of the `/v1` routes, as the daemon writes and the command reads them. Field names are camelCase on the wire,
+//! except inside [`crate::config::RuntimeConfig`], whose keys are those of `agentcore.toml`.
+//!
+//! | route | in ▸ out |
+//! |---|---|
+//! | `GET /v1/info` | ▸ [`Info`] |
+//! | `POST /v1/artifacts` (body: zip or tar.gz bytes) | ▸ 201 [`Artifact`] (200 if it was there already) |
+//! | `GET /v1/artifacts[/{id}]` · `DELETE …/{id}` | ▸ [`Page<Artifact>`], [`Artifact`] · 204, 409 while a version uses it |
+//! | `GET /v1/runtimes` | ▸ [`Page<Runtime>`] |
+//! | `PUT /v1/runtimes/{name}` | [`PutRuntime`] ▸ 201 or 200 [`Runtime`]: makes the runtime, or its next version |
+//! | `GET`, `DELETE /v1/runtimes/{name}` | ▸ [`Runtime`], 204 (its sessions are stopped) |
+//! | `GET /v1/runtimes/{name}/versions[/{n}]` | ▸ [`Page<Version>`], [`Version`] |
+//! | `GET /v1/sessions?runtime=&phase=` | ▸ [`Page<Session>`] |
+//! | `GET /v1/sessions/{id}` | ▸ [`Session`]; `{id}` is ours, or the client's with `?runtime=` if several runtimes know it |
+//! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
+//! | `GET /v1/sessions/{id}/logs?tail=&follow=` | ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
+//! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
+//! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
+//!
+//! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).
+
+use crate::config::RuntimeConfig;
+use crate::ids::{
+    ArtifactId, ClientSessionId, InstanceId, RuntimeId, RuntimeName, SessionId, VersionNumber,
+};
+use crate::shim::{LogStream, TtySize};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One page of a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page<T> {
+    /// The items.
+    pub items: Vec<T>,
+    /// Pass it as `nextToken` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_token: Option<String>,
+}
+
+/// The daemon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its instance id.
+    pub instance: InstanceId,
+    /// Broker's process id.
+    pub pid: u32,
+    /// Kernel release.
+    pub kernel: String,
+    /// What sessions' root file system holds, by name ▸ version (`python3`, `node`, `bash`, …).
+    pub base: BTreeMap<String, String>,
+    /// Live sessions.
+    pub sessions: u32,
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// When it started (RFC 3339).
+    pub started_at: String,
+}
+
+/// An uploaded bundle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Artifact {
+    /// SHA-256 of the packed bytes.
+    pub artifact_id: ArtifactId,
+    /// Packed bytes.
+    pub packed_bytes: u64,
+    /// Bytes of its files.
+    pub unpacked_bytes: u64,
+    /// Number of files, directories and links.
+    pub entries: u64,
+    /// When it was uploaded (RFC 3339).
+    pub created_at: String,
+}
+
+/// Body of `PUT /v1/runtimes/{name}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutRuntime {
+    /// The code.
+    pub artifact: ArtifactId,
+    /// The keys of `agentcore.toml`.
+    #[serde(rename = "config")]
+    pub config: RuntimeConfig,
+}
+
+/// A runtime and its newest version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// `<name>-<10 characters>`.
+    pub runtime_id: RuntimeId,
+    /// Full ARN.
+    pub arn: String,
+    /// Its name.
+    pub name: RuntimeName,
+    /// Newest version.
+    pub version: VersionNumber,
+    /// `READY` (later also CREATING, CREATE_FAILED, …).
+    pub status: String,
+    /// The newest version's configuration.
+    pub config: RuntimeConfig,
+    /// The newest version's code.
+    pub artifact: ArtifactId,
+    /// Live sessions of all versions.
+    pub sessions: u32,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub updated_at: String,
+}
+
+/// An immutable version of a runtime.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Version {
+    /// Its number.
+    pub version: VersionNumber,
+    /// Its configuration.
+    pub config: RuntimeConfig,
+    /// Its code.
+    pub artifact: ArtifactId,
+    /// RFC 3339.
+    pub created_at: String,
+}
+
+/// Where a session is in its life (architecture §4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Waiting to be launched.
+    Requested,
+    /// The launcher is making it.
+    Launching,
+    /// Its agent is not healthy yet.
+    Starting,
+    /// Idle.
+    Ready,
+    /// Work in flight, or HealthyBusy.
+    Busy,
+    /// Being stopped.
+    Draining,
+    /// Over.
+    Ended,
+    /// Never became ready.
+    Failed,
+}
+
+/// Why a session ended: exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndReason {
+    /// A caller stopped it.
+    Stopped,
+    /// Idle timeout.
+    Idle,
+    /// Max lifetime.
+    MaxLifetime,
+    /// `/ping` failed for too long.
+    Unhealthy,
+    /// Out of memory.
+    OutOfMemory,
+    /// The agent exited by itself or was killed by a signal.
+    AgentExited,
+    /// The shim died without a record.
+    ShimDied,
+    /// The shim broke the session protocol.
+    Protocol,
+    /// The sandbox could not be made.
+    LaunchFailed,
+    /// Not healthy within the start deadline.
+    StartTimeout,
+    /// The daemon was stopped and ends its sessions.
+    DaemonStopped,
+    /// The daemon that owned it is gone.
+    DaemonLost,
+}
+
+/// What a session has used so far.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// CPU seconds of all its processes.
+    pub cpu_seconds: f64,
+    /// Memory now.
+    pub memory_bytes: u64,
+    /// Highest memory seen.
+    pub memory_peak_bytes: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// Ours.
+    pub id: SessionId,
+    /// The caller's.
+    pub session_id: ClientSessionId,
+    /// Its runtime.
+    pub runtime: RuntimeName,
+    /// The version that it runs.
+    pub version: VersionNumber,
+    /// Where it is.
+    pub phase: Phase,
+    /// Invocations and streams in flight.
+    pub in_flight: u32,
+    /// RFC 3339.
+    pub created_at: String,
+    /// Last activity (RFC 3339).
+    pub last_activity_at: String,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_reason: Option<EndReason>,
+    /// More about the end, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_detail: Option<String>,
+    /// Host pid of its PID 1 while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// First host uid of its range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid_base: Option<u32>,
+    /// What it used.
+    pub usage: Usage,
+    /// Outbound connections refused by policy.
+    pub egress_refused: u64,
+    /// Lines of output dropped.
+    pub log_lines_dropped: u64,
+}
+
+/// One line of a session's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogRecord {
+    /// RFC 3339 with milliseconds.
+    pub at: String,
+    /// Where it came from; `None` is the daemon's own note about the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<LogStream>,
+    /// The line.
+    pub text: String,
+}
+
+/// Body of `POST /v1/sessions/{id}/exec`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to the agent's environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default)]
+    pub cwd: Option<String>,
+    /// With a terminal.
+    #[serde(default)]
+    pub tty: Option<TtySize>,
+}
+
+/// Frames of an exec connection, after the 101: channel `u8`, length `u32` big-endian (≤ 65,536), payload.
+/// Numbers as in the contract's interactive shell (§2.7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExecChannel {
+    /// Client ▸ process. An empty payload closes standard input.
+    Stdin = 0,
+    /// Process ▸ client.
+    Stdout = 1,
+    /// Process ▸ client.
+    Stderr = 2,
+    /// Last frame to the client: JSON [`ExecOutcome`].
+    Status = 3,
+    /// Client ▸ process: JSON [`TtySize`].
+    Resize = 4,
+}
+
+impl ExecChannel {
+    /// The channel of a frame's first byte.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Stdin),
+            1 => Some(Self::Stdout),
+            2 => Some(Self::Stderr),
+            3 => Some(Self::Status),
+            4 => Some(Self::Resize),
+            5.. => None,
+        }
+    }
+}
+
+/// Largest payload of an exec frame.
+pub const MAX_EXEC_FRAME: usize = 65_536;
+
+/// How an exec ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ExecOutcome {
+    /// Exit code as a shell would give it: the code, or 128 + signal; 127 not found, 126 not executable.
+    pub exit_code: i32,
+    /// Set if it could not be started or the session ended first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What this host offers, feature by feature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Doctor {
+    /// In a stable order.
+    pub checks: Vec<Check>,
+}
+
+/// One line of `agentcore doctor`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// `cgroup.memory`, `seccomp`, …
+    pub name: String,
+    /// Outcome.
+    pub state: CheckState,
+    /// Why, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// Outcome of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// There and in force.
+    On,
+    /// There with a restriction.
+    Degraded,
+    /// Not there.
+    Off,
+}
+
+/// RFC 9457 problem (`application/problem+json`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Short, the same for all problems of this kind.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What happened, what it means, what to do.
+    pub detail: String,
+    /// AWS error name of the same failure.
+    pub code: String,
+    /// For finding it in the log.
+    pub request_id: String,
+    /// Field by field, if the request broke rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldFault>,
+}
+
+/// One broken rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldFault {
+    /// Which field.
+    pub name: String,
+    /// Which rule, and what to write instead.
+    pub message: String,
+}

@@ -1,0 +1,190 @@
+//! A runtime's configuration, as users type it: the keys of `agentcore.toml` and of the `/v1/runtimes` body.
+//!
+//! This is the *typed* half (unknown keys are errors, everything optional but what has no sensible default). What it
+//! means on this host — defaults filled in, ceilings applied, all faults at once — is `session_core::spec`.
+
+use crate::ids::RuntimeName;
+use crate::units::{CpuMillis, MemoryBytes, Seconds};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Everything that a runtime's version is made of, but its code.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    /// The runtime's name.
+    pub name: RuntimeName,
+    /// What to run, relative to the bundle: `my_agent.py`, or a program with arguments.
+    pub entrypoint: Entrypoint,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// What the agent speaks.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// What runs the entrypoint; guessed from its extension if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<Language>,
+    /// Requirements file that `launch` vendors into the bundle; the daemon keeps it for information only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requirements: Option<String>,
+    /// Environment of every session.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// Timeouts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lifecycle: Lifecycle,
+    /// Limits of every session.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resources: Resources,
+    /// What sessions may reach.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub network: Network,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// `"my_agent.py"` or `["my_agent.py", "--flag"]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Entrypoint {
+    /// A file of the bundle.
+    File(String),
+    /// A file or program, and its arguments.
+    Argv(Vec<String>),
+}
+
+impl Entrypoint {
+    /// The words of the command line; empty if the user gave none.
+    #[must_use]
+    pub fn words(&self) -> &[String] {
+        match self {
+            Self::File(file) => std::slice::from_ref(file),
+            Self::Argv(argv) => argv,
+        }
+    }
+}
+
+/// Server protocol of the agent (contract §1.1): decides port and path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Protocol {
+    /// 8080, `POST /invocations`, `GET /ping`.
+    #[default]
+    #[serde(rename = "HTTP", alias = "http")]
+    Http,
+    /// 8000, `POST /mcp`, no health route.
+    #[serde(rename = "MCP", alias = "mcp")]
+    Mcp,
+    /// 9000, `POST /`, `GET /ping`.
+    #[serde(rename = "A2A", alias = "a2a")]
+    A2a,
+    /// 8080, as HTTP, errors as SSE events.
+    #[serde(rename = "AGUI", alias = "agui")]
+    Agui,
+}
+
+impl Protocol {
+    /// Port that the agent listens on.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Http | Self::Agui => 8080,
+            Self::Mcp => 8000,
+            Self::A2a => 9000,
+        }
+    }
+
+    /// Path that invocations are POSTed to.
+    #[must_use]
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Http | Self::Agui => "/invocations",
+            Self::Mcp => "/mcp",
+            Self::A2a => "/",
+        }
+    }
+
+    /// Path of the health check, if the protocol has one.
+    #[must_use]
+    pub const fn ping_path(self) -> Option<&'static str> {
+        match self {
+            Self::Http | Self::Agui | Self::A2a => Some("/ping"),
+            Self::Mcp => None,
+        }
+    }
+}
+
+/// What runs the entrypoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// `python3 FILE`.
+    Python,
+    /// `node FILE`.
+    Node,
+    /// The file itself (an executable of the bundle, or of the base).
+    Binary,
+}
+
+/// Timeouts in seconds; absent means the operator's default (interfaces.md).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lifecycle {
+    /// A session idle for this long ends. 60–1,209,600, default 900.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Seconds>,
+    /// A session this old ends. 60–1,209,600, default 28,800.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_lifetime: Option<Seconds>,
+    /// A session not healthy after this long has failed. Default 120.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_timeout: Option<Seconds>,
+    /// From TERM to KILL. Default 15.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace: Option<Seconds>,
+    /// One synchronous invocation. Default 900.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invocation_timeout: Option<Seconds>,
+}
+
+/// Limits of one session; absent means the operator's default.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resources {
+    /// Memory of the whole session, its tmpfs included. Default 512M.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryBytes>,
+    /// CPUs. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuMillis>,
+    /// Processes and threads. Default 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// Size of `/tmp` and of `$HOME`, each. Default 64M.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tmp_size: Option<MemoryBytes>,
+}
+
+/// What a session may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// `outbound` or `none`; absent means the operator's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NetworkMode>,
+    /// Only these, if given: `host:port`, `*.example.com:443`, `host` (port 443), `host:*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+}
+
+/// Network policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// Through the session's CONNECT proxy (AWS's PUBLIC).
+    Outbound,
+    /// Loopback only.
+    None,
+}

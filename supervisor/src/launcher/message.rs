@@ -1,0 +1,176 @@
+//! What the broker may ask of the launcher, and what it hears back. Encoded with postcard, one message per packet.
+//!
+//! Both ends are the same executable, so there is no version here.
+
+use proto::ids::SessionId;
+use serde::{Deserialize, Serialize};
+
+/// Largest packet between broker and launcher, in bytes.
+pub const MAX_PACKET: usize = 16 * 1024;
+
+/// One order and its number; the answer carries the same number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ordered {
+    /// Chosen by the broker, unique among its outstanding orders.
+    pub number: u64,
+    /// What to do.
+    pub order: Order,
+}
+
+/// The closed set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Order {
+    /// Make the cgroup of a session to come, and park a stager in it (on cgroup v1 the move costs 7–16 ms, so it is done
+    /// ahead). Safe: the name is a checked [`SessionId`] below our own cgroup; the number of parked slots is bounded.
+    Prepare {
+        /// The session to come.
+        session: SessionId,
+    },
+    /// Make a session. Descriptors: 0 = sealed memfd with the shim's `Boot`; 1 = the bundle's directory (`O_PATH`).
+    /// Safe: ids and limits are checked against this instance's block and ceilings; the directory must be owned by the
+    /// broker's uid on the state directory's file system; everything else comes from the launcher's own set-up.
+    /// Answer: [`Reply::Launched`] with the pidfd.
+    Launch(LaunchOrder),
+    /// Kill every process of a session at once. Safe: only by our own cgroup's name.
+    Kill {
+        /// Which.
+        session: SessionId,
+    },
+    /// Read a session's counters. Safe: reads our own cgroup's files.
+    Usage {
+        /// Which.
+        session: SessionId,
+    },
+    /// Kill what is left, wait until the cgroup is empty, read the final counters and the exit record, and remove cgroup,
+    /// socket and directory. Also gives up a prepared slot. Safe: as `Kill`; idempotent.
+    Remove {
+        /// Which.
+        session: SessionId,
+    },
+    /// What this host offers. Safe: reads only.
+    Probe,
+}
+
+/// What a session is made of, as far as privilege is concerned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaunchOrder {
+    /// Its name: cgroup, socket, hostname.
+    pub session: SessionId,
+    /// First host uid of its range (`UIDS_PER_SESSION` wide, aligned, inside the instance's block).
+    pub uid_base: u32,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Limits of one session, enforced by cgroups, mounts and rlimits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory of the whole session, bytes.
+    pub memory_bytes: u64,
+    /// CPU, thousandths of one.
+    pub cpu_millis: u32,
+    /// Processes and threads, the shim included.
+    pub pids: u32,
+    /// Bytes of `/tmp` and of `$HOME`, each.
+    pub tmp_bytes: u64,
+    /// Open files of one process.
+    pub nofile: u32,
+}
+
+/// Answer to an order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replied {
+    /// The order's number.
+    pub number: u64,
+    /// Outcome.
+    pub reply: Result<Reply, OrderFault>,
+}
+
+/// Packets from the launcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromLauncher {
+    /// To an order.
+    Replied(Replied),
+    /// A session's PID 1 has ended (all its processes with it).
+    Exited(Exited),
+}
+
+/// A successful answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done, nothing to tell.
+    Done,
+    /// The session is there. One descriptor: its pidfd.
+    Launched {
+        /// Host pid of its PID 1.
+        pid: i32,
+        /// Start time of that process, clock ticks since boot (`/proc/PID/stat` field 22).
+        start_time: u64,
+        /// Inode of its cgroup directory.
+        cgroup_inode: u64,
+    },
+    /// Counters.
+    Usage(Counters),
+    /// Removed; the final counters and the exit record as the shim wrote it (bounded, empty if it wrote none).
+    Removed {
+        /// Final reading.
+        usage: Counters,
+        /// JSON of `proto::shim::ExitRecord`, unparsed.
+        record: Vec<u8>,
+    },
+    /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
+    Probed(Vec<(String, u8, String)>),
+}
+
+/// Raw counters of a session's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// CPU time used, microseconds.
+    pub cpu_us: u64,
+    /// Memory now, bytes.
+    pub memory_bytes: u64,
+    /// Highest memory, bytes.
+    pub memory_peak_bytes: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// Processes killed for want of memory.
+    pub oom_kills: u64,
+}
+
+/// A session's PID 1 has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exited {
+    /// Which.
+    pub session: SessionId,
+    /// Wait status: exit code, or 128 + signal.
+    pub code: i32,
+    /// Processes killed for want of memory by then.
+    pub oom_kills: u64,
+}
+
+/// Why an order was not carried out. Nothing is left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum OrderFault {
+    /// A field is out of its bounds.
+    #[error("launcher refused the order: {0}")]
+    Refused(String),
+    /// A step of the plan could not be applied.
+    #[error("sandbox step `{stage}` failed: {}", std::io::Error::from_raw_os_error(*.errno))]
+    Step {
+        /// The step's name.
+        stage: String,
+        /// Its errno.
+        errno: i32,
+    },
+    /// Something on the host failed (verb and path in the text).
+    #[error("{detail}: {}", std::io::Error::from_raw_os_error(*.errno))]
+    Host {
+        /// Verb and path.
+        detail: String,
+        /// Its errno.
+        errno: i32,
+    },
+    /// No such session.
+    #[error("launcher knows no session of that name")]
+    Unknown,
+}
