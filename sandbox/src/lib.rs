@@ -6,6 +6,9 @@
 
 pub mod agent;
 pub mod memfd;
+pub mod plan;
+pub mod seccomp;
 pub mod seqpacket;
 pub mod shim_entry;
+pub mod stager;
 pub mod sys;
