@@ -5,6 +5,7 @@
 //! Not for: decisions (`session-core`), wire types (`proto`), waiting (the supervisor's tokio).
 
 pub mod agent;
+pub mod cgroup;
 pub mod memfd;
 pub mod plan;
 pub mod seccomp;
@@ -12,3 +13,4 @@ pub mod seqpacket;
 pub mod shim_entry;
 pub mod stager;
 pub mod sys;
+pub mod uid_block;

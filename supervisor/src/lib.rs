@@ -6,3 +6,4 @@
 pub mod config;
 pub mod launcher;
 pub mod seqpacket;
+pub mod store;
