@@ -1,1 +1,11 @@
-//! Placeholder header, replaced by its first module.
+//! Decisions: when a session starts, idles, drains and ends; who is admitted; what a configuration means; which addresses an
+//! agent may reach.
+//!
+//! No I/O, no clock, no async, no randomness: time is an argument ([`moment::Moment`]), so everything here is tested
+//! against a model without waiting. The shell that performs the effects is `supervisor`.
+#![forbid(unsafe_code)]
+
+pub mod egress;
+pub mod lifecycle;
+pub mod moment;
+pub mod spec;

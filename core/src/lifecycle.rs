@@ -1,0 +1,508 @@
+//! The life of one session, as a pure state machine.
+//!
+//! ```text
+//!  new ─▶ Launching ──attached──▶ Starting ──healthy──▶ Live (Ready ⇄ Busy)
+//!            │fault/stop/timeout     │exit/stop/timeout     │stop│idle│lifetime│unhealthy│exit│oom
+//!            ▼                       ▼                      ▼
+//!         Killing ◀──grace over── Draining ◀────────────────┘
+//!            │ gone                  │ gone
+//!            └────────▶ Removing ◀───┘      ──torn down──▶ Over
+//! ```
+//!
+//! - **Launching ▸ Starting**: the sandbox is made and the shim has answered the handshake. A launch that fails goes to
+//!   `Removing` directly: there is no process, but there may be a cgroup.
+//! - **Starting ▸ Live**: the first healthy answer. Until then nobody's invocation is relayed.
+//! - **Live**: work in flight (invocations, streams, execs) or `HealthyBusy` is activity. Idle time counts from the last end
+//!   of work or the last change of health, whichever is later; the agent's own `time_of_last_update` is not believed,
+//!   because stamping "now" on each ping would keep a session for ever (contract §1.2). A failing `/ping` ends the
+//!   session only after `unhealthy_after` without work in flight: a server that blocks while it works is slow, not dead.
+//! - **Draining**: the shim has been told to end (TERM ▸ grace ▸ KILL inside). No new work. If it is not gone shortly after
+//!   the grace period, **Killing**: the launcher kills the cgroup.
+//! - **Removing**: processes are gone; cgroup, socket and directory go; the final usage comes back.
+//! - **Over**: the permit is given back. Exactly one [`EndReason`], the first that applied.
+//!
+//! [`Session::step`] takes the moment and an event and says which effects to perform; completions come back as events.
+
+use crate::moment::Moment;
+use proto::api::{EndReason, Phase};
+use std::time::Duration;
+
+/// After the grace period, how long the shim may take to go before the launcher kills the cgroup.
+const KILL_MARGIN: Duration = Duration::from_secs(2);
+
+/// After the kill, how long to wait for the exit notice before removing anyway (removal kills and waits by itself).
+const REMOVE_MARGIN: Duration = Duration::from_secs(5);
+
+/// Durations of one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// From creation to the first healthy answer.
+    pub start_timeout: Duration,
+    /// Idle time that ends it.
+    pub idle_timeout: Duration,
+    /// Age that ends it, never reset.
+    pub max_lifetime: Duration,
+    /// From TERM to KILL.
+    pub stop_grace: Duration,
+    /// How long `/ping` may fail without work in flight.
+    pub unhealthy_after: Duration,
+}
+
+/// What a health check said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Ready for work.
+    Healthy,
+    /// Background work.
+    HealthyBusy,
+    /// Failing.
+    Unhealthy,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The shim answered the handshake.
+    Attached,
+    /// The sandbox could not be made, or the handshake failed.
+    LaunchFailed,
+    /// A health report.
+    Health(Health),
+    /// An invocation, stream or exec wants to begin. Accepted only if the answer has no [`Refusal`].
+    WorkBegins,
+    /// One of them ended.
+    WorkEnds,
+    /// Somebody wants it to end.
+    Stop(EndReason),
+    /// The agent process ended by itself.
+    AgentExited,
+    /// A process of the session was killed for want of memory.
+    OutOfMemory,
+    /// The shim broke the protocol.
+    ProtocolFault,
+    /// PID 1 has ended, and every process of the session with it.
+    Gone,
+    /// The launcher has removed what was left.
+    TornDown,
+    /// Time has passed; see [`Session::deadline`].
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell watchers the new phase.
+    Publish,
+    /// Say `shutdown` to the shim, with this grace.
+    Shutdown(Duration),
+    /// Tell the launcher to kill the cgroup.
+    Kill,
+    /// Tell the launcher to remove what is left; then [`Event::TornDown`].
+    Remove,
+    /// The session is over: record the end, give the permit back.
+    Release,
+}
+
+/// Why work cannot begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has not been healthy yet.
+    NotReady,
+    /// It is ending or over; the same id afterwards starts a new one.
+    Ending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Launching,
+    Starting,
+    Live {
+        idle_since: Moment,
+        busy: bool,
+        unhealthy_since: Option<Moment>,
+    },
+    Draining {
+        end: End,
+        kill_at: Moment,
+    },
+    Killing {
+        end: End,
+        remove_at: Moment,
+    },
+    Removing {
+        end: End,
+    },
+    Over {
+        end: End,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    reason: EndReason,
+    was_live: bool,
+}
+
+/// One session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    policy: Policy,
+    created: Moment,
+    in_flight: u32,
+    last_activity: Moment,
+    state: State,
+}
+
+impl Session {
+    /// A session whose launch has been ordered at `now`.
+    #[must_use]
+    pub fn new(now: Moment, policy: Policy) -> Self {
+        Self {
+            policy,
+            created: now,
+            in_flight: 0,
+            last_activity: now,
+            state: State::Launching,
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Launching => Phase::Launching,
+            State::Starting => Phase::Starting,
+            State::Live { busy, .. } if busy || self.in_flight > 0 => Phase::Busy,
+            State::Live { .. } => Phase::Ready,
+            State::Draining { .. } | State::Killing { .. } | State::Removing { .. } => {
+                Phase::Draining
+            }
+            State::Over { end } if end.was_live => Phase::Ended,
+            State::Over { .. } => Phase::Failed,
+        }
+    }
+
+    /// Why it ends or ended.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.end().map(|end| end.reason)
+    }
+
+    /// Whether it ever became healthy; meaningful once it ends.
+    #[must_use]
+    pub fn was_live(&self) -> bool {
+        match self.state {
+            State::Launching | State::Starting => false,
+            State::Live { .. } => true,
+            State::Draining { end, .. }
+            | State::Killing { end, .. }
+            | State::Removing { end }
+            | State::Over { end } => end.was_live,
+        }
+    }
+
+    /// Invocations, streams and execs in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// Last begin or end of work.
+    #[must_use]
+    pub fn last_activity(&self) -> Moment {
+        self.last_activity
+    }
+
+    /// When to send [`Event::Tick`] at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        let lifetime = self.created + self.policy.max_lifetime;
+        match self.state {
+            State::Launching | State::Starting => {
+                Some(lifetime.min(self.created + self.policy.start_timeout))
+            }
+            State::Live { .. } => [
+                Some(lifetime),
+                self.idle_deadline(),
+                self.unhealthy_deadline(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+            State::Draining { kill_at, .. } => Some(kill_at),
+            State::Killing { remove_at, .. } => Some(remove_at),
+            State::Removing { .. } | State::Over { .. } => None,
+        }
+    }
+
+    /// Asks for work to begin; `Ok` counts it as in flight until [`Event::WorkEnds`].
+    pub fn begin_work(&mut self, now: Moment) -> Result<Vec<Effect>, Refusal> {
+        match self.state {
+            State::Launching | State::Starting => Err(Refusal::NotReady),
+            State::Live { .. } => Ok(self.step(now, Event::WorkBegins)),
+            State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. }
+            | State::Over { .. } => Err(Refusal::Ending),
+        }
+    }
+
+    /// Takes one event. Events that come too late (work that ends after the session did, a second stop) change nothing.
+    pub fn step(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let before = (self.phase(), self.end_reason());
+        let mut effects = self.transition(now, event);
+        if (self.phase(), self.end_reason()) != before {
+            // First, so that a watcher sees the new phase before any effect's completion.
+            effects.insert(0, Effect::Publish);
+        }
+        effects
+    }
+
+    fn transition(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Attached => {
+                if self.state == State::Launching {
+                    self.state = State::Starting;
+                }
+                Vec::new()
+            }
+            Event::LaunchFailed => match self.state {
+                State::Launching | State::Starting => self.remove(EndReason::LaunchFailed),
+                State::Live { .. }
+                | State::Draining { .. }
+                | State::Killing { .. }
+                | State::Removing { .. }
+                | State::Over { .. } => Vec::new(),
+            },
+            Event::Health(health) => {
+                self.health(now, health);
+                Vec::new()
+            }
+            Event::WorkBegins => {
+                self.in_flight += 1;
+                self.last_activity = now;
+                Vec::new()
+            }
+            Event::WorkEnds => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.last_activity = now;
+                if let State::Live {
+                    idle_since,
+                    unhealthy_since,
+                    ..
+                } = &mut self.state
+                {
+                    *idle_since = now;
+                    // A server that could not answer while it worked gets its full time again.
+                    *unhealthy_since = unhealthy_since.map(|_| now);
+                }
+                Vec::new()
+            }
+            Event::Stop(reason) => self.drain(now, reason),
+            Event::AgentExited => self.drain(now, EndReason::AgentExited),
+            Event::OutOfMemory => self.kill(now, EndReason::OutOfMemory),
+            Event::ProtocolFault => self.kill(now, EndReason::Protocol),
+            Event::Gone => match self.state {
+                State::Launching | State::Starting | State::Live { .. } => {
+                    self.remove(EndReason::ShimDied)
+                }
+                State::Draining { end, .. } | State::Killing { end, .. } => self.remove(end.reason),
+                State::Removing { .. } | State::Over { .. } => Vec::new(),
+            },
+            Event::TornDown => match self.state {
+                State::Removing { end } => {
+                    self.state = State::Over { end };
+                    vec![Effect::Release]
+                }
+                State::Launching
+                | State::Starting
+                | State::Live { .. }
+                | State::Draining { .. }
+                | State::Killing { .. }
+                | State::Over { .. } => Vec::new(),
+            },
+            Event::Tick => self.tick(now),
+        }
+    }
+
+    fn tick(&mut self, now: Moment) -> Vec<Effect> {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Vec::new();
+        }
+        match self.state {
+            State::Launching | State::Starting => {
+                if now >= self.created + self.policy.max_lifetime {
+                    self.drain(now, EndReason::MaxLifetime)
+                } else {
+                    self.drain(now, EndReason::StartTimeout)
+                }
+            }
+            State::Live { .. } => {
+                let reason = if now >= self.created + self.policy.max_lifetime {
+                    EndReason::MaxLifetime
+                } else if self.unhealthy_deadline().is_some_and(|at| now >= at) {
+                    EndReason::Unhealthy
+                } else {
+                    EndReason::Idle
+                };
+                self.drain(now, reason)
+            }
+            State::Draining { end, .. } => self.kill(now, end.reason),
+            State::Killing { end, .. } => self.remove(end.reason),
+            State::Removing { .. } | State::Over { .. } => Vec::new(),
+        }
+    }
+
+    fn health(&mut self, now: Moment, health: Health) {
+        match (&mut self.state, health) {
+            (State::Starting, Health::Healthy | Health::HealthyBusy) => {
+                self.last_activity = now;
+                self.state = State::Live {
+                    idle_since: now,
+                    busy: health == Health::HealthyBusy,
+                    unhealthy_since: None,
+                };
+            }
+            (
+                State::Live {
+                    idle_since,
+                    busy,
+                    unhealthy_since,
+                },
+                Health::Healthy | Health::HealthyBusy,
+            ) => {
+                let busy_now = health == Health::HealthyBusy;
+                if *busy != busy_now || unhealthy_since.is_some() {
+                    *idle_since = now;
+                }
+                *busy = busy_now;
+                *unhealthy_since = None;
+            }
+            (
+                State::Live {
+                    busy,
+                    unhealthy_since,
+                    ..
+                },
+                Health::Unhealthy,
+            ) => {
+                *busy = false;
+                unhealthy_since.get_or_insert(now);
+            }
+            (
+                State::Launching
+                | State::Starting
+                | State::Draining { .. }
+                | State::Killing { .. }
+                | State::Removing { .. }
+                | State::Over { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn idle_deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Live {
+                idle_since,
+                busy: false,
+                ..
+            } if self.in_flight == 0 => Some(idle_since + self.policy.idle_timeout),
+            State::Launching
+            | State::Starting
+            | State::Live { .. }
+            | State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. }
+            | State::Over { .. } => None,
+        }
+    }
+
+    fn unhealthy_deadline(&self) -> Option<Moment> {
+        match self.state {
+            State::Live {
+                unhealthy_since: Some(since),
+                ..
+            } if self.in_flight == 0 => Some(since + self.policy.unhealthy_after),
+            State::Launching
+            | State::Starting
+            | State::Live { .. }
+            | State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. }
+            | State::Over { .. } => None,
+        }
+    }
+
+    fn end(&self) -> Option<End> {
+        match self.state {
+            State::Launching | State::Starting | State::Live { .. } => None,
+            State::Draining { end, .. }
+            | State::Killing { end, .. }
+            | State::Removing { end }
+            | State::Over { end } => Some(end),
+        }
+    }
+
+    /// The end, with the first reason that applied.
+    fn ending(&self, reason: EndReason) -> End {
+        self.end().unwrap_or(End {
+            reason,
+            was_live: self.was_live(),
+        })
+    }
+
+    fn drain(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
+        let end = self.ending(reason);
+        match self.state {
+            // No handshake yet, so nobody to say `shutdown` to.
+            State::Launching => self.kill(now, reason),
+            State::Starting | State::Live { .. } => {
+                // An agent that exited by itself has nothing to save; what it left running gets no grace.
+                let grace = match reason {
+                    EndReason::AgentExited => Duration::ZERO,
+                    EndReason::Stopped
+                    | EndReason::Idle
+                    | EndReason::MaxLifetime
+                    | EndReason::Unhealthy
+                    | EndReason::OutOfMemory
+                    | EndReason::ShimDied
+                    | EndReason::Protocol
+                    | EndReason::LaunchFailed
+                    | EndReason::StartTimeout
+                    | EndReason::DaemonStopped
+                    | EndReason::DaemonLost => self.policy.stop_grace,
+                };
+                self.state = State::Draining {
+                    end,
+                    kill_at: now + grace + KILL_MARGIN,
+                };
+                vec![Effect::Shutdown(grace)]
+            }
+            State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. }
+            | State::Over { .. } => Vec::new(),
+        }
+    }
+
+    fn kill(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
+        let end = self.ending(reason);
+        match self.state {
+            State::Launching | State::Starting | State::Live { .. } | State::Draining { .. } => {
+                self.state = State::Killing {
+                    end,
+                    remove_at: now + REMOVE_MARGIN,
+                };
+                vec![Effect::Kill]
+            }
+            State::Killing { .. } | State::Removing { .. } | State::Over { .. } => Vec::new(),
+        }
+    }
+
+    fn remove(&mut self, reason: EndReason) -> Vec<Effect> {
+        let end = self.ending(reason);
+        self.state = State::Removing { end };
+        vec![Effect::Remove]
+    }
+}
