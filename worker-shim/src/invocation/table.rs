@@ -202,10 +202,6 @@ impl Invocations {
         self.timers.iter().map(|(at, _)| *at).min()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     fn turn(&mut self, serial: u64, io: &mut Io<'_>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&serial) else {
             return;
