@@ -200,6 +200,15 @@ def lower_oom_score(_subject):
     return failed(f"lowered from {now}") if result.verdict == "FAIL" else passed(f"{now}, lowering: {result.detail}")
 
 
+@probe("I12.score")
+def first_to_go_when_memory_is_short(subject):
+    """A daemon that is protected from the OOM killer must not protect its sessions."""
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        now = int(file.read())
+    wanted = subject.limits.get("oom_score_adj", 1)
+    return judge(now >= wanted, f"oom_score_adj {now}")
+
+
 STEERING = {
     "prlimit": lambda: resource.prlimit(SHIM, resource.RLIMIT_NOFILE),
     "prlimit_set": lambda: resource.prlimit(SHIM, resource.RLIMIT_NOFILE, (16, 16)),
