@@ -5,8 +5,8 @@ Pure data, for the catalogue, for measures.md (a self-test holds both together) 
 
 `red`    each of these ids must be green with the measure and red without it, and reads that measure's own effect.
 `steps`  what switching it off leaves out, all of it together: names of the sandbox plan (sandbox/src/plan/compile.rs),
-         `agent.*` for the shim's steps between fork and exec (sandbox/src/agent.rs), `refusal.*` for one entry of the
-         second filter (sandbox/src/seccomp/forbidden.rs).
+         `agent.*` for the shim's steps between fork and exec (sandbox/src/agent.rs), `shim.capabilities` for what
+         shim_entry::harden clears, `refusal.*` for one entry of the second filter (sandbox/src/seccomp/forbidden.rs).
 `cover`  other measures that hide the effect. They are off in *both* runs, so that the one under test is all that is
          left: green with it, red without it.
 `ground` what the harness must prepare for the effect to exist at all (a canary, a daemon started in a certain way).
@@ -104,11 +104,13 @@ MEASURES = {
     "no_new_privs": Measure(
         ("K02.no_new_privs", "K02.prctl"), ("no_new_privs",), ground="the filters then need CAP_SYS_ADMIN, so they come before the capabilities go"),
     "caps.bounding": Measure(("K01.bounding",), ("caps.bounding",)),
+    # The kernel empties the agent's sets four times over: at the change of uid, at exec (NOROOT), by the empty bounding set.
     "caps.permitted": Measure(
-        ("K01.permitted", "K01.capget"), ("agent.capabilities",), cover=("idmap.agent_uid",),
-        ground="a change of uid away from 0 empties the set by itself; so the agent keeps uid 0 in both runs"),
-    "caps.inheritable": Measure(("K01.inheritable", "K01.start.inheritable"), ("agent.capabilities",)),
-    "caps.ambient": Measure(("K01.ambient",), ("agent.capabilities",), cover=("idmap.agent_uid",), ground="as caps.permitted"),
+        ("K01.permitted", "K01.capget"), ("agent.capabilities", "shim.capabilities"), cover=("idmap.agent_uid",),
+        ground="a change of uid away from 0 empties the set by itself, so the agent keeps uid 0 in both runs"),
+    "caps.ambient": Measure(
+        ("K01.ambient",), ("agent.capabilities", "shim.capabilities"), cover=("idmap.agent_uid",), ground="as caps.permitted"),
+    "caps.inheritable": Measure(("K01.inheritable", "K01.start.inheritable"), ("agent.capabilities", "shim.capabilities")),
     "caps.shim": Measure(
         (), ("caps.permitted",), host="CapPrm and CapEff of PID 1 are exactly SETUID, SETGID and KILL (`grep Cap /proc/PID1/status`)"),
     "securebits": Measure(("K16",), ("securebits",)),
