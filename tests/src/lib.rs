@@ -20,7 +20,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canaries;
 pub mod cgroup;
+pub mod chaos;
 pub mod client;
 pub mod daemon;
 pub mod deploy;
@@ -31,6 +33,8 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod probe;
+pub mod puppet;
 pub mod sharing;
 pub mod wait;
 
