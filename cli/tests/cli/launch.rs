@@ -211,6 +211,10 @@ fn wheel(fake: &Fake) {
             format!("{info}/WHEEL"),
             "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         ),
+        (
+            format!("{info}/entry_points.txt"),
+            "[console_scripts]\nhello = hello_agentcore:main\n",
+        ),
         (format!("{info}/RECORD"), ""),
     ];
     let path = fake.write("agent/wheels/hello_agentcore-1.0-py3-none-any.whl", "");
@@ -276,6 +280,8 @@ fn requirements_are_vendored_compiled_and_cached() {
             .any(|name| name.starts_with("hello_agentcore/__pycache__/__init__.")),
         "{compiled:?}"
     );
+    let script = std::str::from_utf8(&bundle["bin/hello"]).expect("text");
+    assert!(script.starts_with("#!/usr/bin/env python3\n"), "{script}");
     // PEP 552: flags 0b01 is hash-based, unchecked; so no time stamp is in it.
     assert_eq!(bundle[compiled[0]][4..8], [1, 0, 0, 0]);
     assert!(bundle.contains_key("a.py") && !bundle.keys().any(|name| name.starts_with("wheels")));
