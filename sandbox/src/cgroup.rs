@@ -220,18 +220,17 @@ impl Tree {
         }
     }
 
-    /// Every hierarchy's directory of this instance, the unified one last: it is the one whose processes are counted, so
-    /// a process is in all others before it is in there.
+    /// Every hierarchy's directory of this instance. The unified one first: whoever enters is in reach of its
+    /// `cgroup.kill`, and counted as there, before it is anywhere else.
     fn branches(&self) -> Vec<&Branch> {
         match &self.backend {
             Backend::V2(branch) => vec![branch],
             Backend::V1 {
                 hierarchies,
                 unified,
-            } => hierarchies
+            } => unified
                 .iter()
-                .map(|h| &h.branch)
-                .chain(unified)
+                .chain(hierarchies.iter().map(|h| &h.branch))
                 .collect(),
         }
     }
@@ -512,7 +511,8 @@ impl SessionCgroup {
     /// gone already is no error.
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + REMOVE_PATIENCE;
-        for branch in self.tree.branches() {
+        // The one that gives the session its identity last: until then it can be opened as itself.
+        for branch in self.tree.branches().into_iter().rev() {
             remove_with_patience(&branch.dir, &self.name, deadline)?;
         }
         Ok(())
