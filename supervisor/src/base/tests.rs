@@ -51,6 +51,8 @@ fn the_hosts_packages_make_a_base_that_runs() {
     if !is_root() {
         return;
     }
+    // As a service may run. Of the whole process: the other tests do not care either.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let state = TempDir::new().expect("temporary directory");
     let leftover = state.path().join("bases/.new-leftover/usr");
     fs::create_dir_all(&leftover).expect("directory");
@@ -266,6 +268,47 @@ fn a_link_in_the_tree_never_leads_to_the_hosts_files() {
     drop(tree);
     assert!(!root.exists(), "an unfinished tree is removed");
     assert!(outside.exists());
+}
+
+#[test]
+fn libraries_that_no_package_brought_are_found_and_those_of_libraries_too() {
+    let top = TempDir::new().expect("temporary directory");
+    let mut tree = Tree::plant(top.path().join("root")).expect("plants");
+    // ls needs libselinux, which needs libpcre2; all of them libc.
+    tree.copy(Path::new("/bin/ls"), Path::new("usr/bin/ls"))
+        .expect("copies");
+    let missing = library::complete(&mut tree).expect("completes");
+    assert_eq!(missing, [""; 0]);
+    let mut names: Vec<String> = tree.file_names().collect();
+    names.sort();
+    for wanted in [
+        "libc.so.6",
+        "ld-linux-x86-64.so.2",
+        "libselinux.so.1",
+        "libpcre2-8.so.0",
+    ] {
+        assert_eq!(
+            names.iter().filter(|name| *name == wanted).count(),
+            1,
+            "{wanted} in {names:?}"
+        );
+    }
+    // A library that this host does not have either is named, with who wants it.
+    let broken = top.path().join("broken");
+    let program = fs::read("/bin/ls").expect("reads");
+    let name = b"libselinux.so.1";
+    let at = program
+        .windows(name.len())
+        .position(|w| w == name)
+        .expect("ls needs it");
+    let mut changed = program.clone();
+    changed[at..at + name.len()].copy_from_slice(b"libnonesuch.so9");
+    fs::write(&broken, changed).expect("writes");
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("chmod");
+    tree.copy(&broken, Path::new("usr/bin/broken"))
+        .expect("copies");
+    let missing = library::complete(&mut tree).expect("completes");
+    assert_eq!(missing, ["libnonesuch.so9 (wanted by /usr/bin/broken)"]);
 }
 
 #[test]
