@@ -9,4 +9,6 @@ mod harness;
 
 mod ending;
 mod health;
+mod hostile;
 mod invoke;
+mod link;
