@@ -195,6 +195,13 @@ impl Broker {
         serde_json::from_value(heard.params).expect("log")
     }
 
+    /// The next `log` that has been heard already.
+    pub(crate) fn queued_log(&mut self) -> Option<Log> {
+        let at = self.notifications.iter().position(|n| n.method == "log")?;
+        let heard = self.notifications.remove(at)?;
+        Some(serde_json::from_value(heard.params).expect("log"))
+    }
+
     pub(crate) fn shutdown(&mut self, grace_ms: u64) {
         self.notify("shutdown", &Shutdown { grace_ms });
     }

@@ -165,7 +165,7 @@ fn coming_and_going_leaves_nothing_behind() {
     let session = Session::start(&boot(agent.port));
     let round = |n: usize| {
         let mut broker = session.attach();
-        if n % 3 == 0 {
+        if n.is_multiple_of(3) {
             broker.invoke(b"{}").expect("answer");
         } else {
             // Gone in the middle of everything.
