@@ -6,6 +6,7 @@
 //! freeze ▸ kill ▸ thaw ▸ wait. Freezing first makes the process numbers safe: who is frozen can neither fork nor make
 //! room for another process of its number.
 
+use super::device;
 use super::dir::Dir;
 use super::hierarchy::V1Mount;
 use super::v2::{self, CPU_PERIOD_US};
@@ -26,19 +27,6 @@ pub(super) struct Hierarchy {
     controllers: Vec<String>,
     pub(super) branch: Branch,
 }
-
-/// Devices that a session may open: null, zero, full, random, urandom, tty, ptmx and pseudo-terminals. Nobody makes
-/// nodes: the launcher binds checked ones.
-const DEVICES: [&str; 8] = [
-    "c 1:3 rw",
-    "c 1:5 rw",
-    "c 1:7 rw",
-    "c 1:8 rw",
-    "c 1:9 rw",
-    "c 5:0 rw",
-    "c 5:2 rw",
-    "c 136:* rw",
-];
 
 /// The hierarchy of a controller.
 pub(super) fn of<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Result<&'a Hierarchy> {
@@ -105,8 +93,8 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
     if let Some(devices) = find(hierarchies, "devices") {
         let dir = &devices.branch.dir;
         dir.write(&file("devices.deny"), "a")?;
-        for device in DEVICES {
-            dir.write(&file("devices.allow"), device)?;
+        for rule in device::v1_rules() {
+            dir.write(&file("devices.allow"), &rule)?;
         }
     }
     if let Some(io) = &limits.io {

@@ -118,7 +118,8 @@ I09.*                | SIG{name} to PID 1                                       
 I10.*                | scheduling class {name}                                              | EPERM, ENOSYS         | rlimit.rtprio
 I11.io               | real-time I/O class                                                  | EPERM, ENOSYS         | caps.permitted
 I11.*                | priority {name}                                                      | EPERM, EACCES         | rlimit.nice
-I12                  | lower oom_score_adj                                                  | EACCES                | caps.permitted
+I12                  | set oom_score_adj to -1                                              | EACCES                | caps.permitted
+I12.floor            | lower oom_score_adj below its own                                    | EACCES, where it can  | –
 I12.score            | oom_score_adj                                                        | as promised, above 0  | oom.score
 I16                  | what signal 0 reaches from 2 to 70,000                               | our own uid only      | ns.pid
 I17.*                | {name} on PID 1                                                      | refused               | idmap.agent_uid

@@ -195,6 +195,21 @@ class Kernel(unittest.TestCase):
     def test_machine_code(self):
         self.assertEqual([True, True], child.run(lambda: [machine_code.forking(57) > 0, machine_code.forking(58) > 0]))
 
+    def test_ipc_objects_are_counted(self):
+        """The count must move with an object made: a wrong field of the answer would always look empty."""
+        from families import ipc
+
+        remove = {"shm": ("shmget", (0, 4096, 0o600), "shmctl", lambda id: (id, 0, None)),
+                  "sem": ("semget", (0, 1, 0o600), "semctl", lambda id: (id, 0, 0)),
+                  "msg": ("msgget", (0, 0o600), "msgctl", lambda id: (id, 0, None))}
+        for name, (make, arguments, control, by_id) in remove.items():
+            number = syscalls.libc(make, *arguments).value
+            self.assertGreaterEqual(number, 0)
+            try:
+                self.assertEqual("FAIL", ipc.nothing_there_at_start(None, name, ipc.USED[name]).verdict, name)
+            finally:
+                self.assertEqual(0, syscalls.libc(control, *by_id(number)).value)
+
     def test_the_interpreter_can_be_called_by_number(self):
         self.assertEqual(os.getpid(), syscalls.call(39).value)
         self.assertEqual(syscalls.Outcome(-1, 9), syscalls.call("read", -1, 0, 0))

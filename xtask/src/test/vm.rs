@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which suites, in this order; the seconds are the bound of each inside.
-const SUITES: &[(&str, u32)] = &[("isolation", 900), ("limits", 900)];
+const SUITES: &[(&str, u32)] = &[("systemd", 300), ("isolation", 900), ("limits", 900)];
 
 pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> {
     if !has("apt-get") {
