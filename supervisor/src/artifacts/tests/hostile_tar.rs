@@ -251,7 +251,7 @@ fn sizes_that_disagree() {
     refused(&[hard_link("h", "first.py").size(512)], &content);
     refused(
         &[file("f", b"").size(u64::pow(8, 11) - 1)],
-        &Refusal::Malformed("a header is damaged, or it breaks off"),
+        &Refusal::Content("breaks off"),
     );
     refused(
         &[file("f", b"").with(124, b"not a number")],
@@ -331,7 +331,7 @@ fn fields_that_readers_see_differently() {
 #[test]
 fn streams_that_are_damaged_or_not_alone() {
     let ground = Ground::new();
-    let sound = tar_gz(&[file("x", &noise(3000))]);
+    let sound = tar_gz(&[file("x", &noise(300))]);
     let mut crc = sound.clone();
     let at = crc.len() - 8;
     crc[at] ^= 1;

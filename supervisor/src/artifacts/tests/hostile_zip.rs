@@ -41,7 +41,10 @@ fn names_that_are_not_plain_and_inside() {
         ("a\u{9b}b", "has a control character"),
         (&"x".repeat(256), "has a part of more than 255 bytes"),
         (&vec!["a"; 65].join("/"), "has more than 64 parts"),
-        (&"abcdefg/".repeat(129), "has more than 1024 bytes"),
+        (
+            &"abcdefg/".repeat(129).trim_end_matches('/'),
+            "has more than 1024 bytes",
+        ),
     ] {
         refused(file(name, b"x"), &Refusal::Path(why));
     }
@@ -221,13 +224,18 @@ fn headers_that_disagree() {
         refused(local(lie), &disagree);
     }
     let points = Refusal::Malformed("its directory points to something that is no entry");
-    refused(
-        Entry {
-            offset: Some(3),
-            ..file("x.py", b"x")
-        },
-        &points,
+    // Some place inside the first entry, which is then overlapped.
+    let first = Entry {
+        offset: Some(3),
+        ..stored("x.py", b"PK")
+    };
+    assert_eq!(
+        Ground::new().refusal(&zip(&[first])).1,
+        Refusal::Stray("before its first entry")
     );
+    let mut packed = zip(&[file("x.py", b"x")]);
+    packed[2..4].copy_from_slice(&[5, 6]);
+    assert_eq!(Ground::new().refusal(&packed).1, points);
 }
 
 #[test]
@@ -435,7 +443,7 @@ fn ends_that_lie() {
         }),
         Refusal::Stray("in its directory")
     );
-    let more = Refusal::Malformed("its directory has something that is no entry");
+    let more = Refusal::Malformed("it points outside itself, or breaks off");
     assert_eq!(
         with(Around {
             count: Some(3),
