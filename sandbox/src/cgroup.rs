@@ -14,6 +14,7 @@
 //! one per session and hierarchy: on hybrid hosts that would be ten, and the launcher's table is bounded.
 
 mod capability;
+mod device;
 mod dir;
 mod hierarchy;
 mod unified;
@@ -189,6 +190,8 @@ struct Tree {
     /// `agentcore-<instance>`.
     name: String,
     backend: Backend,
+    /// Why the device list is not enforced, if it is not.
+    devices_off: Option<String>,
 }
 
 #[derive(Debug)]
@@ -217,20 +220,32 @@ impl Tree {
         }
     }
 
-    /// Every hierarchy's directory of this instance, the unified one last: it is the one whose processes are counted, so
-    /// a process is in all others before it is in there.
+    /// Every hierarchy's directory of this instance. The unified one first: whoever enters is in reach of its
+    /// `cgroup.kill`, and counted as there, before it is anywhere else.
     fn branches(&self) -> Vec<&Branch> {
         match &self.backend {
             Backend::V2(branch) => vec![branch],
             Backend::V1 {
                 hierarchies,
                 unified,
-            } => hierarchies
+            } => unified
                 .iter()
-                .map(|h| &h.branch)
-                .chain(unified)
+                .chain(hierarchies.iter().map(|h| &h.branch))
                 .collect(),
         }
+    }
+
+    /// Sets the device list for all sessions to come where v1 does not have it per session. A second line of defence (they
+    /// cannot make nodes, and their mounts are nodev), so a host that cannot do it is degraded, not refused.
+    fn limit_devices(&self) -> Result<(), String> {
+        if let Backend::V1 { hierarchies, .. } = &self.backend
+            && v1::find(hierarchies, "devices").is_some()
+        {
+            return Ok(());
+        }
+        let dir = self.unified().ok_or("no devices hierarchy")?;
+        device::set(dir.as_fd())
+            .map_err(|error| format!("the kernel takes no device filter: {error}"))
     }
 
     /// The hierarchy that gives a session its identity: the unified one, else that of the memory controller.
@@ -278,8 +293,14 @@ impl CgroupRoot {
                 },
             },
         };
+        let mut tree = Tree {
+            name,
+            backend,
+            devices_off: None,
+        };
+        tree.devices_off = tree.limit_devices().err();
         Ok(Self {
-            tree: Arc::new(Tree { name, backend }),
+            tree: Arc::new(tree),
         })
     }
 
@@ -490,7 +511,8 @@ impl SessionCgroup {
     /// gone already is no error.
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + REMOVE_PATIENCE;
-        for branch in self.tree.branches() {
+        // The one that gives the session its identity last: until then it can be opened as itself.
+        for branch in self.tree.branches().into_iter().rev() {
             remove_with_patience(&branch.dir, &self.name, deadline)?;
         }
         Ok(())

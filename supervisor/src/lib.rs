@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifacts;
+pub mod base;
 pub mod config;
 pub mod instance;
 pub mod launcher;
