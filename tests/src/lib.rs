@@ -20,6 +20,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod base;
+pub mod canaries;
 pub mod cgroup;
 pub mod chaos;
 pub mod client;
@@ -32,6 +34,7 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod probe;
 pub mod puppet;
 pub mod sharing;
 pub mod wait;
