@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod launcher;
+pub mod relay;
 pub mod seqpacket;

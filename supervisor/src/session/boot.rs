@@ -1,0 +1,90 @@
+//! The launch of one session, up to the handshake: names before things, then the sandbox, then the link.
+
+use super::driver::{Completion, Running};
+use super::handle::SessionHandle;
+use crate::broker::Broker;
+use crate::fault::chain;
+use crate::launcher::message::{LaunchOrder, Limits};
+use crate::relay::link::Link;
+use crate::slots::Slot;
+use proto::shim::{AgentStart, AgentWire, Boot, GENERATION, ShimLimits};
+use sandbox::memfd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Launches and attaches; the error is a sentence for the caller. What was made is removed by the driver in any case.
+pub(super) async fn launch(
+    broker: &Arc<Broker>,
+    handle: &SessionHandle,
+    slot: Slot,
+    progress: &mpsc::Sender<Completion>,
+) -> Result<Running, String> {
+    let uid_base = match slot.uid_base {
+        Some(uid_base) => uid_base,
+        None => broker.reserve(&slot.session).await.map_err(|error| chain(&error))?,
+    };
+    // Set once: a session has one slot.
+    drop(handle.uid_base.set(uid_base));
+    let token = broker.token();
+    let boot = boot(broker, handle, &token);
+    let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
+    let boot = memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
+    let tree = broker.artifacts.tree_dir(&handle.version.artifact).map_err(|error| chain(&error))?;
+    let spec = &handle.version.spec;
+    let order = LaunchOrder {
+        session: handle.id.clone(),
+        uid_base,
+        limits: Limits {
+            memory_bytes: spec.limits.memory.0,
+            cpu_millis: spec.limits.cpus.0,
+            pids: spec.limits.pids,
+            tmp_bytes: spec.limits.tmp.0,
+            nofile: spec.limits.open_files,
+        },
+    };
+    let launched =
+        broker.launcher.launch(order, boot, tree).await.map_err(|fault| chain(&fault))?;
+    // The driver is there: it waits for this launch.
+    drop(progress.send(Completion::Pid(launched.pid)).await);
+    broker.record_launch(handle, uid_base, &launched);
+    let (link, attached, events) = Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
+        .await
+        .map_err(|error| chain(&error))?;
+    Ok(Running { link, attached, events })
+}
+
+fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
+    let config = broker.config();
+    let spec = &handle.version.spec;
+    Boot {
+        generation: GENERATION,
+        session: handle.id.clone(),
+        token: token.to_owned(),
+        epoch: broker.epoch,
+        agent: AgentStart {
+            argv: spec.argv.clone(),
+            env: spec.env.clone(),
+            cwd: spec.cwd.clone(),
+            uid: spec.uid,
+            gid: spec.gid,
+        },
+        wire: AgentWire { port: spec.wire.port, ping_path: spec.wire.ping_path.clone() },
+        limits: ShimLimits {
+            ping_interval_ms: millis(config.ping.interval),
+            ping_timeout_ms: millis(config.ping.timeout),
+            stop_grace_ms: millis(spec.timeouts.stop_grace.duration()),
+            max_lifetime_ms: millis(spec.timeouts.max_lifetime.duration()),
+            orphan_timeout_ms: millis(config.limits.orphan_timeout),
+            log_bytes_per_s: config.limits.log_rate.0,
+            log_burst_bytes: config.limits.log_burst.0,
+            max_invocations: config.limits.max_invocations_per_session,
+            max_egress_backlog: config.network.max_connections_per_session,
+        },
+        egress: spec.network.is_outbound(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
