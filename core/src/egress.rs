@@ -5,6 +5,7 @@
 //! multicast and the host's own addresses are refused, also when a public name resolves to them, unless the *operator's*
 //! list names exactly that target ([`classify`], [`Target`]).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A host and port, as the agent asked for it.
@@ -237,6 +238,26 @@ impl AllowList {
     pub fn permits(&self, target: &Target) -> bool {
         self.0.iter().any(|pattern| pattern.matches(target))
     }
+
+    /// Entries, in their canonical form, that name targets which no entry of `widest` does.
+    #[must_use]
+    pub fn beyond(&self, widest: &Self) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|mine| !widest.0.iter().any(|wide| wide.covers(mine)))
+            .map(Pattern::to_string)
+            .collect()
+    }
+
+    /// Entries, in their canonical form, that name more than one host and port. An exception for a private target must not.
+    #[must_use]
+    pub fn inexact(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .filter(|p| p.port.is_none() || matches!(p.host, HostPattern::Below(_)))
+            .map(Pattern::to_string)
+            .collect()
+    }
 }
 
 impl Pattern {
@@ -262,6 +283,35 @@ impl Pattern {
             }
         };
         host && self.port.is_none_or(|port| port == target.port)
+    }
+
+    /// Whether everything that `narrow` matches is matched here too.
+    fn covers(&self, narrow: &Self) -> bool {
+        let host = match (&self.host, &narrow.host) {
+            (HostPattern::Exact(mine), HostPattern::Exact(theirs)) => mine == theirs,
+            (HostPattern::Exact(_), HostPattern::Below(_)) => false,
+            (HostPattern::Below(suffix), HostPattern::Exact(host)) => {
+                host.parse::<IpAddr>().is_err() && host.ends_with(suffix.as_str())
+            }
+            (HostPattern::Below(mine), HostPattern::Below(theirs)) => {
+                theirs.ends_with(mine.as_str())
+            }
+        };
+        host && (self.port.is_none() || self.port == narrow.port)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            HostPattern::Exact(host) if host.contains(':') => write!(f, "[{host}]")?,
+            HostPattern::Exact(host) => f.write_str(host)?,
+            HostPattern::Below(suffix) => write!(f, "*{suffix}")?,
+        }
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => f.write_str(":*"),
+        }
     }
 }
 
@@ -360,5 +410,49 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_wider_list_covers_a_narrower_one() {
+        for (wide, narrow, beyond) in [
+            ("*.example.com:*", "api.example.com:443", None),
+            ("*.example.com:*", "*.eu.example.com:*", None),
+            (
+                "*.example.com:443",
+                "*.example.com:*",
+                Some("*.example.com:*"),
+            ),
+            ("*.example.com", "example.com", Some("example.com:443")),
+            (
+                "*.example.com",
+                "evilexample.com",
+                Some("evilexample.com:443"),
+            ),
+            (
+                "api.example.com",
+                "*.example.com",
+                Some("*.example.com:443"),
+            ),
+            ("192.0.2.1", "192.0.2.1:443", None),
+            (
+                "[2001:db8::1]:1",
+                "[2001:db8::1]:2",
+                Some("[2001:db8::1]:2"),
+            ),
+        ] {
+            let list = |text| AllowList::parse([text]).expect("list");
+            let expected: Vec<String> = beyond.map(str::to_owned).into_iter().collect();
+            assert_eq!(
+                list(narrow).beyond(&list(wide)),
+                expected,
+                "{wide} / {narrow}"
+            );
+        }
+    }
+
+    #[test]
+    fn exceptions_must_name_one_host_and_one_port() {
+        let list = AllowList::parse(["a.lan:1", "127.0.0.1:2", "b.lan:*", "*.lan:3"]);
+        assert_eq!(list.expect("list").inexact(), ["b.lan:*", "*.lan:3"]);
     }
 }

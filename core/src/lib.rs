@@ -8,3 +8,4 @@
 pub mod egress;
 pub mod lifecycle;
 pub mod moment;
+pub mod spec;

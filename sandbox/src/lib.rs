@@ -4,5 +4,9 @@
 //! is legal in the single-threaded launcher, after a fork, and in PID 1 of a session.
 //! Not for: decisions (`session-core`), wire types (`proto`), waiting (the supervisor's tokio).
 
+pub mod agent;
+pub mod cgroup;
+pub mod memfd;
 pub mod seqpacket;
+pub mod shim_entry;
 pub mod sys;

@@ -1,3 +1,33 @@
 //! The door to `unsafe`: one small file per system call family, each with its man page.
 
+pub mod capability;
+pub mod close_range;
+pub mod exec;
+pub mod fork;
+pub mod keyring;
+pub mod loopback;
+pub mod mount;
+pub mod pidfd;
+pub mod reap;
 pub mod scm;
+pub mod signal;
+pub mod standard_fds;
+pub mod terminal;
+
+use nix::errno::Errno;
+use std::io;
+
+/// Turns the `-1` of a raw call into its errno, right after the call.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// The errno inside `error`; `EIO` for an error that did not come from the kernel.
+#[must_use]
+pub fn errno_of(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(Errno::EIO as i32)
+}

@@ -1,0 +1,225 @@
+//! Starting the agent (or one more process beside it) from the shim: another uid, no capability, nothing inherited but
+//! three descriptors.
+//!
+//! All that allocates happens before the fork; between fork and exec there are system calls only. The child stays
+//! non-dumpable until its exec, so that a process of the agent's uid cannot read the shim's memory out of the copy.
+
+use crate::sys::capability::{self, CapMask, CapSets};
+use crate::sys::exec::{CStringArray, execve};
+use crate::sys::{close_range, errno_of, fork, signal, standard_fds, terminal};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Pid, Uid, chdir, pipe2, setpgid, setresgid, setresuid, setsid};
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+
+/// Where a program is looked for when the environment names no `PATH`.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Most entries of `PATH` that are tried.
+const MAX_PATH_ENTRIES: usize = 64;
+
+/// One process to start.
+#[derive(Debug)]
+pub struct AgentSpawn<'a> {
+    /// Program (with a slash: a path; without: looked up in the `PATH` of `env`) and arguments.
+    pub argv: &'a [String],
+    /// The whole environment.
+    pub env: &'a BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: &'a str,
+    /// User, in the session's namespace. Never 0, which is the shim's.
+    pub uid: u32,
+    /// Group, likewise.
+    pub gid: u32,
+    /// Becomes descriptor 0.
+    pub stdin: BorrowedFd<'a>,
+    /// Becomes descriptor 1.
+    pub stdout: BorrowedFd<'a>,
+    /// Becomes descriptor 2.
+    pub stderr: BorrowedFd<'a>,
+    /// Terminal to make the controlling one; implies `new_session`.
+    pub controlling_tty: Option<BorrowedFd<'a>>,
+    /// Lead a session (and process group) of its own; otherwise only a process group of its own.
+    pub new_session: bool,
+}
+
+/// Why a process could not be started: the step, and its errno.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{stage}: {}", Errno::from_raw(*.errno).desc())]
+pub struct SpawnError {
+    /// What was being done; `exec` if all went well up to the program itself.
+    pub stage: &'static str,
+    /// Its errno.
+    pub errno: i32,
+}
+
+impl From<SpawnError> for io::Error {
+    fn from(error: SpawnError) -> Self {
+        Self::from_raw_os_error(error.errno)
+    }
+}
+
+/// The steps between fork and exec, in order. A fault travels home as its index here.
+const STAGES: [&str; 13] = [
+    "fork",
+    "session",
+    "terminal",
+    "signals",
+    "umask",
+    "gid",
+    "uid",
+    "capabilities",
+    "deathsig",
+    "cwd",
+    "stdio",
+    "descriptors",
+    "exec",
+];
+
+/// Everything that the child needs, made before the fork.
+struct Prepared {
+    candidates: Vec<CString>,
+    argv: CStringArray,
+    env: CStringArray,
+    cwd: CString,
+}
+
+impl Prepared {
+    fn new(spec: &AgentSpawn<'_>) -> Result<Self, SpawnError> {
+        let invalid = |_| SpawnError {
+            stage: "exec",
+            errno: Errno::EINVAL as i32,
+        };
+        let program = spec.argv.first().ok_or(SpawnError {
+            stage: "exec",
+            errno: Errno::ENOENT as i32,
+        })?;
+        let candidates = if program.contains('/') {
+            vec![CString::new(program.as_str()).map_err(invalid)?]
+        } else {
+            let path = spec.env.get("PATH").map_or(DEFAULT_PATH, String::as_str);
+            path.split(':')
+                // A relative entry would make the working directory part of the search.
+                .filter(|entry| entry.starts_with('/'))
+                .take(MAX_PATH_ENTRIES)
+                .map(|entry| CString::new(format!("{entry}/{program}")).map_err(invalid))
+                .collect::<Result<_, _>>()?
+        };
+        let strings = |iter: &mut dyn Iterator<Item = String>| {
+            iter.map(CString::new)
+                .collect::<Result<Vec<_>, _>>()
+                .map(CStringArray::new)
+                .map_err(invalid)
+        };
+        Ok(Self {
+            candidates,
+            argv: strings(&mut spec.argv.iter().cloned())?,
+            env: strings(&mut spec.env.iter().map(|(key, value)| format!("{key}={value}")))?,
+            cwd: CString::new(spec.cwd).map_err(invalid)?,
+        })
+    }
+}
+
+/// Starts the process and returns when its program runs, or says which step failed (nothing is left then but a child to
+/// reap). The process is not reaped here: its end shows in [`crate::sys::reap::reap_all`].
+pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
+    let before_fork = |errno: i32| SpawnError {
+        stage: STAGES[0],
+        errno,
+    };
+    if spec.uid == 0 || spec.gid == 0 {
+        return Err(before_fork(Errno::EPERM as i32));
+    }
+    let prepared = Prepared::new(spec)?;
+    let (reader, writer) =
+        pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| before_fork(errno as i32))?;
+    let mut report = File::from(writer);
+    let pid = fork::fork_single(|| {
+        let mut stage = 0;
+        let Err(error) = become_agent(spec, &prepared, &mut stage);
+        let [b0, b1, b2, b3] = errno_of(&error).to_le_bytes();
+        // A failed write leaves the parent with a short report, which it takes as EPIPE.
+        let _ = report.write_all(&[stage, b0, b1, b2, b3]);
+        127
+    })
+    .map_err(|error| before_fork(errno_of(&error)))?;
+    drop(report);
+    let mut answer = Vec::new();
+    File::from(reader)
+        .read_to_end(&mut answer)
+        .map_err(|error| before_fork(errno_of(&error)))?;
+    match answer[..] {
+        // End of file without a word: exec closed the pipe, the program runs.
+        [] => Ok(pid),
+        [stage, b0, b1, b2, b3] => Err(SpawnError {
+            stage: STAGES.get(usize::from(stage)).copied().unwrap_or("exec"),
+            errno: i32::from_le_bytes([b0, b1, b2, b3]),
+        }),
+        _ => Err(before_fork(Errno::EPIPE as i32)),
+    }
+}
+
+/// The child's way from the shim's identity to the agent's program.
+fn become_agent(
+    spec: &AgentSpawn<'_>,
+    prepared: &Prepared,
+    stage: &mut u8,
+) -> Result<std::convert::Infallible, io::Error> {
+    let mut next = || *stage += 1;
+    next(); // session
+    if spec.new_session || spec.controlling_tty.is_some() {
+        setsid()?;
+    } else {
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+    }
+    next(); // terminal
+    if let Some(tty) = spec.controlling_tty {
+        terminal::make_controlling(tty)?;
+    }
+    next(); // signals
+    signal::reset_all()?;
+    next(); // umask
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    next(); // gid
+    let gid = Gid::from_raw(spec.gid);
+    setresgid(gid, gid, gid)?;
+    next(); // uid
+    let uid = Uid::from_raw(spec.uid);
+    setresuid(uid, uid, uid)?;
+    next(); // capabilities
+    capability::clear_ambient()?;
+    capability::set(CapSets {
+        effective: CapMask::EMPTY,
+        permitted: CapMask::EMPTY,
+        inheritable: CapMask::EMPTY,
+    })?;
+    if !capability::all_empty()? || !prctl::get_no_new_privs()? {
+        return Err(Errno::EPERM.into());
+    }
+    next(); // deathsig, after the change of uid, which clears it
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    next(); // cwd, as the agent: it must be able to enter it itself
+    chdir(prepared.cwd.as_c_str())?;
+    next(); // stdio
+    standard_fds::place(0, &[spec.stdin, spec.stdout, spec.stderr])?;
+    next(); // descriptors
+    close_range::cloexec_from(3)?;
+    next(); // exec
+    let mut error = io::Error::from(Errno::ENOENT);
+    for candidate in &prepared.candidates {
+        let found = execve(candidate, &prepared.argv, &prepared.env);
+        match found.raw_os_error() {
+            // As execvp: go on past what is not there; remember that something was, but not for us.
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(libc::EACCES) => error = found,
+            _ => return Err(found),
+        }
+    }
+    Err(error)
+}

@@ -1,0 +1,516 @@
+//! Root tier: real cgroups and real processes on this host. Each test has an instance of its own and leaves nothing.
+
+use super::*;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const LIMITS: Limits = Limits {
+    memory_bytes: 64 << 20,
+    cpu_millis: 1000,
+    pids: 32,
+    io: None,
+};
+
+/// Every process forks for ever, and goes on when it is refused.
+const BOMB: &str = "
+import os
+while True:
+    try: os.fork()
+    except OSError: pass
+";
+
+/// An instance that is gone when the test ends, however it ends.
+struct Ground(CgroupRoot);
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let outcome = self.clear();
+        // A second panic would abort and hide the first.
+        if !std::thread::panicking() {
+            outcome.expect("nothing is left");
+        } else if let Err(fault) = outcome {
+            eprintln!("left behind: {fault}");
+        }
+    }
+}
+
+impl Ground {
+    fn clear(&self) -> Result<()> {
+        for name in self.0.list()? {
+            let session = self.0.open_existing(&name)?;
+            session.kill()?;
+            session.wait_empty(soon())?;
+            session.remove()?;
+        }
+        let paths = self.0.paths();
+        self.0.clone().remove_self()?;
+        assert_eq!(paths.iter().find(|path| path.exists()), None);
+        Ok(())
+    }
+}
+
+/// `None`, said loudly, where the tests cannot run.
+fn ground() -> Option<Ground> {
+    plant(hierarchy::find().expect("finds"))
+}
+
+/// The same ground without the unified hierarchy: a pure v1 host. `None` on a v2 host.
+fn v1_ground() -> Option<Ground> {
+    let mut found = hierarchy::find().expect("finds");
+    found.unified = None;
+    plant(found)
+}
+
+fn plant(found: hierarchy::Hierarchies) -> Option<Ground> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED (root tier): needs root to make cgroups");
+        return None;
+    }
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let instance = format!("t{}x{count}", std::process::id());
+    match CgroupRoot::open_in(&found, &instance, None) {
+        Ok(root) => Some(Ground(root)),
+        Err(CgroupError::MissingController { .. }) if found.unified.is_none() => {
+            eprintln!("SKIPPED (root tier): this host has no v1 controllers");
+            None
+        }
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// Runs a shell script inside the session. The shell waits for its move before it reads the script's first line.
+fn run(session: &SessionCgroup, script: &str) -> Child {
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", &format!("read -r go; {script}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts sh");
+    for branch in session.tree.branches() {
+        branch
+            .dir
+            .write(&session.file("cgroup.procs"), &child.id().to_string())
+            .expect("moves");
+    }
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(b"go\n")
+        .expect("writes");
+    child
+}
+
+fn is_v2(root: &CgroupRoot) -> bool {
+    matches!(root.tree.backend, Backend::V2(_))
+}
+
+fn await_that(what: &str, condition: impl Fn() -> bool) {
+    let deadline = soon();
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} did not come to pass");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn limits_read_back_as_written_and_can_be_changed() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    for mib in [64u64, 32, 128] {
+        let limits = Limits {
+            memory_bytes: mib << 20,
+            cpu_millis: 250,
+            ..LIMITS
+        };
+        session.apply(&limits).expect("applies");
+        let bytes = (mib << 20).to_string();
+        let wanted: Vec<(&str, &str)> = if is_v2(&ground.0) {
+            vec![
+                ("memory.max", &bytes),
+                ("memory.swap.max", "0"),
+                ("memory.oom.group", "1"),
+                ("cpu.max", "25000 100000"),
+                ("pids.max", "32"),
+            ]
+        } else {
+            vec![
+                ("memory.limit_in_bytes", &bytes),
+                ("memory.memsw.limit_in_bytes", &bytes),
+                ("cpu.cfs_quota_us", "25000"),
+                ("cpu.cfs_period_us", "100000"),
+                ("pids.max", "32"),
+            ]
+        };
+        for (file, value) in wanted {
+            let path = session.file(file);
+            let found: Vec<String> = ground
+                .0
+                .tree
+                .branches()
+                .iter()
+                .filter(|b| b.dir.has(&path))
+                .map(|b| b.dir.read(&path).expect("reads").trim().to_owned())
+                .collect();
+            if file == "memory.memsw.limit_in_bytes" && found.is_empty() {
+                eprintln!("SKIPPED {file}: this kernel counts no swap");
+                continue;
+            }
+            assert_eq!(found, [value], "{file}");
+        }
+    }
+}
+
+#[test]
+fn io_limits_reach_the_kernel_or_are_refused() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    let Some(device) = whole_disk() else {
+        eprintln!("SKIPPED: this host has no disk to limit");
+        return;
+    };
+    let io = IoLimits {
+        device,
+        read_bps: Some(1 << 20),
+        ..IoLimits::default()
+    };
+    let outcome = session.apply(&Limits {
+        io: Some(io),
+        ..LIMITS
+    });
+    let enforced = ground
+        .0
+        .capabilities()
+        .iter()
+        .any(|c| c.name == "cgroup.io" && c.support == Support::On);
+    assert_eq!(outcome.is_ok(), enforced, "{outcome:?}");
+    let (major, minor) = device;
+    let read = |file: &str| -> String {
+        let path = session.file(file);
+        let branches = ground.0.tree.branches();
+        branches
+            .iter()
+            .find(|b| b.dir.has(&path))
+            .map_or_else(String::new, |b| b.dir.read(&path).expect("reads"))
+    };
+    if enforced {
+        let text = read("io.max") + &read("blkio.throttle.read_bps_device");
+        assert!(
+            text.contains(&format!("{major}:{minor}")) && text.contains("1048576"),
+            "{text}"
+        );
+    }
+}
+
+fn whole_disk() -> Option<(u32, u32)> {
+    let entries = std::fs::read_dir("/sys/block").ok()?;
+    entries.flatten().find_map(|entry| {
+        let numbers = std::fs::read_to_string(entry.path().join("dev")).ok()?;
+        let (major, minor) = numbers.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    })
+}
+
+#[test]
+fn an_out_of_memory_kill_is_announced_and_counted_and_spares_the_neighbour() {
+    let Some(ground) = ground() else { return };
+    let hog = ground.0.create("hog").expect("creates");
+    let neighbour = ground.0.create("neighbour").expect("creates");
+    hog.apply(&LIMITS).expect("applies");
+    neighbour.apply(&LIMITS).expect("applies");
+    let mut other = run(&neighbour, "sleep 60");
+    let event = hog.oom_event().expect("watches");
+    // tail keeps a line in memory until it ends; this one does not end. The shell is the second process of the session.
+    let mut child = run(&hog, "tail /dev/zero; echo survived");
+    let mut polled = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
+    let ready = poll(&mut polled, PollTimeout::from(20_000u16)).expect("polls");
+    assert_eq!(ready, 1, "no out-of-memory event");
+    await_that("oom_kills > 0", || {
+        hog.counters().expect("reads").oom_kills > 0
+    });
+    let status = child.wait().expect("waits");
+    if is_v2(&ground.0) {
+        assert!(!status.success(), "v2 kills the session as a whole");
+    }
+    let used = hog.counters().expect("reads");
+    assert!(used.memory_peak_bytes <= LIMITS.memory_bytes, "{used:?}");
+    assert!(used.memory_peak_bytes > LIMITS.memory_bytes / 2, "{used:?}");
+    assert_eq!(neighbour.counters().expect("reads").oom_kills, 0);
+    assert!(
+        other.try_wait().expect("waits").is_none(),
+        "the neighbour was harmed"
+    );
+    neighbour.kill().expect("kills");
+    other.wait().expect("waits");
+}
+
+#[test]
+fn a_fork_bomb_stops_at_pids_max_and_dies_at_once() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let session = ground.0.create("bomb").expect("creates");
+        session.apply(&LIMITS).expect("applies");
+        let mut child = run(&session, &format!("exec /usr/bin/python3 -c '{BOMB}'"));
+        await_that("the bomb is at its limit", || {
+            session.counters().expect("reads").pids >= u64::from(LIMITS.pids) - 2
+        });
+        for _ in 0..100 {
+            assert!(session.counters().expect("reads").pids <= u64::from(LIMITS.pids));
+        }
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        session.remove().expect("removes");
+        assert!(!child.wait().expect("waits").success());
+        assert_eq!(ground.0.list().expect("lists"), [""; 0]);
+    }
+}
+
+#[test]
+fn a_frozen_session_stands_still_and_can_be_killed() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let session = ground.0.create("s1").expect("creates");
+        session.apply(&LIMITS).expect("applies");
+        let mut child = run(&session, "while :; do :; done");
+        let cpu = || session.counters().expect("reads").cpu_us;
+        await_that("it runs", || cpu() > 1000);
+        session.freeze().expect("freezes");
+        let (stopped, later) = (cpu(), {
+            std::thread::sleep(Duration::from_millis(100));
+            cpu()
+        });
+        assert_eq!(stopped, later, "it ran on while frozen");
+        assert!(matches!(
+            ground.0.create("s1"),
+            Err(CgroupError::Occupied { .. })
+        ));
+        session.thaw().expect("thaws");
+        await_that("it runs again", || cpu() > later);
+        session.freeze().expect("freezes");
+        session.kill().expect("kills");
+        session
+            .wait_empty(soon())
+            .expect("a killed frozen session empties");
+        session.remove().expect("removes");
+        assert!(!child.wait().expect("waits").success());
+    }
+}
+
+#[test]
+fn a_session_frozen_on_v1_by_another_hand_can_be_killed() {
+    let Some(ground) = ground() else { return };
+    let Backend::V1 { hierarchies, .. } = &ground.0.tree.backend else {
+        eprintln!("SKIPPED: this host is all v2");
+        return;
+    };
+    let session = ground.0.create("s1").expect("creates");
+    let mut child = run(&session, "sleep 60");
+    v1::freeze(hierarchies, "s1", soon()).expect("freezes");
+    session.kill().expect("kills");
+    session.wait_empty(soon()).expect("empties");
+    assert!(!child.wait().expect("waits").success());
+}
+
+#[test]
+fn what_is_in_use_is_refused_and_an_empty_leftover_is_replaced() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    let first = session.inode().expect("inode");
+    assert_eq!(
+        ground
+            .0
+            .open_existing("s1")
+            .expect("opens")
+            .inode()
+            .expect("inode"),
+        first
+    );
+    let again = ground.0.create("s1").expect("an empty one is replaced");
+    assert_ne!(again.inode().expect("inode"), first);
+
+    let mut child = run(&again, "sleep 60");
+    let fault = ground.0.create("s1").expect_err("holds a process");
+    assert!(matches!(fault, CgroupError::Occupied { .. }), "{fault}");
+    assert!(
+        child.try_wait().expect("waits").is_none(),
+        "refusing must not harm it"
+    );
+    again.kill().expect("kills");
+    child.wait().expect("waits");
+    again.wait_empty(soon()).expect("empties");
+
+    again.freeze().expect("an empty one freezes");
+    let fault = ground.0.create("s1").expect_err("frozen");
+    assert!(fault.to_string().contains("is frozen"), "{fault}");
+    again.thaw().expect("thaws");
+}
+
+#[test]
+fn a_half_removed_session_is_listed_and_can_be_removed() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    let identity = ground.0.tree.identity().expect("has one");
+    identity.remove_child("s1").expect("removes");
+    if is_v2(&ground.0) {
+        assert!(matches!(
+            ground.0.open_existing("s1"),
+            Err(CgroupError::Unknown(_))
+        ));
+        return;
+    }
+    assert_eq!(ground.0.list().expect("lists"), ["s1"]);
+    let leftover = ground.0.open_existing("s1").expect("opens");
+    leftover.kill().expect("nobody is in it");
+    leftover.apply(&LIMITS).expect("v1 halves are all there");
+    let fault = leftover.enter_self().expect_err("its unified half is gone");
+    assert_eq!(fault.errno(), libc::ENOENT, "{fault}");
+    leftover.remove().expect("removes");
+    session.remove().expect("removing twice is no error");
+    assert!(matches!(
+        ground.0.open_existing("s1"),
+        Err(CgroupError::Unknown(_))
+    ));
+}
+
+#[test]
+fn removal_waits_for_the_last_process() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    let mut child = run(&session, "sleep 0.3");
+    let started = Instant::now();
+    session.remove().expect("removes once it is empty");
+    assert!(
+        started.elapsed() > Duration::from_millis(100),
+        "it was not empty yet"
+    );
+    assert!(
+        child.wait().expect("waits").success(),
+        "removal must not kill"
+    );
+}
+
+#[test]
+fn the_cpu_quota_holds() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    session
+        .apply(&Limits {
+            cpu_millis: 100,
+            ..LIMITS
+        })
+        .expect("applies");
+    let mut child = run(&session, "while :; do :; done");
+    let started = Instant::now();
+    std::thread::sleep(Duration::from_secs(1));
+    let used = session.counters().expect("reads").cpu_us;
+    let passed = started.elapsed().as_micros();
+    session.kill().expect("kills");
+    child.wait().expect("waits");
+    // A tenth is due; a whole period more may be in flight.
+    assert!(u128::from(used) < passed / 4, "{used} of {passed} µs");
+    assert!(used > 10_000, "{used} µs: it did not run at all");
+}
+
+#[test]
+fn on_v1_only_the_listed_devices_open() {
+    let Some(ground) = ground() else { return };
+    if !ground
+        .0
+        .capabilities()
+        .iter()
+        .any(|c| c.name == "cgroup.devices" && c.support == Support::On)
+    {
+        eprintln!("SKIPPED: this host has no devices controller");
+        return;
+    }
+    let session = ground.0.create("s1").expect("creates");
+    session.apply(&LIMITS).expect("applies");
+    let scratch = tempfile::TempDir::new().expect("temporary directory");
+    let Some((major, minor)) = whole_disk() else {
+        return;
+    };
+    let script = format!(
+        "head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/null && echo open; \
+         mknod {0}/disk b {major} {minor}; mknod {0}/kmsg c 1 11; \
+         head -c 1 {0}/disk && echo disk; head -c 1 {0}/kmsg && echo kmsg; head -c 1 /dev/kmsg && echo kmsg",
+        scratch.path().display()
+    );
+    let output = run(&session, &script).wait_with_output().expect("waits");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "open\n");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("Operation not permitted"), "{said}");
+}
+
+/// Not a test: what [`a_process_enters_every_hierarchy`] runs in a process of its own.
+#[test]
+#[ignore = "runs only as the child of a_process_enters_every_hierarchy"]
+fn child_that_enters() {
+    let instance = std::env::var("AGENTCORE_TEST_INSTANCE").expect("set by the parent");
+    let root = CgroupRoot::open(&instance, None).expect("opens");
+    root.open_existing("s1")
+        .expect("opens")
+        .enter_self()
+        .expect("enters");
+    print!(
+        "{}",
+        std::fs::read_to_string("/proc/self/cgroup").expect("reads")
+    );
+}
+
+#[test]
+fn a_process_enters_every_hierarchy() {
+    let Some(ground) = ground() else { return };
+    let session = ground.0.create("s1").expect("creates");
+    let name = &ground.0.tree.name;
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args([
+            "--exact",
+            "cgroup::root_tests::child_that_enters",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env(
+            "AGENTCORE_TEST_INSTANCE",
+            name.trim_start_matches("agentcore-"),
+        )
+        .output()
+        .expect("runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|l| l.matches(':').count() >= 2 && l.contains('/'))
+        .collect();
+    assert_eq!(lines.len(), ground.0.tree.branches().len(), "{text}");
+    for line in lines {
+        assert!(line.ends_with(&format!("/{name}/s1")), "{line}");
+    }
+    session.wait_empty(soon()).expect("it has ended");
+}
+
+#[test]
+fn capabilities_tell_this_hosts_layout() {
+    let Some(ground) = ground() else { return };
+    let found = ground.0.capabilities();
+    let of = |name: &str| {
+        found
+            .iter()
+            .find(|c| c.name == name)
+            .expect("listed")
+            .support
+    };
+    assert_eq!(of("cgroup") == Support::On, is_v2(&ground.0));
+    assert_eq!(of("cgroup.clone_into") == Support::On, is_v2(&ground.0));
+    assert_eq!(of("cgroup.memory"), Support::On);
+    assert!(found.iter().all(|c| !c.detail.is_empty()));
+}

@@ -1,0 +1,312 @@
+//! Limits and counters on cgroup v1, and the freezer where no v2 hierarchy is mounted.
+//! <https://docs.kernel.org/admin-guide/cgroup-v1/>
+//!
+//! Differences that show: an OOM kills one process only (the supervisor ends the session when it sees one counted); a
+//! process must be moved into each hierarchy; and **a frozen cgroup ignores SIGKILL until it is thawed**, so the order is
+//! freeze ▸ kill ▸ thaw ▸ wait. Freezing first makes the process numbers safe: who is frozen can neither fork nor make
+//! room for another process of its number.
+
+use super::dir::Dir;
+use super::hierarchy::V1Mount;
+use super::v2::{self, CPU_PERIOD_US};
+use super::{
+    Branch, CgroupError, Counters, IoLimits, Limits, Result, default_parent, descend, open_or_make,
+};
+use nix::fcntl::OFlag;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{Signal, kill as send_signal};
+use nix::unistd::Pid;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The instance's directory in one v1 hierarchy.
+#[derive(Debug)]
+pub(super) struct Hierarchy {
+    controllers: Vec<String>,
+    pub(super) branch: Branch,
+}
+
+/// Devices that a session may open: null, zero, full, random, urandom, tty, ptmx and pseudo-terminals. Nobody makes
+/// nodes: the launcher binds checked ones.
+const DEVICES: [&str; 8] = [
+    "c 1:3 rw",
+    "c 1:5 rw",
+    "c 1:7 rw",
+    "c 1:8 rw",
+    "c 1:9 rw",
+    "c 5:0 rw",
+    "c 5:2 rw",
+    "c 136:* rw",
+];
+
+/// The hierarchy of a controller.
+pub(super) fn of<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Result<&'a Hierarchy> {
+    find(hierarchies, controller).ok_or_else(|| CgroupError::MissingController {
+        controller: controller.to_owned(),
+        detail: "no v1 hierarchy has it".to_owned(),
+    })
+}
+
+/// The hierarchy of a controller that a host may lack.
+pub(super) fn find<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Option<&'a Hierarchy> {
+    hierarchies
+        .iter()
+        .find(|h| h.controllers.iter().any(|c| c == controller))
+}
+
+/// Makes the instance's directory in one hierarchy.
+pub(super) fn plant(mount: &V1Mount, parent: Option<&str>, name: &str) -> Result<Hierarchy> {
+    let default = default_parent(&mount.path);
+    let cpuset = mount.controllers.iter().any(|c| c == "cpuset");
+    let enter = |above: Option<&Dir>, dir: &Dir| match above {
+        Some(above) if cpuset => inherit_cpuset(above, dir),
+        Some(_) | None => Ok(()),
+    };
+    let parent = descend(Dir::open(&mount.path)?, parent.or(default), enter)?;
+    let dir = open_or_make(&parent, name)?;
+    enter(Some(&parent), &dir)?;
+    if cpuset {
+        // Sessions start with our processors; without the flag a new cpuset is empty and takes no process.
+        dir.write("cgroup.clone_children", "1")?;
+    }
+    Ok(Hierarchy {
+        controllers: mount.controllers.clone(),
+        branch: Branch { parent, dir },
+    })
+}
+
+fn inherit_cpuset(parent: &Dir, dir: &Dir) -> Result<()> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if dir.read(file)?.trim().is_empty() {
+            dir.write(file, parent.read(file)?.trim())?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes every limit of session `name`.
+pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> Result<()> {
+    let file = |file: &str| format!("{name}/{file}");
+    memory(
+        &of(hierarchies, "memory")?.branch.dir,
+        name,
+        limits.memory_bytes,
+    )?;
+
+    let cpu = &of(hierarchies, "cpu")?.branch.dir;
+    let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
+    cpu.write(&file("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+    cpu.write(&file("cpu.cfs_quota_us"), &quota.to_string())?;
+
+    let pids = &of(hierarchies, "pids")?.branch.dir;
+    pids.write(&file("pids.max"), &limits.pids.to_string())?;
+
+    if let Some(devices) = find(hierarchies, "devices") {
+        let dir = &devices.branch.dir;
+        dir.write(&file("devices.deny"), "a")?;
+        for device in DEVICES {
+            dir.write(&file("devices.allow"), device)?;
+        }
+    }
+    if let Some(io) = &limits.io {
+        let blkio = &of(hierarchies, "blkio")?.branch.dir;
+        for (control, value) in throttles(io) {
+            let (major, minor) = io.device;
+            // 0 takes a rule away.
+            let line = format!("{major}:{minor} {}", value.unwrap_or(0));
+            blkio.write(&file(control), &line)?;
+        }
+    }
+    Ok(())
+}
+
+fn throttles(io: &IoLimits) -> [(&'static str, Option<u64>); 4] {
+    [
+        ("blkio.throttle.read_bps_device", io.read_bps),
+        ("blkio.throttle.write_bps_device", io.write_bps),
+        ("blkio.throttle.read_iops_device", io.read_iops),
+        ("blkio.throttle.write_iops_device", io.write_iops),
+    ]
+}
+
+/// Memory, and memory plus swap to the same value: no swap on top. The kernel holds `limit <= memsw` at every moment, so
+/// the order depends on the direction.
+fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
+    let limit = format!("{name}/memory.limit_in_bytes");
+    let with_swap = format!("{name}/memory.memsw.limit_in_bytes");
+    let text = bytes.to_string();
+    if !dir.has(&with_swap) {
+        return dir.write(&limit, &text);
+    }
+    if bytes > dir.number(&with_swap)? {
+        dir.write(&with_swap, &text)?;
+        dir.write(&limit, &text)
+    } else {
+        dir.write(&limit, &text)?;
+        dir.write(&with_swap, &text)
+    }
+}
+
+/// Reads every counter of session `name`.
+pub(super) fn counters(
+    hierarchies: &[Hierarchy],
+    unified: Option<&Dir>,
+    name: &str,
+) -> Result<Counters> {
+    let file = |file: &str| format!("{name}/{file}");
+    let memory = &of(hierarchies, "memory")?.branch.dir;
+    let pids = &of(hierarchies, "pids")?.branch.dir;
+    Ok(Counters {
+        cpu_us: cpu_us(hierarchies, unified, name)?,
+        memory_bytes: memory.number(&file("memory.usage_in_bytes"))?,
+        memory_peak_bytes: memory.number(&file("memory.max_usage_in_bytes"))?,
+        pids: pids.number(&file("pids.current"))?,
+        oom_kills: memory.keyed(&file("memory.oom_control"), "oom_kill")?,
+    })
+}
+
+/// cpuacct, or the v2 hierarchy's `cpu.stat`, which is there without the controller.
+fn cpu_us(hierarchies: &[Hierarchy], unified: Option<&Dir>, name: &str) -> Result<u64> {
+    if let Some(cpuacct) = find(hierarchies, "cpuacct") {
+        let nanos = cpuacct
+            .branch
+            .dir
+            .number(&format!("{name}/cpuacct.usage"))?;
+        return Ok(nanos / 1000);
+    }
+    let missing = || CgroupError::MissingController {
+        controller: "cpuacct".to_owned(),
+        detail: "no hierarchy counts CPU time".to_owned(),
+    };
+    let dir = unified.ok_or_else(missing)?;
+    v2::cpu_us(&dir.read(&format!("{name}/cpu.stat"))?).ok_or_else(missing)
+}
+
+/// An eventfd that the kernel adds to when the memory limit is hit.
+pub(super) fn oom_event(hierarchies: &[Hierarchy], name: &str) -> io::Result<OwnedFd> {
+    let dir = &of(hierarchies, "memory")
+        .map_err(io::Error::other)?
+        .branch
+        .dir;
+    let control = dir
+        .open_file(&format!("{name}/memory.oom_control"), OFlag::O_RDONLY)
+        .map_err(io::Error::other)?;
+    let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    let event = OwnedFd::from(event);
+    // The kernel keeps its own reference to the event; `control` may close.
+    let order = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
+    dir.write(&format!("{name}/cgroup.event_control"), &order)
+        .map_err(io::Error::other)?;
+    Ok(event)
+}
+
+/// Kills all. With `alone` (no v2 hierarchy) by number, frozen; else only thaws what someone froze on v1.
+pub(super) fn kill(hierarchies: &[Hierarchy], name: &str, alone: bool) -> Result<()> {
+    let Some(freezer) = find(hierarchies, "freezer") else {
+        return Ok(());
+    };
+    let dir = &freezer.branch.dir;
+    if !dir.has(name) {
+        return Ok(());
+    }
+    if alone {
+        // A freeze that does not succeed in time (a process in uninterruptible sleep) is no reason not to kill.
+        let _ = set_frozen(dir, name, Instant::now() + Duration::from_millis(200));
+        let killed = kill_by_number(dir, name);
+        set_thawed(dir, name)?;
+        killed
+    } else {
+        set_thawed(dir, name)
+    }
+}
+
+fn kill_by_number(dir: &Dir, name: &str) -> Result<()> {
+    for pid in members(dir, name)? {
+        match send_signal(Pid::from_raw(pid), Signal::SIGKILL) {
+            Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+            Err(errno) => return Err(dir.error("kill processes of", name, errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Processes of a session. 0 stands for one outside our pid namespace; signalling that would hit ourselves.
+fn members(dir: &Dir, name: &str) -> Result<Vec<i32>> {
+    let text = dir.read(&format!("{name}/cgroup.procs"))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid > 0)
+        .collect())
+}
+
+/// Freezes with the v1 freezer.
+pub(super) fn freeze(hierarchies: &[Hierarchy], name: &str, deadline: Instant) -> Result<()> {
+    let dir = &of(hierarchies, "freezer")?.branch.dir;
+    set_frozen(dir, name, deadline).inspect_err(|_| {
+        // Best effort on the way out; the caller hears why freezing failed.
+        let _ = set_thawed(dir, name);
+    })
+}
+
+/// Thaws the v1 freezer, if there is one and the session is in it.
+pub(super) fn thaw(hierarchies: &[Hierarchy], name: &str) -> Result<()> {
+    match find(hierarchies, "freezer") {
+        Some(freezer) if freezer.branch.dir.has(name) => set_thawed(&freezer.branch.dir, name),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether a directory of the freezer hierarchy is frozen.
+pub(super) fn is_frozen(dir: &Dir) -> Result<bool> {
+    Ok(dir
+        .read_if_there("freezer.state")?
+        .is_some_and(|text| text.trim() != "THAWED"))
+}
+
+fn set_frozen(dir: &Dir, name: &str, deadline: Instant) -> Result<()> {
+    let state = format!("{name}/freezer.state");
+    loop {
+        // Written again each time: that is what makes the kernel look at processes forked meanwhile.
+        dir.write(&state, "FROZEN")?;
+        if dir.read(&state)?.trim() == "FROZEN" {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(CgroupError::Late {
+                path: dir.path().join(name),
+                what: "frozen",
+            });
+        }
+        // v1 has no event for this.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn set_thawed(dir: &Dir, name: &str) -> Result<()> {
+    dir.write(&format!("{name}/freezer.state"), "THAWED")
+}
+
+/// Waits until no process is left; kills again those that slipped in between two looks.
+pub(super) fn wait_empty(hierarchies: &[Hierarchy], name: &str, deadline: Instant) -> Result<()> {
+    let dir = &of(hierarchies, "freezer")?.branch.dir;
+    if !dir.has(name) {
+        return Ok(());
+    }
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if members(dir, name)?.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(CgroupError::Late {
+                path: dir.path().join(name),
+                what: "empty",
+            });
+        }
+        // v1 has no event for this that does not run a program as root (release_agent).
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,73 @@
+//! The first acts of a shim: what it must do before it reads a byte, and the descriptors that it was started with.
+
+use crate::seqpacket::SeqpacketListener;
+use crate::sys::capability::{self, CapMask, CapSets};
+use crate::sys::standard_fds::take_over;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::prctl;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::stat::{SFlag, fstat};
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+
+/// Number of the sealed boot file.
+pub const BOOT_FD: RawFd = 3;
+/// Number of the listening socket.
+pub const LISTENER_FD: RawFd = 4;
+/// Number of the exit record.
+pub const EXIT_RECORD_FD: RawFd = 5;
+
+/// Largest boot file, in bytes.
+pub const MAX_BOOT: u64 = 1 << 20;
+
+/// Makes the shim what it stays for its life: unreadable for the agent, its capabilities out of reach of every child,
+/// and named `title` (its first 15 bytes) in the process list.
+///
+/// exec has made the process dumpable again unless its file was unreadable, so that is set anew here (CVE-2016-9962 is
+/// the window that this closes). The ambient set was only the way to carry three capabilities through exec.
+pub fn harden(title: &str) -> io::Result<()> {
+    prctl::set_dumpable(false)?;
+    capability::clear_ambient()?;
+    capability::set(CapSets {
+        inheritable: CapMask::EMPTY,
+        ..capability::get()?
+    })?;
+    prctl::set_name(&CString::new(title).map_err(|_| Errno::EINVAL)?)?;
+    Ok(())
+}
+
+/// The sealed file with the shim's `Boot`, positioned at its start. Once.
+pub fn claim_boot() -> io::Result<File> {
+    let fd = take_over(BOOT_FD)?;
+    if !crate::memfd::is_sealed(fd.as_fd(), MAX_BOOT)? {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(File::from(fd))
+}
+
+/// The socket that the broker connects to. Once.
+pub fn claim_listener() -> io::Result<SeqpacketListener> {
+    let fd = take_over(LISTENER_FD)?;
+    if !getsockopt(&fd, sockopt::AcceptConn)? || !is_seqpacket(&fd)? {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(SeqpacketListener::from_fd(fd))
+}
+
+/// The file that takes the exit record: regular, append-only. Once.
+pub fn claim_exit_record() -> io::Result<File> {
+    let fd = take_over(EXIT_RECORD_FD)?;
+    let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+    let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
+    if kind != SFlag::S_IFREG || !flags.contains(OFlag::O_APPEND | OFlag::O_WRONLY) {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(File::from(fd))
+}
+
+fn is_seqpacket(fd: &OwnedFd) -> io::Result<bool> {
+    Ok(getsockopt(fd, sockopt::SockType)? == nix::sys::socket::SockType::SeqPacket)
+}

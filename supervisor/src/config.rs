@@ -1,0 +1,233 @@
+//! The daemon's own configuration: flag > `AGENTCORED_*` environment > files > default (interfaces.md).
+//!
+//! Two steps. What was typed is gathered from every source into one map of key ▸ values with their origin ([`given`]),
+//! unknown keys being faults. Then [`resolve`] turns it into a [`Config`] in which nothing is left open, collecting *all*
+//! faults. Every key, its meaning and whether a reload takes it is in one table, [`keys`].
+//!
+//! Not for: a runtime's configuration (that is `session_core::spec`), and nothing here opens a socket or makes a directory.
+
+mod args;
+mod faults;
+mod given;
+mod interval;
+mod keys;
+mod resolve;
+
+pub use args::Args;
+pub use faults::{Fault, Faults};
+pub use keys::{KEYS, Key};
+
+use given::Given;
+use proto::ids::RuntimeName;
+use proto::units::MemoryBytes;
+use session_core::egress::AllowList;
+use session_core::spec::{NetworkGrant, Settings};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the daemon runs with. Nothing is optional but what may really be absent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Database, artifacts, session storage.
+    pub state_dir: PathBuf,
+    /// Sockets, live session directories.
+    pub runtime_dir: PathBuf,
+    /// The API's Unix socket.
+    pub socket: PathBuf,
+    /// TCP addresses of the API.
+    pub listen: Vec<SocketAddr>,
+    /// Developer mode: loopback without authentication, text logs, sessions end with the daemon.
+    pub dev: bool,
+    /// How TCP callers are identified.
+    pub auth: TcpAuth,
+    /// Where sessions' root file system comes from.
+    pub base: Base,
+    /// User that the broker becomes.
+    pub broker_user: String,
+    /// cgroup below which sessions live, relative to the hierarchy's root; absent: found out at start.
+    pub cgroup_parent: Option<String>,
+    /// Region in ARNs and in sessions' `AWS_REGION`.
+    pub region: String,
+    /// Account in ARNs, twelve digits.
+    pub account: String,
+    /// Runtime that the local-dev wire speaks to when there are several.
+    pub default_runtime: Option<RuntimeName>,
+    /// Whether a stopping daemon ends its sessions.
+    pub end_sessions_on_exit: bool,
+    /// Logging.
+    pub log: Log,
+    /// What a runtime gets that does not say.
+    pub defaults: Settings,
+    /// The most that a runtime may ask for.
+    pub ceilings: Settings,
+    /// Open files of one process of a session.
+    pub open_files: u32,
+    /// Bounds of the daemon itself.
+    pub limits: Limits,
+    /// Outbound connections of sessions.
+    pub network: Network,
+    /// Health checks.
+    pub ping: Ping,
+    /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that
+    /// are no key). To be logged once logging runs.
+    pub notes: Vec<String>,
+    given: Given,
+}
+
+/// How TCP callers are identified. The Unix socket always goes by peer credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpAuth {
+    /// Not at all: loopback addresses only.
+    None,
+    /// No TCP listener, so nobody to identify.
+    NoListener,
+}
+
+/// Where sessions' root file system comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Copied from the packages of this host.
+    Host,
+    /// A directory that the operator prepared.
+    Directory(PathBuf),
+}
+
+/// Logging.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Filter directives of `tracing_subscriber::EnvFilter`, checked.
+    pub level: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Bounds of the daemon itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Live sessions.
+    pub max_sessions: u32,
+    /// Body of an invocation, each way.
+    pub max_body: MemoryBytes,
+    /// Body of a control request (JSON).
+    pub max_control_body: MemoryBytes,
+    /// Head of a request.
+    pub max_head: MemoryBytes,
+    /// Headers of a request.
+    pub max_headers: u32,
+    /// How long a request's head may take to arrive.
+    pub head_timeout: Duration,
+    /// How long a connection may sit idle between requests.
+    pub keep_alive_timeout: Duration,
+    /// Open connections.
+    pub max_connections: u32,
+    /// Open connections of one user (Unix socket).
+    pub max_connections_per_user: u32,
+    /// Invocations in flight in one session.
+    pub max_invocations_per_session: u32,
+    /// Output of one session passed on per second.
+    pub log_rate: MemoryBytes,
+    /// Burst allowance of the above.
+    pub log_burst: MemoryBytes,
+    /// A session that no daemon attends ends after this.
+    pub orphan_timeout: Duration,
+}
+
+/// Outbound connections of sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Default and ceiling of runtimes' policies.
+    pub grant: NetworkGrant,
+    /// Private targets that may be reached all the same, each naming one host and one port.
+    pub allow_private: AllowList,
+    /// How long a dial may take, resolution included.
+    pub dial_timeout: Duration,
+    /// Open outbound connections of one session.
+    pub max_connections: u32,
+}
+
+/// Health checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ping {
+    /// Period once healthy.
+    pub interval: Duration,
+    /// How long one check may take.
+    pub timeout: Duration,
+    /// A session whose checks fail for this long ends.
+    pub unhealthy_after: Duration,
+}
+
+/// Outcome of [`Config::reload`].
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// What to run with from now on: keys that need a restart kept their value.
+    pub config: Config,
+    /// Keys that changed and are in force now.
+    pub changed: Vec<&'static str>,
+    /// Keys that changed and wait for a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Reads every source and resolves it. All faults at once; nothing is touched.
+pub fn load(args: &Args) -> Result<Config, Faults> {
+    load_from(args, std::env::vars_os(), Path::new("/etc/agentcore"))
+}
+
+/// As [`load`], with the environment and the directory of the default files given.
+pub fn load_from(
+    args: &Args,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    etc: &Path,
+) -> Result<Config, Faults> {
+    let mut faults = Faults::default();
+    let given = given::gather(args, environment, etc, &mut faults);
+    resolve::resolve(given, &mut faults)
+        .filter(|_| faults.is_empty())
+        .ok_or(faults)
+}
+
+impl Config {
+    /// Loads again (SIGHUP). On faults the caller keeps what it has.
+    pub fn reload(&self, args: &Args) -> Result<Reloaded, Faults> {
+        self.reload_from(args, std::env::vars_os(), Path::new("/etc/agentcore"))
+    }
+
+    /// As [`Config::reload`], with the environment and the directory of the default files given.
+    pub fn reload_from(
+        &self,
+        args: &Args,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        etc: &Path,
+    ) -> Result<Reloaded, Faults> {
+        // The new configuration must be sound as a whole, or the next restart would fail where the reload did not.
+        let fresh = load_from(args, environment, etc)?;
+        let (changed, needs_restart) = self.given.changes(&fresh.given);
+        let mut mixed = fresh.given;
+        for key in &needs_restart {
+            mixed.keep(key, &self.given);
+        }
+        let mut faults = Faults::default();
+        let config = resolve::resolve(mixed, &mut faults)
+            .filter(|_| faults.is_empty())
+            .ok_or(faults)?;
+        Ok(Reloaded {
+            config,
+            changed,
+            needs_restart,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! The one table of keys: name, default, whether a reload takes it, and what it means. `docs/agentcored.toml` is held to
+//! it by a test.
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Path in the file, `section.key`; the environment variable is `AGENTCORED_` and this in upper case, `.` as `_`.
+    pub path: &'static str,
+    /// The default in TOML, or in words in angle brackets where it is not one value.
+    pub default: &'static str,
+    /// Whether SIGHUP puts a new value in force.
+    pub reload: bool,
+    /// One sentence.
+    pub meaning: &'static str,
+}
+
+const fn fixed(path: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key {
+        path,
+        default,
+        reload: false,
+        meaning,
+    }
+}
+
+const fn live(path: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key {
+        path,
+        default,
+        reload: true,
+        meaning,
+    }
+}
+
+/// All keys, in the order of the example file.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    fixed("state_dir", "\"/var/lib/agentcore\"", "Database, artifacts, session storage."),
+    fixed("runtime_dir", "\"/run/agentcore\"", "Sockets, live session directories; a short path, because socket paths are bounded."),
+    fixed("socket", "<runtime_dir>/api.sock", "HTTP over a Unix socket; callers are root, the daemon's user and members of its group."),
+    fixed("listen", "[]", "HTTP over TCP; in developer mode 127.0.0.1:8080 if there is none."),
+    fixed("dev", "false", "Developer mode: no authentication on loopback, text logs, sessions end with the daemon."),
+    fixed("auth", "<\"none\" in developer mode, otherwise none may listen on TCP>", "How TCP callers are identified; \"none\" is accepted on loopback addresses only."),
+    fixed("base", "\"host\"", "Where sessions' root file system comes from: this host's packages, or an absolute path to a directory prepared as one."),
+    fixed("broker_user", "\"agentcore\"", "User that the unprivileged half becomes; where it does not exist, a uid of the daemon's own block."),
+    fixed("cgroup_parent", "<found out at start>", "cgroup below which sessions live, relative to the hierarchy's root."),
+    fixed("region", "\"us-local-1\"", "Region in ARNs, and AWS_REGION of sessions that do not set their own."),
+    fixed("account", "\"000000000000\"", "Account in ARNs, twelve digits."),
+    live("default_runtime", "<the only one>", "Runtime that /invocations, /ping and /ws speak to when there are several."),
+    live("end_sessions_on_exit", "<true in developer mode, otherwise false>", "Whether a stopping daemon ends its sessions; otherwise they live on and the next daemon finds them."),
+    live("log.level", "\"info\"", "error, warn, info, debug, trace, or directives such as \"info,supervisor::egress=debug\"."),
+    fixed("log.format", "<\"text\" in developer mode, otherwise \"json\">", "Form of log lines: text or json."),
+    live("defaults.memory", "\"512M\"", "Memory of a session, its tmpfs included, where the runtime does not say."),
+    live("defaults.cpus", "1", "CPUs of a session."),
+    live("defaults.pids", "256", "Processes and threads of a session, the shim included."),
+    live("defaults.tmp_size", "\"64M\"", "Size of /tmp and of the home directory, each."),
+    live("defaults.idle_timeout", "900", "A session idle for this long ends."),
+    live("defaults.max_lifetime", "28800", "A session this old ends."),
+    live("defaults.start_timeout", "120", "A session not healthy after this long has failed."),
+    live("defaults.stop_grace", "15", "From TERM to KILL."),
+    live("defaults.invocation_timeout", "900", "How long one synchronous invocation may take."),
+    live("defaults.open_files", "4096", "Open files of one process of a session; no runtime can change it."),
+    fixed("ceilings.memory", "\"16G\"", "The most memory that a runtime may ask for."),
+    fixed("ceilings.cpus", "16", "The most CPUs that a runtime may ask for."),
+    fixed("ceilings.pids", "4096", "The most processes that a runtime may ask for."),
+    fixed("ceilings.tmp_size", "\"4G\"", "The largest /tmp that a runtime may ask for."),
+    live("ceilings.idle_timeout", "1209600", "The longest idle timeout that a runtime may ask for."),
+    live("ceilings.max_lifetime", "1209600", "The longest lifetime that a runtime may ask for."),
+    live("ceilings.start_timeout", "900", "The longest start that a runtime may ask for."),
+    live("ceilings.stop_grace", "300", "The longest grace that a runtime may ask for."),
+    live("ceilings.invocation_timeout", "28800", "The longest invocation that a runtime may ask for."),
+    fixed("limits.max_sessions", "1000", "Live sessions on this daemon."),
+    live("limits.max_body", "100000000", "Largest body of an invocation, each way, in bytes."),
+    live("limits.max_control_body", "\"1M\"", "Largest JSON body of a control request."),
+    fixed("limits.max_head", "\"64K\"", "Largest head of a request."),
+    fixed("limits.max_headers", "100", "Most headers of a request."),
+    live("limits.head_timeout", "10", "How long a request's head may take to arrive."),
+    live("limits.keep_alive_timeout", "60", "How long a connection may sit idle between requests."),
+    fixed("limits.max_connections", "4096", "Open connections."),
+    live("limits.max_connections_per_user", "256", "Open connections of one user on the Unix socket."),
+    live("limits.max_invocations_per_session", "64", "Invocations in flight in one session."),
+    live("limits.log_rate", "\"1M\"", "Output of one session passed on per second; what exceeds it is dropped and counted."),
+    live("limits.log_burst", "\"1M\"", "Burst allowance of log_rate."),
+    live("limits.orphan_timeout", "3600", "A session that no daemon attends for this long ends."),
+    live("network.mode", "\"outbound\"", "Policy of runtimes that do not say: outbound or none."),
+    live("network.allow", "<any public target>", "Allow-list of runtimes that say neither mode nor list, such as [\"api.example.com:443\", \"*.example.org\"]."),
+    live("network.ceiling", "\"outbound\"", "The widest mode that a runtime may have."),
+    live("network.ceiling_allow", "<any public target>", "The widest allow-list that a runtime may have."),
+    live("network.allow_private", "[]", "Private targets that may be reached all the same, each with its port, such as [\"127.0.0.1:8999\", \"models.lan:443\"]."),
+    live("network.dial_timeout", "10", "How long an outbound dial may take, name resolution included."),
+    live("network.max_connections", "128", "Open outbound connections of one session."),
+    live("ping.interval", "2", "Period of health checks once a session is healthy."),
+    live("ping.timeout", "5", "How long one health check may take."),
+    live("ping.unhealthy_after", "30", "A session whose health checks fail for this long ends."),
+];
+
+/// The key of this path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Names directly below a section (`""` is the top), for telling a person what would have been known.
+pub(super) fn below(section: &str) -> Vec<&'static str> {
+    let mut names: Vec<&str> = KEYS
+        .iter()
+        .filter_map(|key| match section {
+            "" => Some(key.path),
+            _ => key.path.strip_prefix(section)?.strip_prefix('.'),
+        })
+        .filter_map(|rest| rest.split('.').next())
+        .collect();
+    names.dedup();
+    names
+}
+
+/// Whether a path is a section.
+pub(super) fn is_section(path: &str) -> bool {
+    !below(path).is_empty() && find(path).is_none()
+}

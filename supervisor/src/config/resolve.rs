@@ -1,0 +1,544 @@
+//! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
+
+use super::faults::Faults;
+use super::given::Given;
+use super::interval::Interval;
+use super::{Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
+use proto::config::NetworkMode;
+use proto::ids::RuntimeName;
+use proto::units::{MemoryBytes, Seconds};
+use serde::de::DeserializeOwned;
+use session_core::egress::AllowList;
+use session_core::spec::{NetworkGrant, Settings};
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where the developer mode listens if nobody says.
+const DEV_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// Longest path of a Unix socket (`sun_path`, unix(7)), its NUL apart.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Room that sessions' socket names need below the runtime directory: instance, session id and file name.
+const SESSION_SOCKET_ROOM: usize = 64;
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AuthWord {
+    None,
+    Sigv4,
+    Jwt,
+}
+
+/// The reader of one configuration: looks keys up, checks, remembers faults.
+struct Resolver<'a> {
+    given: &'a Given,
+    faults: &'a mut Faults,
+}
+
+/// Resolves; `None` or added faults if it cannot be.
+pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
+    let mut r = Resolver {
+        given: &given,
+        faults,
+    };
+    let dev = r.or("dev", false);
+    let state_dir = r.directory("state_dir", "/var/lib/agentcore");
+    let runtime_dir = r.directory("runtime_dir", "/run/agentcore");
+    let (socket, listen) = (r.socket(&runtime_dir), r.listen(dev));
+    let auth = r.auth(dev, &listen);
+    let ceilings = r.ceilings();
+    let notes = given
+        .strangers
+        .iter()
+        .map(|name| format!("environment variable {name} has our prefix but is not a key: ignored"))
+        .collect();
+    Some(Config {
+        socket,
+        auth,
+        listen,
+        dev,
+        base: r.base(),
+        broker_user: r.checked("broker_user", "agentcore".to_owned(), |text: &String| {
+            user_name(text)
+        }),
+        cgroup_parent: r.cgroup_parent(),
+        region: r.checked("region", "us-local-1".to_owned(), |text: &String| {
+            region(text)
+        }),
+        account: r.checked("account", "000000000000".to_owned(), |text: &String| {
+            account(text)
+        }),
+        default_runtime: r.take::<RuntimeName>("default_runtime"),
+        end_sessions_on_exit: r.or("end_sessions_on_exit", dev),
+        log: Log {
+            level: r.checked("log.level", "info".to_owned(), |text: &String| {
+                log_level(text)
+            }),
+            format: r.or(
+                "log.format",
+                if dev {
+                    LogFormat::Text
+                } else {
+                    LogFormat::Json
+                },
+            ),
+        },
+        defaults: r.defaults(&ceilings),
+        ceilings,
+        open_files: r.within("defaults.open_files", 4096, 64..=1_048_576),
+        limits: r.limits(),
+        network: r.network(),
+        ping: r.ping(),
+        notes,
+        state_dir,
+        runtime_dir,
+        given: given.clone(),
+    })
+}
+
+impl Resolver<'_> {
+    fn take<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
+        self.given.take(key, self.faults)
+    }
+
+    fn or<T: DeserializeOwned>(&mut self, key: &'static str, default: T) -> T {
+        self.take(key).unwrap_or(default)
+    }
+
+    fn fault(&mut self, key: &str, message: impl Into<String>) {
+        self.faults.add(self.given.origin(key), Some(key), message);
+    }
+
+    fn checked<T: DeserializeOwned>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        check: impl Fn(&T) -> Result<(), String>,
+    ) -> T {
+        let value = self.or(key, default);
+        if let Err(message) = check(&value) {
+            self.fault(key, message);
+        }
+        value
+    }
+
+    fn within<T: DeserializeOwned + PartialOrd + Display>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> T {
+        self.checked(key, default, |value| {
+            range
+                .contains(value)
+                .then_some(())
+                .ok_or_else(|| format!("must be {} to {}, is {value}", range.start(), range.end()))
+        })
+    }
+
+    fn duration(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let Interval(value) = self.or(key, Interval(default));
+        if !range.contains(&value) {
+            self.fault(
+                key,
+                format!(
+                    "must be {:?} to {:?}, is {value:?}",
+                    range.start(),
+                    range.end()
+                ),
+            );
+        }
+        value
+    }
+
+    fn seconds(
+        &mut self,
+        key: &'static str,
+        default: Seconds,
+        range: RangeInclusive<u32>,
+    ) -> Seconds {
+        let bounds = Duration::from_secs(u64::from(*range.start()))
+            ..=Duration::from_secs(u64::from(*range.end()));
+        let value = self.duration(key, default.duration(), bounds);
+        if value.subsec_nanos() != 0 {
+            self.fault(key, format!("must be whole seconds, is {value:?}"));
+        }
+        // Out of range only after a fault above, and then nobody sees the value.
+        u32::try_from(value.as_secs()).map_or(default, Seconds)
+    }
+
+    fn directory(&mut self, key: &'static str, default: &str) -> PathBuf {
+        self.checked(key, PathBuf::from(default), |path| plain_path(path))
+    }
+
+    fn socket(&mut self, runtime_dir: &Path) -> PathBuf {
+        let room = MAX_SOCKET_PATH - SESSION_SOCKET_ROOM;
+        let length = runtime_dir.as_os_str().len();
+        if length > room {
+            self.fault(
+                "runtime_dir",
+                format!("must be at most {room} bytes long, because socket paths below it are bounded; is {length}"),
+            );
+        }
+        self.checked("socket", runtime_dir.join("api.sock"), |path| {
+            plain_path(path)?;
+            match path.as_os_str().len() {
+                0..=MAX_SOCKET_PATH => Ok(()),
+                found => Err(format!(
+                    "must be at most {MAX_SOCKET_PATH} bytes long, is {found}"
+                )),
+            }
+        })
+    }
+
+    fn listen(&mut self, dev: bool) -> Vec<SocketAddr> {
+        match self.take::<Vec<SocketAddr>>("listen") {
+            Some(listen) => listen,
+            None if dev => vec![DEV_LISTEN],
+            None => Vec::new(),
+        }
+    }
+
+    fn auth(&mut self, dev: bool, listen: &[SocketAddr]) -> TcpAuth {
+        let word = self.take::<AuthWord>("auth");
+        match (word, listen) {
+            (Some(AuthWord::Sigv4 | AuthWord::Jwt), _) => {
+                self.fault("auth", "is not offered by this version; use the Unix socket, or \"none\" on loopback addresses");
+                TcpAuth::NoListener
+            }
+            (None, []) | (Some(AuthWord::None), []) => TcpAuth::NoListener,
+            (None, [first, ..]) if !dev => {
+                self.fault("listen", format!("offers TCP on {first}, but nothing says how callers are identified: set `auth`, or use the Unix socket only"));
+                TcpAuth::NoListener
+            }
+            (None | Some(AuthWord::None), _) => {
+                for open in listen.iter().filter(|address| !address.ip().is_loopback()) {
+                    self.fault("listen", format!("offers {open} to other machines without authentication; only loopback addresses may go without"));
+                }
+                TcpAuth::None
+            }
+        }
+    }
+
+    fn base(&mut self) -> Base {
+        let word: String = self.or("base", "host".to_owned());
+        if word == "host" {
+            return Base::Host;
+        }
+        let path = PathBuf::from(word);
+        if let Err(message) = plain_path(&path) {
+            self.fault(
+                "base",
+                format!("must be \"host\" or a directory: {message}"),
+            );
+        }
+        Base::Directory(path)
+    }
+
+    fn cgroup_parent(&mut self) -> Option<String> {
+        let parent: String = self.take("cgroup_parent")?;
+        let plain = |part: &str| {
+            !part.is_empty() && !part.starts_with('.') && !part.contains(char::is_control)
+        };
+        if !parent.trim_start_matches('/').split('/').all(plain) {
+            self.fault(
+                "cgroup_parent",
+                "must be a path such as agentcore.slice/agentcore-sessions.service",
+            );
+        }
+        Some(parent.trim_start_matches('/').to_owned())
+    }
+
+    fn ceilings(&mut self) -> Settings {
+        let built_in = Settings::BUILT_IN_CEILINGS;
+        Settings {
+            memory: self.memory("ceilings.memory", built_in.memory),
+            cpus: self.or("ceilings.cpus", built_in.cpus),
+            pids: self.within("ceilings.pids", built_in.pids, 8..=4_194_304),
+            tmp_size: self.memory("ceilings.tmp_size", built_in.tmp_size),
+            idle_timeout: self.seconds(
+                "ceilings.idle_timeout",
+                built_in.idle_timeout,
+                60..=1_209_600,
+            ),
+            max_lifetime: self.seconds(
+                "ceilings.max_lifetime",
+                built_in.max_lifetime,
+                60..=1_209_600,
+            ),
+            start_timeout: self.seconds(
+                "ceilings.start_timeout",
+                built_in.start_timeout,
+                1..=86_400,
+            ),
+            stop_grace: self.seconds("ceilings.stop_grace", built_in.stop_grace, 0..=3600),
+            invocation_timeout: self.seconds(
+                "ceilings.invocation_timeout",
+                built_in.invocation_timeout,
+                1..=1_209_600,
+            ),
+        }
+    }
+
+    /// Sessions need a little to live at all; below these they could not even start an interpreter.
+    fn memory(&mut self, key: &'static str, default: MemoryBytes) -> MemoryBytes {
+        self.within(key, default, MemoryBytes::mib(1)..=MemoryBytes(1 << 46))
+    }
+
+    /// A default above its ceiling is a contradiction if both were typed; a ceiling typed below our own default pulls the
+    /// default down with it.
+    fn defaults(&mut self, ceilings: &Settings) -> Settings {
+        let built_in = Settings::BUILT_IN;
+        let found = Settings {
+            memory: self.memory("defaults.memory", built_in.memory.min(ceilings.memory)),
+            cpus: self.or("defaults.cpus", built_in.cpus.min(ceilings.cpus)),
+            pids: self.within(
+                "defaults.pids",
+                built_in.pids.min(ceilings.pids),
+                8..=4_194_304,
+            ),
+            tmp_size: self.memory(
+                "defaults.tmp_size",
+                built_in.tmp_size.min(ceilings.tmp_size),
+            ),
+            idle_timeout: self.seconds(
+                "defaults.idle_timeout",
+                built_in.idle_timeout.min(ceilings.idle_timeout),
+                60..=1_209_600,
+            ),
+            max_lifetime: self.seconds(
+                "defaults.max_lifetime",
+                built_in.max_lifetime.min(ceilings.max_lifetime),
+                60..=1_209_600,
+            ),
+            start_timeout: self.seconds(
+                "defaults.start_timeout",
+                built_in.start_timeout.min(ceilings.start_timeout),
+                1..=86_400,
+            ),
+            stop_grace: self.seconds(
+                "defaults.stop_grace",
+                built_in.stop_grace.min(ceilings.stop_grace),
+                0..=3600,
+            ),
+            invocation_timeout: self.seconds(
+                "defaults.invocation_timeout",
+                built_in.invocation_timeout.min(ceilings.invocation_timeout),
+                1..=1_209_600,
+            ),
+        };
+        let over = [
+            ("defaults.memory", found.memory > ceilings.memory),
+            ("defaults.cpus", found.cpus > ceilings.cpus),
+            ("defaults.pids", found.pids > ceilings.pids),
+            ("defaults.tmp_size", found.tmp_size > ceilings.tmp_size),
+            (
+                "defaults.idle_timeout",
+                found.idle_timeout > ceilings.idle_timeout,
+            ),
+            (
+                "defaults.max_lifetime",
+                found.max_lifetime > ceilings.max_lifetime,
+            ),
+            (
+                "defaults.start_timeout",
+                found.start_timeout > ceilings.start_timeout,
+            ),
+            (
+                "defaults.stop_grace",
+                found.stop_grace > ceilings.stop_grace,
+            ),
+            (
+                "defaults.invocation_timeout",
+                found.invocation_timeout > ceilings.invocation_timeout,
+            ),
+        ];
+        for (key, _) in over.into_iter().filter(|(_, over)| *over) {
+            self.fault(
+                key,
+                format!("is above `{}`", key.replace("defaults", "ceilings")),
+            );
+        }
+        if found.idle_timeout > found.max_lifetime {
+            self.fault(
+                "defaults.idle_timeout",
+                "must be less than or equal to `defaults.max_lifetime`",
+            );
+        }
+        found
+    }
+
+    fn limits(&mut self) -> Limits {
+        let second = Duration::from_secs(1);
+        Limits {
+            max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            max_body: self.within(
+                "limits.max_body",
+                MemoryBytes(100_000_000),
+                MemoryBytes(1024)..=MemoryBytes(1 << 40),
+            ),
+            max_control_body: self.within(
+                "limits.max_control_body",
+                MemoryBytes::mib(1),
+                MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
+            ),
+            max_head: self.within(
+                "limits.max_head",
+                MemoryBytes(64 << 10),
+                MemoryBytes(8 << 10)..=MemoryBytes::mib(1),
+            ),
+            max_headers: self.within("limits.max_headers", 100, 16..=1000),
+            head_timeout: self.duration("limits.head_timeout", 10 * second, second..=600 * second),
+            keep_alive_timeout: self.duration(
+                "limits.keep_alive_timeout",
+                60 * second,
+                second..=3600 * second,
+            ),
+            max_connections: self.within("limits.max_connections", 4096, 1..=1_000_000),
+            max_connections_per_user: self.within(
+                "limits.max_connections_per_user",
+                256,
+                1..=1_000_000,
+            ),
+            max_invocations_per_session: self.within(
+                "limits.max_invocations_per_session",
+                64,
+                1..=1024,
+            ),
+            log_rate: self.within(
+                "limits.log_rate",
+                MemoryBytes::mib(1),
+                MemoryBytes(1 << 10)..=MemoryBytes::mib(1024),
+            ),
+            log_burst: self.within(
+                "limits.log_burst",
+                MemoryBytes::mib(1),
+                MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
+            ),
+            orphan_timeout: self.duration(
+                "limits.orphan_timeout",
+                3600 * second,
+                second..=1_209_600 * second,
+            ),
+        }
+    }
+
+    fn network(&mut self) -> Network {
+        let second = Duration::from_secs(1);
+        let ceiling = self.or("network.ceiling", NetworkMode::Outbound);
+        let typed = self.take::<NetworkMode>("network.mode");
+        let grant = NetworkGrant {
+            // A ceiling of `none` pulls the default down with it.
+            mode: typed.unwrap_or(ceiling),
+            allow: self.allow_list("network.allow"),
+            ceiling,
+            ceiling_allow: self.allow_list("network.ceiling_allow"),
+        };
+        if (typed, ceiling) == (Some(NetworkMode::Outbound), NetworkMode::None) {
+            self.fault("network.mode", "is above `network.ceiling`");
+        }
+        if let (Some(allow), Some(widest)) = (&grant.allow, &grant.ceiling_allow) {
+            for entry in allow.beyond(widest) {
+                self.fault(
+                    "network.allow",
+                    format!("holds {entry}, which `network.ceiling_allow` does not"),
+                );
+            }
+        }
+        let allow_private = self.allow_list("network.allow_private").unwrap_or_default();
+        for entry in allow_private.inexact() {
+            self.fault(
+                "network.allow_private",
+                format!("must name exactly one host and one port in each entry; {entry} does not"),
+            );
+        }
+        Network {
+            grant,
+            allow_private,
+            dial_timeout: self.duration("network.dial_timeout", 10 * second, second..=300 * second),
+            max_connections: self.within("network.max_connections", 128, 1..=4096),
+        }
+    }
+
+    fn allow_list(&mut self, key: &'static str) -> Option<AllowList> {
+        let entries: Vec<String> = self.take(key)?;
+        for entry in &entries {
+            if let Err(error) = AllowList::parse([entry.as_str()]) {
+                self.fault(key, format!("holds {entry:?}: {error}"));
+            }
+        }
+        AllowList::parse(entries.iter().map(String::as_str)).ok()
+    }
+
+    fn ping(&mut self) -> Ping {
+        let millisecond = Duration::from_millis(1);
+        let second = Duration::from_secs(1);
+        Ping {
+            interval: self.duration(
+                "ping.interval",
+                2 * second,
+                100 * millisecond..=300 * second,
+            ),
+            timeout: self.duration("ping.timeout", 5 * second, 100 * millisecond..=300 * second),
+            unhealthy_after: self.duration(
+                "ping.unhealthy_after",
+                30 * second,
+                second..=3600 * second,
+            ),
+        }
+    }
+}
+
+/// Absolute, without `.` and `..`: what is checked is then what is used.
+fn plain_path(path: &Path) -> Result<(), String> {
+    let text = path.to_string_lossy();
+    let plain = path.is_absolute()
+        && !text.contains('\0')
+        && text.split('/').all(|part| part != "." && part != "..");
+    plain
+        .then_some(())
+        .ok_or_else(|| format!("must be an absolute path without `.` and `..`, is {text:?}"))
+}
+
+fn user_name(name: &str) -> Result<(), String> {
+    let ok = (1..=32).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+        && !name.starts_with('-');
+    if name == "root" {
+        return Err("must not be root: it parses strangers' bytes".to_owned());
+    }
+    ok.then_some(())
+        .ok_or_else(|| format!("{name:?} is not a user name"))
+}
+
+fn region(region: &str) -> Result<(), String> {
+    let ok = (1..=32).contains(&region.len())
+        && region
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    ok.then_some(())
+        .ok_or_else(|| "must be 1 to 32 of a-z, 0-9 and -, such as us-local-1".to_owned())
+}
+
+fn account(account: &str) -> Result<(), String> {
+    let ok = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    ok.then_some(())
+        .ok_or_else(|| "must be twelve digits, in quotes".to_owned())
+}
+
+fn log_level(level: &str) -> Result<(), String> {
+    tracing_subscriber::EnvFilter::try_new(level)
+        .map(|_| ())
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,222 @@
+//! The host's own view of processes: what `/proc` says, never what the daemon says.
+
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Every process id there is.
+#[must_use]
+pub fn all_pids() -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Whether a process is there and not a zombie.
+#[must_use]
+pub fn alive(pid: i32) -> bool {
+    state(pid).is_some_and(|s| s != 'Z' && s != 'X')
+}
+
+/// State letter of a process.
+#[must_use]
+pub fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// Start time in clock ticks since boot: with the pid, a process's identity.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+/// Command line, words joined by spaces.
+#[must_use]
+pub fn title(pid: i32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .replace('\0', " ")
+        .trim()
+        .to_owned()
+}
+
+/// Children of all of a process's threads.
+#[must_use]
+pub fn children(pid: i32) -> Vec<i32> {
+    tasks(pid)
+        .into_iter()
+        .filter_map(|tid| fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).ok())
+        .flat_map(|text| {
+            text.split_whitespace()
+                .filter_map(|w| w.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// Threads of a process.
+#[must_use]
+pub fn tasks(pid: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// Fields of a task's `status`.
+pub fn status(pid: i32, tid: i32) -> anyhow::Result<BTreeMap<String, String>> {
+    let path = format!("/proc/{pid}/task/{tid}/status");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(k, v)| (k.to_owned(), v.trim().to_owned()))
+        .collect())
+}
+
+/// The first of the four uids of a process.
+pub fn uid(pid: i32) -> anyhow::Result<u32> {
+    let status = status(pid, pid)?;
+    status
+        .get("Uid")
+        .and_then(|v| v.split_whitespace().next()?.parse().ok())
+        .context("Uid line")
+}
+
+/// Resident memory of a process in bytes.
+pub fn rss(pid: i32) -> anyhow::Result<u64> {
+    let status = status(pid, pid)?;
+    let kib: u64 = status
+        .get("VmRSS")
+        .and_then(|v| v.split_whitespace().next()?.parse().ok())
+        .context("VmRSS line")?;
+    Ok(kib * 1024)
+}
+
+/// Kinds of namespaces that a session has of its own.
+pub const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// Inode of each namespace of a process.
+pub fn namespaces(pid: i32) -> anyhow::Result<BTreeMap<&'static str, u64>> {
+    NAMESPACES
+        .into_iter()
+        .map(|kind| {
+            let path = format!("/proc/{pid}/ns/{kind}");
+            let inode = fs::metadata(&path).with_context(|| path.clone())?.ino();
+            Ok((kind, inode))
+        })
+        .collect()
+}
+
+/// An open descriptor of a process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Descriptor {
+    /// Its number.
+    pub number: i32,
+    /// Where `/proc/PID/fd/N` points.
+    pub target: String,
+    /// Whether it closes on exec.
+    pub cloexec: bool,
+}
+
+/// Descriptors of a process.
+pub fn descriptors(pid: i32) -> anyhow::Result<Vec<Descriptor>> {
+    let dir = format!("/proc/{pid}/fd");
+    let mut all = Vec::new();
+    for entry in fs::read_dir(&dir).with_context(|| dir.clone())?.flatten() {
+        let Some(number) = entry.file_name().to_str().and_then(|n| n.parse().ok()) else {
+            continue;
+        };
+        // It may be closed by now.
+        let Ok(target) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        let Ok(info) = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")) else {
+            continue;
+        };
+        let flags = info
+            .lines()
+            .find_map(|l| l.strip_prefix("flags:"))
+            .and_then(|f| u32::from_str_radix(f.trim(), 8).ok())
+            .unwrap_or(0);
+        all.push(Descriptor {
+            number,
+            target: target.to_string_lossy().into_owned(),
+            cloexec: flags & 0o2_000_000 != 0,
+        });
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Lines of a process's mount table.
+#[must_use]
+pub fn mountinfo(pid: i32) -> Vec<String> {
+    fs::read_to_string(format!("/proc/{pid}/mountinfo"))
+        .unwrap_or_default()
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Mount points at or below `dir` in our own mount namespace, innermost first.
+#[must_use]
+pub fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<_> = mountinfo(i32::try_from(std::process::id()).unwrap_or(0))
+        .iter()
+        .filter_map(|line| Some(PathBuf::from(line.split(' ').nth(4)?)))
+        .filter(|point| point.starts_with(dir))
+        .collect();
+    found.reverse();
+    found
+}
+
+/// Environment of a process.
+pub fn environment(pid: i32) -> anyhow::Result<BTreeMap<String, String>> {
+    let path = format!("/proc/{pid}/environ");
+    let bytes = fs::read(&path).with_context(|| path.clone())?;
+    Ok(String::from_utf8_lossy(&bytes)
+        .split('\0')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect())
+}
+
+/// A process and all its descendants.
+#[must_use]
+pub fn tree(pid: i32) -> Vec<i32> {
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(next) = all.get(at).copied() {
+        all.extend(children(next));
+        at += 1;
+    }
+    all
+}
+
+/// Memory of this host that processes could have, in bytes.
+pub fn memory_available() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let kib: u64 = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))
+        .and_then(|v| v.split_whitespace().next()?.parse().ok())
+        .context("MemAvailable")?;
+    Ok(kib * 1024)
+}

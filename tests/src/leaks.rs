@@ -1,0 +1,310 @@
+//! Nothing may stay: what exists on the host because of one daemon, counted by name.
+//!
+//! A [`Snapshot`] is a multiset of (kind, name). Names are made comparable between sessions (session ids become `*`), and
+//! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::take`], run,
+//! [`Snapshot::settle`] until a second snapshot equals the first, bounded; the difference is the finding.
+//!
+//! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
+//! socket, …), uid, runtime (entries of the runtime directory), state (directories of the state directory but for
+//! artifacts and bases, which are kept on purpose), shm (SysV and POSIX objects of session uids).
+
+use crate::daemon::Daemon;
+use crate::{cgroup, host, wait};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// What one daemon has on the host now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    entries: BTreeMap<(String, String), Vec<String>>,
+}
+
+/// One difference between two snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// `process`, `cgroup`, …
+    pub kind: String,
+    /// Comparable name.
+    pub name: String,
+    /// How many there were.
+    pub before: usize,
+    /// How many there are.
+    pub after: usize,
+    /// Some of them in full.
+    pub examples: Vec<String>,
+}
+
+impl Snapshot {
+    /// Looks now.
+    pub fn take(daemon: &Daemon) -> anyhow::Result<Self> {
+        let mut snapshot = Self::default();
+        let broker = daemon.pid();
+        let launcher = daemon.launcher()?;
+        let instance = daemon.instance();
+        let sessions = session_ids(daemon);
+        let own = [broker, launcher];
+
+        for pid in cgroup::members_named(instance) {
+            if own.contains(&pid) {
+                continue;
+            }
+            let title = host::title(pid);
+            snapshot.add("process", &title, format!("{pid} {title}"), &sessions);
+            if let Ok(uid) = host::uid(pid) {
+                snapshot.add(
+                    "uid",
+                    "of a session",
+                    format!("{uid} ({pid} {title})"),
+                    &sessions,
+                );
+            }
+            for (kind, inode) in host::namespaces(pid).unwrap_or_default() {
+                snapshot.add(
+                    "namespace",
+                    kind,
+                    format!("{kind}:[{inode}] ({pid})"),
+                    &sessions,
+                );
+            }
+        }
+        for parent in own {
+            for child in host::children(parent) {
+                if host::state(child) == Some('Z') {
+                    snapshot.add("zombie", "child", format!("{child} of {parent}"), &sessions);
+                } else if !own.contains(&child) {
+                    let title = host::title(child);
+                    snapshot.add("process", &title, format!("{child} {title}"), &sessions);
+                }
+            }
+        }
+        for dir in cgroup::named(instance) {
+            let name = dir.display().to_string();
+            snapshot.add("cgroup", &name, name.clone(), &sessions);
+        }
+        let dirs = [daemon.state_dir(), daemon.runtime_dir()];
+        for pid in [std::process::id().cast_signed(), broker, launcher] {
+            for line in host::mountinfo(pid) {
+                let point = line.split(' ').nth(4).unwrap_or_default();
+                if dirs.iter().any(|d| Path::new(point).starts_with(d)) {
+                    snapshot.add("mount", point, line.clone(), &sessions);
+                }
+            }
+        }
+        for (who, pid) in [("broker", broker), ("launcher", launcher)] {
+            for descriptor in host::descriptors(pid)? {
+                let kind = what(&descriptor.target);
+                snapshot.add(
+                    "descriptor",
+                    &format!("{who} {kind}"),
+                    format!("{who} {} ▸ {}", descriptor.number, descriptor.target),
+                    &sessions,
+                );
+            }
+        }
+        snapshot.tree("runtime", &daemon.runtime_dir(), &sessions, 4);
+        snapshot.tree("state", &daemon.state_dir(), &sessions, 4);
+        snapshot.sysv(daemon);
+        Ok(snapshot)
+    }
+
+    fn add(&mut self, kind: &str, name: &str, example: String, sessions: &BTreeSet<String>) {
+        let mut name = name.to_owned();
+        for session in sessions {
+            if name.contains(session.as_str()) {
+                name = name.replace(session.as_str(), "*");
+            }
+        }
+        self.entries
+            .entry((kind.to_owned(), name))
+            .or_default()
+            .push(example);
+    }
+
+    fn tree(&mut self, kind: &str, dir: &Path, sessions: &BTreeSet<String>, depth: u32) {
+        let Ok(entries) = fs::read_dir(dir) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // Kept on purpose, and as many as were uploaded.
+            if kind == "state" && matches!(name.as_str(), "bases" | "artifacts" | "bundles") {
+                continue;
+            }
+            // The database's own files come and go with its transactions.
+            if name.ends_with("-wal") || name.ends_with("-shm") || name.ends_with("-journal") {
+                continue;
+            }
+            let path = entry.path();
+            self.add(
+                kind,
+                &path.display().to_string(),
+                path.display().to_string(),
+                sessions,
+            );
+            if depth > 0 && entry.file_type().is_ok_and(|t| t.is_dir()) {
+                self.tree(kind, &path, sessions, depth - 1);
+            }
+        }
+    }
+
+    fn sysv(&mut self, daemon: &Daemon) {
+        // Sessions have ipc namespaces; an object of a session's uid in ours would mean that one had not.
+        let uids: BTreeSet<u32> = daemon
+            .client()
+            .sessions("")
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|s| s.uid_base)
+            .collect();
+        for (file, column) in [("shm", 7), ("msg", 7), ("sem", 4)] {
+            let text = fs::read_to_string(format!("/proc/sysvipc/{file}")).unwrap_or_default();
+            for line in text.lines().skip(1) {
+                let uid: Option<u32> = line
+                    .split_whitespace()
+                    .nth(column)
+                    .and_then(|w| w.parse().ok());
+                if uid.is_some_and(|u| uids.iter().any(|base| (*base..base + 65_536).contains(&u)))
+                {
+                    self.add("sysv", file, line.to_owned(), &BTreeSet::new());
+                }
+            }
+        }
+    }
+
+    /// What `later` has more or fewer of.
+    #[must_use]
+    pub fn difference(&self, later: &Self) -> Vec<Difference> {
+        let keys: BTreeSet<_> = self.entries.keys().chain(later.entries.keys()).collect();
+        keys.into_iter()
+            .filter_map(|key| {
+                let before = self.entries.get(key).map_or(0, Vec::len);
+                let after = later.entries.get(key).map_or(0, Vec::len);
+                (before != after).then(|| Difference {
+                    kind: key.0.clone(),
+                    name: key.1.clone(),
+                    before,
+                    after,
+                    examples: later
+                        .entries
+                        .get(key)
+                        .map(|all| all.iter().take(3).cloned().collect())
+                        .unwrap_or_default(),
+                })
+            })
+            .collect()
+    }
+
+    /// Waits (at most 10 s) until the daemon's footprint is this one again.
+    pub fn settle(&self, daemon: &Daemon) -> anyhow::Result<()> {
+        let mut last = Vec::new();
+        let settled = wait::until_true(10, "the host to be as before", || {
+            last = self.difference(&Self::take(daemon)?);
+            Ok(last.is_empty())
+        });
+        settled.map_err(|_| anyhow::anyhow!("leaked: {last:#?}"))
+    }
+
+    /// How many entries of one kind.
+    #[must_use]
+    pub fn count(&self, kind: &str) -> usize {
+        self.entries
+            .iter()
+            .filter(|((k, _), _)| k == kind)
+            .map(|(_, all)| all.len())
+            .sum()
+    }
+}
+
+fn session_ids(daemon: &Daemon) -> BTreeSet<String> {
+    let mut ids: BTreeSet<String> = daemon
+        .client()
+        .sessions("")
+        .unwrap_or_default()
+        .into_iter()
+        .map(|s| s.id.as_str().to_owned())
+        .collect();
+    // Prepared ones have a cgroup before the API knows them.
+    for dir in cgroup::named(daemon.instance()) {
+        if let Some(name) = dir.file_name().and_then(|n| n.to_str()) {
+            let tail = name.rsplit(['-', '.', '_', ':']).find(|t| t.len() >= 8);
+            if let Some(tail) = tail
+                && tail != daemon.instance()
+            {
+                ids.insert(tail.to_owned());
+            }
+        }
+    }
+    ids
+}
+
+/// What kind of thing a descriptor is, without its number.
+fn what(target: &str) -> String {
+    match target.split_once(':') {
+        Some((
+            kind @ ("socket" | "pipe" | "anon_inode" | "net" | "mnt" | "pid" | "user"),
+            rest,
+        )) => {
+            if kind == "anon_inode" {
+                rest.to_owned()
+            } else {
+                kind.to_owned()
+            }
+        }
+        _ if target.starts_with("/memfd:") => "memfd".to_owned(),
+        _ => {
+            let mut text = String::new();
+            for part in target.split('/') {
+                // Session directories, deleted files: by the shape of the name, not by the name.
+                if part.len() >= 10 && part.chars().any(|c| c.is_ascii_digit()) {
+                    text.push_str("/#");
+                } else if !part.is_empty() {
+                    text.push('/');
+                    text.push_str(part);
+                }
+            }
+            text
+        }
+    }
+}
+
+/// What is there of an instance whose daemon is gone: must be nothing.
+pub fn of_instance(instance: &str, runtime: &Path, state: &Path) -> anyhow::Result<Vec<String>> {
+    let mut left = Vec::new();
+    let found = wait::until_true(10, "the instance to be gone", || {
+        left.clear();
+        for pid in cgroup::members_named(instance) {
+            left.push(format!("process {pid} {}", host::title(pid)));
+        }
+        for pid in host::all_pids() {
+            let title = host::title(pid);
+            if title.contains(&*runtime.to_string_lossy())
+                || title.contains(&*state.to_string_lossy())
+            {
+                left.push(format!("process {pid} {title}"));
+            }
+        }
+        for dir in cgroup::named(instance) {
+            left.push(format!("cgroup {}", dir.display()));
+        }
+        for dir in [runtime, state] {
+            for mount in host::mounts_below(dir) {
+                left.push(format!("mount {}", mount.display()));
+            }
+        }
+        if let Ok(entries) = fs::read_dir(runtime.join("sessions")) {
+            for entry in entries.flatten() {
+                left.push(format!("directory {}", entry.path().display()));
+            }
+        }
+        Ok(left.is_empty())
+    });
+    Ok(if found.is_ok() { Vec::new() } else { left })
+}
+
+/// Owner of a path.
+pub fn owner(path: &Path) -> anyhow::Result<(u32, u32, u32)> {
+    let meta = fs::symlink_metadata(path)?;
+    Ok((meta.uid(), meta.gid(), meta.mode() & 0o7777))
+}
