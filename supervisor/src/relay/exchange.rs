@@ -34,6 +34,9 @@ pub enum BodyError {
     /// The agent or its session went away mid-body.
     #[error("the agent's answer ended before it was complete")]
     Truncated,
+    /// More than a body may have.
+    #[error("the agent's answer is over the limit of a body")]
+    TooLarge,
     /// The stream failed.
     #[error("stream from the session")]
     Io(#[from] io::Error),
