@@ -10,3 +10,4 @@ pub mod memfd;
 pub mod seqpacket;
 pub mod shim_entry;
 pub mod sys;
+pub mod uid_block;

@@ -7,3 +7,4 @@ pub mod config;
 pub mod launcher;
 pub mod relay;
 pub mod seqpacket;
+pub mod store;

@@ -31,6 +31,7 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod sharing;
 pub mod wait;
 
 pub use client::Client;

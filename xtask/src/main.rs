@@ -1,1 +1,56 @@
-fn main() {}
+//! `cargo xtask …`: everything that a developer and CI do with this repository, on a machine with only Rust and root.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod command;
+mod demo;
+mod deny;
+mod loc;
+mod setup;
+mod stage;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what tests, demonstration and benchmarks need and this machine lacks (Debian packages).
+    Setup,
+    /// Build daemon, shim and command.
+    Build(build::Args),
+    /// Everything that CI runs, cheapest first; ends with `N passed, N failed, N skipped`.
+    Test(test::Args),
+    /// Build, start a daemon of its own, deploy an agent, invoke it three ways, prove two sessions isolated, stop.
+    Demo(demo::Args),
+    /// Licences, bans and sources of every dependency, against deny.toml; offline.
+    Deny,
+    /// Lines of code per crate, tests apart.
+    Loc,
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().verb {
+        Verb::Setup => setup::everything(),
+        Verb::Build(args) => build::build(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Deny => deny::run(),
+        Verb::Loc => loc::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the daemon knows beyond its own life: artifacts, runtimes, versions, sessions (architecture §8).
+//!
+//! One SQLite file, `<state>/broker/agentcore.db`, in WAL mode. **One thread writes.** It takes queued jobs, runs as many
+//! as wait in one transaction (each in a savepoint of its own, so that one that fails takes nothing with it), commits,
+//! and only then answers: what was answered is on disk. A second thread with a connection of its own reads, so that
+//! a list never waits for a disk.
+//!
+//! Two kinds of write. *Durable* ones (runtimes, versions, artifacts, the end of a session with its usage) are synced to
+//! disk before their answer. *Volatile* ones (reserving a session, noting its pid) need to survive the daemon, not the
+//! machine: after a power cut the sessions are gone as well. They skip the sync, which would be the larger part of a
+//! launch's cost.
+//!
+//! A database that is damaged, foreign or newer is refused with what to do about it, never replaced by an empty one. A
+//! full or read-only disk fails the one call with [`StoreError::Full`]; an I/O error in a commit fails the whole store,
+//! because nobody knows then what is on disk ([`Store::failed`]).
+//!
+//! Not for: deciding anything about sessions, and no bundle's bytes (those are `artifacts`).
+
+mod artifacts;
+mod error;
+mod migrate;
+mod open;
+mod page;
+mod runtimes;
+mod sessions;
+mod timestamp;
+mod worker;
+
+pub use artifacts::NewArtifact;
+pub use error::StoreError;
+pub use page::PageRequest;
+pub use runtimes::Names;
+pub use sessions::{
+    Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow, UidBlock,
+};
+pub use timestamp::Timestamp;
+
+use rusqlite::Connection;
+use std::path::Path;
+use std::sync::Arc;
+use worker::{Durability, Worker};
+
+/// Handle to the store; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: Worker,
+    reader: Worker,
+    names: Arc<Names>,
+}
+
+impl Store {
+    /// Opens the database at `path` or makes it, checks and migrates it, and starts the threads. Blocks: call it at
+    /// start-up. The parent directory must exist.
+    pub fn open(path: &Path, names: Names) -> Result<Self, StoreError> {
+        let writer = open::writer(path)?;
+        sessions::prune(&writer, Timestamp::now())?;
+        let reader = open::reader(path)?;
+        Ok(Self {
+            writer: Worker::start("store-writer", writer)?,
+            reader: Worker::start("store-reader", reader)?,
+            names: Arc::new(names),
+        })
+    }
+
+    /// Resolves, with the reason, when the store can no longer be used: the daemon must then exit and start again.
+    pub async fn failed(&self) -> StoreError {
+        tokio::select! {
+            error = self.writer.failed() => error,
+            error = self.reader.failed() => error,
+        }
+    }
+
+    /// Makes a number that no earlier daemon on this database has had: the epoch that fences older ones.
+    pub async fn next_epoch(&self) -> Result<u64, StoreError> {
+        self.write(Durability::Durable, |db| {
+            let epoch: i64 = db.query_row(
+                "INSERT INTO meta (key, value) VALUES ('epoch', 1)
+                 ON CONFLICT (key) DO UPDATE SET value = value + 1 RETURNING value",
+                [],
+                |row| row.get(0),
+            )?;
+            Ok(epoch.cast_unsigned())
+        })
+        .await
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.writer.run(durability, job).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.reader.run(Durability::ReadOnly, job).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

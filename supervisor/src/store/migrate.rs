@@ -1,0 +1,133 @@
+//! Schemas, numbered. A migration is never changed once it has been released; a new one is added below it.
+
+use super::StoreError;
+use super::open::checking;
+use rusqlite::Connection;
+use std::path::Path;
+
+/// `application_id` of our databases: "ACRT".
+const APPLICATION_ID: i32 = 0x4143_5254;
+
+/// What brings schema N to N+1.
+const MIGRATIONS: &[&str] = &[FIRST];
+
+/// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
+const FIRST: &str = "
+CREATE TABLE meta (
+    key   TEXT NOT NULL PRIMARY KEY,
+    value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE artifacts (
+    id             TEXT NOT NULL PRIMARY KEY CHECK (length(id) = 64),
+    packed_bytes   INTEGER NOT NULL CHECK (packed_bytes >= 0),
+    unpacked_bytes INTEGER NOT NULL CHECK (unpacked_bytes >= 0),
+    entries        INTEGER NOT NULL CHECK (entries >= 0),
+    created_at     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- A deleted runtime's row stays as long as a session row refers to it; its name is free at once.
+CREATE TABLE runtimes (
+    seq        INTEGER NOT NULL PRIMARY KEY,
+    id         TEXT NOT NULL UNIQUE,
+    name       TEXT NOT NULL,
+    arn        TEXT NOT NULL,
+    latest     INTEGER NOT NULL CHECK (latest BETWEEN 1 AND 99999),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    deleted_at INTEGER
+) STRICT;
+CREATE UNIQUE INDEX runtimes_by_name ON runtimes (name) WHERE deleted_at IS NULL;
+
+-- No foreign key on artifact: a deleted runtime's versions do not keep its artifacts.
+CREATE TABLE versions (
+    runtime    INTEGER NOT NULL REFERENCES runtimes (seq) ON DELETE CASCADE,
+    number     INTEGER NOT NULL CHECK (number BETWEEN 1 AND 99999),
+    config     TEXT NOT NULL CHECK (json_valid(config)),
+    artifact   TEXT NOT NULL CHECK (length(artifact) = 64),
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (runtime, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX versions_by_artifact ON versions (artifact);
+
+-- ended_at IS NULL: the session may live, and its uid range is its own.
+CREATE TABLE sessions (
+    seq                INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    id                 TEXT NOT NULL UNIQUE,
+    client_id          TEXT NOT NULL,
+    runtime            INTEGER NOT NULL REFERENCES runtimes (seq),
+    version            INTEGER NOT NULL,
+    endpoint           TEXT NOT NULL,
+    uid_base           INTEGER NOT NULL CHECK (uid_base BETWEEN 1 AND 4294967294),
+    boot_id            TEXT NOT NULL,
+    token              TEXT,
+    pid                INTEGER,
+    start_time         INTEGER,
+    cgroup_inode       INTEGER,
+    phase              TEXT NOT NULL,
+    created_at         INTEGER NOT NULL,
+    ended_at           INTEGER,
+    reason             TEXT,
+    detail             TEXT,
+    cpu_seconds        REAL NOT NULL DEFAULT 0,
+    memory_peak_bytes  INTEGER NOT NULL DEFAULT 0,
+    oom_kills          INTEGER NOT NULL DEFAULT 0,
+    egress_refused     INTEGER NOT NULL DEFAULT 0,
+    log_lines_dropped  INTEGER NOT NULL DEFAULT 0,
+    CHECK ((ended_at IS NULL) = (reason IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX sessions_live_uids ON sessions (uid_base) WHERE ended_at IS NULL;
+CREATE UNIQUE INDEX sessions_live_clients ON sessions (runtime, endpoint, client_id) WHERE ended_at IS NULL;
+CREATE INDEX sessions_by_client ON sessions (client_id);
+CREATE INDEX sessions_by_runtime ON sessions (runtime, seq);
+CREATE INDEX sessions_by_end ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+";
+
+fn newest() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Refuses a database that is not ours or that a newer daemon has written.
+pub(super) fn check_identity(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    let pragma = |name: &str| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application_id = checking(path, pragma("application_id"))?;
+    if application_id != i64::from(APPLICATION_ID) {
+        return Err(StoreError::Foreign {
+            path: path.to_owned(),
+            detail: format!("its application id is {application_id:#x}"),
+        });
+    }
+    let found = checking(path, pragma("user_version"))?;
+    if found > newest() {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+            known: newest(),
+        });
+    }
+    if found < 1 {
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("it claims schema {found}"),
+        });
+    }
+    Ok(())
+}
+
+/// Brings the schema up to date, one transaction per step.
+pub(super) fn run(db: &Connection) -> Result<(), StoreError> {
+    let current: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let done = usize::try_from(current).unwrap_or(0);
+    for (number, step) in MIGRATIONS.iter().enumerate().skip(done) {
+        let schema = number + 1;
+        db.execute_batch(&format!(
+            "BEGIN IMMEDIATE; {step}
+             PRAGMA user_version = {schema}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
+        ))
+        .inspect_err(|_| {
+            // The error at hand says what went wrong; that the rollback fails as well adds nothing.
+            let _ = db.execute_batch("ROLLBACK");
+        })?;
+    }
+    Ok(())
+}

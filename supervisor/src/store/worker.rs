@@ -1,0 +1,216 @@
+//! A thread that owns a connection and runs jobs on it, several in one transaction.
+
+use super::StoreError;
+use rusqlite::Connection;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{mpsc, oneshot};
+
+/// Jobs that may wait. Whoever finds the queue full waits in his own task, so the bound is on memory only: a job is a few
+/// hundred bytes, and the broker has at most some thousand calls in flight.
+const QUEUE: usize = 256;
+
+/// Most jobs in one transaction: enough that a burst shares one disk sync, few enough that the first of them is not kept
+/// waiting for the work of all others (a job takes some 20 µs).
+const BATCH: usize = 64;
+
+/// What a job's answer promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// On disk: survives a power cut.
+    Durable,
+    /// With the kernel: survives the daemon.
+    Volatile,
+    /// Changes nothing.
+    ReadOnly,
+}
+
+/// Handle to a worker; cheap to clone. The thread ends when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Worker {
+    jobs: mpsc::Sender<Queued>,
+    failure: Arc<OnceLock<StoreError>>,
+}
+
+struct Queued {
+    durability: Durability,
+    job: Box<dyn Job>,
+}
+
+/// Work whose answer is held back until its transaction's outcome is known.
+trait Job: Send {
+    /// Does the work; true if its changes are to be kept.
+    fn run(&mut self, db: &Connection) -> bool;
+    /// The error that the work ended with, if it was the database's.
+    fn error(&self) -> Option<&StoreError>;
+    /// Answers.
+    fn answer(self: Box<Self>, commit: Result<(), StoreError>);
+}
+
+struct Task<T, F> {
+    work: Option<F>,
+    outcome: Option<Result<T, StoreError>>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Job for Task<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> Result<T, StoreError> + Send,
+{
+    fn run(&mut self, db: &Connection) -> bool {
+        self.outcome = self.work.take().map(|work| work(db));
+        matches!(self.outcome, Some(Ok(_)))
+    }
+
+    fn error(&self) -> Option<&StoreError> {
+        self.outcome.as_ref()?.as_ref().err()
+    }
+
+    fn answer(self: Box<Self>, commit: Result<(), StoreError>) {
+        let outcome = match (self.outcome, commit) {
+            (Some(Ok(_)) | None, Err(error)) => Err(error),
+            (Some(outcome), _) => outcome,
+            (None, Ok(())) => Err(StoreError::Stopped),
+        };
+        // Whoever asked may have gone away; what was done stays done.
+        let _ = self.answer.send(outcome);
+    }
+}
+
+impl Worker {
+    /// Starts the thread.
+    pub(super) fn start(name: &str, db: Connection) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let failure = Arc::new(OnceLock::new());
+        let told = Arc::clone(&failure);
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || serve(&db, queue, &told))
+            .map_err(|source: io::Error| StoreError::File {
+                verb: "start the thread of",
+                path: PathBuf::from(name),
+                source: Arc::new(source),
+            })?;
+        Ok(Self { jobs, failure })
+    }
+
+    /// Queues a job and waits for its answer. A job whose caller goes away is done all the same once it is queued.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(Task {
+            work: Some(work),
+            outcome: None,
+            answer,
+        });
+        self.jobs
+            .send(Queued { durability, job })
+            .await
+            .map_err(|_| StoreError::Stopped)?;
+        answered.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// Resolves when the thread has given up.
+    pub(super) async fn failed(&self) -> StoreError {
+        self.jobs.closed().await;
+        self.failure.get().cloned().unwrap_or(StoreError::Stopped)
+    }
+}
+
+fn serve(db: &Connection, mut queue: mpsc::Receiver<Queued>, failure: &OnceLock<StoreError>) {
+    let mut synced = None;
+    let mut held = None;
+    while let Some(first) = held.take().or_else(|| queue.blocking_recv()) {
+        let durability = first.durability;
+        let mut jobs = vec![first.job];
+        // Jobs run in the order in which they came; a batch ends where the promise changes.
+        while jobs.len() < BATCH && held.is_none() {
+            match queue.try_recv() {
+                Ok(next) if next.durability == durability => jobs.push(next.job),
+                Ok(next) => held = Some(next),
+                Err(_) => break,
+            }
+        }
+        let outcome = match durability {
+            Durability::ReadOnly => run_each(db, &mut jobs),
+            Durability::Durable | Durability::Volatile => {
+                set_sync(db, durability, &mut synced).and_then(|()| transact(db, &mut jobs))
+            }
+        };
+        let fatal = outcome
+            .as_ref()
+            .err()
+            .into_iter()
+            .chain(jobs.iter().filter_map(|job| job.error()))
+            .find(|error| error.is_fatal())
+            .cloned();
+        if let Some(fatal) = fatal {
+            // Told before anyone is answered, so that whoever sees the error also sees the store stop.
+            let _ = failure.set(fatal);
+            queue.close();
+        }
+        for job in jobs {
+            job.answer(outcome.clone());
+        }
+        if failure.get().is_some() {
+            return;
+        }
+    }
+}
+
+/// Reads run without a transaction: each statement sees one snapshot, and no read spans several that must agree.
+fn run_each(db: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    for job in jobs {
+        job.run(db);
+    }
+    Ok(())
+}
+
+/// `FULL` syncs the log at each commit; `NORMAL` at checkpoints only (<https://sqlite.org/pragma.html#pragma_synchronous>).
+fn set_sync(
+    db: &Connection,
+    durability: Durability,
+    current: &mut Option<Durability>,
+) -> Result<(), StoreError> {
+    if *current != Some(durability) {
+        let level = if durability == Durability::Durable {
+            "FULL"
+        } else {
+            "NORMAL"
+        };
+        db.pragma_update(None, "synchronous", level)?;
+        *current = Some(durability);
+    }
+    Ok(())
+}
+
+fn transact(db: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    let outcome = run_in_transaction(db, jobs);
+    if outcome.is_err() && !db.is_autocommit() {
+        // SQLite rolls back by itself on some errors (full disk); where it did not, nothing may be left half done.
+        db.execute_batch("ROLLBACK")?;
+    }
+    outcome
+}
+
+fn run_in_transaction(db: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+    db.execute_batch("BEGIN IMMEDIATE")?;
+    for job in jobs.iter_mut() {
+        db.execute_batch("SAVEPOINT job")?;
+        if !job.run(db) && !db.is_autocommit() {
+            db.execute_batch("ROLLBACK TO job")?;
+        }
+        if db.is_autocommit() {
+            // A full disk in the middle took the whole transaction back, earlier jobs included: none may be acknowledged.
+            return Err(job.error().cloned().unwrap_or(StoreError::Stopped));
+        }
+        db.execute_batch("RELEASE job")?;
+    }
+    db.execute_batch("COMMIT")?;
+    Ok(())
+}

@@ -1,0 +1,300 @@
+//! Stages of a test run: each a command whose output streams on while its counts are read from it.
+
+use anyhow::Context as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Tests of one stage, or of all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+}
+
+impl Counts {
+    fn add(&mut self, more: Self) {
+        self.passed += more.passed;
+        self.failed += more.failed;
+        self.skipped += more.skipped;
+    }
+}
+
+struct Outcome {
+    name: &'static str,
+    counts: Counts,
+    took: Duration,
+}
+
+/// The stages so far.
+pub(crate) struct Stages {
+    done: Vec<Outcome>,
+    not_run: Vec<&'static str>,
+    keep_going: bool,
+    failed: bool,
+}
+
+impl Stages {
+    pub(crate) const fn new(keep_going: bool) -> Self {
+        Self {
+            done: Vec::new(),
+            not_run: Vec::new(),
+            keep_going,
+            failed: false,
+        }
+    }
+
+    /// Runs one stage, unless an earlier one failed. `work` gives its counts; a failure of `work` itself is one failure.
+    pub(crate) fn stage(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> anyhow::Result<Counts>,
+    ) {
+        if self.failed && !self.keep_going {
+            self.not_run.push(name);
+            return;
+        }
+        eprintln!("\n==== {name}");
+        let began = Instant::now();
+        let counts = work().unwrap_or_else(|error| {
+            eprintln!("xtask: {name}: {error:#}");
+            Counts {
+                failed: 1,
+                ..Counts::default()
+            }
+        });
+        self.failed |= counts.failed > 0;
+        self.done.push(Outcome {
+            name,
+            counts,
+            took: began.elapsed(),
+        });
+    }
+
+    /// Prints the table and the last line; whether all is well.
+    pub(crate) fn conclude(self, skips: &str) -> bool {
+        let mut all = Counts::default();
+        println!();
+        if !skips.is_empty() {
+            println!("skipped:");
+            for line in skips.lines() {
+                println!("  {}", line.replace('\t', ": "));
+            }
+            println!();
+        }
+        println!(
+            "{:<14} {:>7} {:>7} {:>8} {:>9}",
+            "stage", "passed", "failed", "skipped", "seconds"
+        );
+        let mut took = Duration::ZERO;
+        for outcome in &self.done {
+            let c = outcome.counts;
+            println!(
+                "{:<14} {:>7} {:>7} {:>8} {:>9.1}",
+                outcome.name,
+                c.passed,
+                c.failed,
+                c.skipped,
+                outcome.took.as_secs_f64()
+            );
+            all.add(c);
+            took += outcome.took;
+        }
+        for name in &self.not_run {
+            println!("{name:<14} not run: an earlier stage failed");
+        }
+        println!("{:<14} {:>35.1}", "all", took.as_secs_f64());
+        println!(
+            "{} passed, {} failed, {} skipped",
+            all.passed, all.failed, all.skipped
+        );
+        !self.failed && self.not_run.is_empty()
+    }
+}
+
+/// Runs a command whose success is all it has to say.
+pub(crate) fn check(command: &mut Command) -> anyhow::Result<Counts> {
+    let (ok, _) = streamed(command)?;
+    Ok(Counts {
+        passed: u64::from(ok),
+        failed: u64::from(!ok),
+        skipped: 0,
+    })
+}
+
+/// Runs a command that reports tests in one of the formats that [`counted`] knows.
+pub(crate) fn tests(command: &mut Command) -> anyhow::Result<Counts> {
+    let (ok, mut counts) = streamed(command)?;
+    if !ok && counts.failed == 0 {
+        counts.failed = 1;
+    }
+    anyhow::ensure!(
+        counts.failed > 0 || counts.passed + counts.skipped > 0,
+        "no test ran"
+    );
+    Ok(counts)
+}
+
+fn streamed(command: &mut Command) -> anyhow::Result<(bool, Counts)> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", command.get_program().to_string_lossy()))?;
+    // Lines, not bytes: a slow terminal holds the test back, not our memory.
+    let (lines, heard) = mpsc::sync_channel::<String>(256);
+    let mut readers = Vec::new();
+    let stdout = child
+        .stdout
+        .take()
+        .map(|s| Box::new(s) as Box<dyn std::io::Read + Send>);
+    let stderr = child
+        .stderr
+        .take()
+        .map(|s| Box::new(s) as Box<dyn std::io::Read + Send>);
+    for stream in [stdout, stderr].into_iter().flatten() {
+        let lines = lines.clone();
+        readers.push(std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream);
+            let mut line = Vec::new();
+            while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                if lines.send(text).is_err() {
+                    return;
+                }
+            }
+        }));
+    }
+    drop(lines);
+    let mut counts = Counts::default();
+    let mut out = std::io::stdout();
+    for line in heard {
+        let _ = writeln!(out, "{line}");
+        if let Some(more) = counted(&line) {
+            counts.add(more);
+        }
+    }
+    for reader in readers {
+        let _ = reader.join();
+    }
+    Ok((child.wait()?.success(), counts))
+}
+
+/// The counts in a summary line of cargo test, cargo nextest, unittest or pytest; the plain form is that of our own suites.
+fn counted(line: &str) -> Option<Counts> {
+    let line = line.trim();
+    let number_before = |word: &str| -> u64 {
+        line.split([',', ';', '.', ':', '('])
+            .filter_map(|part| part.trim().strip_suffix(word))
+            .find_map(|n| n.trim().rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    let number_after = |word: &str| -> u64 {
+        line.split([',', '(', ')', ' '])
+            .find_map(|part| part.trim().strip_prefix(word)?.parse().ok())
+            .unwrap_or(0)
+    };
+    if line.starts_with("test result: ") {
+        return Some(Counts {
+            passed: number_before(" passed"),
+            failed: number_before(" failed"),
+            skipped: number_before(" ignored"),
+        });
+    }
+    if line.starts_with("Summary [") {
+        return Some(Counts {
+            passed: number_before(" passed"),
+            failed: number_before(" failed") + number_before(" timed out"),
+            skipped: 0,
+        });
+    }
+    // unittest says how many ran on one line, and how they ended on another.
+    if let Some(rest) = line.strip_prefix("Ran ") {
+        let (n, rest) = rest.split_once(' ')?;
+        return rest.starts_with("test").then_some(Counts {
+            passed: n.parse().ok()?,
+            ..Counts::default()
+        });
+    }
+    let plain = line.split(", ").all(|part| {
+        part.split_once(' ').is_some_and(|(n, what)| {
+            n.parse::<u64>().is_ok() && matches!(what, "passed" | "failed" | "skipped")
+        })
+    });
+    if plain || (line.starts_with("===") && line.contains(" in ")) {
+        let line = line.trim_matches('=').trim();
+        let of = |word: &str| {
+            line.split([',', ' '])
+                .collect::<Vec<_>>()
+                .windows(2)
+                .find(|w| w[1] == word)
+                .and_then(|w| w[0].parse().ok())
+                .unwrap_or(0)
+        };
+        let counts = Counts {
+            passed: of("passed"),
+            failed: of("failed") + of("error") + of("errors"),
+            skipped: of("skipped"),
+        };
+        return (counts != Counts::default()).then_some(counts);
+    }
+    if line.starts_with("FAILED (") {
+        return Some(Counts {
+            failed: number_after("failures=") + number_after("errors="),
+            ..Counts::default()
+        });
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(passed: u64, failed: u64, skipped: u64) -> Option<Counts> {
+        Some(Counts {
+            passed,
+            failed,
+            skipped,
+        })
+    }
+
+    #[test]
+    fn summary_lines_of_every_runner_are_understood() {
+        assert_eq!(
+            counted(
+                "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s"
+            ),
+            of(12, 3, 1)
+        );
+        assert_eq!(
+            counted(
+                "     Summary [   0.022s] 14 tests run: 13 passed (2 slow), 1 failed, 5 skipped"
+            ),
+            of(13, 1, 0)
+        );
+        assert_eq!(
+            counted("     Summary [   0.022s] 1 test run: 1 passed, 0 skipped"),
+            of(1, 0, 0)
+        );
+        assert_eq!(
+            counted(
+                "     Summary [  60.022s] 3 tests run: 1 passed, 1 failed, 1 timed out, 0 skipped"
+            ),
+            of(1, 2, 0)
+        );
+        assert_eq!(counted("Ran 23 tests in 1.204s"), of(23, 0, 0));
+        assert_eq!(counted("FAILED (failures=1, errors=2)"), of(0, 3, 0));
+        assert_eq!(
+            counted("====== 12 passed, 1 failed, 2 skipped in 3.21s ======"),
+            of(12, 1, 2)
+        );
+        assert_eq!(counted("5 passed, 0 failed, 2 skipped"), of(5, 0, 2));
+        assert_eq!(counted("5 passengers"), None);
+        assert_eq!(counted("running 2 tests"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! `cargo xtask test`: everything that CI runs, cheapest first, so that what is wrong shows early.
+
+use crate::command::{cargo, has, root};
+use crate::stage::{Counts, Stages, check, tests};
+use crate::{build, deny, setup};
+use anyhow::Context as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+mod vm;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only what needs no daemon: format, lints, dependencies, unit and Python tests.
+    #[arg(long)]
+    quick: bool,
+    /// Go on after a stage that failed.
+    #[arg(long)]
+    keep_going: bool,
+    /// Without the virtual machine.
+    #[arg(long)]
+    no_vm: bool,
+    /// Only Rust tests whose name contains this, and only the stages that have such.
+    filter: Option<String>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let skips = root().join("target/skips");
+    fs::create_dir_all(root().join("target"))?;
+    fs::write(&skips, "")?;
+    let mut stages = Stages::new(args.keep_going);
+    let filter = args.filter.as_deref();
+    let all = filter.is_none();
+
+    stages.stage("setup", || setup::for_tests().map(|()| Counts::default()));
+    if all {
+        stages.stage("format", || {
+            check(cargo().args(["fmt", "--all", "--check"]))
+        });
+        stages.stage("dependencies", || {
+            deny::run().map(|()| Counts {
+                passed: 1,
+                ..Counts::default()
+            })
+        });
+        stages.stage("lint", || {
+            check(cargo().args([
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ]))
+        });
+    }
+    stages.stage("unit", || {
+        let packages = ["--workspace", "--exclude", "e2e"];
+        rust_tests(&packages, filter, &skips)
+    });
+    if all {
+        stages.stage("python", || tests(&mut script("python/tests/run.sh")?));
+    }
+    if !args.quick {
+        stages.stage("build", || {
+            build::all(false, true).map(|()| Counts::default())
+        });
+        stages.stage("end to end", || rust_tests(&["-p", "e2e"], filter, &skips));
+        if all {
+            stages.stage("fuzz", || check(&mut script("fuzz/run.sh")?));
+        }
+        if !args.no_vm {
+            stages.stage("vm", || vm::run(filter, &skips));
+        }
+    }
+    let skipped = fs::read_to_string(&skips)?;
+    stages.stage("skips", || {
+        Ok(Counts {
+            skipped: u64::try_from(skipped.lines().count())?,
+            ..Counts::default()
+        })
+    });
+    anyhow::ensure!(stages.conclude(&skipped), "not all is well");
+    Ok(())
+}
+
+/// Rust tests of some packages, by nextest where it is installed (a process per test), else by cargo.
+fn rust_tests(packages: &[&str], filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> {
+    let mut command = cargo();
+    if has("cargo-nextest") {
+        command.args([
+            "nextest",
+            "run",
+            "--locked",
+            "--no-fail-fast",
+            "--no-tests=pass",
+        ]);
+        command.args(["--status-level=slow", "--final-status-level=fail"]);
+    } else {
+        command.args(["test", "--quiet", "--locked", "--no-fail-fast"]);
+    }
+    command.args(packages).args(filter);
+    command
+        .env("CARGO_TERM_COLOR", "never")
+        .env("AGENTCORE_SKIPS", skips)
+        // cargo test runs a binary's tests in threads: as many as nextest has processes.
+        .env("RUST_TEST_THREADS", "2");
+    let counts = tests(&mut command);
+    match counts {
+        // A filter may leave a stage with nothing.
+        Err(_) if filter.is_some() => Ok(Counts::default()),
+        counts => counts,
+    }
+}
+
+fn script(path: &str) -> anyhow::Result<Command> {
+    let file: PathBuf = root().join(path);
+    anyhow::ensure!(file.exists(), "{path} is not there");
+    let mut command = Command::new(&file);
+    command.current_dir(file.parent().context("parent")?);
+    Ok(command)
+}

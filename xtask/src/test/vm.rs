@@ -1,0 +1,115 @@
+//! The suites that say something else on another kernel: run in the virtual machine of `tests/vm`, with systemd as PID 1 and
+//! cgroup v2, from the binaries that the host built.
+
+use crate::build;
+use crate::command::{cargo, has, root};
+use crate::stage::{Counts, tests};
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Which suites, in this order; the seconds are the bound of each inside.
+const SUITES: &[(&str, u32)] = &[("isolation", 900), ("limits", 900)];
+
+pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> {
+    if !has("apt-get") {
+        // build-image needs Debian.
+        let line =
+            "vm\tthe virtual machine's image is made with Debian's tools, which are not here\n";
+        fs::write(skips, format!("{}{line}", fs::read_to_string(skips)?))?;
+        return Ok(Counts::default());
+    }
+    let stage = root().join("target/vm");
+    if stage.exists() {
+        fs::remove_dir_all(&stage)?;
+    }
+    fs::create_dir_all(stage.join("bin"))?;
+    fs::create_dir_all(stage.join("out"))?;
+    let suites = executables()?;
+    let mut script = String::from("failed=0\n");
+    for (name, seconds) in SUITES {
+        let from = suites
+            .get(*name)
+            .with_context(|| format!("the suite {name} was not built"))?;
+        place(from, &stage.join("bin").join(name))?;
+        script.push_str(&format!(
+            "echo '---- {name}'; timeout {seconds} /mnt/bin/{name} --test-threads=1 {} || failed=1\n",
+            filter.unwrap_or_default()
+        ));
+    }
+    script.push_str("exit $failed\n");
+    for program in ["agentcored", "agentcore-shim", "agentcore"] {
+        place(
+            &build::directory(false).join(program),
+            &stage.join("bin").join(program),
+        )?;
+    }
+    let share = |dir: &Path, name: &str| format!("{}:{name}", dir.display());
+    let counts = tests(
+        Command::new(root().join("tests/vm/run"))
+            .args(["--mem", "3072", "--timeout", "1500"])
+            .args(["--share", &share(&stage.join("bin"), "bin:ro")])
+            .args(["--share", &share(&root(), "src:ro")])
+            .args(["--share", &share(&stage.join("out"), "out")])
+            .args([
+                "--env",
+                "AGENTCORE_BIN_DIR=/mnt/bin",
+                "--env",
+                "AGENTCORE_SOURCE_DIR=/mnt/src",
+            ])
+            .args([
+                "--env",
+                "AGENTCORE_SKIPS=/mnt/out/skips",
+                "--env",
+                "AGENTCORE_PATIENCE=10",
+            ])
+            .args([
+                "--env",
+                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ])
+            .args(["--", "sh", "-c", &script]),
+    );
+    if let Ok(inside) = fs::read_to_string(stage.join("out/skips")) {
+        let inside: String = inside.lines().map(|l| format!("vm {l}\n")).collect();
+        fs::write(skips, format!("{}{inside}", fs::read_to_string(skips)?))?;
+    }
+    counts
+}
+
+/// Hard link, or copy where that is not possible.
+fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::hard_link(from, to)
+        .or_else(|_| fs::copy(from, to).map(|_| ()))
+        .with_context(|| format!("{} ▸ {}", from.display(), to.display()))
+}
+
+/// The test executables of `tests/`, by suite, as cargo says.
+fn executables() -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let output = cargo()
+        .args([
+            "test",
+            "-p",
+            "e2e",
+            "--tests",
+            "--no-run",
+            "--locked",
+            "--message-format=json",
+        ])
+        .stderr(std::process::Stdio::inherit())
+        .output()?;
+    ensure!(output.status.success(), "the suites do not build");
+    let mut found = BTreeMap::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Value = serde_json::from_str(line)?;
+        if let (Some(name), Some(path)) = (
+            message["target"]["name"].as_str(),
+            message["executable"].as_str(),
+        ) {
+            found.insert(name.to_owned(), PathBuf::from(path));
+        }
+    }
+    Ok(found)
+}
