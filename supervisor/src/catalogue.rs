@@ -1,7 +1,6 @@
 //! Deployed runtimes, in memory: what an invocation looks up. The store has the truth; this is its newest versions, put here
 //! after the store has them.
 
-use proto::api;
 use proto::config::RuntimeConfig;
 use proto::ids::{ArtifactId, RuntimeId, RuntimeName, VersionNumber};
 use session_core::lifecycle::Policy;
@@ -24,10 +23,6 @@ pub struct RuntimeVersion {
     pub artifact: ArtifactId,
     /// What sessions are made of.
     pub spec: RuntimeSpec,
-    /// When the runtime was made (RFC 3339).
-    pub created_at: String,
-    /// When this version was made (RFC 3339).
-    pub updated_at: String,
 }
 
 impl RuntimeVersion {
@@ -41,23 +36,6 @@ impl RuntimeVersion {
             max_lifetime: timeouts.max_lifetime.duration(),
             stop_grace: timeouts.stop_grace.duration(),
             unhealthy_after: config.ping.unhealthy_after,
-        }
-    }
-
-    /// As `/v1` shows it.
-    #[must_use]
-    pub fn view(&self, arn: String, sessions: u32) -> api::Runtime {
-        api::Runtime {
-            runtime_id: self.runtime.clone(),
-            arn,
-            name: self.name.clone(),
-            version: self.number,
-            status: "READY".to_owned(),
-            config: self.config.clone(),
-            artifact: self.artifact.clone(),
-            sessions,
-            created_at: self.created_at.clone(),
-            updated_at: self.updated_at.clone(),
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Places for sessions to come: a name, a reserved uid range, and a stager parked in the session's cgroups.
+//! Places for sessions to come: a name, and a stager parked in the cgroups of that name.
 //!
-//! Names come before things: the store has the name and the uid range on disk before the launcher makes anything. Both
-//! cost milliseconds (an fsync; on cgroup v1 the move of a process), so a few slots are made ahead, off the request's
-//! path. A burst that empties the shelf makes its own.
+//! Entering a cgroup costs milliseconds on cgroup v1 (the move of a process waits for an RCU grace period), so a few are
+//! made ahead, off the request's path. A burst that empties the shelf makes its own.
 
 use crate::broker::Broker;
 use proto::ids::SessionId;
@@ -14,32 +13,23 @@ use tokio::sync::Notify;
 /// as a preparation), few enough that their processes do not matter (one small parked process each).
 pub const SHELF: usize = 6;
 
-/// A place for one session.
-#[derive(Debug)]
-pub struct Slot {
-    /// Its name.
-    pub session: SessionId,
-    /// First uid of its range, if it is reserved already.
-    pub uid_base: Option<u32>,
-}
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Slots {
-    shelf: Mutex<VecDeque<Slot>>,
+    shelf: Mutex<VecDeque<SessionId>>,
     taken: Notify,
 }
 
 impl Slots {
-    /// A slot: a prepared one, or a fresh name.
-    pub fn take(&self) -> Slot {
+    /// A name: of a prepared slot, or a fresh one.
+    pub fn take(&self) -> SessionId {
         let ready = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         self.taken.notify_one();
-        ready.unwrap_or_else(|| Slot { session: fresh_name(), uid_base: None })
+        ready.unwrap_or_else(fresh_name)
     }
 
     /// Takes everything off the shelf (at shutdown).
-    pub fn drain(&self) -> Vec<Slot> {
+    pub fn drain(&self) -> Vec<SessionId> {
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
@@ -77,14 +67,12 @@ pub async fn keep_full(broker: Arc<Broker>) {
     }
 }
 
-async fn prepare(broker: &Broker) -> Result<Slot, String> {
+async fn prepare(broker: &Broker) -> Result<SessionId, String> {
     let session = fresh_name();
-    let uid_base = broker.reserve(&session).await.map_err(|error| crate::fault::chain(&error))?;
-    if let Err(fault) = broker.launcher.prepare(session.clone()).await {
-        broker.unreserve(&session).await;
-        return Err(crate::fault::chain(&fault));
+    match broker.launcher.prepare(session.clone()).await {
+        Ok(()) => Ok(session),
+        Err(fault) => Err(crate::fault::chain(&fault)),
     }
-    Ok(Slot { session, uid_base: Some(uid_base) })
 }
 
 /// `s` and 16 characters of a random number: unique without asking anyone, and not guessable.

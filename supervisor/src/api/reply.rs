@@ -166,3 +166,23 @@ pub fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
         headers.insert(REQUEST_ID, value);
     }
 }
+
+impl From<crate::store::StoreError> for ApiError {
+    fn from(error: crate::store::StoreError) -> Self {
+        let code = error.code();
+        if code == ErrorCode::Internal {
+            return Self::internal(&error);
+        }
+        match &error {
+            crate::store::StoreError::Invalid { field, message } => Self::field(field, message.clone()),
+            _ => Self::new(code, error.to_string()),
+        }
+    }
+}
+
+impl From<crate::artifacts::ArtifactError> for ApiError {
+    fn from(error: crate::artifacts::ArtifactError) -> Self {
+        let code = error.code();
+        if code == ErrorCode::Internal { Self::internal(&error) } else { Self::new(code, crate::fault::chain(&error)) }
+    }
+}

@@ -6,7 +6,6 @@ use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits};
 use crate::relay::link::Link;
-use crate::slots::Slot;
 use proto::shim::{AgentStart, AgentWire, Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
 use std::sync::Arc;
@@ -17,16 +16,12 @@ use tokio::sync::mpsc;
 pub(super) async fn launch(
     broker: &Arc<Broker>,
     handle: &SessionHandle,
-    slot: Slot,
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, String> {
-    let uid_base = match slot.uid_base {
-        Some(uid_base) => uid_base,
-        None => broker.reserve(&slot.session).await.map_err(|error| chain(&error))?,
-    };
-    // Set once: a session has one slot.
+    let token = token();
+    let uid_base = broker.reserve(handle, &token).await.map_err(|error| chain(&error))?;
+    // Set once: a session is launched once.
     drop(handle.uid_base.set(uid_base));
-    let token = broker.token();
     let boot = boot(broker, handle, &token);
     let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
     let boot = memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
@@ -47,7 +42,7 @@ pub(super) async fn launch(
         broker.launcher.launch(order, boot, tree).await.map_err(|fault| chain(&fault))?;
     // The driver is there: it waits for this launch.
     drop(progress.send(Completion::Pid(launched.pid)).await);
-    broker.record_launch(handle, uid_base, &launched);
+    broker.record_launch(handle, &launched);
     let (link, attached, events) = Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
         .await
         .map_err(|error| chain(&error))?;
@@ -79,7 +74,7 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             log_bytes_per_s: config.limits.log_rate.0,
             log_burst_bytes: config.limits.log_burst.0,
             max_invocations: config.limits.max_invocations_per_session,
-            max_egress_backlog: config.network.max_connections_per_session,
+            max_egress_backlog: config.network.max_connections,
         },
         egress: spec.network.is_outbound(),
     }
@@ -87,4 +82,9 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 256 random bits in hex: who shows it may attach.
+fn token() -> String {
+    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
 }

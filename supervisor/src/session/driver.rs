@@ -11,29 +11,28 @@ use crate::catalogue::RuntimeVersion;
 use crate::launcher::message::{Counters, Exited};
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
-use crate::slots::Slot;
 use crate::store::SessionEnd;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::api::{EndReason, Phase};
+use proto::ids::SessionId;
 use proto::shim::{AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 /// Makes a session and the task that owns it.
 pub fn spawn(
     broker: &Arc<Broker>,
-    slot: Slot,
+    id: SessionId,
     key: SessionKey,
     version: Arc<RuntimeVersion>,
     permit: Permit,
 ) -> Arc<SessionHandle> {
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let (view, watcher) = watch::channel(View { phase: Phase::Requested, end: None, pid: None });
-    let id = slot.session.clone();
     let handle = Arc::new(SessionHandle {
         log: Arc::new(SessionLog::new(broker.log_path(&id))),
         id,
@@ -42,6 +41,9 @@ pub fn spawn(
         uid_base: OnceLock::new(),
         created_at: SystemTime::now(),
         egress_refused: AtomicU64::new(0),
+        egress_places: Arc::new(Semaphore::new(
+            usize::try_from(broker.config().network.max_connections).unwrap_or(256),
+        )),
         mailbox,
         view: watcher,
     });
@@ -55,8 +57,8 @@ pub fn spawn(
         work: FuturesUnordered::new(),
         notes: Notes::default(),
         completions: mpsc::channel(COMPLETIONS),
-        slot: Some(slot),
         permit: Some(permit),
+        over: false,
     };
     tokio::spawn(driver.run(commands));
     handle
@@ -111,8 +113,8 @@ struct Driver {
     work: FuturesUnordered<oneshot::Receiver<()>>,
     notes: Notes,
     completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
-    slot: Option<Slot>,
     permit: Option<Permit>,
+    over: bool,
 }
 
 impl Driver {
@@ -136,11 +138,13 @@ impl Driver {
                 },
                 () = sleep_until(deadline) => self.step(Event::Tick),
             }
-            if self.permit.is_none() {
-                break;
+            if self.over
+                && let Some(permit) = self.permit.take()
+            {
+                self.release(permit).await;
+                return;
             }
         }
-        self.broker.exits.forget(&self.handle.id);
     }
 
     fn obey(&mut self, command: Command) {
@@ -281,7 +285,7 @@ impl Driver {
                 Effect::Shutdown(grace) => self.shutdown(grace),
                 Effect::Kill => self.kill(),
                 Effect::Remove => self.remove(),
-                Effect::Release => self.release(),
+                Effect::Release => self.over = true,
             }
         }
     }
@@ -307,7 +311,10 @@ impl Driver {
             );
         }
         self.view.send_modify(|view| {
-            view.phase = phase;
+            // The last phase is told when the end is on record, see `release`.
+            if !matches!(phase, Phase::Ended | Phase::Failed) {
+                view.phase = phase;
+            }
             // The first description stays: a later one knows less about the cause.
             if view.end.is_none() {
                 view.end = end;
@@ -353,12 +360,11 @@ impl Driver {
     }
 
     fn launch(&mut self) {
-        let Some(slot) = self.slot.take() else { return };
         let broker = Arc::clone(&self.broker);
         let handle = Arc::clone(&self.handle);
         let done = self.completions.0.clone();
         tokio::spawn(async move {
-            let outcome = boot::launch(&broker, &handle, slot, &done).await;
+            let outcome = boot::launch(&broker, &handle, &done).await;
             // The driver outlives its launch: it waits for this.
             drop(done.send(Completion::Launched(Box::new(outcome))).await);
         });
@@ -392,9 +398,8 @@ impl Driver {
         });
     }
 
-    /// Records the end and gives the permit back.
-    fn release(&mut self) {
-        let Some(permit) = self.permit.take() else { return };
+    /// Records the end, then tells watchers, then gives the permit back: whoever sees the end may use the id again.
+    async fn release(&mut self, permit: Permit) {
         let view = self.view.borrow().clone();
         let reason = view.end.as_ref().map_or(EndReason::Stopped, |end| end.reason);
         // A shim that ended the session by itself says why.
@@ -405,19 +410,18 @@ impl Driver {
         };
         let end = SessionEnd {
             reason,
-            detail: view.end.map(|end| end.detail).unwrap_or_default(),
-            phase: view.phase,
-            usage: self.notes.usage.unwrap_or_default(),
+            was_ready: self.session.was_live(),
+            detail: view.end.map(|end| end.detail),
+            usage: self.notes.usage.unwrap_or_default().to_api(),
             egress_refused: self.handle.egress_refused.load(std::sync::atomic::Ordering::Relaxed),
             log_lines_dropped: self.handle.log.dropped(),
-            ended_at: SystemTime::now(),
         };
-        let broker = Arc::clone(&self.broker);
-        let handle = Arc::clone(&self.handle);
-        tokio::spawn(async move {
-            broker.record_end(&handle, end).await;
-            drop(permit);
-        });
+        self.broker.record_end(&self.handle, end).await;
+        self.broker.registry.remove(&self.handle);
+        self.broker.exits.forget(&self.handle.id);
+        drop(permit);
+        let phase = self.session.phase();
+        self.view.send_modify(|view| view.phase = phase);
     }
 }
 

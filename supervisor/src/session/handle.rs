@@ -106,6 +106,8 @@ pub struct SessionHandle {
     pub created_at: std::time::SystemTime,
     /// Outbound connections refused by policy.
     pub egress_refused: std::sync::atomic::AtomicU64,
+    /// Outbound connections that it may still open.
+    pub egress_places: Arc<tokio::sync::Semaphore>,
     pub(super) mailbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
 }
