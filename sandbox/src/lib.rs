@@ -7,7 +7,10 @@
 pub mod agent;
 pub mod cgroup;
 pub mod memfd;
+pub mod plan;
+pub mod seccomp;
 pub mod seqpacket;
 pub mod shim_entry;
+pub mod stager;
 pub mod sys;
 pub mod uid_block;

@@ -10,6 +10,7 @@ pub mod mount;
 pub mod pidfd;
 pub mod reap;
 pub mod scm;
+pub mod seccomp;
 pub mod signal;
 pub mod standard_fds;
 pub mod terminal;

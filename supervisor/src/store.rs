@@ -70,6 +70,12 @@ impl Store {
         }
     }
 
+    /// Waits for what is queued and closes the file. Other handles of the same store find it stopped.
+    pub async fn close(self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
     /// Makes a number that no earlier daemon on this database has had: the epoch that fences older ones.
     pub async fn next_epoch(&self) -> Result<u64, StoreError> {
         self.write(Durability::Durable, |db| {

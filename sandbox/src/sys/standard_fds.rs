@@ -14,6 +14,13 @@ const FIRST_COPY: RawFd = 64;
 /// Descriptor numbers already taken over, one bit each.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
+/// A copy of `fd` under a number that [`place`] never overwrites.
+pub fn out_of_the_way(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(FIRST_COPY))?;
+    // SAFETY: the kernel has just made `raw` for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 /// Makes `fds[i]` available under number `first + i`, without close-on-exec. Numbers below [`FIRST_COPY`] only.
 ///
 /// For a process that is about to exec: what was open under those numbers before is closed, whoever owned it.

@@ -29,8 +29,16 @@ pub(super) enum Durability {
 /// Handle to a worker; cheap to clone. The thread ends when the last handle is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
-    jobs: mpsc::Sender<Queued>,
+    jobs: mpsc::Sender<Message>,
     failure: Arc<OnceLock<StoreError>>,
+}
+
+/// What a worker can be told.
+enum Message {
+    /// Do this.
+    Run(Queued),
+    /// Close the file, then drop this.
+    Close(oneshot::Sender<()>),
 }
 
 struct Queued {
@@ -87,7 +95,12 @@ impl Worker {
         let told = Arc::clone(&failure);
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(&db, queue, &told))
+            .spawn(move || {
+                // Taken apart so that the file is closed before whoever asked for that hears of it.
+                let closed = serve(&db, queue, &told);
+                drop(db);
+                drop(closed);
+            })
             .map_err(|source: io::Error| StoreError::File {
                 verb: "start the thread of",
                 path: PathBuf::from(name),
@@ -109,10 +122,19 @@ impl Worker {
             answer,
         });
         self.jobs
-            .send(Queued { durability, job })
+            .send(Message::Run(Queued { durability, job }))
             .await
             .map_err(|_| StoreError::Stopped)?;
         answered.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// Ends the thread after what is queued, and waits until its file is closed.
+    pub(super) async fn close(&self) {
+        let (closing, closed) = oneshot::channel();
+        if self.jobs.send(Message::Close(closing)).await.is_ok() {
+            // Never answered, only dropped.
+            let _ = closed.await;
+        }
     }
 
     /// Resolves when the thread has given up.
@@ -122,17 +144,26 @@ impl Worker {
     }
 }
 
-fn serve(db: &Connection, mut queue: mpsc::Receiver<Queued>, failure: &OnceLock<StoreError>) {
+/// Runs until it is told to close, fails, or has no handle left. Whoever asked for the close is given back.
+fn serve(
+    db: &Connection,
+    mut queue: mpsc::Receiver<Message>,
+    failure: &OnceLock<StoreError>,
+) -> Option<oneshot::Sender<()>> {
     let mut synced = None;
     let mut held = None;
-    while let Some(first) = held.take().or_else(|| queue.blocking_recv()) {
+    loop {
+        let first = match held.take().or_else(|| queue.blocking_recv())? {
+            Message::Run(first) => first,
+            Message::Close(closing) => return Some(closing),
+        };
         let durability = first.durability;
         let mut jobs = vec![first.job];
         // Jobs run in the order in which they came; a batch ends where the promise changes.
         while jobs.len() < BATCH && held.is_none() {
             match queue.try_recv() {
-                Ok(next) if next.durability == durability => jobs.push(next.job),
-                Ok(next) => held = Some(next),
+                Ok(Message::Run(next)) if next.durability == durability => jobs.push(next.job),
+                Ok(other) => held = Some(other),
                 Err(_) => break,
             }
         }
@@ -158,7 +189,7 @@ fn serve(db: &Connection, mut queue: mpsc::Receiver<Queued>, failure: &OnceLock<
             job.answer(outcome.clone());
         }
         if failure.get().is_some() {
-            return;
+            return None;
         }
     }
 }

@@ -1,0 +1,325 @@
+//! What makes a sandbox, as data: compiled first, executed after (by [`crate::stager`]). The order *is* the documentation,
+//! and a test compares it line by line without root.
+//!
+//! ```text
+//! stager, ahead of the order    clones the base's mount, makes the session's own /dev
+//! stager, with the order        clones the bundle's mount
+//! clone3                        seven namespaces at once
+//! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
+//! new process                   everything else, down to seccomp; then it executes the shim
+//! ```
+//!
+//! Every step, and every option of a mount, has a name. A step that fails ends the launch with that name and its errno
+//! ([`Fault`]); nothing is left out because it "did not work here". In builds with `fault-injection` the name is also
+//! what a test switches off or makes fail.
+//!
+//! Not for: cgroups (the process is born in its cgroup, see `supervisor`'s launcher), and what the agent loses beyond its
+//! shim ([`crate::agent`]).
+
+mod compile;
+mod display;
+
+pub use compile::compile;
+
+use crate::sys::capability::CapMask;
+use crate::sys::mount::MountAttrs;
+use nix::sys::resource::Resource;
+use seccompiler::BpfProgram;
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Host uids (and gids) that a session owns. The shim is the first, the agent the second; the rest are spare, so that a
+/// later session kind with more users needs no new numbering.
+pub const UIDS_PER_SESSION: u32 = 16;
+
+/// Uid and gid of the shim, inside.
+pub const SHIM_ID: u32 = 0;
+
+/// Uid and gid of the agent, inside.
+pub const AGENT_ID: u32 = 1000;
+
+/// What a plan is compiled from.
+#[derive(Debug, Clone)]
+pub struct SessionSpec {
+    /// First host uid of the session's range.
+    pub uid_base: u32,
+    /// Bytes of `/tmp` and of the home directory, each; `/dev/shm` has a quarter of it.
+    pub tmp_bytes: u64,
+    /// Open files of one process.
+    pub nofile: u64,
+    /// Processes and threads of the agent's uid.
+    pub nproc: u64,
+    /// An empty directory of the host, owned by root, on which the new root is attached until pivot_root.
+    pub staging: PathBuf,
+    /// The host pipes core dumps into a program: only then does [`Resource::RLIMIT_CORE`] have to be 1 (core(5): a limit
+    /// of 0 does not keep the kernel from starting that program on the host, 1 does).
+    pub core_is_piped: bool,
+    /// The two filters.
+    pub filters: Filters,
+}
+
+/// The compiled seccomp programs, shared by all sessions.
+#[derive(Debug, Clone)]
+pub struct Filters {
+    /// What is not in the allow-list answers ENOSYS. Installed first.
+    pub allowed: Arc<BpfProgram>,
+    /// What is refused with EPERM. Installed last, so that its answer wins.
+    pub forbidden: Arc<BpfProgram>,
+}
+
+/// One named step.
+#[derive(Debug, Clone)]
+pub struct Step<A> {
+    /// Stable; also the measure's name in the isolation suite.
+    pub name: &'static str,
+    /// What is done.
+    pub act: A,
+}
+
+/// One named part of a step that makes a mount.
+#[derive(Debug, Clone)]
+pub struct Attr {
+    /// Stable.
+    pub name: &'static str,
+    /// The attribute that it adds.
+    pub attr: MountAttrs,
+}
+
+/// One named option of a file system.
+#[derive(Debug, Clone)]
+pub struct FsOption {
+    /// Stable.
+    pub name: &'static str,
+    /// Key.
+    pub key: CString,
+    /// Value.
+    pub value: CString,
+}
+
+/// A file system to make and to attach.
+#[derive(Debug, Clone)]
+pub struct FsMount {
+    /// Type.
+    pub fstype: CString,
+    /// Where, below the new root.
+    pub target: CString,
+    /// In order.
+    pub options: Vec<FsOption>,
+    /// Together.
+    pub attrs: Vec<Attr>,
+}
+
+/// A node of the session's own `/dev`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DevNode {
+    /// Character device.
+    Device {
+        /// File name.
+        name: CString,
+        /// Major number.
+        major: u64,
+        /// Minor number.
+        minor: u64,
+    },
+    /// Directory to mount on.
+    Directory(CString),
+    /// Symbolic link.
+    Link {
+        /// File name.
+        name: CString,
+        /// Where it leads.
+        to: CString,
+    },
+}
+
+/// Done by the stager before the session is known.
+#[derive(Debug, Clone)]
+pub enum AheadAct {
+    /// Writes `/proc/self/oom_score_adj`: a daemon protected from the OOM killer must not protect its sessions.
+    OomScore(i32),
+    /// Clones the base's mount, with these attributes.
+    CloneBase(Vec<Attr>),
+    /// Makes the session's own `/dev`: a tmpfs of root's (so that its device nodes work) with these nodes, then read-only.
+    MakeDev {
+        /// Options of the tmpfs.
+        options: Vec<FsOption>,
+        /// What is in it.
+        nodes: Vec<DevNode>,
+        /// Of the finished mount.
+        attrs: Vec<Attr>,
+    },
+}
+
+/// Done by the stager when it has the order.
+#[derive(Debug, Clone)]
+pub enum OrderAct {
+    /// Clones the bundle's mount, with these attributes.
+    CloneBundle(Vec<Attr>),
+}
+
+/// Done by the stager on the new process, which waits.
+#[derive(Debug, Clone)]
+pub enum MapAct {
+    /// Writes a file of `/proc/<pid>/`.
+    Write {
+        /// `setgroups`, `uid_map` or `gid_map`.
+        file: &'static str,
+        /// Content.
+        content: String,
+    },
+    /// Makes root's files in the base belong to the session's uid 0.
+    MapBaseOwners,
+}
+
+/// Done by the new process.
+#[derive(Debug, Clone)]
+pub enum ChildAct {
+    /// Not readable through `/proc`, not traceable, by its own later agent.
+    NonDumpable,
+    /// A session (of terminals and signals) of its own.
+    Setsid,
+    /// Default action for every signal, none blocked: what a parent ignores would be ignored by every agent.
+    ResetSignals,
+    /// No mount event crosses to or from the host.
+    PrivateMounts,
+    /// Attaches the base on the staging directory and goes there.
+    AttachBase {
+        /// The staging directory.
+        staging: CString,
+    },
+    /// Becomes uid and gid 0 of its own user namespace.
+    BecomeShim,
+    /// Makes and attaches a file system.
+    Mount(FsMount),
+    /// Attaches the `/dev` made ahead.
+    AttachDev(CString),
+    /// Attaches the bundle.
+    AttachBundle(CString),
+    /// pivot_root(".", "."): the new root below, the old one on top of it.
+    PivotRoot,
+    /// Detaches the old root with all its mounts.
+    DetachOldRoot,
+    /// Fails unless that directory is empty or absent.
+    RequireEmpty(CString),
+    /// Names the UTS namespace.
+    Hostname(CString),
+    /// Brings up `lo`.
+    Loopback,
+    /// Sets soft and hard limit; never above what the process has.
+    Rlimit {
+        /// Which.
+        resource: Resource,
+        /// How much.
+        limit: u64,
+    },
+    /// A new, empty session keyring.
+    NewKeyring,
+    /// Effective and permitted: `keep` and what is needed to drop the rest. Inheritable: `keep`.
+    LimitCaps {
+        /// What the shim keeps.
+        keep: CapMask,
+    },
+    /// Carries `keep` through exec (securebits take the root uid's own way away).
+    RaiseAmbient {
+        /// What the shim keeps.
+        keep: CapMask,
+    },
+    /// Uid 0 means nothing, for good.
+    Securebits(u32),
+    /// No exec grants anything.
+    NoNewPrivs,
+    /// Empties the bounding set.
+    EmptyBounding,
+    /// Effective, permitted and inheritable: exactly `keep`.
+    FinalCaps {
+        /// What the shim keeps.
+        keep: CapMask,
+    },
+    /// File mode mask.
+    Umask(u32),
+    /// Goes to a directory of the new root.
+    Chdir(CString),
+    /// Opens the session's own null device as 0, 1 and 2, and puts the shim's three descriptors behind them.
+    OwnDescriptors {
+        /// Path of the null device.
+        null: CString,
+    },
+    /// Everything else closes at exec.
+    CloseRange {
+        /// First descriptor to close.
+        first: u32,
+    },
+    /// Installs a filter.
+    Seccomp(Arc<BpfProgram>),
+    /// Becomes the shim, with no environment.
+    Exec {
+        /// Its arguments.
+        argv: Vec<CString>,
+        /// Its environment.
+        env: Vec<CString>,
+    },
+}
+
+/// A compiled sandbox.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// See [`AheadAct`].
+    pub ahead: Vec<Step<AheadAct>>,
+    /// See [`OrderAct`].
+    pub order: Vec<Step<OrderAct>>,
+    /// Flags of clone3, one namespace each.
+    pub namespaces: Vec<Step<u64>>,
+    /// See [`MapAct`].
+    pub maps: Vec<Step<MapAct>>,
+    /// See [`ChildAct`].
+    pub child: Vec<Step<ChildAct>>,
+}
+
+/// A step could not be applied: no session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sandbox step `{stage}` failed: {}", io::Error::from_raw_os_error(*.errno))]
+pub struct Fault {
+    /// The step's (or mount option's) name.
+    pub stage: String,
+    /// Its errno.
+    pub errno: i32,
+}
+
+impl Plan {
+    /// Every name in order, those of mount options included.
+    #[must_use]
+    pub fn names(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for step in &self.ahead {
+            match &step.act {
+                AheadAct::OomScore(_) => names.push(step.name),
+                AheadAct::CloneBase(attrs) => {
+                    names.push(step.name);
+                    names.extend(attrs.iter().map(|a| a.name));
+                }
+                AheadAct::MakeDev { options, attrs, .. } => {
+                    names.extend(options.iter().map(|o| o.name));
+                    names.push(step.name);
+                    names.extend(attrs.iter().map(|a| a.name));
+                }
+            }
+        }
+        for step in &self.order {
+            let OrderAct::CloneBundle(attrs) = &step.act;
+            names.push(step.name);
+            names.extend(attrs.iter().map(|a| a.name));
+        }
+        names.extend(self.namespaces.iter().map(|step| step.name));
+        names.extend(self.maps.iter().map(|step| step.name));
+        for step in &self.child {
+            if let ChildAct::Mount(mount) = &step.act {
+                names.extend(mount.options.iter().map(|o| o.name));
+                names.extend(mount.attrs.iter().map(|a| a.name));
+            }
+            names.push(step.name);
+        }
+        names
+    }
+}

@@ -1,0 +1,346 @@
+//! From a [`SessionSpec`] to a [`Plan`]. Pure.
+
+use super::{
+    AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, MapAct, OrderAct, Plan,
+    SHIM_ID, SessionSpec, Step,
+};
+use crate::sys::capability::CapMask;
+use crate::sys::mount::MountAttrs;
+use caps::Capability;
+use nix::sys::resource::Resource;
+use std::ffi::{CStr, CString, NulError};
+use std::os::unix::ffi::OsStrExt;
+
+/// What a shim needs to start and to signal processes of the agent's uid; nothing else.
+const SHIM_CAPABILITIES: [Capability; 3] = [
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    Capability::CAP_KILL,
+];
+
+/// `SECBIT_NOROOT` and its lock; the locks of `NO_SETUID_FIXUP` and `KEEP_CAPS` in their default, off: a change of uid
+/// away from 0 clears every set, always; `NO_CAP_AMBIENT_RAISE` and its lock.
+const SECUREBITS: u32 = 0b11 | 0b1000 | 0b10_0000 | 0b1100_0000;
+
+/// Inodes of each scratch file system: one per 4 KiB, within these bounds.
+const INODES: std::ops::RangeInclusive<u64> = 1024..=262_144;
+
+/// Pseudo-terminals of one session.
+const MAX_PTYS: u32 = 64;
+
+fn step<A>(name: &'static str, act: A) -> Step<A> {
+    Step { name, act }
+}
+
+fn attr(name: &'static str, attr: MountAttrs) -> Attr {
+    Attr { name, attr }
+}
+
+fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOption, NulError> {
+    Ok(FsOption {
+        name,
+        key: key.to_owned(),
+        value: CString::new(value.to_string())?,
+    })
+}
+
+/// Compiles. Fails only if a path of the spec contains a null byte.
+pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
+    Ok(Plan {
+        ahead: ahead()?,
+        order: vec![step(
+            "app.clone",
+            OrderAct::CloneBundle(vec![
+                attr("app.readonly", MountAttrs::RDONLY),
+                attr("app.nosuid", MountAttrs::NOSUID),
+                attr("app.nodev", MountAttrs::NODEV),
+            ]),
+        )],
+        namespaces: namespaces(),
+        maps: maps(spec.uid_base),
+        child: child(spec)?,
+    })
+}
+
+/// The part that does not depend on the session.
+pub(crate) fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
+    let device = |name: &CStr, minor| DevNode::Device {
+        name: name.to_owned(),
+        major: if name == c"tty" { 5 } else { 1 },
+        minor,
+    };
+    let link = |name: &CStr, to: &CStr| DevNode::Link {
+        name: name.to_owned(),
+        to: to.to_owned(),
+    };
+    Ok(vec![
+        step("oom.score", AheadAct::OomScore(100)),
+        step(
+            "rootfs.clone",
+            AheadAct::CloneBase(vec![
+                attr("rootfs.readonly", MountAttrs::RDONLY),
+                attr("rootfs.nosuid", MountAttrs::NOSUID),
+                attr("rootfs.nodev", MountAttrs::NODEV),
+            ]),
+        ),
+        step(
+            "dev.minimal",
+            AheadAct::MakeDev {
+                options: vec![
+                    option("dev.mode", c"mode", "0755")?,
+                    option("dev.size", c"size", "64k")?,
+                    option("dev.inodes", c"nr_inodes", 32)?,
+                ],
+                nodes: vec![
+                    device(c"null", 3),
+                    device(c"zero", 5),
+                    device(c"full", 7),
+                    device(c"random", 8),
+                    device(c"urandom", 9),
+                    device(c"tty", 0),
+                    DevNode::Directory(c"pts".to_owned()),
+                    DevNode::Directory(c"shm".to_owned()),
+                    link(c"ptmx", c"pts/ptmx"),
+                    link(c"fd", c"/proc/self/fd"),
+                    link(c"stdin", c"/proc/self/fd/0"),
+                    link(c"stdout", c"/proc/self/fd/1"),
+                    link(c"stderr", c"/proc/self/fd/2"),
+                ],
+                attrs: vec![
+                    attr("dev.readonly", MountAttrs::RDONLY),
+                    attr("dev.nosuid", MountAttrs::NOSUID),
+                    attr("dev.noexec", MountAttrs::NOEXEC),
+                ],
+            },
+        ),
+    ])
+}
+
+fn namespaces() -> Vec<Step<u64>> {
+    let flag = |flag: libc::c_int| u64::from(flag.cast_unsigned());
+    vec![
+        step("ns.user", flag(libc::CLONE_NEWUSER)),
+        step("ns.mnt", flag(libc::CLONE_NEWNS)),
+        step("ns.pid", flag(libc::CLONE_NEWPID)),
+        step("ns.net", flag(libc::CLONE_NEWNET)),
+        step("ns.ipc", flag(libc::CLONE_NEWIPC)),
+        step("ns.uts", flag(libc::CLONE_NEWUTS)),
+        step("ns.cgroup", flag(libc::CLONE_NEWCGROUP)),
+    ]
+}
+
+fn maps(base: u32) -> Vec<Step<MapAct>> {
+    let ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
+    let write = |file, content| MapAct::Write { file, content };
+    vec![
+        step("idmap.setgroups", write("setgroups", "deny".to_owned())),
+        step("idmap.uid", write("uid_map", ids.clone())),
+        step("idmap.gid", write("gid_map", ids)),
+        step("rootfs.owners", MapAct::MapBaseOwners),
+    ]
+}
+
+/// A scratch tmpfs.
+fn scratch(
+    target: &CStr,
+    names: [&'static str; 6],
+    mode: &str,
+    bytes: u64,
+) -> Result<FsMount, NulError> {
+    let [size, inodes, mode_name, owner, nosuid, nodev] = names;
+    let nr_inodes = (bytes / 4096).clamp(*INODES.start(), *INODES.end());
+    Ok(FsMount {
+        fstype: c"tmpfs".to_owned(),
+        target: target.to_owned(),
+        options: vec![
+            option(size, c"size", bytes)?,
+            option(inodes, c"nr_inodes", nr_inodes)?,
+            option(mode_name, c"mode", mode)?,
+            option(owner, c"uid", AGENT_ID)?,
+            option(owner, c"gid", AGENT_ID)?,
+        ],
+        attrs: vec![
+            attr(nosuid, MountAttrs::NOSUID),
+            attr(nodev, MountAttrs::NODEV),
+        ],
+    })
+}
+
+fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
+    let mut steps = vec![
+        step("dumpable", ChildAct::NonDumpable),
+        step("setsid", ChildAct::Setsid),
+        step("signals", ChildAct::ResetSignals),
+        step("mounts.private", ChildAct::PrivateMounts),
+        step(
+            "rootfs.attach",
+            ChildAct::AttachBase {
+                staging: CString::new(spec.staging.as_os_str().as_bytes())?,
+            },
+        ),
+        step("identity", ChildAct::BecomeShim),
+    ];
+    steps.extend(mounts(spec.tmp_bytes)?);
+    steps.extend([
+        step("rootfs.pivot", ChildAct::PivotRoot),
+        step("rootfs.detach_old", ChildAct::DetachOldRoot),
+        step("sys.absent", ChildAct::RequireEmpty(c"/sys".to_owned())),
+        step("hostname", ChildAct::Hostname(c"localhost".to_owned())),
+        step("net.loopback", ChildAct::Loopback),
+    ]);
+    steps.extend(rlimits(spec));
+    steps.extend(privileges());
+    steps.extend([
+        step("umask", ChildAct::Umask(0o077)),
+        step("cwd", ChildAct::Chdir(c"/".to_owned())),
+        step(
+            "stdio.own",
+            ChildAct::OwnDescriptors {
+                null: c"/dev/null".to_owned(),
+            },
+        ),
+        step("close_range", ChildAct::CloseRange { first: 6 }),
+        step(
+            "seccomp.allowed",
+            ChildAct::Seccomp(spec.filters.allowed.clone()),
+        ),
+        step(
+            "seccomp.forbidden",
+            ChildAct::Seccomp(spec.filters.forbidden.clone()),
+        ),
+        step(
+            "exec",
+            ChildAct::Exec {
+                argv: vec![c"agentcore-shim".to_owned()],
+                env: Vec::new(),
+            },
+        ),
+    ]);
+    Ok(steps)
+}
+
+/// ```sh
+/// mount -t proc   -o nosuid,nodev,noexec,hidepid=invisible,subset=pid proc /proc
+/// mount --move    <the /dev made ahead> /dev
+/// mount -t devpts -o nosuid,noexec,mode=0620,ptmxmode=0666,max=64 devpts /dev/pts
+/// mount -t tmpfs  -o nosuid,nodev,noexec,size=…,nr_inodes=…,mode=1777 shm /dev/shm
+/// mount -t tmpfs  -o nosuid,nodev,size=…,nr_inodes=…,mode=1777 tmp /tmp
+/// mount -t tmpfs  -o nosuid,nodev,size=…,nr_inodes=…,mode=0700 home /home/agent
+/// mount --move    <the bundle> /app
+/// ```
+fn mounts(tmp_bytes: u64) -> Result<Vec<Step<ChildAct>>, NulError> {
+    let mut shm = scratch(
+        c"dev/shm",
+        [
+            "shm.size",
+            "shm.inodes",
+            "shm.mode",
+            "shm.owner",
+            "shm.nosuid",
+            "shm.nodev",
+        ],
+        "1777",
+        tmp_bytes / 4,
+    )?;
+    shm.attrs.push(attr("shm.noexec", MountAttrs::NOEXEC));
+    Ok(vec![
+        step(
+            "proc.mount",
+            ChildAct::Mount(FsMount {
+                fstype: c"proc".to_owned(),
+                target: c"proc".to_owned(),
+                options: vec![
+                    option("proc.hidepid", c"hidepid", "invisible")?,
+                    option("proc.subset", c"subset", "pid")?,
+                ],
+                attrs: vec![
+                    attr("proc.nosuid", MountAttrs::NOSUID),
+                    attr("proc.nodev", MountAttrs::NODEV),
+                    attr("proc.noexec", MountAttrs::NOEXEC),
+                ],
+            }),
+        ),
+        step("dev.attach", ChildAct::AttachDev(c"dev".to_owned())),
+        step(
+            "dev.pts_newinstance",
+            ChildAct::Mount(FsMount {
+                fstype: c"devpts".to_owned(),
+                target: c"dev/pts".to_owned(),
+                options: vec![
+                    option("dev.pts_mode", c"mode", "0620")?,
+                    option("dev.ptmx_mode", c"ptmxmode", "0666")?,
+                    option("dev.pts_max", c"max", MAX_PTYS)?,
+                ],
+                attrs: vec![
+                    attr("dev.pts_nosuid", MountAttrs::NOSUID),
+                    attr("dev.pts_noexec", MountAttrs::NOEXEC),
+                ],
+            }),
+        ),
+        step("shm.mount", ChildAct::Mount(shm)),
+        step(
+            "tmp.mount",
+            ChildAct::Mount(scratch(
+                c"tmp",
+                [
+                    "tmp.size",
+                    "tmp.inodes",
+                    "tmp.mode",
+                    "tmp.owner",
+                    "tmp.nosuid",
+                    "tmp.nodev",
+                ],
+                "1777",
+                tmp_bytes,
+            )?),
+        ),
+        step(
+            "home.mount",
+            ChildAct::Mount(scratch(
+                c"home/agent",
+                [
+                    "home.size",
+                    "home.inodes",
+                    "home.mode",
+                    "home.owner",
+                    "home.nosuid",
+                    "home.nodev",
+                ],
+                "0700",
+                tmp_bytes,
+            )?),
+        ),
+        step("app.attach", ChildAct::AttachBundle(c"app".to_owned())),
+    ])
+}
+
+fn rlimits(spec: &SessionSpec) -> Vec<Step<ChildAct>> {
+    let limit = |name, resource, limit| step(name, ChildAct::Rlimit { resource, limit });
+    vec![
+        limit(
+            "rlimit.core",
+            Resource::RLIMIT_CORE,
+            spec.core_is_piped.into(),
+        ),
+        limit("rlimit.nofile", Resource::RLIMIT_NOFILE, spec.nofile),
+        limit("rlimit.nproc", Resource::RLIMIT_NPROC, spec.nproc),
+        limit("rlimit.memlock", Resource::RLIMIT_MEMLOCK, 8 << 20),
+        limit("rlimit.sigpending", Resource::RLIMIT_SIGPENDING, 1024),
+        limit("rlimit.msgqueue", Resource::RLIMIT_MSGQUEUE, 819_200),
+        limit("rlimit.rtprio", Resource::RLIMIT_RTPRIO, 0),
+        limit("rlimit.nice", Resource::RLIMIT_NICE, 0),
+    ]
+}
+
+fn privileges() -> Vec<Step<ChildAct>> {
+    let keep = CapMask::of(&SHIM_CAPABILITIES);
+    vec![
+        step("keyring.session", ChildAct::NewKeyring),
+        step("caps.inheritable", ChildAct::LimitCaps { keep }),
+        step("caps.ambient", ChildAct::RaiseAmbient { keep }),
+        step("securebits", ChildAct::Securebits(SECUREBITS)),
+        step("no_new_privs", ChildAct::NoNewPrivs),
+        step("caps.bounding", ChildAct::EmptyBounding),
+        step("caps.permitted", ChildAct::FinalCaps { keep }),
+    ]
+}

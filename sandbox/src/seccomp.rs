@@ -1,0 +1,153 @@
+//! The two seccomp filters that every process of a session runs under.
+//!
+//! 1. The **allow-list** ([`allowed`]): a number that is not on it answers `ENOSYS`, as on a kernel that does not have
+//!    it, so that libraries fall back to older calls (clone3 is such a one: its flags are in memory, where a filter cannot
+//!    look). It compares numbers only, which lets the kernel answer from its bitmap without running the program.
+//! 2. The **refusals** ([`forbidden`]): calls, or arguments of allowed calls, that answer `EPERM`, so that a program says
+//!    "not permitted" instead of looking for another way. Installed last: of two refusals the newer filter's is told.
+//!
+//! Calls from the i386 and x32 tables answer `ENOSYS` in both (the numbers mean other calls there).
+//! The agent may add filters of its own; it cannot remove these.
+
+mod allowed;
+mod forbidden;
+
+use crate::plan::Filters;
+use nix::errno::Errno;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Some calls and why they are on their list.
+struct Group {
+    /// Why.
+    reason: &'static str,
+    /// Which.
+    calls: &'static [libc::c_long],
+}
+
+/// Calls that are refused for some arguments only, and why.
+struct Refusal {
+    /// Why.
+    reason: &'static str,
+    /// Which.
+    call: libc::c_long,
+    /// Refused if any of these applies.
+    rules: Vec<SeccompRule>,
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCH: TargetArch = TargetArch::x86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCH: TargetArch = TargetArch::aarch64;
+
+/// Why a filter could not be made. Says that a table here is wrong; a test makes both filters.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The compiler refused it.
+    #[error("seccomp filter does not compile")]
+    Backend(#[from] seccompiler::BackendError),
+}
+
+/// Compiles both filters; once per daemon, they are the same for all sessions.
+pub fn filters() -> Result<Filters, FilterError> {
+    Ok(Filters {
+        allowed: Arc::new(allow_list()?),
+        forbidden: Arc::new(refusals()?),
+    })
+}
+
+/// Why `call` is allowed, or `None`.
+#[must_use]
+pub fn why_allowed(call: libc::c_long) -> Option<&'static str> {
+    reason(allowed::GROUPS, call)
+}
+
+/// Why `call` is refused whatever its arguments, or `None`.
+#[must_use]
+pub fn why_forbidden(call: libc::c_long) -> Option<&'static str> {
+    reason(forbidden::GROUPS, call)
+}
+
+/// Calls that are refused for some arguments, with the reason.
+#[must_use]
+pub fn argument_refusals() -> Vec<(libc::c_long, &'static str)> {
+    forbidden::refusals()
+        .map(|refusals| refusals.iter().map(|r| (r.call, r.reason)).collect())
+        .unwrap_or_default()
+}
+
+fn reason(groups: &[Group], call: libc::c_long) -> Option<&'static str> {
+    groups
+        .iter()
+        .find(|group| group.calls.contains(&call))
+        .map(|group| group.reason)
+}
+
+fn errno_action(errno: Errno) -> SeccompAction {
+    SeccompAction::Errno((errno as i32).cast_unsigned())
+}
+
+fn allow_list() -> Result<BpfProgram, FilterError> {
+    let rules = allowed::GROUPS
+        .iter()
+        .flat_map(|group| group.calls)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    compile(rules, errno_action(Errno::ENOSYS), SeccompAction::Allow)
+}
+
+fn refusals() -> Result<BpfProgram, FilterError> {
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = forbidden::GROUPS
+        .iter()
+        .flat_map(|group| group.calls)
+        .map(|call| (*call, Vec::new()))
+        .collect();
+    for refusal in forbidden::refusals()? {
+        rules.entry(refusal.call).or_default().extend(refusal.rules);
+    }
+    compile(rules, SeccompAction::Allow, errno_action(Errno::EPERM))
+}
+
+fn compile(
+    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
+    mismatch: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, FilterError> {
+    let filter = SeccompFilter::new(rules.into_iter().collect(), mismatch, matched, ARCH)?;
+    let mut program = foreign_tables();
+    program.extend(BpfProgram::try_from(filter)?);
+    Ok(program)
+}
+
+/// `ENOSYS` for calls through another table than the one that the numbers below belong to. The library's own check of the
+/// architecture would kill the process, which a program that merely asks does not deserve.
+fn foreign_tables() -> BpfProgram {
+    use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    #[cfg(target_arch = "x86_64")]
+    const AUDIT_ARCH: u32 = 0xC000_003E;
+    #[cfg(target_arch = "aarch64")]
+    const AUDIT_ARCH: u32 = 0xC000_00B7;
+    /// Bit of the x32 table's numbers, which share the architecture with x86-64.
+    const X32_BIT: u32 = 0x4000_0000;
+    /// Offsets in `struct seccomp_data`.
+    const NR: u32 = 0;
+    const ARCH: u32 = 4;
+    let line = |code: u32, jt: u8, jf: u8, k: u32| seccompiler::sock_filter {
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt,
+        jf,
+        k,
+    };
+    let refuse = libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as i32).cast_unsigned();
+    vec![
+        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
+        line(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
+        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
+        line(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
+        line(BPF_RET | BPF_K, 0, 0, refuse),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

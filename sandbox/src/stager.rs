@@ -1,0 +1,275 @@
+//! Executes a [`Plan`]: the half that runs in the stager, a one-shot process that is root and sits in the session's
+//! cgroup already. The other half, in the new process, is [`child`].
+//!
+//! ```text
+//! Staged::prepare   ahead of any order: what costs time and does not depend on the session
+//! Staged::launch    clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
+//! ```
+//!
+//! A fault anywhere means: the new process is dead (it is PID 1, so everything in the session is), all mounts were detached
+//! or its own and are gone with it. What remains for the launcher to clean are cgroup, socket and exit record.
+
+mod child;
+mod dev;
+
+use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, Plan, Step};
+use crate::sys::errno_of;
+use crate::sys::fork::{Clone3, Cloned};
+use crate::sys::mount::{self, FsContext, MountAttrs};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::{Pid, pipe2};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// What every launch of this daemon needs, opened once.
+#[derive(Debug)]
+pub struct Host {
+    /// The base root file system's directory.
+    pub base: OwnedFd,
+    /// The sealed copy of the shim.
+    pub shim: OwnedFd,
+}
+
+/// What the order brings along.
+#[derive(Debug)]
+pub struct OrderFds {
+    /// The bundle's directory.
+    pub bundle: OwnedFd,
+    /// The shim's descriptors, from 3 up.
+    pub shim: [OwnedFd; 3],
+}
+
+/// A stager that has done all that can be done without an order.
+#[derive(Debug)]
+pub struct Staged {
+    base: OwnedFd,
+    dev: OwnedFd,
+}
+
+/// A session that runs its shim.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its PID 1, as the launcher sees it.
+    pub pid: Pid,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// Where the time went.
+    pub times: Times,
+}
+
+/// How long each part of a launch took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// clone3 with seven namespaces.
+    pub clone: Duration,
+    /// Maps written.
+    pub maps: Duration,
+    /// From "go" to the shim's exec.
+    pub child: Duration,
+}
+
+/// The new process's word that all steps but exec are done. No errno begins with this byte: they are below 4096.
+const EXECUTING: u8 = 0xFF;
+
+/// A step's name and what went wrong, before it has to be owned.
+type StepResult<T> = Result<T, (&'static str, io::Error)>;
+
+/// Runs one named act.
+fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> StepResult<T> {
+    act().map_err(|error| (name, error))
+}
+
+fn fault((stage, error): (&'static str, io::Error)) -> Fault {
+    Fault {
+        stage: stage.to_owned(),
+        errno: errno_of(&error),
+    }
+}
+
+impl Staged {
+    /// Performs the plan's `ahead` steps.
+    pub fn prepare(steps: &[Step<AheadAct>], host: &Host) -> Result<Self, Fault> {
+        prepare(steps, host).map_err(fault)
+    }
+
+    /// Makes the session: the caller becomes the elder sibling of its PID 1.
+    pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
+        let bundle = clone_bundle(&plan.order, order.bundle.as_fd()).map_err(fault)?;
+        let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;
+        let Pipes {
+            go: (go_read, go_write),
+            report: (report_read, report_write),
+        } = pipes;
+        let began = Instant::now();
+        // The closure owns the child's ends by reference only: both processes must close the other's.
+        let mut ends = Some((go_read, go_write, report_read, report_write));
+        let resources = child::Resources {
+            base: self.base.as_fd(),
+            dev: self.dev.as_fd(),
+            bundle: bundle.as_fd(),
+            program: host.shim.as_fd(),
+            descriptors: order.shim.each_ref().map(AsFd::as_fd),
+        };
+        let clone = Clone3 {
+            namespaces: plan.namespaces.iter().fold(0, |flags, ns| flags | ns.act),
+            sibling: true,
+            cgroup: None,
+        };
+        let cloned = clone
+            .spawn(|| {
+                // Without our copies of the stager's ends, its death is an end of file here.
+                let Some((go, go_write, report_read, report)) = ends.take() else {
+                    return 127;
+                };
+                drop((go_write, report_read));
+                child::run(&plan.child, &resources, File::from(go), &report)
+            })
+            .map_err(|error| fault(("clone", error)))?;
+        let Some((go_read, go, report, report_write)) = ends else {
+            return Err(fault(("clone", Errno::EIO.into())));
+        };
+        drop((go_read, report_write));
+        let cloned_at = Instant::now();
+        self.finish(plan, &cloned, go, report, (began, cloned_at))
+            .map(|times| Launched {
+                pid: cloned.pid,
+                pidfd: cloned.pidfd,
+                times,
+            })
+    }
+
+    /// Maps, "go", and what the new process says.
+    fn finish(
+        &self,
+        plan: &Plan,
+        cloned: &Cloned,
+        go: OwnedFd,
+        report: OwnedFd,
+        (began, cloned_at): (Instant, Instant),
+    ) -> Result<Times, Fault> {
+        // On a fault `go` is dropped without a word: the new process reads end of file and exits.
+        write_maps(&plan.maps, cloned.pid, self.base.as_fd()).map_err(fault)?;
+        let mapped_at = Instant::now();
+        step("go", || File::from(go).write_all(&[1])).map_err(fault)?;
+        let mut answer = Vec::new();
+        step("report", || File::from(report).read_to_end(&mut answer)).map_err(fault)?;
+        let (executing, fault) = match answer.split_first() {
+            Some((&EXECUTING, rest)) => (true, rest),
+            Some(_) | None => (false, &answer[..]),
+        };
+        match fault.split_first_chunk::<4>() {
+            // exec has closed the pipe.
+            None if executing => Ok(Times {
+                clone: cloned_at - began,
+                maps: mapped_at - cloned_at,
+                child: mapped_at.elapsed(),
+            }),
+            // Killed on the way, by the OOM killer for one.
+            None => Err(Fault {
+                stage: "report".to_owned(),
+                errno: Errno::ECHILD as i32,
+            }),
+            Some((errno, name)) => Err(Fault {
+                stage: String::from_utf8_lossy(name).into_owned(),
+                errno: i32::from_le_bytes(*errno),
+            }),
+        }
+    }
+}
+
+/// "Go" to the new process, and its report back.
+struct Pipes {
+    go: (OwnedFd, OwnedFd),
+    report: (OwnedFd, OwnedFd),
+}
+
+impl Pipes {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            go: pipe2(OFlag::O_CLOEXEC)?,
+            report: pipe2(OFlag::O_CLOEXEC)?,
+        })
+    }
+}
+
+fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
+    let (mut base, mut dev) = (None, None);
+    for Step { name, act } in steps {
+        match act {
+            AheadAct::OomScore(score) => step(name, || {
+                std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            })?,
+            AheadAct::CloneBase(attrs) => {
+                base = Some(clone_with(name, attrs, host.base.as_fd())?);
+            }
+            AheadAct::MakeDev {
+                options,
+                nodes,
+                attrs,
+            } => dev = Some(dev::make(name, options, nodes, attrs)?),
+        }
+    }
+    match (base, dev) {
+        (Some(base), Some(dev)) => Ok(Staged { base, dev }),
+        _ => Err(("plan", Errno::EINVAL.into())),
+    }
+}
+
+fn clone_bundle(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<OwnedFd> {
+    let mut made = None;
+    for Step { name, act } in steps {
+        let OrderAct::CloneBundle(attrs) = act;
+        made = Some(clone_with(name, attrs, bundle)?);
+    }
+    made.ok_or(("plan", Errno::EINVAL.into()))
+}
+
+/// A detached clone of a mount, with attributes that are on it before anyone can reach it.
+fn clone_with(name: &'static str, attrs: &[Attr], of: BorrowedFd<'_>) -> StepResult<OwnedFd> {
+    let mount = step(name, || mount::clone_tree(of))?;
+    add_attrs(name, attrs, mount.as_fd())?;
+    Ok(mount)
+}
+
+fn add_attrs(name: &'static str, attrs: &[Attr], mount: BorrowedFd<'_>) -> StepResult<()> {
+    step(name, || mount::add_attrs(mount, union(attrs)))
+}
+
+fn union(attrs: &[Attr]) -> MountAttrs {
+    attrs
+        .iter()
+        .fold(MountAttrs::default(), |all, one| all | one.attr)
+}
+
+/// Makes a file system: each option by its own name, the rest by the step's.
+fn make_fs(
+    name: &'static str,
+    fstype: &std::ffi::CStr,
+    options: &[FsOption],
+    attrs: MountAttrs,
+) -> StepResult<OwnedFd> {
+    let context = step(name, || FsContext::open(fstype))?;
+    for option in options {
+        step(option.name, || context.option(&option.key, &option.value))?;
+    }
+    step(name, || context.mount(attrs))
+}
+
+fn write_maps(steps: &[Step<MapAct>], pid: Pid, base: BorrowedFd<'_>) -> StepResult<()> {
+    for Step { name, act } in steps {
+        step(name, || match act {
+            // The process is our own unreaped sibling, so its number cannot have been reused.
+            MapAct::Write { file, content } => {
+                std::fs::write(format!("/proc/{pid}/{file}"), content)
+            }
+            MapAct::MapBaseOwners => {
+                let userns = File::open(format!("/proc/{pid}/ns/user"))?;
+                mount::map_ids(base, userns.as_fd())
+            }
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,19 @@
+//! Tier 4 (root): a real session, all namespaces and measures, whose PID 1 is this very test program.
+//!
+//! `main` runs twice: as the test, and, started by the stager with no environment as PID 1 of the session, as the program
+//! that looks around in there and writes what it finds to its exit record.
+
+#[path = "session/base.rs"]
+mod base;
+#[path = "session/inside.rs"]
+mod inside;
+#[path = "session/outside.rs"]
+mod outside;
+
+fn main() {
+    if std::process::id() == 1 {
+        inside::main();
+    } else {
+        outside::main();
+    }
+}
