@@ -153,7 +153,11 @@ fn idle_time_counts_from_the_last_end_of_work_or_change_of_health() {
     assert_eq!(session.deadline(), Some(start + POLICY.idle_timeout));
     let work = Moment(100_000);
     session.begin_work(work).expect("live");
-    assert_eq!(session.deadline(), Some(start + POLICY.max_lifetime), "work in flight never idles");
+    assert_eq!(
+        session.deadline(),
+        Some(start + POLICY.max_lifetime),
+        "work in flight never idles"
+    );
     let done = Moment(5_000_000);
     session.step(done, Event::WorkEnds);
     assert_eq!(session.deadline(), Some(done + POLICY.idle_timeout));
@@ -188,13 +192,22 @@ fn a_server_that_blocks_while_it_works_is_not_unhealthy() {
 fn a_shim_that_does_not_go_is_killed_and_then_removed() {
     let mut session = live(Moment(0));
     let effects = session.step(Moment(10), Event::Stop(EndReason::Stopped));
-    assert_eq!(effects, [Effect::Publish, Effect::Shutdown(POLICY.stop_grace)]);
+    assert_eq!(
+        effects,
+        [Effect::Publish, Effect::Shutdown(POLICY.stop_grace)]
+    );
     let kill_at = session.deadline().expect("grace");
     assert_eq!(session.step(kill_at, Event::Tick), [Effect::Kill]);
     let remove_at = session.deadline().expect("margin");
     assert_eq!(session.step(remove_at, Event::Tick), [Effect::Remove]);
-    assert_eq!(session.step(remove_at, Event::TornDown), [Effect::Publish, Effect::Release]);
-    assert_eq!((session.phase(), session.end_reason()), (Phase::Ended, Some(EndReason::Stopped)));
+    assert_eq!(
+        session.step(remove_at, Event::TornDown),
+        [Effect::Publish, Effect::Release]
+    );
+    assert_eq!(
+        (session.phase(), session.end_reason()),
+        (Phase::Ended, Some(EndReason::Stopped))
+    );
 }
 
 #[test]
@@ -205,5 +218,8 @@ fn a_start_that_takes_too_long_fails() {
     assert_eq!(effects[0], Effect::Publish);
     session.step(Moment(120_001), Event::Gone);
     session.step(Moment(120_002), Event::TornDown);
-    assert_eq!((session.phase(), session.end_reason()), (Phase::Failed, Some(EndReason::StartTimeout)));
+    assert_eq!(
+        (session.phase(), session.end_reason()),
+        (Phase::Failed, Some(EndReason::StartTimeout))
+    );
 }

@@ -146,7 +146,10 @@ impl Broker {
     pub async fn load_catalogue(&self) -> Result<(), StoreError> {
         let mut token = None;
         loop {
-            let page = self.store.runtimes(store::PageRequest::parse(Some(1000), token.as_deref())?).await?;
+            let page = self
+                .store
+                .runtimes(store::PageRequest::parse(Some(1000), token.as_deref())?)
+                .await?;
             for runtime in page.items {
                 let name = runtime.name.clone();
                 match self.compile(runtime) {
@@ -173,7 +176,13 @@ impl Broker {
         self.catalogue.put(Arc::new(version));
         let sessions = self.sessions_of(&runtime.runtime_id);
         tracing::info!(runtime = %runtime.name, version = %runtime.version, "deployed");
-        Ok((Runtime { sessions, ..runtime }, created))
+        Ok((
+            Runtime {
+                sessions,
+                ..runtime
+            },
+            created,
+        ))
     }
 
     fn host_spec(&self, put: &PutRuntime) -> Result<spec::RuntimeSpec, ApiError> {
@@ -183,7 +192,9 @@ impl Broker {
     /// The entrypoint of a script must be in its bundle (contract §1.10's failure text, at deploy time).
     async fn check_entrypoint(&self, put: &PutRuntime) -> Result<(), ApiError> {
         self.store.artifact(&put.artifact).await?;
-        let Some(file) = put.config.entrypoint.words().first() else { return Ok(()) };
+        let Some(file) = put.config.entrypoint.words().first() else {
+            return Ok(());
+        };
         let spec = self.host_spec(put)?;
         if !spec.argv.iter().any(|word| word.starts_with("/app/")) {
             return Ok(());
@@ -234,7 +245,10 @@ impl Broker {
     /// Where a session's log is.
     #[must_use]
     pub fn log_path(&self, session: &SessionId) -> PathBuf {
-        self.ground.directory.join("logs").join(format!("{session}.log"))
+        self.ground
+            .directory
+            .join("logs")
+            .join(format!("{session}.log"))
     }
 
     /// Where a session's shim listens.

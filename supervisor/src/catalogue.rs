@@ -48,7 +48,11 @@ impl Catalogue {
     /// The newest version of a runtime, by name.
     #[must_use]
     pub fn by_name(&self, name: &RuntimeName) -> Option<Arc<RuntimeVersion>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// By id.
@@ -61,7 +65,12 @@ impl Catalogue {
     /// All, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<RuntimeVersion>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Takes a new newest version.
@@ -74,6 +83,9 @@ impl Catalogue {
 
     /// Forgets a runtime.
     pub fn remove(&self, name: &RuntimeName) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(name);
     }
 }

@@ -37,18 +37,22 @@ impl Egress {
     /// Tells it whose configuration holds; once.
     pub fn belong_to(&self, broker: &Arc<Broker>) {
         // A second call would say the same.
-        drop(self.broker.set(Arc::downgrade(broker)));
+        let _ = self.broker.set(Arc::downgrade(broker));
     }
 
     /// Serves one connection of a session in a task of its own.
     pub fn serve(&self, stream: StdTcpStream, session: Arc<SessionHandle>) {
-        let Some(broker) = self.broker.get().and_then(Weak::upgrade) else { return };
+        let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
+            return;
+        };
         let Ok(place) = Arc::clone(&session.egress_places).try_acquire_owned() else {
             // Dropping the connection is the answer: the limit is far above what a client library opens.
             return;
         };
         tokio::spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let Ok(stream) = TcpStream::from_std(stream) else {
+                return;
+            };
             // Ends with the session: a connection must not outlive the one who may use it.
             let ended = session.ending();
             tokio::select! {
@@ -76,24 +80,40 @@ async fn connection(
         Ok(Err(error)) => {
             return refuse(&mut agent, 400, "Bad Request", &error.to_string()).await;
         }
-        Err(_elapsed) => return refuse(&mut agent, 408, "Request Timeout", "no request came").await,
+        Err(_elapsed) => {
+            return refuse(&mut agent, 408, "Request Timeout", "no request came").await;
+        }
     };
     let mut server = match dial(broker, session, &head.target).await {
         Ok(server) => server,
         Err(Dial::Refused(refused)) => {
             note_refusal(session, &head.target, &refused);
-            return refuse(&mut agent, 403, "Forbidden", &format!("{}:{}: {refused}", head.target.host, head.target.port)).await;
+            return refuse(
+                &mut agent,
+                403,
+                "Forbidden",
+                &format!("{}:{}: {refused}", head.target.host, head.target.port),
+            )
+            .await;
         }
         Err(Dial::Failed(detail)) => return refuse(&mut agent, 502, "Bad Gateway", &detail).await,
         Err(Dial::TimedOut) => {
-            return refuse(&mut agent, 504, "Gateway Timeout", "the server did not accept in time").await;
+            return refuse(
+                &mut agent,
+                504,
+                "Gateway Timeout",
+                "the server did not accept in time",
+            )
+            .await;
         }
     };
     // Small writes of a conversation (TLS handshakes, JSON) should not wait for each other.
     server.set_nodelay(true)?;
     agent.set_nodelay(true)?;
     if head.is_connect() {
-        agent.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+        agent
+            .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            .await?;
     }
     server.write_all(&head.forward).await?;
     copy_bidirectional(&mut agent, &mut server).await?;
@@ -118,7 +138,11 @@ enum Dial {
     TimedOut,
 }
 
-async fn dial(broker: &Broker, session: &SessionHandle, target: &Target) -> Result<TcpStream, Dial> {
+async fn dial(
+    broker: &Broker,
+    session: &SessionHandle,
+    target: &Target,
+) -> Result<TcpStream, Dial> {
     let config = broker.config();
     let policy = &session.version.spec.network;
     policy::may_ask(policy, target).map_err(Dial::Refused)?;
@@ -127,7 +151,9 @@ async fn dial(broker: &Broker, session: &SessionHandle, target: &Target) -> Resu
             Some(address) => vec![(address, target.port).into()],
             None => tokio::net::lookup_host((target.host.as_str(), target.port))
                 .await
-                .map_err(|error| Dial::Failed(format!("{} could not be resolved: {error}", target.host)))?
+                .map_err(|error| {
+                    Dial::Failed(format!("{} could not be resolved: {error}", target.host))
+                })?
                 .collect(),
         };
         let own = policy::own_addresses();
@@ -135,7 +161,12 @@ async fn dial(broker: &Broker, session: &SessionHandle, target: &Target) -> Resu
             .map_err(Dial::Refused)?;
         TcpStream::connect(dialled.as_slice())
             .await
-            .map_err(|error| Dial::Failed(format!("{}:{} could not be reached: {error}", target.host, target.port)))
+            .map_err(|error| {
+                Dial::Failed(format!(
+                    "{}:{} could not be reached: {error}",
+                    target.host, target.port
+                ))
+            })
     };
     match tokio::time::timeout(config.network.dial_timeout, attempt).await {
         Ok(outcome) => outcome,
@@ -146,7 +177,10 @@ async fn dial(broker: &Broker, session: &SessionHandle, target: &Target) -> Resu
 fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
     let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
     if count <= NOTED_REFUSALS {
-        session.log.note(&format!("outbound connection to {}:{} refused: {refused}", target.host, target.port));
+        session.log.note(&format!(
+            "outbound connection to {}:{} refused: {refused}",
+            target.host, target.port
+        ));
         tracing::info!(
             session_id = %session.id,
             runtime = %session.version.name,

@@ -10,7 +10,7 @@ pub fn chain(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         // Writing to a string cannot fail.
-        drop(write!(text, ": {cause}"));
+        let _ = write!(text, ": {cause}");
         source = cause.source();
     }
     text

@@ -29,13 +29,20 @@ impl Registry {
     /// An empty registry with room for `max_sessions`.
     #[must_use]
     pub fn new(max_sessions: usize) -> Self {
-        Self { maps: Mutex::default(), places: Arc::new(Semaphore::new(max_sessions)) }
+        Self {
+            maps: Mutex::default(),
+            places: Arc::new(Semaphore::new(max_sessions)),
+        }
     }
 
     /// Waits for a place, at most `patience`.
     pub async fn admit(&self, patience: Duration) -> Option<Permit> {
         let place = Arc::clone(&self.places).acquire_owned();
-        tokio::time::timeout(patience, place).await.ok()?.ok().map(Permit)
+        tokio::time::timeout(patience, place)
+            .await
+            .ok()?
+            .ok()
+            .map(Permit)
     }
 
     /// The session of this key, if it is there.
@@ -65,7 +72,11 @@ impl Registry {
         let mut maps = self.maps();
         maps.by_id.remove(&handle.id);
         // The key may already belong to the next session of the same id.
-        if maps.by_key.get(&handle.key).is_some_and(|found| found.id == handle.id) {
+        if maps
+            .by_key
+            .get(&handle.key)
+            .is_some_and(|found| found.id == handle.id)
+        {
             maps.by_key.remove(&handle.key);
         }
     }
@@ -85,7 +96,12 @@ impl Registry {
     /// Those of one runtime.
     #[must_use]
     pub fn of_runtime(&self, runtime: &RuntimeId) -> Vec<Arc<SessionHandle>> {
-        self.maps().by_id.values().filter(|handle| handle.key.runtime == *runtime).cloned().collect()
+        self.maps()
+            .by_id
+            .values()
+            .filter(|handle| handle.key.runtime == *runtime)
+            .cloned()
+            .collect()
     }
 
     /// How many there are.

@@ -51,11 +51,22 @@ pub struct Start {
 
 /// Runs until told to stop.
 pub async fn run(start: Start) -> Result<(), RunError> {
-    let Start { args, config, ground, launcher, unix, tcp } = start;
+    let Start {
+        args,
+        config,
+        ground,
+        launcher,
+        unix,
+        tcp,
+    } = start;
     let open = |error: &dyn std::error::Error| RunError::Open(chain(error));
     let mut signals = Signals::new().map_err(|error| open(&error))?;
+    let mut hangups = signal(SignalKind::hangup()).map_err(|error| open(&error))?;
     let (launcher, notices) = LauncherClient::new(launcher).map_err(|error| open(&error))?;
-    let names = Names { region: config.region.clone(), account: config.account.clone() };
+    let names = Names {
+        region: config.region.clone(),
+        account: config.account.clone(),
+    };
     let store =
         Store::open(&ground.directory.join("agentcore.db"), names).map_err(|error| open(&error))?;
     let artifacts =
@@ -65,7 +76,10 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let dev = config.dev;
     let broker = Broker::new(config, ground, launcher, store, artifacts, epoch);
     recover(&broker).await?;
-    broker.load_catalogue().await.map_err(|error| open(&error))?;
+    broker
+        .load_catalogue()
+        .await
+        .map_err(|error| open(&error))?;
 
     let exits = Arc::clone(&broker);
     tokio::spawn(async move { exits.exits.route(notices).await });
@@ -78,7 +92,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let outcome = loop {
         tokio::select! {
             () = signals.terminate() => break Ok(()),
-            _ = signals.reload.recv() => reload(&broker, &args),
+            _ = hangups.recv() => reload(&broker, &args),
             () = broker.launcher.closed() => break Err(RunError::LauncherGone),
             error = broker.store.failed() => break Err(RunError::Store(chain(&error))),
             _ = &mut serving => break Err(RunError::Open("the listeners have stopped".to_owned())),
@@ -101,7 +115,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         }
         for slot in broker.slots.drain() {
             // A slot that is gone already needs no removal.
-            drop(broker.launcher.remove(slot).await);
+            let _ = broker.launcher.remove(slot).await;
         }
     }
     outcome
@@ -110,7 +124,6 @@ pub async fn run(start: Start) -> Result<(), RunError> {
 struct Signals {
     term: Signal,
     int: Signal,
-    reload: Signal,
 }
 
 impl Signals {
@@ -118,7 +131,6 @@ impl Signals {
         Ok(Self {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
-            reload: signal(SignalKind::hangup())?,
         })
     }
 
@@ -142,13 +154,20 @@ fn listeners(
             tokio::net::TcpListener::from_std(listener)
         })
         .collect::<Result<_, _>>()?;
-    Ok(Listeners { unix: tokio::net::UnixListener::from_std(unix)?, tcp })
+    Ok(Listeners {
+        unix: tokio::net::UnixListener::from_std(unix)?,
+        tcp,
+    })
 }
 
 /// Ends what an earlier daemon of this instance left: its sessions cannot be served yet after a restart (issue 4 adopts
 /// them), so they are killed, removed and recorded, by the names that were written down before they were made.
 async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
-    let left = broker.store.live_sessions().await.map_err(|error| RunError::Open(chain(&error)))?;
+    let left = broker
+        .store
+        .live_sessions()
+        .await
+        .map_err(|error| RunError::Open(chain(&error)))?;
     for session in left {
         let id = session.session.id.clone();
         let usage = match broker.launcher.remove(id.clone()).await {
@@ -166,7 +185,11 @@ async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
             egress_refused: 0,
             log_lines_dropped: 0,
         };
-        broker.store.end_session(&id, end).await.map_err(|error| RunError::Open(chain(&error)))?;
+        broker
+            .store
+            .end_session(&id, end)
+            .await
+            .map_err(|error| RunError::Open(chain(&error)))?;
         tracing::info!(session_id = %id, "ended a session of an earlier daemon");
     }
     Ok(())

@@ -23,18 +23,30 @@ pub struct Slots {
 impl Slots {
     /// A name: of a prepared slot, or a fresh one.
     pub fn take(&self) -> SessionId {
-        let ready = self.shelf.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let ready = self
+            .shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
         self.taken.notify_one();
         ready.unwrap_or_else(fresh_name)
     }
 
     /// Takes everything off the shelf (at shutdown).
     pub fn drain(&self) -> Vec<SessionId> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
     }
 
     fn missing(&self) -> bool {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner).len() < SHELF
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+            < SHELF
     }
 }
 

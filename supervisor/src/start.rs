@@ -225,9 +225,9 @@ fn io(verb: &'static str, what: &str) -> impl FnOnce(std::io::Error) -> StartErr
 
 fn say(text: &str) {
     // Standard output that is closed has no reader to miss it.
-    drop(writeln!(std::io::stdout(), "{text}"));
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 fn complain(text: &str) {
-    drop(writeln!(std::io::stderr(), "agentcored: {text}"));
+    let _ = writeln!(std::io::stderr(), "agentcored: {text}");
 }

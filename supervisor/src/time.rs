@@ -20,7 +20,9 @@ impl Clock {
     /// Starts at zero.
     #[must_use]
     pub fn start() -> Self {
-        Self { origin: Instant::now() }
+        Self {
+            origin: Instant::now(),
+        }
     }
 
     /// Now.

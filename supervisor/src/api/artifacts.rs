@@ -24,7 +24,10 @@ pub async fn upload(
         let mut body = request.into_body();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| {
-                ApiError::new(ErrorCode::Validation, format!("the upload broke off: {error}"))
+                ApiError::new(
+                    ErrorCode::Validation,
+                    format!("the upload broke off: {error}"),
+                )
             })?;
             if let Ok(data) = frame.into_data() {
                 // Page-cache writes of 64 KiB: not worth a thread each.
@@ -35,7 +38,11 @@ pub async fn upload(
             .await
             .map_err(|error| ApiError::internal(&error))??;
         let (artifact, created) = broker.store.put_artifact(artifact).await?;
-        let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+        let status = if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         Ok((status, Json(artifact)).into_response())
     };
     respond(result.await, &id)
@@ -47,9 +54,8 @@ pub async fn list(
     Extension(id): Extension<RequestId>,
     Query(paging): Query<Paging>,
 ) -> Response {
-    let result = async {
-        Ok(Json(broker.store.artifacts(paging.request()?).await?).into_response())
-    };
+    let result =
+        async { Ok(Json(broker.store.artifacts(paging.request()?).await?).into_response()) };
     respond(result.await, &id)
 }
 
@@ -59,9 +65,8 @@ pub async fn show(
     Extension(id): Extension<RequestId>,
     Path(artifact): Path<String>,
 ) -> Response {
-    let result = async {
-        Ok(Json(broker.store.artifact(&artifact_id(&artifact)?).await?).into_response())
-    };
+    let result =
+        async { Ok(Json(broker.store.artifact(&artifact_id(&artifact)?).await?).into_response()) };
     respond(result.await, &id)
 }
 

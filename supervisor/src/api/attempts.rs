@@ -69,19 +69,19 @@ pub async fn answer(
         broker.attempts.leave(&key, &bell);
         if let Some(outcome) = outcome {
             // A client that is gone drops the answer, and with it the work.
-            drop(answer.send(outcome));
+            let _ = answer.send(outcome);
         }
     });
-    answered
-        .await
-        .unwrap_or_else(|_| Err(ApiError::new(ErrorCode::Internal, "the invocation was given up")))
+    answered.await.unwrap_or_else(|_| {
+        Err(ApiError::new(
+            ErrorCode::Internal,
+            "the invocation was given up",
+        ))
+    })
 }
 
 /// Goes on without a client: to the end if another attempt comes in time, else not at all.
-async fn linger<F: Future>(mut running: F, bell: &Notify) -> Option<F::Output>
-where
-    F: Unpin,
-{
+async fn linger<F: Future + Unpin>(mut running: F, bell: &Notify) -> Option<F::Output> {
     tokio::select! {
         outcome = &mut running => return Some(outcome),
         () = bell.notified() => {}

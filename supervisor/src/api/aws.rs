@@ -63,7 +63,11 @@ enum Operation {
 
 /// Everything below `/runtimes/`.
 pub async fn dispatch(State(broker): State<Arc<Broker>>, request: Request) -> Response {
-    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
     match route(&broker, request).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
@@ -136,7 +140,8 @@ fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Arc<RuntimeVer
         return Err(ApiError::field("accountId", "must be 12 digits"));
     }
     let qualifier = query.qualifier.as_deref().unwrap_or("DEFAULT");
-    EndpointName::parse(qualifier).map_err(|error| ApiError::field("qualifier", error.to_string()))?;
+    EndpointName::parse(qualifier)
+        .map_err(|error| ApiError::field("qualifier", error.to_string()))?;
     let config = broker.config();
     let text = match label.strip_prefix("arn:") {
         None => label,
@@ -149,13 +154,18 @@ fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Arc<RuntimeVer
                 ));
             };
             let Some(rest) = resource.strip_prefix("runtime/") else {
-                return Err(ApiError::field("agentRuntimeArn", "must name a runtime (`:runtime/<id>`)"));
+                return Err(ApiError::field(
+                    "agentRuntimeArn",
+                    "must name a runtime (`:runtime/<id>`)",
+                ));
             };
             if !partition.starts_with("aws")
                 || account.len() != 12
                 || !account.bytes().all(|b| b.is_ascii_digit())
                 || region.is_empty()
-                || !region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                || !region
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             {
                 return Err(ApiError::field(
                     "agentRuntimeArn",
@@ -166,7 +176,8 @@ fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Arc<RuntimeVer
                 return Err(unknown_runtime(label));
             }
             // An endpoint ARN names its runtime first.
-            rest.split_once("/runtime-endpoint/").map_or(rest, |(id, _endpoint)| id)
+            rest.split_once("/runtime-endpoint/")
+                .map_or(rest, |(id, _endpoint)| id)
         }
     };
     let found = if let Ok(name) = RuntimeName::parse(text) {
@@ -174,17 +185,25 @@ fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Arc<RuntimeVer
     } else if let Ok(id) = RuntimeId::parse(text) {
         broker.catalogue.by_id(&id)
     } else {
-        return Err(ApiError::field("agentRuntimeArn", "is not an ARN, a runtime's id or a runtime's name"));
+        return Err(ApiError::field(
+            "agentRuntimeArn",
+            "is not an ARN, a runtime's id or a runtime's name",
+        ));
     };
     let version = found.ok_or_else(|| unknown_runtime(label))?;
     if qualifier != "DEFAULT" {
-        return Err(ApiError::not_found(format!("runtime {} has no endpoint {qualifier}", version.name)));
+        return Err(ApiError::not_found(format!(
+            "runtime {} has no endpoint {qualifier}",
+            version.name
+        )));
     }
     Ok(version)
 }
 
 fn unknown_runtime(label: &str) -> ApiError {
-    ApiError::not_found(format!("there is no runtime {label}; `agentcore status` lists what is deployed"))
+    ApiError::not_found(format!(
+        "there is no runtime {label}; `agentcore status` lists what is deployed"
+    ))
 }
 
 async fn invoke(
@@ -194,7 +213,11 @@ async fn invoke(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
-    let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let request_id = parts
+        .extensions
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
     let call = Call {
         key: SessionKey {
             runtime: version.runtime.clone(),
@@ -222,7 +245,9 @@ async fn invoke(
     *response.status_mut() = StatusCode::OK;
     for name in PASSED_OUT {
         if let Some(value) = answer.headers.get(*name) {
-            response.headers_mut().insert(HeaderName::from_static(name), value.clone());
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value.clone());
         }
     }
     response
@@ -239,14 +264,23 @@ async fn stop(
     version: &RuntimeVersion,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let session = session_id(headers)?
-        .ok_or_else(|| ApiError::field("runtimeSessionId", "is required (header X-Amzn-Bedrock-AgentCore-Runtime-Session-Id)"))?;
+    let session = session_id(headers)?.ok_or_else(|| {
+        ApiError::field(
+            "runtimeSessionId",
+            "is required (header X-Amzn-Bedrock-AgentCore-Runtime-Session-Id)",
+        )
+    })?;
     let key = SessionKey {
         runtime: version.runtime.clone(),
         endpoint: EndpointName::default_endpoint(),
         client: session.clone(),
     };
-    let gone = || ApiError::not_found(format!("runtime {} has no live session {session}", version.name));
+    let gone = || {
+        ApiError::not_found(format!(
+            "runtime {} has no live session {session}",
+            version.name
+        ))
+    };
     let handle = broker.registry.find(&key).ok_or_else(gone)?;
     if handle.view().end.is_some() {
         return Err(gone());
@@ -255,15 +289,21 @@ async fn stop(
     // Answers once the session accepts no more work; its end takes up to the grace period (contract §2.4).
     handle.ending().await;
     let mut response = (StatusCode::OK, "{}").into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set_session(response.headers_mut(), &session);
     Ok(response)
 }
 
 /// The caller's session id, if it gave one.
 pub fn session_id(headers: &HeaderMap) -> Result<Option<ClientSessionId>, ApiError> {
-    let Some(value) = headers.get(SESSION_ID) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| ApiError::field("runtimeSessionId", "must be visible ASCII"))?;
+    let Some(value) = headers.get(SESSION_ID) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| ApiError::field("runtimeSessionId", "must be visible ASCII"))?;
     ClientSessionId::parse(text)
         .map(Some)
         .map_err(|error| ApiError::field("runtimeSessionId", error.to_string()))
@@ -305,14 +345,22 @@ fn headers_in(
         if !PASSED_IN.contains(&name) && !name.starts_with(CUSTOM_PREFIX) {
             continue;
         }
-        let value = value.to_str().map_err(|_| ApiError::field(name, "must be visible ASCII"))?;
+        let value = value
+            .to_str()
+            .map_err(|_| ApiError::field(name, "must be visible ASCII"))?;
         if value.len() > MAX_HEADER_VALUE {
-            return Err(ApiError::field(name, format!("must be at most {MAX_HEADER_VALUE} characters long")));
+            return Err(ApiError::field(
+                name,
+                format!("must be at most {MAX_HEADER_VALUE} characters long"),
+            ));
         }
         passed.push((name.to_owned(), value.to_owned()));
     }
     passed.push((SESSION_ID.as_str().to_owned(), session.as_str().to_owned()));
-    passed.push(("x-amzn-bedrock-agentcore-runtime-request-id".to_owned(), request_id.to_owned()));
+    passed.push((
+        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
+        request_id.to_owned(),
+    ));
     Ok(passed)
 }
 
@@ -330,7 +378,10 @@ mod tests {
         ] {
             let (operation, label) = split(path).expect(path);
             assert_eq!(operation, Operation::Invoke);
-            assert_eq!(label, "arn:aws:bedrock-agentcore:us-local-1:000000000000:runtime/echo-AbCdEf1234");
+            assert_eq!(
+                label,
+                "arn:aws:bedrock-agentcore:us-local-1:000000000000:runtime/echo-AbCdEf1234"
+            );
         }
         assert!(split("/runtimes/echo").is_err());
         assert!(split("/runtimes/echo/unknown").is_err());

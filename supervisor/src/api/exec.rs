@@ -42,7 +42,11 @@ pub async fn exec(
     Path(id): Path<String>,
     request: Request,
 ) -> Response {
-    let request_id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let request_id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
     match begin(&broker, &id, request).await {
         Ok(response) => response,
         Err(error) => error.problem(&request_id),
@@ -50,19 +54,33 @@ pub async fn exec(
 }
 
 async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<Response, ApiError> {
-    let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok());
+    let upgrade = request
+        .headers()
+        .get(UPGRADE)
+        .and_then(|value| value.to_str().ok());
     if !upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(PROTOCOL)) {
-        return Err(ApiError::field("Upgrade", format!("must be `{PROTOCOL}` (HTTP/1.1)")));
+        return Err(ApiError::field(
+            "Upgrade",
+            format!("must be `{PROTOCOL}` (HTTP/1.1)"),
+        ));
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
     let query = request.uri().query().unwrap_or("").to_owned();
     let body = axum::body::to_bytes(request.into_body(), MAX_REQUEST)
         .await
-        .map_err(|_| ApiError::new(ErrorCode::PayloadTooLarge, format!("an exec request has at most {MAX_REQUEST} bytes")))?;
+        .map_err(|_| {
+            ApiError::new(
+                ErrorCode::PayloadTooLarge,
+                format!("an exec request has at most {MAX_REQUEST} bytes"),
+            )
+        })?;
     let wanted: ExecRequest = serde_json::from_slice(&body)
         .map_err(|error| ApiError::field("body", format!("is not an exec request: {error}")))?;
     if wanted.argv.is_empty() || wanted.argv.iter().any(|word| word.contains('\0')) {
-        return Err(ApiError::field("argv", "must hold a program and its arguments, without NUL"));
+        return Err(ApiError::field(
+            "argv",
+            "must hold a program and its arguments, without NUL",
+        ));
     }
     let handle = sessions::live(broker, id, sessions::runtime_of(&query)?.as_ref())?;
     let work = handle.begin().await.map_err(|error| match error {
@@ -74,13 +92,17 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         // A client that does not take the upgrade leaves a process without input: it is ended.
         match on_upgrade.await {
             Ok(upgraded) => serve(TokioIo::new(upgraded), process, work, &handle).await,
-            Err(_gone) => process.end(&work.link).await,
+            Err(_gone) => hang_up(&work.link, process.id).await,
         }
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    response.headers_mut().insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
     Ok(response)
 }
 
@@ -92,12 +114,16 @@ struct Process {
     outputs: Vec<(ExecChannel, Box<dyn AsyncRead + Send + Unpin>)>,
 }
 
-impl Process {
-    /// Its client is gone: hang up.
-    async fn end(&self, link: &Link) {
+/// The client of a process is gone: tell it as a terminal would, then as a service manager would.
+async fn hang_up(link: &Link, id: ExecId) {
+    for signal in [nix::libc::SIGHUP, nix::libc::SIGTERM] {
         // An exec that has ended by itself is no error here.
-        drop(link.signal(Signal { id: Some(self.id), signal: nix::libc::SIGHUP }).await);
-        drop(link.signal(Signal { id: Some(self.id), signal: nix::libc::SIGTERM }).await);
+        let _ = link
+            .signal(Signal {
+                id: Some(id),
+                signal,
+            })
+            .await;
     }
 }
 
@@ -115,7 +141,11 @@ async fn start(link: &Arc<Link>, wanted: &ExecRequest) -> Result<Process, ApiErr
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let (output, input) = ours.into_split();
         let theirs: Vec<OwnedFd> = vec![theirs.into_std().map_err(failed)?.into()];
-        (theirs, boxed_write(input), vec![(ExecChannel::Stdout, boxed_read(output))])
+        (
+            theirs,
+            boxed_write(input),
+            vec![(ExecChannel::Stdout, boxed_read(output))],
+        )
     } else {
         let (stdin, their_stdin) = pipe::pipe().map_err(failed)?;
         let (their_stdout, stdout) = pipe::pipe().map_err(failed)?;
@@ -133,18 +163,29 @@ async fn start(link: &Arc<Link>, wanted: &ExecRequest) -> Result<Process, ApiErr
         (theirs, boxed_write(stdin), outputs)
     };
     let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-    let (_pid, exited) = link
-        .exec(&exec, &fds)
-        .await
-        .map_err(|error| ApiError::new(error.code(), format!("the process could not be started: {error}")))?;
-    Ok(Process { id, exited, input, outputs })
+    let (_pid, exited) = link.exec(&exec, &fds).await.map_err(|error| {
+        ApiError::new(
+            error.code(),
+            format!("the process could not be started: {error}"),
+        )
+    })?;
+    Ok(Process {
+        id,
+        exited,
+        input,
+        outputs,
+    })
 }
 
-fn boxed_write(stream: impl AsyncWrite + Send + Unpin + 'static) -> Box<dyn AsyncWrite + Send + Unpin> {
+fn boxed_write(
+    stream: impl AsyncWrite + Send + Unpin + 'static,
+) -> Box<dyn AsyncWrite + Send + Unpin> {
     Box::new(stream)
 }
 
-fn boxed_read(stream: impl AsyncRead + Send + Unpin + 'static) -> Box<dyn AsyncRead + Send + Unpin> {
+fn boxed_read(
+    stream: impl AsyncRead + Send + Unpin + 'static,
+) -> Box<dyn AsyncRead + Send + Unpin> {
     Box::new(stream)
 }
 
@@ -152,7 +193,12 @@ async fn serve<S>(connection: S, process: Process, work: Work, handle: &SessionH
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let Process { id, mut exited, input, outputs } = process;
+    let Process {
+        id,
+        mut exited,
+        input,
+        outputs,
+    } = process;
     let (from_client, to_client) = tokio::io::split(connection);
     let (frames, queue) = mpsc::channel(FRAME_QUEUE);
     let writer = tokio::spawn(write_frames(to_client, queue));
@@ -161,36 +207,43 @@ where
         .into_iter()
         .map(|(channel, output)| tokio::spawn(pump(output, channel, frames.clone())))
         .collect();
-    let outcome = loop {
-        tokio::select! {
-            status = &mut exited => break match status {
-                Ok(status) => ExecOutcome { exit_code: shell_code(status), error: None },
-                Err(_link_closed) => {
-                    let why = handle.ending().await.map_or_else(String::new, |end| format!(": {}", end.detail));
-                    ExecOutcome { exit_code: -1, error: Some(format!("the session ended{why}")) }
-                }
-            },
-            client = &mut reader, if !reader.is_finished() => {
-                if matches!(client, Ok(Hangup::Gone) | Err(_)) {
-                    let gone = Signal { id: Some(id), signal: nix::libc::SIGHUP };
-                    drop(work.link.signal(gone).await);
-                    drop(work.link.signal(Signal { id: Some(id), signal: nix::libc::SIGTERM }).await);
-                }
-                // Either way only its exit is of interest now.
-                let status = (&mut exited).await;
-                break ExecOutcome { exit_code: status.map_or(-1, shell_code), error: None };
+    let status = tokio::select! {
+        status = &mut exited => status,
+        Hangup::Gone = gone(&mut reader) => {
+            hang_up(&work.link, id).await;
+            exited.await
+        }
+    };
+    let outcome = match status {
+        Ok(status) => ExecOutcome {
+            exit_code: shell_code(status),
+            error: None,
+        },
+        Err(_link_closed) => {
+            let why = handle
+                .ending()
+                .await
+                .map_or_else(String::new, |end| format!(": {}", end.detail));
+            ExecOutcome {
+                exit_code: -1,
+                error: Some(format!("the session ended{why}")),
             }
         }
     };
     // The shim reports an exit after the output is drained; what a grandchild still holds open is not waited for.
     for pump in pumps {
-        drop(tokio::time::timeout(std::time::Duration::from_secs(1), pump).await);
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;
     }
     let status = serde_json::to_vec(&outcome).unwrap_or_default();
-    drop(frames.send((ExecChannel::Status, status)).await);
+    let _ = frames.send((ExecChannel::Status, status)).await;
     drop(frames);
     reader.abort();
-    drop(writer.await);
+    let _ = writer.await;
+}
+
+/// Waits for the client's half to end; a reader that panicked counts as a client that is gone.
+async fn gone(reader: &mut tokio::task::JoinHandle<Hangup>) -> Hangup {
+    reader.await.unwrap_or(Hangup::Gone)
 }
 
 /// The exit code as a shell would give it.
@@ -209,7 +262,11 @@ async fn pump(
     let mut buffer = vec![0; MAX_EXEC_FRAME];
     // An error is a process that is gone (EIO of a terminal): the end of its output.
     while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        if frames.send((channel, buffer[..count].to_vec())).await.is_err() {
+        if frames
+            .send((channel, buffer[..count].to_vec()))
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -229,7 +286,7 @@ async fn write_frames(
             return;
         }
     }
-    drop(client.shutdown().await);
+    let _ = client.shutdown().await;
 }
 
 /// How a client's half ended.

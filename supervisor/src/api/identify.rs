@@ -43,20 +43,34 @@ pub fn caller<B>(broker: &Broker, request: &Request<B>) -> Result<Caller, ApiErr
             } else {
                 Err(ApiError::new(
                     ErrorCode::AccessDenied,
-                    format!("user {uid} may not use this daemon; become root or a member of group {}", broker.access.group_name()),
+                    format!(
+                        "user {uid} may not use this daemon; become root or a member of group {}",
+                        broker.access.group_name()
+                    ),
                 ))
             }
         }
         Some(Peer::Tcp { local }) => {
-            check_host(request.headers(), request.uri().authority().map(|a| a.as_str()), *local)?;
+            check_host(
+                request.headers(),
+                request.uri().authority().map(|a| a.as_str()),
+                *local,
+            )?;
             check_origin(request.headers(), *local)?;
             Ok(Caller::Loopback)
         }
-        None => Err(ApiError::new(ErrorCode::Internal, "a connection without a peer")),
+        None => Err(ApiError::new(
+            ErrorCode::Internal,
+            "a connection without a peer",
+        )),
     }
 }
 
-fn check_host(headers: &HeaderMap, authority: Option<&str>, local: SocketAddr) -> Result<(), ApiError> {
+fn check_host(
+    headers: &HeaderMap,
+    authority: Option<&str>,
+    local: SocketAddr,
+) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
@@ -81,16 +95,25 @@ fn check_host(headers: &HeaderMap, authority: Option<&str>, local: SocketAddr) -
 }
 
 fn check_origin(headers: &HeaderMap, local: SocketAddr) -> Result<(), ApiError> {
-    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
     let ours = origin
         .to_str()
         .ok()
-        .and_then(|origin| origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")))
+        .and_then(|origin| {
+            origin
+                .strip_prefix("http://")
+                .or_else(|| origin.strip_prefix("https://"))
+        })
         .is_some_and(|host| is_ours(host, local));
     if ours {
         Ok(())
     } else {
-        Err(ApiError::new(ErrorCode::AccessDenied, "requests from web pages of other origins are refused"))
+        Err(ApiError::new(
+            ErrorCode::AccessDenied,
+            "requests from web pages of other origins are refused",
+        ))
     }
 }
 
@@ -102,7 +125,9 @@ fn is_ours(host: &str, local: SocketAddr) -> bool {
             Some(_) | None => return false,
         },
         None => match host.split_once(':') {
-            Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
+            Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => {
+                name
+            }
             Some(_) => return false,
             None => host,
         },
@@ -115,7 +140,9 @@ fn is_ours(host: &str, local: SocketAddr) -> bool {
 }
 
 fn port_ok(after: &str) -> bool {
-    after.strip_prefix(':').is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+    after
+        .strip_prefix(':')
+        .is_some_and(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Who may use the Unix socket: root, the daemon's own user, members of its group.
@@ -139,7 +166,9 @@ impl Access {
         if uid == 0 || uid == self.user {
             return true;
         }
-        let Some(group) = &self.group else { return false };
+        let Some(group) = &self.group else {
+            return false;
+        };
         if group.gid.as_raw() == gid {
             return true;
         }
@@ -150,7 +179,9 @@ impl Access {
     }
 
     fn group_name(&self) -> &str {
-        self.group.as_ref().map_or("agentcore", |group| group.name.as_str())
+        self.group
+            .as_ref()
+            .map_or("agentcore", |group| group.name.as_str())
     }
 }
 
@@ -161,10 +192,27 @@ mod tests {
     #[test]
     fn only_this_machines_names_are_ours() {
         let local: SocketAddr = "127.0.0.1:8080".parse().expect("addr");
-        for host in ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:99", "[::1]:8080", "127.8.8.8:1"] {
+        for host in [
+            "localhost",
+            "LOCALHOST:8080",
+            "127.0.0.1",
+            "127.0.0.1:99",
+            "[::1]:8080",
+            "127.8.8.8:1",
+        ] {
             assert!(is_ours(host, local), "{host}");
         }
-        for host in ["evil.com", "127.0.0.1.evil", "localhost.evil:80", "localhost:", "localhost:80:80", "[::1", "[::1]x", "", "10.0.0.1"] {
+        for host in [
+            "evil.com",
+            "127.0.0.1.evil",
+            "localhost.evil:80",
+            "localhost:",
+            "localhost:80:80",
+            "[::1",
+            "[::1]x",
+            "",
+            "10.0.0.1",
+        ] {
             assert!(!is_ours(host, local), "{host}");
         }
     }

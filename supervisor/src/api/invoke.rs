@@ -66,7 +66,10 @@ pub struct Answer {
 }
 
 /// Obtains the session of a call, making it if need be, and begins work on it.
-pub async fn obtain(broker: &Arc<Broker>, call: &Call) -> Result<(Arc<SessionHandle>, Work), ApiError> {
+pub async fn obtain(
+    broker: &Arc<Broker>,
+    call: &Call,
+) -> Result<(Arc<SessionHandle>, Work), ApiError> {
     loop {
         let handle = match broker.registry.find(&call.key) {
             Some(handle) => handle,
@@ -100,7 +103,13 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
         .retry_after(Duration::from_secs(5)));
     };
     Ok(broker.registry.find_or_insert(&call.key, || {
-        driver::spawn(broker, broker.slots.take(), call.key.clone(), Arc::clone(&call.version), permit)
+        driver::spawn(
+            broker,
+            broker.slots.take(),
+            call.key.clone(),
+            Arc::clone(&call.version),
+            permit,
+        )
     }))
 }
 
@@ -122,9 +131,12 @@ where
         return Err(too_large(size, max_body));
     }
     let content_length = limited.size_hint().exact();
-    let body = exchange::take_small(limited)
-        .await
-        .map_err(|error| ApiError::new(ErrorCode::Validation, format!("the request body broke off: {error}")))?;
+    let body = exchange::take_small(limited).await.map_err(|error| {
+        ApiError::new(
+            ErrorCode::Validation,
+            format!("the request body broke off: {error}"),
+        )
+    })?;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -137,7 +149,8 @@ where
     };
     let timeout = handle.version.spec.timeouts.invocation.duration();
     let deadline = Instant::now() + timeout;
-    let answered = tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
+    let answered =
+        tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
         Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
@@ -145,9 +158,15 @@ where
         Err(_elapsed) => {
             return Err(ApiError::new(
                 ErrorCode::AgentTimeout,
-                format!("the agent did not answer within {} s (lifecycle.invocation_timeout)", timeout.as_secs()),
+                format!(
+                    "the agent did not answer within {} s (lifecycle.invocation_timeout)",
+                    timeout.as_secs()
+                ),
             )
-            .evidence(AgentEvidence { log: handle.log.tail(), ..AgentEvidence::default() }));
+            .evidence(AgentEvidence {
+                log: handle.log.tail(),
+                ..AgentEvidence::default()
+            }));
         }
     };
     let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
@@ -163,7 +182,11 @@ where
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
     let limit = if streamed { None } else { Some(max_body) };
     // A stream may go on after the synchronous timeout, up to the contract's 60 minutes (§6).
-    let deadline = if streamed { deadline.max(Instant::now() + STREAM_LIMIT) } else { deadline };
+    let deadline = if streamed {
+        deadline.max(Instant::now() + STREAM_LIMIT)
+    } else {
+        deadline
+    };
     Ok(Answer {
         status: exchange.head.status,
         headers,
@@ -189,7 +212,9 @@ pub fn too_large(size: u64, max: u64) -> ApiError {
 
 fn start_failure(end: &End) -> ApiError {
     let code = match end.reason {
-        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => ErrorCode::RetryableConflict,
+        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
+            ErrorCode::RetryableConflict
+        }
         EndReason::Idle
         | EndReason::MaxLifetime
         | EndReason::Unhealthy
@@ -200,8 +225,14 @@ fn start_failure(end: &End) -> ApiError {
         | EndReason::StartTimeout => ErrorCode::AgentFailed,
         EndReason::LaunchFailed => ErrorCode::Internal,
     };
-    ApiError::new(code, format!("the session could not be started: {}", end.detail))
-        .evidence(AgentEvidence { log: end.log_tail.clone(), ..AgentEvidence::default() })
+    ApiError::new(
+        code,
+        format!("the session could not be started: {}", end.detail),
+    )
+    .evidence(AgentEvidence {
+        log: end.log_tail.clone(),
+        ..AgentEvidence::default()
+    })
 }
 
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
@@ -212,7 +243,10 @@ async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
         ErrorCode::AgentClosed | ErrorCode::AgentUnreachable | ErrorCode::Cancelled
     );
     let end = if session_may_be_ending {
-        tokio::time::timeout(REASON_PATIENCE, handle.ending()).await.ok().flatten()
+        tokio::time::timeout(REASON_PATIENCE, handle.ending())
+            .await
+            .ok()
+            .flatten()
     } else {
         None
     };
@@ -220,11 +254,17 @@ async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
     match end {
         Some(end) => ApiError::new(
             ErrorCode::AgentFailed,
-            format!("the session ended before the agent answered: {}", end.detail),
+            format!(
+                "the session ended before the agent answered: {}",
+                end.detail
+            ),
         ),
         None => ApiError::new(code, format!("the agent did not answer: {error}")),
     }
-    .evidence(AgentEvidence { log, ..AgentEvidence::default() })
+    .evidence(AgentEvidence {
+        log,
+        ..AgentEvidence::default()
+    })
 }
 
 /// The 424 of the AWS wire for an agent that answered with an error, with its own words (contract §2.2).
@@ -270,7 +310,11 @@ impl HttpBody for AnswerBody {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_pending() {
             // Out of time in the middle of an answer: the connection breaks, so it cannot look complete.
-            return self.deadline.as_mut().poll(cx).map(|()| Some(Err(BodyError::Truncated)));
+            return self
+                .deadline
+                .as_mut()
+                .poll(cx)
+                .map(|()| Some(Err(BodyError::Truncated)));
         }
         if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
             return Poll::Ready(Some(Err(BodyError::TooLarge)));

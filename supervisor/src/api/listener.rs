@@ -36,7 +36,12 @@ pub async fn serve(broker: Arc<Broker>, listeners: Listeners, stop: watch::Recei
     let places = Arc::new(Semaphore::new(
         usize::try_from(broker.config().limits.max_connections).unwrap_or(Semaphore::MAX_PERMITS),
     ));
-    let server = Server { broker, router, places, stop };
+    let server = Server {
+        broker,
+        router,
+        places,
+        stop,
+    };
     let mut accepting = JoinSet::new();
     for listener in listeners.tcp {
         accepting.spawn(accept_tcp(server.clone(), listener));
@@ -57,15 +62,22 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
     let mut connections = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
-        let Some(place) = server.place(&mut stop).await else { break };
+        let Some(place) = server.place(&mut stop).await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let Ok(credentials) = stream.peer_cred() else { continue };
-                let peer = Peer::Unix { uid: credentials.uid(), gid: credentials.gid() };
+                let Ok(credentials) = stream.peer_cred() else {
+                    continue;
+                };
+                let peer = Peer::Unix {
+                    uid: credentials.uid(),
+                    gid: credentials.gid(),
+                };
                 connections.spawn(server.clone().connection(stream, peer, place));
             }
             Err(error) => pause(&error).await,
@@ -79,25 +91,38 @@ async fn accept_tcp(mut server: Server, listener: TcpListener) {
     let mut connections = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
-        let Some(place) = server.place(&mut stop).await else { break };
+        let Some(place) = server.place(&mut stop).await else {
+            break;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+            () = stopped(&mut stop) => break,
         };
         match accepted {
             Ok((stream, _)) => {
-                let Ok(local) = stream.local_addr() else { continue };
+                let Ok(local) = stream.local_addr() else {
+                    continue;
+                };
                 // Small answers should not wait for an acknowledgement.
                 if stream.set_nodelay(true).is_err() {
                     continue;
                 }
-                connections.spawn(server.clone().connection(stream, Peer::Tcp { local }, place));
+                connections.spawn(
+                    server
+                        .clone()
+                        .connection(stream, Peer::Tcp { local }, place),
+                );
             }
             Err(error) => pause(&error).await,
         }
         while connections.try_join_next().is_some() {}
     }
     while connections.join_next().await.is_some() {}
+}
+
+/// Resolves when the listeners are told to stop, or nobody is left to tell them.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn pause(error: &std::io::Error) {
@@ -116,7 +141,7 @@ impl Server {
     async fn place(&mut self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             place = Arc::clone(&self.places).acquire_owned() => place.ok(),
-            _ = stop.wait_for(|stop| *stop) => None,
+            () = stopped(stop) => None,
         }
     }
 
@@ -136,7 +161,9 @@ impl Server {
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        let max_head = usize::try_from(limits.max_head.0).unwrap_or(64 * 1024).max(8192);
+        let max_head = usize::try_from(limits.max_head.0)
+            .unwrap_or(64 * 1024)
+            .max(8192);
         builder
             .http1()
             .timer(TokioTimer::new())
@@ -154,7 +181,7 @@ impl Server {
         let mut stop = self.stop;
         tokio::select! {
             outcome = connection.as_mut() => report(outcome),
-            _ = stop.wait_for(|stop| *stop) => {
+            () = stopped(&mut stop) => {
                 connection.as_mut().graceful_shutdown();
                 report(connection.await);
             }

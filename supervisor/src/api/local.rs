@@ -20,22 +20,26 @@ use proto::ids::EndpointName;
 use std::sync::Arc;
 
 /// Headers that concern this hop, or that the relay sets itself.
-const NOT_PASSED: &[header::HeaderName] = &[
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::TE,
-    header::TRAILER,
-    header::EXPECT,
-    header::PROXY_AUTHORIZATION,
-    SESSION_ID,
+const NOT_PASSED: &[&str] = &[
+    "host",
+    "content-length",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "x-amzn-bedrock-agentcore-runtime-session-id",
 ];
 
 /// `POST /invocations`.
 pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) -> Response {
-    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
     match pass(&broker, request, &id).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
@@ -44,7 +48,11 @@ pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) ->
 
 /// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called.
 pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
-    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
     match default_runtime(&broker) {
         Ok(version) => {
             let busy = broker
@@ -53,7 +61,10 @@ pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Respon
                 .iter()
                 .any(|session| session.view().phase == Phase::Busy);
             let status = if busy { "HealthyBusy" } else { "Healthy" };
-            ([(header::CONTENT_TYPE, "application/json")], format!("{{\"status\":\"{status}\"}}"))
+            (
+                [(header::CONTENT_TYPE, "application/json")],
+                format!("{{\"status\":\"{status}\"}}"),
+            )
                 .into_response()
         }
         Err(error) => error.aws(&id),
@@ -79,8 +90,12 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
     };
     let (_handle, answer) = attempts::answer(broker, call, body).await?;
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::from_u16(answer.status)
-        .map_err(|_| ApiError::new(ErrorCode::AgentProtocol, format!("the agent answered with status {}", answer.status)))?;
+    *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
+        ApiError::new(
+            ErrorCode::AgentProtocol,
+            format!("the agent answered with status {}", answer.status),
+        )
+    })?;
     *response.headers_mut() = answer.headers;
     set_session(response.headers_mut(), &session);
     *response.body_mut() = answer.body.into();
@@ -91,15 +106,16 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
 fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
     let configured = broker.config().default_runtime.clone();
     if let Some(name) = configured {
-        return broker
-            .catalogue
-            .by_name(&name)
-            .ok_or_else(|| ApiError::not_found(format!("default_runtime `{name}` is not deployed")));
+        return broker.catalogue.by_name(&name).ok_or_else(|| {
+            ApiError::not_found(format!("default_runtime `{name}` is not deployed"))
+        });
     }
     let mut all = broker.catalogue.all();
     match all.len() {
         1 => Ok(all.remove(0)),
-        0 => Err(ApiError::not_found("no runtime is deployed; `agentcore launch` deploys one")),
+        0 => Err(ApiError::not_found(
+            "no runtime is deployed; `agentcore launch` deploys one",
+        )),
         _ => {
             let names: Vec<&str> = all.iter().map(|version| version.name.as_str()).collect();
             Err(ApiError::new(
@@ -113,16 +129,25 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
     }
 }
 
-fn headers_in(headers: &HeaderMap, session: &str, id: &str) -> Result<Vec<(String, String)>, ApiError> {
+fn headers_in(
+    headers: &HeaderMap,
+    session: &str,
+    id: &str,
+) -> Result<Vec<(String, String)>, ApiError> {
     let mut passed = Vec::with_capacity(headers.len() + 2);
     for (name, value) in headers {
-        if NOT_PASSED.contains(name) || name.as_str().starts_with("proxy-") || name == "keep-alive" {
+        if NOT_PASSED.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
             continue;
         }
-        let value = value.to_str().map_err(|_| ApiError::field(name.as_str(), "must be visible ASCII"))?;
+        let value = value
+            .to_str()
+            .map_err(|_| ApiError::field(name.as_str(), "must be visible ASCII"))?;
         passed.push((name.as_str().to_owned(), value.to_owned()));
     }
     passed.push((SESSION_ID.as_str().to_owned(), session.to_owned()));
-    passed.push(("x-amzn-bedrock-agentcore-runtime-request-id".to_owned(), id.to_owned()));
+    passed.push((
+        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
+        id.to_owned(),
+    ));
     Ok(passed)
 }

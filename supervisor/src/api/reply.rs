@@ -28,7 +28,7 @@ pub struct ApiError {
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// What the agent itself said.
-    pub agent: Option<AgentEvidence>,
+    pub agent: Option<Box<AgentEvidence>>,
 }
 
 /// What AWS hides and its users ask for most: the agent's own words.
@@ -45,14 +45,23 @@ pub struct AgentEvidence {
 impl ApiError {
     /// A failure of this kind.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fields: Vec::new(), retry_after: None, agent: None }
+        Self {
+            code,
+            message: message.into(),
+            fields: Vec::new(),
+            retry_after: None,
+            agent: None,
+        }
     }
 
     /// A request that breaks a rule of one field.
     pub fn field(name: &str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self {
-            fields: vec![FieldFault { name: name.to_owned(), message: message.clone() }],
+            fields: vec![FieldFault {
+                name: name.to_owned(),
+                message: message.clone(),
+            }],
             ..Self::new(ErrorCode::Validation, format!("{name} {message}"))
         }
     }
@@ -65,7 +74,10 @@ impl ApiError {
             .map(|fault| format!("{} {}", fault.name, fault.message))
             .collect::<Vec<_>>()
             .join("; ");
-        Self { fields, ..Self::new(ErrorCode::Validation, message) }
+        Self {
+            fields,
+            ..Self::new(ErrorCode::Validation, message)
+        }
     }
 
     /// Nothing of that name.
@@ -76,7 +88,10 @@ impl ApiError {
     /// Our fault; the cause goes to the log, not to the caller.
     pub fn internal(error: &dyn std::error::Error) -> Self {
         tracing::error!(error = %crate::fault::chain(error), "request failed");
-        Self::new(ErrorCode::Internal, "the daemon could not do this; its log has the cause under this request id")
+        Self::new(
+            ErrorCode::Internal,
+            "the daemon could not do this; its log has the cause under this request id",
+        )
     }
 
     /// Says when to try again.
@@ -89,7 +104,7 @@ impl ApiError {
     /// Adds the agent's own words.
     #[must_use]
     pub fn evidence(mut self, agent: AgentEvidence) -> Self {
-        self.agent = Some(agent);
+        self.agent = Some(Box::new(agent));
         self
     }
 
@@ -103,7 +118,11 @@ impl ApiError {
         let row = self.code.row();
         let mut body = Map::from_iter([("message".to_owned(), json!(self.message))]);
         if row.aws == "ValidationException" {
-            let reason = if self.fields.is_empty() { "CannotParse" } else { "FieldValidationFailed" };
+            let reason = if self.fields.is_empty() {
+                "CannotParse"
+            } else {
+                "FieldValidationFailed"
+            };
             body.insert("reason".to_owned(), json!(reason));
             body.insert("fieldList".to_owned(), json!(self.fields));
         }
@@ -174,7 +193,9 @@ impl From<crate::store::StoreError> for ApiError {
             return Self::internal(&error);
         }
         match &error {
-            crate::store::StoreError::Invalid { field, message } => Self::field(field, message.clone()),
+            crate::store::StoreError::Invalid { field, message } => {
+                Self::field(field, message.clone())
+            }
             _ => Self::new(code, error.to_string()),
         }
     }
@@ -183,6 +204,10 @@ impl From<crate::store::StoreError> for ApiError {
 impl From<crate::artifacts::ArtifactError> for ApiError {
     fn from(error: crate::artifacts::ArtifactError) -> Self {
         let code = error.code();
-        if code == ErrorCode::Internal { Self::internal(&error) } else { Self::new(code, crate::fault::chain(&error)) }
+        if code == ErrorCode::Internal {
+            Self::internal(&error)
+        } else {
+            Self::new(code, crate::fault::chain(&error))
+        }
     }
 }

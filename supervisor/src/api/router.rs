@@ -22,11 +22,16 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/info", get(system::info))
         .route("/doctor", get(system::doctor))
         .route("/artifacts", post(artifacts::upload).get(artifacts::list))
-        .route("/artifacts/{id}", get(artifacts::show).delete(artifacts::remove))
+        .route(
+            "/artifacts/{id}",
+            get(artifacts::show).delete(artifacts::remove),
+        )
         .route("/runtimes", get(runtimes::list))
         .route(
             "/runtimes/{name}",
-            put(runtimes::put).get(runtimes::show).delete(runtimes::remove),
+            put(runtimes::put)
+                .get(runtimes::show)
+                .delete(runtimes::remove),
         )
         .route("/runtimes/{name}/versions", get(runtimes::versions))
         .route("/runtimes/{name}/versions/{number}", get(runtimes::version))
@@ -73,7 +78,11 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
 async fn method_not_allowed(request: Request) -> Response {
     let error = ApiError::new(
         ErrorCode::MethodNotAllowed,
-        format!("{} does not take {}", request.uri().path(), request.method()),
+        format!(
+            "{} does not take {}",
+            request.uri().path(),
+            request.method()
+        ),
     );
     error.problem(&request_id(&request))
 }
@@ -89,5 +98,9 @@ async fn unknown_v1(request: Request) -> Response {
 
 /// The request's id; the middleware has put it there.
 pub fn request_id<B>(request: &http::Request<B>) -> String {
-    request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
+    request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default()
 }

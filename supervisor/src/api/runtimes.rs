@@ -41,9 +41,15 @@ pub async fn json_body<T: DeserializeOwned>(broker: &Broker, body: Body) -> Resu
     let max = broker.config().limits.max_control_body.0;
     let bytes = axum::body::to_bytes(body, usize::try_from(max).unwrap_or(usize::MAX))
         .await
-        .map_err(|_| ApiError::new(ErrorCode::PayloadTooLarge, format!("a control request has at most {max} bytes")))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::field("body", format!("is not what this operation takes: {error}")))
+        .map_err(|_| {
+            ApiError::new(
+                ErrorCode::PayloadTooLarge,
+                format!("a control request has at most {max} bytes"),
+            )
+        })?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        ApiError::field("body", format!("is not what this operation takes: {error}"))
+    })
 }
 
 /// The name in a path.
@@ -62,10 +68,17 @@ pub async fn put(
         let name = runtime_name(&name)?;
         let put: PutRuntime = json_body(&broker, request.into_body()).await?;
         if put.config.name != name {
-            return Err(ApiError::field("config.name", format!("must be `{name}`, as in the path")));
+            return Err(ApiError::field(
+                "config.name",
+                format!("must be `{name}`, as in the path"),
+            ));
         }
         let (runtime, created) = broker.deploy(put).await?;
-        let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+        let status = if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
         Ok((status, Json(runtime)).into_response())
     };
     respond(result.await, &id)
@@ -130,7 +143,10 @@ pub async fn versions(
     Query(paging): Query<Paging>,
 ) -> Response {
     let result = async {
-        let page = broker.store.versions(&runtime_name(&name)?, paging.request()?).await?;
+        let page = broker
+            .store
+            .versions(&runtime_name(&name)?, paging.request()?)
+            .await?;
         Ok(Json(page).into_response())
     };
     respond(result.await, &id)

@@ -9,12 +9,12 @@ use crate::session::log;
 use crate::store::SessionFilter;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
-use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use proto::api::{EndReason, LogRecord, Page, Phase, Session};
@@ -55,8 +55,16 @@ pub struct Logs {
 }
 
 /// A live session by our id, or by the caller's if only one runtime knows it.
-pub fn live(broker: &Broker, id: &str, runtime: Option<&RuntimeName>) -> Result<Arc<SessionHandle>, ApiError> {
-    let unknown = || ApiError::not_found(format!("there is no live session {id}; `agentcore session list` shows them"));
+pub fn live(
+    broker: &Broker,
+    id: &str,
+    runtime: Option<&RuntimeName>,
+) -> Result<Arc<SessionHandle>, ApiError> {
+    let unknown = || {
+        ApiError::not_found(format!(
+            "there is no live session {id}; `agentcore session list` shows them"
+        ))
+    };
     if let Ok(id) = SessionId::parse(id)
         && let Some(handle) = broker.registry.get(&id)
     {
@@ -78,7 +86,10 @@ pub fn live(broker: &Broker, id: &str, runtime: Option<&RuntimeName>) -> Result<
 }
 
 fn ambiguous(id: &str) -> ApiError {
-    ApiError::new(ErrorCode::Conflict, format!("several runtimes have a session {id}; add ?runtime=<name>"))
+    ApiError::new(
+        ErrorCode::Conflict,
+        format!("several runtimes have a session {id}; add ?runtime=<name>"),
+    )
 }
 
 /// `runtime` of a query string.
@@ -106,10 +117,19 @@ async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Sessio
     }
     let client_id = ClientSessionId::parse(id)
         .map_err(|_| ApiError::not_found(format!("there is no session {id}")))?;
-    let filter = SessionFilter { runtime, client_id: Some(client_id), ..SessionFilter::default() };
-    let page = broker.store.sessions(Paging::default().request()?, filter).await?;
+    let filter = SessionFilter {
+        runtime,
+        client_id: Some(client_id),
+        ..SessionFilter::default()
+    };
+    let page = broker
+        .store
+        .sessions(Paging::default().request()?, filter)
+        .await?;
     let mut rows = page.items.into_iter();
-    let newest = rows.next().ok_or_else(|| ApiError::not_found(format!("there is no session {id}")))?;
+    let newest = rows
+        .next()
+        .ok_or_else(|| ApiError::not_found(format!("there is no session {id}")))?;
     if rows.any(|row| row.runtime != newest.runtime) {
         return Err(ambiguous(id));
     }
@@ -117,7 +137,12 @@ async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Sessio
 }
 
 /// What the store knows, brought up to now.
-async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle, usage: bool) -> Session {
+async fn view(
+    broker: &Broker,
+    row: Option<Session>,
+    handle: &SessionHandle,
+    usage: bool,
+) -> Session {
     let mut session = row.unwrap_or_else(|| broker.fresh_view(handle));
     let seen = handle.view();
     session.phase = seen.phase;
@@ -131,10 +156,14 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle, usa
         session.phase = activity.phase;
         session.in_flight = activity.in_flight;
         let idle = std::time::Duration::from_millis(activity.idle_ms);
-        let at = std::time::SystemTime::now().checked_sub(idle).unwrap_or(std::time::UNIX_EPOCH);
+        let at = std::time::SystemTime::now()
+            .checked_sub(idle)
+            .unwrap_or(std::time::UNIX_EPOCH);
         session.last_activity_at = crate::time::rfc3339(at);
     }
-    session.egress_refused = handle.egress_refused.load(std::sync::atomic::Ordering::Relaxed);
+    session.egress_refused = handle
+        .egress_refused
+        .load(std::sync::atomic::Ordering::Relaxed);
     session.log_lines_dropped = handle.log.dropped();
     if usage && let Ok(counters) = broker.launcher.usage(handle.id.clone()).await {
         session.usage = counters.to_api();
@@ -175,7 +204,11 @@ pub async fn list(
                 items.push(session);
             }
         }
-        Ok(Json(Page { items, next_token: page.next_token }).into_response())
+        Ok(Json(Page {
+            items,
+            next_token: page.next_token,
+        })
+        .into_response())
     };
     respond(result.await, &id)
 }
@@ -208,7 +241,11 @@ pub async fn stop(
         if query.wait {
             handle.over().await;
         }
-        let status = if query.wait { StatusCode::OK } else { StatusCode::ACCEPTED };
+        let status = if query.wait {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        };
         let session = find(&broker, handle.id.as_str(), None).await?;
         Ok((status, Json(session)).into_response())
     };
@@ -221,27 +258,34 @@ pub async fn logs(
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
     Query(query): Query<Logs>,
-    request: Request,
+    headers: HeaderMap,
 ) -> Response {
     let result = async {
         let session = find(&broker, &session, query.runtime.as_deref()).await?;
-        let ndjson = request
-            .headers()
+        let ndjson = headers
             .get(ACCEPT)
             .and_then(|accept| accept.to_str().ok())
             .is_some_and(|accept| accept.contains("ndjson"));
         let handle = broker.registry.get(&session.id);
         // Followed before it is read, so that no line falls between.
-        let follow = handle.filter(|_| query.follow).map(|handle| (handle.log.follow(), handle));
+        let follow = handle
+            .filter(|_| query.follow)
+            .map(|handle| (handle.log.follow(), handle));
         let path = broker.log_path(&session.id);
         let tail = query.tail.unwrap_or(DEFAULT_TAIL);
         let stored = tokio::task::spawn_blocking(move || log::read_last(&path, tail))
             .await
             .map_err(|error| ApiError::internal(&error))?
             .map_err(|error| ApiError::internal(&error))?;
-        let kind = if ndjson { "application/x-ndjson" } else { "text/plain; charset=utf-8" };
+        let kind = if ndjson {
+            "application/x-ndjson"
+        } else {
+            "text/plain; charset=utf-8"
+        };
         let mut response = Response::new(lines(stored, follow, ndjson));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         Ok(response)
     };
     respond(result.await, &id)
@@ -256,7 +300,12 @@ fn lines(stored: Vec<LogRecord>, follow: Option<Follow>, ndjson: bool) -> Body {
         last: Option<LogRecord>,
         ndjson: bool,
     }
-    let state = State { last: stored.last().cloned(), stored: stored.into(), follow, ndjson };
+    let state = State {
+        last: stored.last().cloned(),
+        stored: stored.into(),
+        follow,
+        ndjson,
+    };
     let frames = stream::unfold(state, |mut state| async move {
         if let Some(record) = state.stored.pop_front() {
             let line = line(&record, state.ndjson);
@@ -271,7 +320,11 @@ fn lines(stored: Vec<LogRecord>, follow: Option<Follow>, ndjson: bool) -> Body {
             };
             match record {
                 // Followed before it was read: what was in the file already is not told twice.
-                Ok(record) if state.last.as_ref().is_some_and(|last| record.at < last.at || record == *last) => {}
+                Ok(record)
+                    if state
+                        .last
+                        .as_ref()
+                        .is_some_and(|last| record.at < last.at || record == *last) => {}
                 Ok(record) => {
                     state.last = None;
                     let line = line(&record, state.ndjson);
@@ -305,7 +358,13 @@ fn line(record: &LogRecord, ndjson: bool) -> Bytes {
         let text: String = record
             .text
             .chars()
-            .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+            .map(|c| {
+                if c.is_control() && c != '\t' {
+                    '\u{fffd}'
+                } else {
+                    c
+                }
+            })
             .collect();
         format!("{} {stream} {text}", record.at)
     };

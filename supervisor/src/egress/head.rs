@@ -58,7 +58,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
     let rest = &bytes[length..];
     if method.eq_ignore_ascii_case("CONNECT") {
         let target = Target::parse(path, 443)?;
-        return Ok(Some(Head { target, forward: rest.to_vec(), connect: true }));
+        return Ok(Some(Head {
+            target,
+            forward: rest.to_vec(),
+            connect: true,
+        }));
     }
     let after = path
         .get(..7)
@@ -84,7 +88,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
     }
     forward.extend_from_slice(b"connection: close\r\n\r\n");
     forward.extend_from_slice(rest);
-    Ok(Some(Head { target, forward, connect: false }))
+    Ok(Some(Head {
+        target,
+        forward,
+        connect: false,
+    }))
 }
 
 #[cfg(test)]
@@ -97,7 +105,10 @@ mod tests {
             .expect("well-formed")
             .expect("complete");
         assert!(head.is_connect());
-        assert_eq!((head.target.host.as_str(), head.target.port), ("api.test", 443));
+        assert_eq!(
+            (head.target.host.as_str(), head.target.port),
+            ("api.test", 443)
+        );
         assert_eq!(head.forward, b"hello");
     }
 
@@ -109,12 +120,17 @@ mod tests {
         .expect("well-formed")
         .expect("complete");
         assert!(!head.is_connect());
-        assert_eq!((head.target.host.as_str(), head.target.port), ("models.test", 8080));
+        assert_eq!(
+            (head.target.host.as_str(), head.target.port),
+            ("models.test", 8080)
+        );
         assert_eq!(
             String::from_utf8(head.forward).expect("text"),
             "POST /a?b=c HTTP/1.1\r\nHost: models.test:8080\r\nContent-Length: 2\r\nconnection: close\r\n\r\nhi"
         );
-        let bare = parse(b"GET http://models.test HTTP/1.1\r\n\r\n").expect("ok").expect("complete");
+        let bare = parse(b"GET http://models.test HTTP/1.1\r\n\r\n")
+            .expect("ok")
+            .expect("complete");
         assert!(bare.forward.starts_with(b"GET / HTTP/1.1\r\n"));
     }
 
@@ -128,8 +144,16 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
-        assert!(parse(b"CONNECT api.test:443 HT").expect("partial").is_none());
-        let long = [b"GET http://x.test/ HTTP/1.1\r\na: ".to_vec(), vec![b'x'; MAX_HEAD]].concat();
+        assert!(
+            parse(b"CONNECT api.test:443 HT")
+                .expect("partial")
+                .is_none()
+        );
+        let long = [
+            b"GET http://x.test/ HTTP/1.1\r\na: ".to_vec(),
+            vec![b'x'; MAX_HEAD],
+        ]
+        .concat();
         assert!(matches!(parse(&long), Err(HeadError::TooLarge)));
     }
 }

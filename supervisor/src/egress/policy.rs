@@ -68,12 +68,18 @@ pub(super) fn may_dial(
             dialled.push(*socket);
         }
     }
-    if dialled.is_empty() { Err(refused) } else { Ok(dialled) }
+    if dialled.is_empty() {
+        Err(refused)
+    } else {
+        Ok(dialled)
+    }
 }
 
 /// Addresses of this host's interfaces, read each time: they change.
 pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return Vec::new() };
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
+        return Vec::new();
+    };
     interfaces
         .filter_map(|interface| {
             let address = interface.address?;
@@ -99,11 +105,25 @@ mod tests {
 
     #[test]
     fn names_are_asked_for_only_where_the_runtime_lists_them() {
-        let listed = NetworkPolicy::Outbound { allow: Some(list(&["api.test:443"])) };
+        let listed = NetworkPolicy::Outbound {
+            allow: Some(list(&["api.test:443"])),
+        };
         assert_eq!(may_ask(&listed, &target("api.test:443")), Ok(()));
-        assert_eq!(may_ask(&listed, &target("other.test:443")), Err(Refused::NotListed));
-        assert_eq!(may_ask(&NetworkPolicy::None, &target("api.test")), Err(Refused::NoNetwork));
-        assert_eq!(may_ask(&NetworkPolicy::Outbound { allow: None }, &target("any.test")), Ok(()));
+        assert_eq!(
+            may_ask(&listed, &target("other.test:443")),
+            Err(Refused::NotListed)
+        );
+        assert_eq!(
+            may_ask(&NetworkPolicy::None, &target("api.test")),
+            Err(Refused::NoNetwork)
+        );
+        assert_eq!(
+            may_ask(
+                &NetworkPolicy::Outbound { allow: None },
+                &target("any.test")
+            ),
+            Ok(())
+        );
     }
 
     #[test]
@@ -113,17 +133,29 @@ mod tests {
         let loopback: SocketAddr = "127.0.0.1:443".parse().expect("addr");
         let metadata: SocketAddr = "169.254.169.254:443".parse().expect("addr");
         // A name with one public and one private address: only the public one is dialled.
-        assert_eq!(may_dial(&none, &target("x.test"), &[loopback, public], &[]), Ok(vec![public]));
+        assert_eq!(
+            may_dial(&none, &target("x.test"), &[loopback, public], &[]),
+            Ok(vec![public])
+        );
         assert!(may_dial(&none, &target("x.test"), &[loopback], &[]).is_err());
         assert_eq!(
             may_dial(&none, &target("x.test"), &[public], &[public.ip()]),
             Err(Refused::Address(public.ip(), "host's own"))
         );
         let open = list(&["127.0.0.1:443", "models.lan:443"]);
-        assert_eq!(may_dial(&open, &target("127.0.0.1:443"), &[loopback], &[]), Ok(vec![loopback]));
+        assert_eq!(
+            may_dial(&open, &target("127.0.0.1:443"), &[loopback], &[]),
+            Ok(vec![loopback])
+        );
         assert!(may_dial(&open, &target("127.0.0.1:444"), &[loopback], &[]).is_err());
-        assert_eq!(may_dial(&open, &target("models.lan"), &[loopback], &[]), Ok(vec![loopback]));
+        assert_eq!(
+            may_dial(&open, &target("models.lan"), &[loopback], &[]),
+            Ok(vec![loopback])
+        );
         assert!(may_dial(&open, &target("models.lan"), &[metadata], &[]).is_err());
-        assert_eq!(may_dial(&none, &target("x.test"), &[], &[]), Err(Refused::NoAddress));
+        assert_eq!(
+            may_dial(&none, &target("x.test"), &[], &[]),
+            Err(Refused::NoAddress)
+        );
     }
 }

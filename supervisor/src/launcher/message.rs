@@ -143,7 +143,10 @@ impl Counters {
     pub fn to_api(self) -> proto::api::Usage {
         proto::api::Usage {
             // Microseconds since the session began: far below 2^53.
-            #[expect(clippy::cast_precision_loss, reason = "microseconds of CPU of one session")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "microseconds of CPU of one session"
+            )]
             cpu_seconds: self.cpu_us as f64 / 1e6,
             memory_bytes: self.memory_bytes,
             memory_peak_bytes: self.memory_peak_bytes,

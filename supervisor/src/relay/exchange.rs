@@ -91,7 +91,11 @@ where
     let (ours, theirs) = UnixStream::pair().map_err(|_| CallError::LinkClosed)?;
     let theirs = theirs.into_std().map_err(|_| CallError::LinkClosed)?;
     let (reader, mut writer) = ours.into_split();
-    let mut cancel = CancelOnDrop { link: Arc::clone(link), id, armed: true };
+    let mut cancel = CancelOnDrop {
+        link: Arc::clone(link),
+        id,
+        armed: true,
+    };
 
     match body {
         RequestBody::Whole(bytes) => {
@@ -100,7 +104,9 @@ where
             if writer.write_all(&bytes).await.is_err() {
                 return Err(CallError::LinkClosed);
             }
-            let (head, end) = link.invoke(&request, theirs.as_fd(), Some(length(&bytes))).await?;
+            let (head, end) = link
+                .invoke(&request, theirs.as_fd(), Some(length(&bytes)))
+                .await?;
             // Not earlier: an end of file before `body.end` is on the link would be an abort.
             drop(writer);
             drop(theirs);
@@ -137,12 +143,16 @@ where
     let mut whole: Option<BytesMut> = None;
     let mut first = Bytes::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
         // The usual case is one frame: no copy.
         if first.is_empty() && whole.is_none() {
             first = data;
         } else {
-            whole.get_or_insert_with(|| BytesMut::from(first.as_ref())).extend_from_slice(&data);
+            whole
+                .get_or_insert_with(|| BytesMut::from(first.as_ref()))
+                .extend_from_slice(&data);
         }
     }
     Ok(RequestBody::Whole(whole.map_or(first, BytesMut::freeze)))
@@ -160,7 +170,9 @@ where
     while let Some(frame) = body.frame().await {
         // A broken request body (client gone, over the limit) is an abort: the stream closes without `body.end`.
         let Ok(frame) = frame else { return };
-        let Ok(data) = frame.into_data() else { continue };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
         if writer.write_all(&data).await.is_err() {
             // The agent answered without reading everything; that is its right.
             return;
@@ -168,7 +180,7 @@ where
         sent += length(&data);
     }
     link.body_end(id, sent).await;
-    drop(writer.shutdown().await);
+    let _ = writer.shutdown().await;
 }
 
 fn assemble(
@@ -179,7 +191,11 @@ fn assemble(
 ) -> Exchange {
     let expected = head.content_length;
     let body = ResponseBody {
-        state: BodyState::Reading { reader, end, cancel },
+        state: BodyState::Reading {
+            reader,
+            end,
+            cancel,
+        },
         buffer: BytesMut::new(),
         read: 0,
         expected,
@@ -198,9 +214,16 @@ pub struct ResponseBody {
 
 #[derive(Debug)]
 enum BodyState {
-    Reading { reader: OwnedReadHalf, end: oneshot::Receiver<u64>, cancel: CancelOnDrop },
+    Reading {
+        reader: OwnedReadHalf,
+        end: oneshot::Receiver<u64>,
+        cancel: CancelOnDrop,
+    },
     /// End of file seen; waiting for `body.end`.
-    Ending { end: oneshot::Receiver<u64>, cancel: CancelOnDrop },
+    Ending {
+        end: oneshot::Receiver<u64>,
+        cancel: CancelOnDrop,
+    },
     Over,
 }
 
@@ -211,7 +234,10 @@ impl ResponseBody {
         self.read
     }
 
-    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_ending(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let BodyState::Ending { end, cancel } = &mut self.state else {
             return Poll::Ready(None);
         };
@@ -221,7 +247,11 @@ impl ResponseBody {
             cancel.armed = false;
         }
         self.state = BodyState::Over;
-        Poll::Ready(if complete { None } else { Some(Err(BodyError::Truncated)) })
+        Poll::Ready(if complete {
+            None
+        } else {
+            Some(Err(BodyError::Truncated))
+        })
     }
 }
 
@@ -238,7 +268,9 @@ impl Body for ResponseBody {
             // With the length known, the last bytes say that it is over: no need to see the end of file first.
             let finished = this.expected.is_some_and(|expected| this.read >= expected);
             if !finished {
-                this.buffer.reserve(read_size(this.expected.map(|expected| expected - this.read)));
+                this.buffer.reserve(read_size(
+                    this.expected.map(|expected| expected - this.read),
+                ));
                 match ready!(poll_read_buf(Pin::new(reader), cx, &mut this.buffer)) {
                     Ok(0) => {}
                     Ok(_) => {
@@ -274,5 +306,7 @@ impl Body for ResponseBody {
 
 /// How much room to offer the next read: no more than what is known to come.
 fn read_size(remaining: Option<u64>) -> usize {
-    remaining.and_then(|left| usize::try_from(left).ok()).map_or(CHUNK, |left| left.clamp(1, CHUNK))
+    remaining
+        .and_then(|left| usize::try_from(left).ok())
+        .map_or(CHUNK, |left| left.clamp(1, CHUNK))
 }

@@ -133,7 +133,15 @@ impl Link {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(read(Arc::clone(&link), events));
         let attached: Attached = link
-            .call("attach", &Attach { token: token.to_owned(), epoch, generation: GENERATION }, &[])
+            .call(
+                "attach",
+                &Attach {
+                    token: token.to_owned(),
+                    epoch,
+                    generation: GENERATION,
+                },
+                &[],
+            )
             .await?;
         if attached.generation != GENERATION {
             return Err(AttachError::Generation(attached.generation));
@@ -157,7 +165,13 @@ impl Link {
         let (end, receiver) = oneshot::channel();
         self.waiting().bodies.insert(invoke.id, end);
         let body_end = whole.map(|bytes| {
-            jsonrpc::notification("body.end", &BodyEnd { id: invoke.id, bytes })
+            jsonrpc::notification(
+                "body.end",
+                &BodyEnd {
+                    id: invoke.id,
+                    bytes,
+                },
+            )
         });
         let head = self.call_then("invoke", invoke, &[stream], body_end).await;
         if head.is_err() {
@@ -217,7 +231,9 @@ impl Link {
     pub async fn signal(&self, signal: Signal) -> Result<(), CallError> {
         #[derive(serde::Deserialize)]
         struct Empty {}
-        self.call::<_, Empty>("signal", &signal, &[]).await.map(|_| ())
+        self.call::<_, Empty>("signal", &signal, &[])
+            .await
+            .map(|_| ())
     }
 
     /// Tells the shim to end the session.
@@ -273,12 +289,13 @@ impl Link {
     }
 
     async fn tell<P: Serialize>(&self, method: &str, params: &P) {
-        self.send_quietly(&jsonrpc::notification(method, params), &[]).await;
+        self.send_quietly(&jsonrpc::notification(method, params), &[])
+            .await;
     }
 
     /// A notification to a link that is gone has nobody to miss it; the reader reports the end.
     async fn send_quietly(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
-        drop(self.socket.send(packet, fds).await);
+        let _ = self.socket.send(packet, fds).await;
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -342,15 +359,23 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
     {
         let mut waiting = link.waiting();
         // Dropping the senders tells everyone who waits.
-        *waiting = Waiting { closed: true, ..Waiting::default() };
+        *waiting = Waiting {
+            closed: true,
+            ..Waiting::default()
+        };
     }
-    drop(events.send(ShimEvent::Closed(outcome)).await);
+    let _ = events.send(ShimEvent::Closed(outcome)).await;
 }
 
 /// Gives a packet to who waits for it, or returns it as an event.
-fn sort(link: &Link, packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<Option<ShimEvent>, ProtocolFault> {
+fn sort(
+    link: &Link,
+    packet: &[u8],
+    mut fds: Vec<OwnedFd>,
+) -> Result<Option<ShimEvent>, ProtocolFault> {
     let message = jsonrpc::parse(packet)?;
-    let due = usize::from(matches!(&message, Message::Notification { method, .. } if method == "egress"));
+    let due =
+        usize::from(matches!(&message, Message::Notification { method, .. } if method == "egress"));
     if fds.len() != due {
         return Err(ProtocolFault::Descriptor("a packet".to_owned()));
     }
@@ -358,7 +383,7 @@ fn sort(link: &Link, packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<Option<Shim
         Message::Response { id, outcome } => {
             // An answer that nobody waits for any more is late, not wrong.
             if let Some(caller) = link.waiting().calls.remove(&id) {
-                drop(caller.send(outcome.map(ToOwned::to_owned)));
+                let _ = caller.send(outcome.map(ToOwned::to_owned));
             }
             Ok(None)
         }
@@ -367,14 +392,14 @@ fn sort(link: &Link, packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<Option<Shim
                 "body.end" => {
                     let end: BodyEnd = typed(&method, params)?;
                     if let Some(body) = link.waiting().bodies.remove(&end.id) {
-                        drop(body.send(end.bytes));
+                        let _ = body.send(end.bytes);
                     }
                     return Ok(None);
                 }
                 "exec.exited" => {
                     let exited: ExecExited = typed(&method, params)?;
                     if let Some(exec) = link.waiting().execs.remove(&exited.id) {
-                        drop(exec.send(exited.status));
+                        let _ = exec.send(exited.status);
                     }
                     return Ok(None);
                 }
@@ -384,7 +409,9 @@ fn sort(link: &Link, packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<Option<Shim
                 "fault" => ShimEvent::Fault(typed(&method, params)?),
                 "egress" => {
                     let egress = typed(&method, params)?;
-                    let fd = fds.pop().ok_or_else(|| ProtocolFault::Descriptor("egress".to_owned()))?;
+                    let fd = fds
+                        .pop()
+                        .ok_or_else(|| ProtocolFault::Descriptor("egress".to_owned()))?;
                     ShimEvent::Egress(egress, inet_stream(fd)?)
                 }
                 _ => return Err(ProtocolFault::Unexpected(method.into_owned())),
@@ -396,21 +423,30 @@ fn sort(link: &Link, packet: &[u8], mut fds: Vec<OwnedFd>) -> Result<Option<Shim
 }
 
 fn typed<T: DeserializeOwned>(method: &str, params: &RawValue) -> Result<T, ProtocolFault> {
-    jsonrpc::typed(params)
-        .map_err(|source| ProtocolFault::Params { method: method.to_owned(), source })
+    jsonrpc::typed(params).map_err(|source| ProtocolFault::Params {
+        method: method.to_owned(),
+        source,
+    })
 }
 
 /// The one descriptor that a shim may pass: a connected INET stream socket. Anything else (a file on a file system that
 /// never answers, say) is a fault, found without reading from it.
 fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
-    use nix::sys::socket::{SockType, SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt};
+    use nix::sys::socket::{
+        SockType, SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt,
+    };
     use std::os::fd::AsRawFd;
     let kind = getsockopt(&fd.as_fd(), sockopt::SockType).ok();
-    let inet = getpeername::<SockaddrStorage>(fd.as_raw_fd()).ok().and_then(|peer| {
-        peer.family().map(|family| {
-            matches!(family, nix::sys::socket::AddressFamily::Inet | nix::sys::socket::AddressFamily::Inet6)
-        })
-    });
+    let inet = getpeername::<SockaddrStorage>(fd.as_raw_fd())
+        .ok()
+        .and_then(|peer| {
+            peer.family().map(|family| {
+                matches!(
+                    family,
+                    nix::sys::socket::AddressFamily::Inet | nix::sys::socket::AddressFamily::Inet6
+                )
+            })
+        });
     if kind != Some(SockType::Stream) || inet == Some(false) {
         return Err(ProtocolFault::Descriptor("egress".to_owned()));
     }

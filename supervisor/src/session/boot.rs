@@ -19,13 +19,20 @@ pub(super) async fn launch(
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, String> {
     let token = token();
-    let uid_base = broker.reserve(handle, &token).await.map_err(|error| chain(&error))?;
+    let uid_base = broker
+        .reserve(handle, &token)
+        .await
+        .map_err(|error| chain(&error))?;
     // Set once: a session is launched once.
-    drop(handle.uid_base.set(uid_base));
+    let _ = handle.uid_base.set(uid_base);
     let boot = boot(broker, handle, &token);
     let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
-    let boot = memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
-    let tree = broker.artifacts.tree_dir(&handle.version.artifact).map_err(|error| chain(&error))?;
+    let boot =
+        memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
+    let tree = broker
+        .artifacts
+        .tree_dir(&handle.version.artifact)
+        .map_err(|error| chain(&error))?;
     let spec = &handle.version.spec;
     let order = LaunchOrder {
         session: handle.id.clone(),
@@ -38,15 +45,23 @@ pub(super) async fn launch(
             nofile: spec.limits.open_files,
         },
     };
-    let launched =
-        broker.launcher.launch(order, boot, tree).await.map_err(|fault| chain(&fault))?;
-    // The driver is there: it waits for this launch.
-    drop(progress.send(Completion::Pid(launched.pid)).await);
-    broker.record_launch(handle, &launched);
-    let (link, attached, events) = Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
+    let launched = broker
+        .launcher
+        .launch(order, boot, tree)
         .await
-        .map_err(|error| chain(&error))?;
-    Ok(Running { link, attached, events })
+        .map_err(|fault| chain(&fault))?;
+    // The driver is there: it waits for this launch.
+    let _ = progress.send(Completion::Pid(launched.pid)).await;
+    broker.record_launch(handle, &launched);
+    let (link, attached, events) =
+        Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
+            .await
+            .map_err(|error| chain(&error))?;
+    Ok(Running {
+        link,
+        attached,
+        events,
+    })
 }
 
 fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
@@ -64,7 +79,10 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             uid: spec.uid,
             gid: spec.gid,
         },
-        wire: AgentWire { port: spec.wire.port, ping_path: spec.wire.ping_path.clone() },
+        wire: AgentWire {
+            port: spec.wire.port,
+            ping_path: spec.wire.ping_path.clone(),
+        },
         limits: ShimLimits {
             ping_interval_ms: millis(config.ping.interval),
             ping_timeout_ms: millis(config.ping.timeout),
@@ -86,5 +104,9 @@ fn millis(duration: Duration) -> u64 {
 
 /// 256 random bits in hex: who shows it may attach.
 fn token() -> String {
-    format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple())
+    format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    )
 }

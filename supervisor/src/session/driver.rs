@@ -16,7 +16,9 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use proto::api::{EndReason, Phase};
 use proto::ids::SessionId;
-use proto::shim::{AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
+use proto::shim::{
+    AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown,
+};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -32,7 +34,11 @@ pub fn spawn(
     permit: Permit,
 ) -> Arc<SessionHandle> {
     let (mailbox, commands) = mpsc::channel(MAILBOX);
-    let (view, watcher) = watch::channel(View { phase: Phase::Requested, end: None, pid: None });
+    let (view, watcher) = watch::channel(View {
+        phase: Phase::Requested,
+        end: None,
+        pid: None,
+    });
     let handle = Arc::new(SessionHandle {
         log: Arc::new(SessionLog::new(broker.log_path(&id))),
         id,
@@ -48,7 +54,10 @@ pub fn spawn(
         view: watcher,
     });
     let driver = Driver {
-        session: Session::new(broker.clock.now(), handle.version.lifecycle_policy(&broker.config())),
+        session: Session::new(
+            broker.clock.now(),
+            handle.version.lifecycle_policy(&broker.config()),
+        ),
         broker: Arc::clone(broker),
         handle: Arc::clone(&handle),
         view,
@@ -120,11 +129,16 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         // The launcher's exit notice finds its way here by the session's name.
-        self.broker.exits.register(self.handle.id.clone(), self.completions.0.clone());
+        self.broker
+            .exits
+            .register(self.handle.id.clone(), self.completions.0.clone());
         self.publish();
         self.launch();
         loop {
-            let deadline = self.session.deadline().map(|at| self.broker.clock.instant(at));
+            let deadline = self
+                .session
+                .deadline()
+                .map(|at| self.broker.clock.instant(at));
             tokio::select! {
                 // In order: what has happened is taken before anybody's new wish.
                 biased;
@@ -154,7 +168,10 @@ impl Driver {
                     (Some(link), Ok(effects)) => {
                         let (ends, ended) = oneshot::channel();
                         self.work.push(ended);
-                        let work = Work { link: Arc::clone(link), _ends: ends };
+                        let work = Work {
+                            link: Arc::clone(link),
+                            _ends: ends,
+                        };
                         self.perform(effects);
                         Ok(work)
                     }
@@ -163,16 +180,16 @@ impl Driver {
                     (_, Err(refusal)) => Err(refusal),
                 };
                 // A caller that is gone drops its work, which ends it.
-                drop(answer.send(granted));
+                let _ = answer.send(granted);
             }
             Command::Stop(reason) => self.step(Event::Stop(reason)),
             Command::Inspect(answer) => {
                 let idle = self.broker.clock.now() - self.session.last_activity();
-                drop(answer.send(Activity {
+                let _ = answer.send(Activity {
                     phase: self.session.phase(),
                     in_flight: self.session.in_flight(),
                     idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-                }));
+                });
             }
         }
     }
@@ -183,7 +200,11 @@ impl Driver {
                 self.view.send_modify(|view| view.pid = Some(pid));
             }
             Completion::Launched(outcome) => match *outcome {
-                Ok(Running { link, attached, events }) => {
+                Ok(Running {
+                    link,
+                    attached,
+                    events,
+                }) => {
                     self.link = Some(link);
                     self.events = Some(events);
                     self.step(Event::Attached);
@@ -233,7 +254,9 @@ impl Driver {
                 self.broker.egress.serve(stream, Arc::clone(&self.handle));
             }
             ShimEvent::Fault(fault) => {
-                self.handle.log.note(&format!("session fault: {}", fault.detail));
+                self.handle
+                    .log
+                    .note(&format!("session fault: {}", fault.detail));
             }
             ShimEvent::Closed(outcome) => {
                 self.events = None;
@@ -258,7 +281,11 @@ impl Driver {
                 .usage(self.handle.id.clone())
                 .await
                 .is_ok_and(|counters| counters.oom_kills > 0);
-        self.step(if starved { Event::OutOfMemory } else { Event::AgentExited });
+        self.step(if starved {
+            Event::OutOfMemory
+        } else {
+            Event::AgentExited
+        });
     }
 
     fn health(&mut self, health: Health) {
@@ -301,7 +328,9 @@ impl Driver {
         if let Some(end) = &end
             && self.view.borrow().end.is_none()
         {
-            self.handle.log.note(&format!("session ends: {}", end.detail));
+            self.handle
+                .log
+                .note(&format!("session ends: {}", end.detail));
             tracing::info!(
                 session_id = %self.handle.id,
                 runtime = %self.handle.version.name,
@@ -325,7 +354,12 @@ impl Driver {
     /// The end in a sentence.
     fn describe(&self, reason: EndReason) -> String {
         let was_live = self.session.was_live();
-        let fault = || self.notes.fault.clone().unwrap_or_else(|| "no more is known".to_owned());
+        let fault = || {
+            self.notes
+                .fault
+                .clone()
+                .unwrap_or_else(|| "no more is known".to_owned())
+        };
         match reason {
             EndReason::Stopped => "it was stopped".to_owned(),
             EndReason::Idle => "it was idle for its idle timeout".to_owned(),
@@ -344,7 +378,11 @@ impl Driver {
                     Some(Err(why)) => format!("the agent process could not be started: {why}"),
                     None => "the agent process ended".to_owned(),
                 };
-                if was_live { how } else { format!("{how} before it was ready") }
+                if was_live {
+                    how
+                } else {
+                    format!("{how} before it was ready")
+                }
             }
             EndReason::ShimDied => format!("its supervising process died: {}", fault()),
             EndReason::Protocol => format!("it broke the session protocol: {}", fault()),
@@ -352,7 +390,10 @@ impl Driver {
             EndReason::StartTimeout => format!(
                 "the agent was not ready within {} s: {}",
                 self.handle.version.spec.timeouts.start.0,
-                self.notes.unhealthy.as_deref().unwrap_or("its port never accepted a connection")
+                self.notes
+                    .unhealthy
+                    .as_deref()
+                    .unwrap_or("its port never accepted a connection")
             ),
             EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
             EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),
@@ -366,12 +407,14 @@ impl Driver {
         tokio::spawn(async move {
             let outcome = boot::launch(&broker, &handle, &done).await;
             // The driver outlives its launch: it waits for this.
-            drop(done.send(Completion::Launched(Box::new(outcome))).await);
+            let _ = done.send(Completion::Launched(Box::new(outcome))).await;
         });
     }
 
     fn shutdown(&self, grace: std::time::Duration) {
-        let Some(link) = self.link.clone() else { return };
+        let Some(link) = self.link.clone() else {
+            return;
+        };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         tokio::spawn(async move { link.shutdown(Shutdown { grace_ms }).await });
     }
@@ -393,15 +436,22 @@ impl Driver {
         let id = self.handle.id.clone();
         let done = self.completions.0.clone();
         tokio::spawn(async move {
-            let outcome = broker.launcher.remove(id).await.map_err(|fault| crate::fault::chain(&fault));
-            drop(done.send(Completion::Removed(outcome)).await);
+            let outcome = broker
+                .launcher
+                .remove(id)
+                .await
+                .map_err(|fault| crate::fault::chain(&fault));
+            let _ = done.send(Completion::Removed(outcome)).await;
         });
     }
 
     /// Records the end, then tells watchers, then gives the permit back: whoever sees the end may use the id again.
     async fn release(&mut self, permit: Permit) {
         let view = self.view.borrow().clone();
-        let reason = view.end.as_ref().map_or(EndReason::Stopped, |end| end.reason);
+        let reason = view
+            .end
+            .as_ref()
+            .map_or(EndReason::Stopped, |end| end.reason);
         // A shim that ended the session by itself says why.
         let reason = match self.notes.record.as_ref().map(|record| record.cause) {
             Some(ExitCause::MaxLifetime) if reason == EndReason::ShimDied => EndReason::MaxLifetime,
@@ -413,7 +463,10 @@ impl Driver {
             was_ready: self.session.was_live(),
             detail: view.end.map(|end| end.detail),
             usage: self.notes.usage.unwrap_or_default().to_api(),
-            egress_refused: self.handle.egress_refused.load(std::sync::atomic::Ordering::Relaxed),
+            egress_refused: self
+                .handle
+                .egress_refused
+                .load(std::sync::atomic::Ordering::Relaxed),
             log_lines_dropped: self.handle.log.dropped(),
         };
         self.broker.record_end(&self.handle, end).await;

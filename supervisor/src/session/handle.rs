@@ -160,7 +160,7 @@ impl SessionHandle {
     /// Asks it to end; does not wait.
     pub async fn stop(&self, reason: EndReason) {
         // A driver that is gone has ended it already.
-        drop(self.mailbox.send(Command::Stop(reason)).await);
+        let _ = self.mailbox.send(Command::Stop(reason)).await;
     }
 
     /// Waits until it has begun to end, and says how.
@@ -174,7 +174,9 @@ impl SessionHandle {
     pub async fn over(&self) {
         let mut view = self.view.clone();
         // An error means that the driver is gone, which is over too.
-        drop(view.wait_for(|view| matches!(view.phase, Phase::Ended | Phase::Failed)).await);
+        let _ = view
+            .wait_for(|view| matches!(view.phase, Phase::Ended | Phase::Failed))
+            .await;
     }
 
     /// Its numbers, while it lives.

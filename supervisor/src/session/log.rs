@@ -50,14 +50,22 @@ impl SessionLog {
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
         let (follow, _) = broadcast::channel(FOLLOW_QUEUE);
-        Self { path, started: SystemTime::now(), inner: Mutex::default(), follow }
+        Self {
+            path,
+            started: SystemTime::now(),
+            inner: Mutex::default(),
+            follow,
+        }
     }
 
     /// Takes a batch from the shim.
     pub fn append(&self, log: Log) {
         if log.dropped > 0 {
             self.inner().dropped += log.dropped;
-            self.note(&format!("{} lines of output were dropped (over the rate limit)", log.dropped));
+            self.note(&format!(
+                "{} lines of output were dropped (over the rate limit)",
+                log.dropped
+            ));
         }
         for line in log.lines {
             let at = self.started + Duration::from_millis(line.at_ms);
@@ -71,7 +79,11 @@ impl SessionLog {
     }
 
     fn write(&self, at: SystemTime, stream: Option<LogStream>, text: String) {
-        let record = LogRecord { at: crate::time::rfc3339(at), stream, text };
+        let record = LogRecord {
+            at: crate::time::rfc3339(at),
+            stream,
+            text,
+        };
         let mut inner = self.inner();
         if inner.tail.len() == TAIL_LINES {
             inner.tail.pop_front();
@@ -85,7 +97,7 @@ impl SessionLog {
         }
         drop(inner);
         // Nobody following is the usual case.
-        drop(self.follow.send(record));
+        let _ = self.follow.send(record);
     }
 
     fn store(&self, inner: &mut Inner, record: &LogRecord) -> io::Result<()> {
@@ -97,7 +109,12 @@ impl SessionLog {
             inner.written = 0;
         }
         if inner.file.is_none() {
-            inner.file = Some(OpenOptions::new().create(true).append(true).open(&self.path)?);
+            inner.file = Some(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&self.path)?,
+            );
         }
         if let Some(file) = inner.file.as_mut() {
             file.write_all(&line)?;
@@ -159,7 +176,9 @@ pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
         };
         for line in BufReader::new(file).lines() {
             // A line cut short by a crash is the last one; it is not a record.
-            let Ok(record) = serde_json::from_str(&line?) else { continue };
+            let Ok(record) = serde_json::from_str(&line?) else {
+                continue;
+            };
             if last.len() == count {
                 last.pop_front();
             }
@@ -178,7 +197,11 @@ mod tests {
 
     fn line(text: &str) -> Log {
         Log {
-            lines: vec![LogLine { stream: LogStream::Stdout, at_ms: 5, text: text.to_owned() }],
+            lines: vec![LogLine {
+                stream: LogStream::Stdout,
+                at_ms: 5,
+                text: text.to_owned(),
+            }],
             dropped: 0,
         }
     }
@@ -190,16 +213,25 @@ mod tests {
         let log = SessionLog::new(path.clone());
         let mut follower = log.follow();
         log.append(line("one\u{1b}[31m\ntwo"));
-        log.append(Log { lines: Vec::new(), dropped: 7 });
+        log.append(Log {
+            lines: Vec::new(),
+            dropped: 7,
+        });
         assert_eq!(log.tail()[0], "one\u{1b}[31m\ntwo");
         assert_eq!(log.dropped(), 7);
-        assert_eq!(follower.try_recv().expect("followed").text, "one\u{1b}[31m\ntwo");
+        assert_eq!(
+            follower.try_recv().expect("followed").text,
+            "one\u{1b}[31m\ntwo"
+        );
         let stored = read_last(&path, 10).expect("read");
         assert_eq!(stored.len(), 2);
         assert_eq!(stored[0].stream, Some(LogStream::Stdout));
         assert_eq!(stored[1].stream, None);
         let raw = std::fs::read_to_string(&path).expect("raw");
-        assert!(!raw.contains('\u{1b}'), "escape bytes stay escaped in the file");
+        assert!(
+            !raw.contains('\u{1b}'),
+            "escape bytes stay escaped in the file"
+        );
     }
 
     #[test]
@@ -215,7 +247,10 @@ mod tests {
             .iter()
             .map(|path| std::fs::metadata(path).expect("both files").len())
             .sum();
-        assert!(total > FILE_BYTES && total <= 2 * FILE_BYTES + 64 * 1024, "{total}");
+        assert!(
+            total > FILE_BYTES && total <= 2 * FILE_BYTES + 64 * 1024,
+            "{total}"
+        );
         assert_eq!(read_last(&path, 3).expect("read").len(), 3);
     }
 }
