@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod instance;
 pub mod launcher;
 pub mod relay;
 pub mod seqpacket;

@@ -76,6 +76,12 @@ pub fn new_dir() -> anyhow::Result<PathBuf> {
 }
 
 impl Options {
+    /// Health checks fast enough for a test.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self::default().config("[ping]\ninterval = 1\ntimeout = 1\nunhealthy_after = 3")
+    }
+
     /// Adds lines to the configuration file.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {

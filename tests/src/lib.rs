@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cgroup;
+pub mod chaos;
 pub mod client;
 pub mod daemon;
 pub mod deploy;
@@ -31,6 +32,7 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod puppet;
 pub mod sharing;
 pub mod wait;
 
