@@ -18,7 +18,7 @@ use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
 use proto::api::{Info, PutRuntime, Runtime, Session, Usage};
 use proto::ids::{InstanceId, RuntimeId, SessionId};
-use session_core::spec::{self, HostPolicy, Interpreters};
+use session_core::spec::{HostPolicy, Interpreters, RuntimeSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,8 +169,15 @@ impl Broker {
     /// Makes a runtime or its next version.
     pub async fn deploy(&self, put: PutRuntime) -> Result<(Runtime, bool), ApiError> {
         // Refused before anything is written.
-        self.host_spec(&put)?;
-        self.check_entrypoint(&put).await?;
+        let spec =
+            RuntimeSpec::resolve(&put.config, &self.host_policy()).map_err(ApiError::fields)?;
+        self.store.artifact(&put.artifact).await?;
+        if !self.artifacts.contains(&put.artifact, &spec.entry_file)? {
+            return Err(ApiError::field(
+                "config.entrypoint",
+                format!("`{}` could not be found in the artifact", spec.entry_file),
+            ));
+        }
         let (runtime, created) = self.store.put_runtime(put).await?;
         let version = self.compile(runtime.clone())?;
         self.catalogue.put(Arc::new(version));
@@ -185,33 +192,9 @@ impl Broker {
         ))
     }
 
-    fn host_spec(&self, put: &PutRuntime) -> Result<spec::RuntimeSpec, ApiError> {
-        spec::resolve(&put.config, &self.host_policy()).map_err(ApiError::fields)
-    }
-
-    /// The entrypoint of a script must be in its bundle (contract §1.10's failure text, at deploy time).
-    async fn check_entrypoint(&self, put: &PutRuntime) -> Result<(), ApiError> {
-        self.store.artifact(&put.artifact).await?;
-        let Some(file) = put.config.entrypoint.words().first() else {
-            return Ok(());
-        };
-        let spec = self.host_spec(put)?;
-        if !spec.argv.iter().any(|word| word.starts_with("/app/")) {
-            return Ok(());
-        }
-        let found = self.artifacts.contains(&put.artifact, file)?;
-        if found {
-            Ok(())
-        } else {
-            Err(ApiError::field(
-                "config.entrypoint",
-                format!("`{file}` could not be found in the artifact"),
-            ))
-        }
-    }
-
     fn compile(&self, runtime: Runtime) -> Result<RuntimeVersion, ApiError> {
-        let spec = spec::resolve(&runtime.config, &self.host_policy()).map_err(ApiError::fields)?;
+        let spec =
+            RuntimeSpec::resolve(&runtime.config, &self.host_policy()).map_err(ApiError::fields)?;
         Ok(RuntimeVersion {
             runtime: runtime.runtime_id,
             name: runtime.name,

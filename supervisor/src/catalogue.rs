@@ -31,10 +31,10 @@ impl RuntimeVersion {
     pub fn lifecycle_policy(&self, config: &crate::config::Config) -> Policy {
         let timeouts = &self.spec.timeouts;
         Policy {
-            start_timeout: timeouts.start.duration(),
-            idle_timeout: timeouts.idle.duration(),
-            max_lifetime: timeouts.max_lifetime.duration(),
-            stop_grace: timeouts.stop_grace.duration(),
+            start_timeout: timeouts.start,
+            idle_timeout: timeouts.idle,
+            max_lifetime: timeouts.max_lifetime,
+            stop_grace: timeouts.stop_grace,
             unhealthy_after: config.ping.unhealthy_after,
         }
     }

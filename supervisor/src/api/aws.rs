@@ -225,7 +225,7 @@ async fn invoke(
             client: session.clone(),
         },
         method: "POST".to_owned(),
-        target: version.spec.wire.path.clone(),
+        target: version.spec.protocol.path().to_owned(),
         headers: headers_in(&parts.headers, &session, &request_id)?,
         attempt: parts
             .headers

@@ -147,7 +147,7 @@ where
             RequestBody::Stream(_) => content_length,
         },
     };
-    let timeout = handle.version.spec.timeouts.invocation.duration();
+    let timeout = handle.version.spec.timeouts.invocation;
     let deadline = Instant::now() + timeout;
     let answered =
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;

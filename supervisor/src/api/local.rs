@@ -83,7 +83,7 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
             client: session.clone(),
         },
         method: "POST".to_owned(),
-        target: version.spec.wire.path.clone(),
+        target: version.spec.protocol.path().to_owned(),
         headers: headers_in(&parts.headers, session.as_str(), id)?,
         attempt: None,
         version,

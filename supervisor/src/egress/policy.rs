@@ -21,7 +21,9 @@ pub(super) enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotListed => f.write_str("not on this runtime's allow-list (network.allow)"),
+            Self::NotListed => f.write_str(
+                "not on this runtime's allow-list (network.allow), or beyond the operator's",
+            ),
             Self::NoNetwork => f.write_str("this runtime has no outbound network (network.mode)"),
             Self::Address(address, kind) => write!(
                 f,
@@ -36,10 +38,15 @@ impl fmt::Display for Refused {
 pub(super) fn may_ask(policy: &NetworkPolicy, target: &Target) -> Result<(), Refused> {
     match policy {
         NetworkPolicy::None => Err(Refused::NoNetwork),
-        NetworkPolicy::Outbound { allow: Some(list) } if !list.permits(target) => {
-            Err(Refused::NotListed)
+        NetworkPolicy::Outbound { allow, ceiling } => {
+            let listed =
+                |list: &Option<AllowList>| list.as_ref().is_none_or(|list| list.permits(target));
+            if listed(allow) && listed(ceiling) {
+                Ok(())
+            } else {
+                Err(Refused::NotListed)
+            }
         }
-        NetworkPolicy::Outbound { .. } => Ok(()),
     }
 }
 
@@ -119,7 +126,10 @@ mod tests {
         );
         assert_eq!(
             may_ask(
-                &NetworkPolicy::Outbound { allow: None },
+                &NetworkPolicy::Outbound {
+                    allow: None,
+                    ceiling: None
+                },
                 &target("any.test")
             ),
             Ok(())

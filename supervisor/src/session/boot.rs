@@ -6,8 +6,9 @@ use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits};
 use crate::relay::link::Link;
-use proto::shim::{AgentStart, AgentWire, Boot, GENERATION, ShimLimits};
+use proto::shim::{Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
+use session_core::spec::NetworkPolicy;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -41,7 +42,7 @@ pub(super) async fn launch(
             memory_bytes: spec.limits.memory.0,
             cpu_millis: spec.limits.cpus.0,
             pids: spec.limits.pids,
-            tmp_bytes: spec.limits.tmp.0,
+            tmp_bytes: spec.limits.tmp_size.0,
             nofile: spec.limits.open_files,
         },
     };
@@ -72,29 +73,20 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
         session: handle.id.clone(),
         token: token.to_owned(),
         epoch: broker.epoch,
-        agent: AgentStart {
-            argv: spec.argv.clone(),
-            env: spec.env.clone(),
-            cwd: spec.cwd.clone(),
-            uid: spec.uid,
-            gid: spec.gid,
-        },
-        wire: AgentWire {
-            port: spec.wire.port,
-            ping_path: spec.wire.ping_path.clone(),
-        },
+        agent: spec.agent.clone(),
+        wire: spec.wire.clone(),
         limits: ShimLimits {
             ping_interval_ms: millis(config.ping.interval),
             ping_timeout_ms: millis(config.ping.timeout),
-            stop_grace_ms: millis(spec.timeouts.stop_grace.duration()),
-            max_lifetime_ms: millis(spec.timeouts.max_lifetime.duration()),
+            stop_grace_ms: millis(spec.timeouts.stop_grace),
+            max_lifetime_ms: millis(spec.timeouts.max_lifetime),
             orphan_timeout_ms: millis(config.limits.orphan_timeout),
             log_bytes_per_s: config.limits.log_rate.0,
             log_burst_bytes: config.limits.log_burst.0,
             max_invocations: config.limits.max_invocations_per_session,
             max_egress_backlog: config.network.max_connections,
         },
-        egress: spec.network.is_outbound(),
+        egress: matches!(spec.network, NetworkPolicy::Outbound { .. }),
     }
 }
 

@@ -389,7 +389,7 @@ impl Driver {
             EndReason::LaunchFailed => format!("it could not be launched: {}", fault()),
             EndReason::StartTimeout => format!(
                 "the agent was not ready within {} s: {}",
-                self.handle.version.spec.timeouts.start.0,
+                self.handle.version.spec.timeouts.start.as_secs(),
                 self.notes
                     .unhealthy
                     .as_deref()
