@@ -16,7 +16,7 @@ use crate::launcher::{self, LauncherSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
 use sandbox::privileges;
-use sandbox::uid_block::{self, UIDS_PER_SESSION};
+use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
 use session_core::spec::Interpreters;
 use std::io::Write;
 use std::net::TcpListener;
@@ -75,9 +75,8 @@ pub fn main(args: Args) -> ExitCode {
         Err(error) => {
             complain(&chain(&error));
             match error {
-                StartError::Instance(error) if error.is_taken() => ExitCode::from(75),
-                StartError::Instance(_)
-                | StartError::Base(_)
+                StartError::Instance(error) => ExitCode::from(error.exit_code()),
+                StartError::Base(_)
                 | StartError::Io { .. }
                 | StartError::NoShim
                 | StartError::Run(_) => ExitCode::FAILURE,
@@ -111,14 +110,15 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         directory: layout.broker_dir.path().to_path_buf(),
         sessions: layout.sessions.path().to_path_buf(),
         uids: UidBlock {
-            first: layout.uids.first_session_base(),
+            // The block's first range is the broker's.
+            first: layout.uids.range().start + UIDS_PER_SESSION,
             width: UIDS_PER_SESSION,
-            ranges: layout.uids.sessions(),
+            ranges: BLOCK_SIZE / UIDS_PER_SESSION - 1,
         },
         interpreters: interpreters(&base.root),
         base: base.versions.clone(),
         boot_id: boot_id()?,
-        access: Access::new(layout.broker.uid, access_group()),
+        access: Access::new(layout.broker.uid, access_group(layout.broker.api_gid)),
         listen,
     };
     let broker = layout.broker.clone();
@@ -184,8 +184,8 @@ fn boot_id() -> Result<String, StartError> {
 }
 
 /// Group whose members may use the API socket.
-fn access_group() -> Option<nix::unistd::Group> {
-    nix::unistd::Group::from_name("agentcore").ok().flatten()
+fn access_group(gid: u32) -> Option<nix::unistd::Group> {
+    nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok().flatten()
 }
 
 /// Beside this program, then where packages put it.
