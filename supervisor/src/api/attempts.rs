@@ -11,7 +11,9 @@ use crate::session::handle::{SessionHandle, SessionKey};
 use axum::body::Body;
 use proto::code::ErrorCode;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
@@ -24,24 +26,59 @@ type AttemptKey = (SessionKey, String);
 #[derive(Debug, Default)]
 pub struct Attempts(Mutex<HashMap<AttemptKey, Arc<Notify>>>);
 
-impl Attempts {
-    /// Tells that an attempt has come, and gives what later attempts will ring.
-    fn arrive(&self, key: &AttemptKey) -> Arc<Notify> {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(earlier) = map.get(key) {
+/// One attempt, for as long as its invocation goes on.
+#[derive(Debug)]
+pub struct Attempt {
+    broker: Arc<Broker>,
+    key: AttemptKey,
+    /// Rung by the next attempt of the same invocation.
+    bell: Arc<Notify>,
+}
+
+impl Attempt {
+    /// Tells earlier attempts that one more has come.
+    fn arrive(broker: &Arc<Broker>, key: AttemptKey) -> Self {
+        let bell = Arc::new(Notify::new());
+        let earlier = broker.attempts.map().insert(key.clone(), Arc::clone(&bell));
+        if let Some(earlier) = earlier {
             earlier.notify_one();
         }
-        let bell = Arc::new(Notify::new());
-        map.insert(key.clone(), Arc::clone(&bell));
-        bell
+        Self {
+            broker: Arc::clone(broker),
+            key,
+            bell,
+        }
     }
 
-    fn leave(&self, key: &AttemptKey, bell: &Arc<Notify>) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A later attempt may have put its own bell there.
-        if map.get(key).is_some_and(|found| Arc::ptr_eq(found, bell)) {
-            map.remove(key);
+    /// Goes on without a client: to the end if another attempt comes in time, else not at all.
+    pub async fn linger<F: Future>(&self, running: F) -> Option<F::Output> {
+        let mut running = pin!(running);
+        tokio::select! {
+            outcome = &mut running => return Some(outcome),
+            () = self.bell.notified() => {}
+            () = tokio::time::sleep(LINGER) => return None,
         }
+        Some(running.await)
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let mut map = self.broker.attempts.map();
+        // A later attempt may have put its own bell there.
+        if map
+            .get(&self.key)
+            .is_some_and(|found| Arc::ptr_eq(found, &self.bell))
+        {
+            map.remove(&self.key);
+        }
+    }
+}
+
+impl Attempts {
+    fn map(&self) -> MutexGuard<'_, HashMap<AttemptKey, Arc<Notify>>> {
+        // Nothing panics while it holds the lock; the map is whole in any case.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,25 +88,28 @@ pub async fn answer(
     call: Call,
     body: Body,
 ) -> Result<(Arc<SessionHandle>, Answer), ApiError> {
-    let Some(attempt) = call.attempt.clone() else {
+    let Some(id) = call.attempt.clone() else {
         return run(broker, &call, body).await;
     };
-    let key = (call.key.clone(), attempt);
-    let bell = broker.attempts.arrive(&key);
-    let (answer, answered) = oneshot::channel();
+    let attempt = Attempt::arrive(broker, (call.key.clone(), id));
+    let (mut answer, answered) = oneshot::channel();
     let broker = Arc::clone(broker);
     tokio::spawn(async move {
-        let mut answer = answer;
-        let running = run(&broker, &call, body);
-        tokio::pin!(running);
+        let mut running = Box::pin(run(&broker, &call, body));
         let outcome = tokio::select! {
             outcome = &mut running => Some(outcome),
-            () = answer.closed() => linger(running, &bell).await,
+            () = answer.closed() => attempt.linger(&mut running).await,
         };
-        broker.attempts.leave(&key, &bell);
-        if let Some(outcome) = outcome {
-            // A client that is gone drops the answer, and with it the work.
-            let _ = answer.send(outcome);
+        match outcome {
+            Some(Ok((handle, mut reply))) => {
+                reply.body.linger_with(attempt);
+                // A client that went away just now drops the answer, whose body then lingers.
+                let _ = answer.send(Ok((handle, reply)));
+            }
+            Some(Err(error)) => {
+                let _ = answer.send(Err(error));
+            }
+            None => {}
         }
     });
     answered.await.unwrap_or_else(|_| {
@@ -78,16 +118,6 @@ pub async fn answer(
             "the invocation was given up",
         ))
     })
-}
-
-/// Goes on without a client: to the end if another attempt comes in time, else not at all.
-async fn linger<F: Future + Unpin>(mut running: F, bell: &Notify) -> Option<F::Output> {
-    tokio::select! {
-        outcome = &mut running => return Some(outcome),
-        () = bell.notified() => {}
-        () = tokio::time::sleep(LINGER) => return None,
-    }
-    Some(running.await)
 }
 
 async fn run(

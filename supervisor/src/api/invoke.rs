@@ -1,5 +1,6 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
+use super::attempts::Attempt;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -191,10 +192,13 @@ where
         status: exchange.head.status,
         headers,
         body: AnswerBody {
-            body: exchange.body,
-            deadline: Box::pin(tokio::time::sleep_until(deadline)),
-            limit,
-            _work: work,
+            inner: Some(Inner {
+                body: exchange.body,
+                deadline: Box::pin(tokio::time::sleep_until(deadline)),
+                limit,
+                _work: work,
+            }),
+            attempt: None,
         },
     })
 }
@@ -293,13 +297,45 @@ pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
 /// The agent's body while the work counts: bounded in size and time.
 #[derive(Debug)]
 pub struct AnswerBody {
+    /// `None` once it has been handed to a task that reads it without a client.
+    inner: Option<Inner>,
+    attempt: Option<Attempt>,
+}
+
+#[derive(Debug)]
+struct Inner {
     body: ResponseBody,
     deadline: Pin<Box<Sleep>>,
     limit: Option<u64>,
     _work: Work,
 }
 
-impl HttpBody for AnswerBody {
+impl AnswerBody {
+    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
+    /// cancelled at once.
+    pub fn linger_with(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
+            return;
+        };
+        if inner.body.is_end_stream() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
+                attempt.linger(rest).await;
+            });
+        }
+    }
+}
+
+impl HttpBody for Inner {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -321,13 +357,32 @@ impl HttpBody for AnswerBody {
         }
         polled
     }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.inner {
+            Some(inner) => Pin::new(inner).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.inner
+            .as_ref()
+            .is_none_or(|inner| inner.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.inner
+            .as_ref()
+            .map_or_else(SizeHint::default, |inner| inner.body.size_hint())
     }
 }
 

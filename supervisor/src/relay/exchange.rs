@@ -190,7 +190,7 @@ fn assemble(
     cancel: CancelOnDrop,
 ) -> Exchange {
     let expected = head.content_length;
-    let body = ResponseBody {
+    let mut body = ResponseBody {
         state: BodyState::Reading {
             reader,
             end,
@@ -200,6 +200,9 @@ fn assemble(
         read: 0,
         expected,
     };
+    if expected == Some(0) {
+        body.finish();
+    }
     Exchange { head, body }
 }
 
@@ -234,6 +237,14 @@ impl ResponseBody {
         self.read
     }
 
+    /// Complete: nothing to cancel any more.
+    fn finish(&mut self) {
+        if let BodyState::Reading { cancel, .. } = &mut self.state {
+            cancel.armed = false;
+        }
+        self.state = BodyState::Over;
+    }
+
     fn poll_ending(
         &mut self,
         cx: &mut Context<'_>,
@@ -265,23 +276,30 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if let BodyState::Reading { reader, .. } = &mut this.state {
-            // With the length known, the last bytes say that it is over: no need to see the end of file first.
-            let finished = this.expected.is_some_and(|expected| this.read >= expected);
-            if !finished {
-                this.buffer.reserve(read_size(
-                    this.expected.map(|expected| expected - this.read),
-                ));
-                match ready!(poll_read_buf(Pin::new(reader), cx, &mut this.buffer)) {
-                    Ok(0) => {}
-                    Ok(_) => {
-                        let data = this.buffer.split().freeze();
-                        this.read += length(&data);
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
+            let left = this
+                .expected
+                .map(|expected| expected.saturating_sub(this.read));
+            this.buffer.reserve(read_size(left));
+            match ready!(poll_read_buf(Pin::new(reader), cx, &mut this.buffer)) {
+                Ok(0) => {}
+                Ok(_) => {
+                    let data = this.buffer.split().freeze();
+                    this.read += length(&data);
+                    match this.expected {
+                        // With its length known, the last byte says that the body is complete; the client's side may
+                        // never ask for more.
+                        Some(expected) if expected == this.read => this.finish(),
+                        Some(expected) if expected < this.read => {
+                            this.state = BodyState::Over;
+                            return Poll::Ready(Some(Err(BodyError::Truncated)));
+                        }
+                        Some(_) | None => {}
                     }
-                    Err(error) => {
-                        this.state = BodyState::Over;
-                        return Poll::Ready(Some(Err(BodyError::Io(error))));
-                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Err(error) => {
+                    this.state = BodyState::Over;
+                    return Poll::Ready(Some(Err(BodyError::Io(error))));
                 }
             }
             if let BodyState::Reading { end, cancel, .. } =
