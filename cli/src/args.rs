@@ -10,6 +10,9 @@ use proto::ids::{ClientSessionId, RuntimeName};
 use proto::units::{CpuMillis, MemoryBytes};
 use std::path::PathBuf;
 
+/// Heading of the flags that every verb has.
+const GLOBAL: &str = "Global options";
+
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 conflict, 5 not permitted,
 69 daemon unreachable, 75 try again later, 124 timed out; exec passes the command's own.";
@@ -26,13 +29,13 @@ pub(crate) struct CommandLine {
         env = "AGENTCORE_ENDPOINT",
         hide_env_values = true
     )]
-    #[arg(default_value = endpoint::DEFAULT, value_name = "ENDPOINT")]
+    #[arg(default_value = endpoint::DEFAULT, value_name = "ENDPOINT", help_heading = GLOBAL)]
     pub(crate) endpoint: Endpoint,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub(crate) json: bool,
     /// Print names and ids only, and no progress
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub(crate) quiet: bool,
     /// What to do.
     #[command(subcommand)]
@@ -120,7 +123,12 @@ pub(crate) struct Configure {
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = variable)]
     pub(crate) environment: Vec<(String, String)>,
     /// Python requirements that launch installs into the bundle [default: requirements.txt if it is there]
-    #[arg(short, long = "requirements", value_name = "FILE")]
+    #[arg(
+        short,
+        long = "requirements",
+        alias = "requirements-file",
+        value_name = "FILE"
+    )]
     pub(crate) requirements: Option<String>,
     /// What sessions may reach
     #[arg(long, value_enum, value_name = "MODE")]

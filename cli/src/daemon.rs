@@ -236,7 +236,7 @@ impl Daemon {
         let bytes = self.collect(&method, path, answer).await?;
         serde_json::from_slice(&bytes).map_err(|source| DaemonError::Foreign {
             endpoint: self.endpoint.clone(),
-            path: path.to_owned(),
+            path: path.split('?').next().unwrap_or(path).to_owned(),
             source,
         })
     }

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod artifacts;
+pub mod base;
 pub mod broker;
 pub mod catalogue;
 pub mod config;
@@ -19,5 +20,6 @@ pub mod run;
 pub mod seqpacket;
 pub mod session;
 pub mod slots;
+pub mod start;
 pub mod store;
 pub mod time;

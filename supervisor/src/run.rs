@@ -171,7 +171,7 @@ async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
     for session in left {
         let id = session.session.id.clone();
         let usage = match broker.launcher.remove(id.clone()).await {
-            Ok((counters, _record)) => counters.to_api(),
+            Ok(removed) => removed.usage.to_api(),
             Err(fault) => {
                 tracing::warn!(session_id = %id, fault = %fault, "remains of a session could not be removed");
                 Usage::default()

@@ -46,6 +46,10 @@ enum StartError {
     },
     #[error("agentcore-shim is neither beside this program nor in {SHIM_DIRECTORY}; build it with `cargo build --release`, or install the package")]
     NoShim,
+    #[error("start of the launcher")]
+    Launcher(#[from] launcher::StartError),
+    #[error("drop of privileges")]
+    Privileges(#[from] privileges::PrivilegeError),
     #[error(transparent)]
     Run(#[from] run::RunError),
 }
@@ -79,6 +83,8 @@ pub fn main(args: Args) -> ExitCode {
                 StartError::Base(_)
                 | StartError::Io { .. }
                 | StartError::NoShim
+                | StartError::Launcher(_)
+                | StartError::Privileges(_)
                 | StartError::Run(_) => ExitCode::FAILURE,
             }
         }
@@ -98,6 +104,9 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         BaseChoice::Directory(path) => Some(path.as_path()),
     };
     let base = base::prepare(&layout.state_dir, chosen)?;
+    for note in &base.notes {
+        tracing::warn!("{note}");
+    }
     let unix = instance.bind_api_socket(&config.socket)?;
     let tcp = bind_tcp(&config)?;
     let mut listen = vec![format!("unix:{}", config.socket.display())];
@@ -135,8 +144,8 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         ceilings: ceilings(&config),
         max_prepared: MAX_PREPARED,
     };
-    let launcher = launcher::start(setup).map_err(io("start", "the launcher"))?;
-    privileges::become_broker(broker.uid, broker.gid).map_err(io("drop", "privileges"))?;
+    let launcher = launcher::start(setup)?;
+    privileges::become_broker(broker.uid, broker.gid)?;
     // From here on nothing runs with privilege in this process, and threads may exist.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod canaries;
 pub mod cgroup;
 pub mod chaos;
 pub mod client;
@@ -32,6 +33,7 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod probe;
 pub mod puppet;
 pub mod sharing;
 pub mod wait;

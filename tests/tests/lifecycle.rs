@@ -11,15 +11,12 @@ use std::time::{Duration, Instant};
 #[test]
 fn a_session_idle_for_its_timeout_ends_and_activity_defers_it() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
+    // The contract's least idle timeout is a minute; the operator's default may be shorter.
+    let options = Options::quick().config("[defaults]\nidle_timeout = 3");
+    Daemon::with(options, |daemon| {
         let client = daemon.client();
         let idle = 3;
-        chaos::deploy(
-            &client,
-            "idle",
-            "sdk",
-            json!({"lifecycle": {"idle_timeout": idle}}),
-        )?;
+        chaos::deploy(&client, "idle", "sdk", json!({}))?;
         let before = leaks::Snapshot::take(daemon)?;
         // Used once a second for longer than the timeout.
         let used = session_name("used");
@@ -60,14 +57,15 @@ fn a_session_idle_for_its_timeout_ends_and_activity_defers_it() -> Result {
 #[test]
 fn a_session_ends_at_its_max_lifetime_even_while_it_works() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
+    let options = Options::quick().config(
+        "[defaults]
+idle_timeout = 4
+max_lifetime = 4
+stop_grace = 1",
+    );
+    Daemon::with(options, |daemon| {
         let client = daemon.client();
-        chaos::deploy(
-            &client,
-            "old",
-            "sdk",
-            json!({"lifecycle": {"idle_timeout": 4, "max_lifetime": 4, "stop_grace": 1}}),
-        )?;
+        chaos::deploy(&client, "old", "sdk", json!({}))?;
         let id = session_name("old");
         client.invoke("old", &id, &json!({"do": "echo"}))?;
         let answer = client.send(Client::invocation("old", &id, &json!({"do": "never"})))?;

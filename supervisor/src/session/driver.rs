@@ -8,6 +8,7 @@ use super::handle::{Activity, Command, End, MAILBOX, SessionHandle, SessionKey, 
 use super::log::SessionLog;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::launcher::client::Removed;
 use crate::launcher::message::{Counters, Exited};
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
@@ -84,7 +85,7 @@ pub enum Completion {
     /// PID 1 has ended.
     Exited(Exited),
     /// Removed.
-    Removed(Result<(Counters, Vec<u8>), String>),
+    Removed(Result<Removed, String>),
     /// The pid is known (before the handshake).
     Pid(i32),
 }
@@ -232,7 +233,7 @@ impl Driver {
             }
             Completion::Removed(outcome) => {
                 match outcome {
-                    Ok((usage, record)) => {
+                    Ok(Removed { usage, record }) => {
                         self.notes.usage = Some(usage);
                         self.notes.record = serde_json::from_slice(&record).ok();
                     }

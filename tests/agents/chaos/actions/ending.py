@@ -8,6 +8,8 @@ import threading
 
 from starting import LAST_WORDS
 
+from .processes import let_go
+
 
 def _say():
     print(LAST_WORDS, file=sys.stderr, flush=True)
@@ -55,6 +57,7 @@ def leave(_payload):
     """The agent's process ends with status 0 while a child of it lives on and holds stdout."""
     if os.fork() == 0:
         os.setsid()
+        let_go()
         threading.Event().wait()
     _say()
     os._exit(0)

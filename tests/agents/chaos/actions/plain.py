@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from .processes import let_go
+
 _marks = 0
 
 
@@ -64,6 +66,7 @@ def spin(payload):
     for _ in range(payload.get("processes", os.cpu_count() or 1)):
         pid = os.fork()
         if pid == 0:
+            let_go()
             while time.monotonic() < until:
                 pass
             os._exit(0)

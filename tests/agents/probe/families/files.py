@@ -267,7 +267,7 @@ def create_a_file_in(_subject, _name, place):
     return result
 
 
-@group("F17.flag", {"root": "/", "app": "/app"})
+@group("F17.flag", {"root": "/", "app": "/app", "dev": "/dev"})
 def mounted_read_only(_subject, _name, place):
     """Reads the mount's own flag: file modes alone would refuse uid 1000 too."""
     return judge(bool(os.statvfs(place).f_flag & os.ST_RDONLY), f"{place}: f_flag {os.statvfs(place).f_flag:#x}")
@@ -295,7 +295,14 @@ def hard_link_into_tmp(_subject, _name, target):
 
 
 @group("F29", {place.strip("/").replace("/", "_") or "root": place for place in (
-    "/", "/usr", "/usr/bin", "/etc", "/etc/passwd", "/app", "/app/main.py", "/proc", "/dev")})
+    "/", "/usr", "/usr/bin", "/etc", "/etc/passwd")})
+def owner_of_the_base(_subject, _name, place):
+    """uid 0 of the session: mapped, so that programs which check ownership (ssh, sudo, git) are content."""
+    status = os.stat(place)
+    return judge(status.st_uid == 0 and status.st_gid == 0, f"{place} belongs to {status.st_uid}:{status.st_gid}")
+
+
+@group("F29.other", {place.strip("/").replace("/", "_"): place for place in ("/app", "/app/main.py", "/proc", "/dev")})
 def owner_of(_subject, _name, place):
     """Not the agent's own (it could chmod it then), and a number that this user namespace knows or the overflow id."""
     try:
