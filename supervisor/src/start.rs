@@ -15,8 +15,10 @@ use crate::launcher::message::Limits;
 use crate::launcher::{self, LauncherSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
-use sandbox::privileges;
+use proto::units::MemoryBytes;
+use sandbox::plan::{self, SessionSpec};
 use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
+use sandbox::{privileges, seccomp};
 use session_core::spec::Interpreters;
 use std::io::Write;
 use std::net::TcpListener;
@@ -44,7 +46,9 @@ enum StartError {
         #[source]
         source: std::io::Error,
     },
-    #[error("agentcore-shim is neither beside this program nor in {SHIM_DIRECTORY}; build it with `cargo build --release`, or install the package")]
+    #[error(
+        "agentcore-shim is neither beside this program nor in {SHIM_DIRECTORY}; build it with `cargo build --release`, or install the package"
+    )]
     NoShim,
     #[error("start of the launcher")]
     Launcher(#[from] launcher::StartError),
@@ -111,7 +115,9 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
     let tcp = bind_tcp(&config)?;
     let mut listen = vec![format!("unix:{}", config.socket.display())];
     for listener in &tcp {
-        let address = listener.local_addr().map_err(io("ask the address of", "a listener"))?;
+        let address = listener
+            .local_addr()
+            .map_err(io("ask the address of", "a listener"))?;
         listen.push(format!("http://{address}"));
     }
     let ground = Ground {
@@ -152,7 +158,14 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         .thread_name("agentcored")
         .build()
         .map_err(io("start", "the runtime"))?;
-    let start = Start { args, config, ground, launcher: launcher.link, unix, tcp };
+    let start = Start {
+        args,
+        config,
+        ground,
+        launcher: launcher.link,
+        unix,
+        tcp,
+    };
     let outcome = runtime.block_on(run::run(start));
     // A blocking task that hangs (a resolver, say) must not keep the daemon from ending.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
@@ -181,9 +194,15 @@ fn ceilings(config: &Config) -> Limits {
 /// What of the base can run agents.
 fn interpreters(base: &Path) -> Interpreters {
     let there = |path: &str| {
-        base.join(path.trim_start_matches('/')).symlink_metadata().is_ok().then(|| path.to_owned())
+        base.join(path.trim_start_matches('/'))
+            .symlink_metadata()
+            .is_ok()
+            .then(|| path.to_owned())
     };
-    Interpreters { python: there("/usr/bin/python3"), node: there("/usr/bin/node") }
+    Interpreters {
+        python: there("/usr/bin/python3"),
+        node: there("/usr/bin/node"),
+    }
 }
 
 fn boot_id() -> Result<String, StartError> {
@@ -194,14 +213,18 @@ fn boot_id() -> Result<String, StartError> {
 
 /// Group whose members may use the API socket.
 fn access_group(gid: u32) -> Option<nix::unistd::Group> {
-    nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok().flatten()
+    nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid))
+        .ok()
+        .flatten()
 }
 
 /// Beside this program, then where packages put it.
 fn shim() -> Result<PathBuf, StartError> {
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|program| program.parent().map(|directory| directory.join("agentcore-shim")));
+    let beside = std::env::current_exe().ok().and_then(|program| {
+        program
+            .parent()
+            .map(|directory| directory.join("agentcore-shim"))
+    });
     beside
         .into_iter()
         .chain([Path::new(SHIM_DIRECTORY).join("agentcore-shim")])
@@ -211,7 +234,9 @@ fn shim() -> Result<PathBuf, StartError> {
 
 fn log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     // Fails only if a subscriber is set already, which nothing does before this.
     let set = match config.log.format {
         LogFormat::Text => builder.try_init(),
@@ -220,11 +245,34 @@ fn log(config: &Config) {
     drop(set);
 }
 
+/// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.
 fn print_plan() -> ExitCode {
-    for name in sandbox::plan::step_names() {
-        say(name);
+    let plan = seccomp::filters()
+        .map_err(|error| chain(&error))
+        .and_then(|filters| {
+            plan::compile(&SessionSpec {
+                uid_base: uid_block::FIRST_UID,
+                tmp_bytes: MemoryBytes::mib(64).0,
+                nofile: 4096,
+                nproc: 256,
+                staging: PathBuf::from("/run/agentcore/staging"),
+                core_is_piped: false,
+                filters,
+            })
+            .map_err(|error| chain(&error))
+        });
+    match plan {
+        Ok(plan) => {
+            for name in plan.names() {
+                say(name);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::SUCCESS
 }
 
 fn io(verb: &'static str, what: &str) -> impl FnOnce(std::io::Error) -> StartError {

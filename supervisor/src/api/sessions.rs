@@ -107,7 +107,7 @@ async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Sessio
     match live(broker, id, runtime.as_ref()) {
         Ok(handle) => {
             let row = broker.store.session(&handle.id).await;
-            return Ok(view(broker, row.ok().map(|row| row.to_api()), &handle, true).await);
+            return Ok(view(broker, row.ok().map(|row| row.to_api()), &handle).await);
         }
         Err(error) if error.code == ErrorCode::Conflict => return Err(error),
         Err(_not_live) => {}
@@ -137,12 +137,7 @@ async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Sessio
 }
 
 /// What the store knows, brought up to now.
-async fn view(
-    broker: &Broker,
-    row: Option<Session>,
-    handle: &SessionHandle,
-    usage: bool,
-) -> Session {
+async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> Session {
     let mut session = row.unwrap_or_else(|| broker.fresh_view(handle));
     let seen = handle.view();
     session.phase = seen.phase;
@@ -165,7 +160,7 @@ async fn view(
         .egress_refused
         .load(std::sync::atomic::Ordering::Relaxed);
     session.log_lines_dropped = handle.log.dropped();
-    if usage && let Ok(counters) = broker.launcher.usage(handle.id.clone()).await {
+    if let Ok(counters) = broker.launcher.usage(handle.id.clone()).await {
         session.usage = counters.to_api();
     }
     session
@@ -197,7 +192,7 @@ pub async fn list(
         for row in page.items {
             let mut session = row.to_api();
             if let Some(handle) = broker.registry.get(&session.id) {
-                session = view(&broker, Some(session), &handle, false).await;
+                session = view(&broker, Some(session), &handle).await;
             }
             // The store knows only whether it is over; the rest of the phase is the driver's.
             if phase.is_none_or(|phase| phase == session.phase) {
