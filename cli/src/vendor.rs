@@ -24,7 +24,7 @@ use tokio::process::Command;
 pub(crate) mod interpreter;
 
 /// Bump it when what an archive holds changes.
-const GENERATION: &str = "agentcore dependencies 1";
+const GENERATION: &str = "agentcore dependencies 2";
 
 /// Lines of the installer's output that are shown when it fails.
 const SHOWN: usize = 25;
@@ -110,6 +110,7 @@ pub(crate) async fn dependencies(
         installer.name()
     ));
     install(&stage, &installer, file, python, target.path()).await?;
+    portable_scripts(target.path())?;
     if let Some(interpreter) = installer.same_python() {
         stage.now("compiling");
         compile(interpreter, target.path()).await?;
@@ -273,6 +274,36 @@ async fn follow(
     kept
 }
 
+/// Console scripts begin with the path of the Python that installed them, which a session does not have.
+fn portable_scripts(target: &Path) -> Result<(), VendorError> {
+    let folder = target.join("bin");
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for item in std::fs::read_dir(&folder).map_err(file_error("read", &folder))? {
+        let path = item.map_err(file_error("read", &folder))?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let content = std::fs::read(&path).map_err(file_error("read", &path))?;
+        if let Some(rest) = after_python_shebang(&content) {
+            let portable = [b"#!/usr/bin/env python3".as_slice(), rest].concat();
+            // Written in place, so that the mode stays.
+            std::fs::write(&path, portable).map_err(file_error("write", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// What follows the first line of a Python script, if that line names an interpreter by its path.
+fn after_python_shebang(content: &[u8]) -> Option<&[u8]> {
+    let end = content.iter().position(|byte| *byte == b'\n')?;
+    let line = std::str::from_utf8(content.get(..end)?).ok()?;
+    let program = line.strip_prefix("#!")?.split_whitespace().next()?;
+    let name = Path::new(program).file_name()?.to_str()?;
+    name.starts_with("python").then(|| &content[end..])
+}
+
 /// Compiles ahead. `unchecked-hash`: the bundle never changes under its bytecode, so nothing needs to be compared at
 /// import, and no time stamp makes two archives differ.
 async fn compile(interpreter: &Path, target: &Path) -> Result<(), VendorError> {
@@ -392,6 +423,18 @@ mod tests {
         );
         std::fs::write(&more, "--constraint=../requirements.txt\nsix==1.17\n").expect("written");
         assert_ne!(first, key(python));
+    }
+
+    #[test]
+    fn only_python_scripts_get_another_first_line() {
+        let script = b"#!/root/.pyenv/versions/3.11.7/bin/python3.11\nimport x\n";
+        assert_eq!(
+            after_python_shebang(script),
+            Some(b"\nimport x\n".as_slice())
+        );
+        assert_eq!(after_python_shebang(b"#!/bin/sh\nexec python3\n"), None);
+        assert_eq!(after_python_shebang(b"\x7fELF\x01\n"), None);
+        assert_eq!(after_python_shebang(b"#!/usr/bin/python3"), None);
     }
 
     #[test]

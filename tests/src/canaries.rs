@@ -1,7 +1,7 @@
 //! What the probes must not reach: prepared on the host, alive while they run, told to them by name.
 //!
 //! The keys are those of `tests/agents/README.md`. The daemon itself is started in bad surroundings (`fixtures/dirty_start.py`):
-//! an inherited descriptor, a key in its session keyring, umask 0, unlimited cores.
+//! an inherited descriptor, a key in its session keyring, umask 0, unlimited cores, signals blocked and ignored, shared mounts.
 
 use crate::{Daemon, Options, host, places};
 use anyhow::{Context as _, ensure};

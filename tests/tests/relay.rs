@@ -208,69 +208,198 @@ fn many_invocations_of_one_session_at_once_and_too_many_are_429() -> Result {
     )
 }
 
+/// What a caller must see of a wrong answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Must {
+    /// 424: nothing of it can be believed.
+    Fail,
+    /// The head may have been passed on, but the body must not look whole; or 424.
+    NotWhole,
+    /// It is in order, if odd.
+    Pass,
+    /// Parsers may differ; but two readings, a hang or a 5xx of ours are wrong.
+    Either,
+}
+
+/// Cases of `chaos/wrong_answers.py`. Those that never end are in `answers_without_end`.
+const WRONG: &[(Must, &[&str])] = &[
+    (
+        Must::Fail,
+        &[
+            "no_answer",
+            "half_head",
+            "huge_header",
+            "many_headers",
+            "length_negative",
+            "length_text",
+            "length_huge",
+            "length_differs",
+            "length_and_chunked",
+            "encoding_unknown",
+            "garbage",
+            "http09",
+            "http2",
+            "version",
+            "status_text",
+            "status_long",
+            "nul_in_header",
+        ],
+    ),
+    (
+        Must::NotWhole,
+        &[
+            "truncated",
+            "truncated_reset",
+            "chunked_cut",
+            "chunk_short",
+            "chunked_no_body",
+            "chunk_bad_size",
+            "chunk_negative",
+            "chunk_huge_size",
+            "chunk_no_end",
+        ],
+    ),
+    (
+        Must::Pass,
+        &[
+            "until_close",
+            "big",
+            "tiny_chunks",
+            "trailers",
+            "extra",
+            "half_close",
+            "no_type",
+            "hop_by_hop",
+            "cookies",
+        ],
+    ),
+    (
+        Must::Either,
+        &[
+            "length_plus",
+            "length_list",
+            "encoding_twice",
+            "status_0",
+            "status_999",
+            "no_content_with_body",
+            "not_modified",
+            "redirect",
+            "folded",
+            "bare_newlines",
+            "bare_return",
+            "space_before_colon",
+            "no_colon",
+            "high_bytes",
+            "empty_name",
+            "chunk_extension",
+            "informational",
+        ],
+    ),
+];
+
 #[test]
-fn an_answer_that_is_no_http_is_424_and_the_session_survives() -> Result {
+fn wrong_answers_are_told_and_harm_neither_session_nor_daemon() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        let source = r#"
-import socket, threading
-def serve(client):
-    with client:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            more = client.recv(65536)
-            if not more: return
-            head += more
-        if head.startswith(b"GET"):
-            client.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"status":"Healthy"}')
-            return
-        mode = head.split(b"x-amzn-bedrock-agentcore-runtime-custom-mode: ".lower())[-1].split(b"\r\n")[0] if b"custom-mode" in head.lower() else b""
-        low = head.lower()
-        mode = low.split(b"custom-mode: ")[1].split(b"\r\n")[0]
-        answers = {
-            b"garbage": b"\x00\x01\x02 not http at all\r\n\r\n",
-            b"empty": b"",
-            b"half-head": b"HTTP/1.1 200 OK\r\nContent-Ty",
-            b"split": b"HTTP/1.1 200 OK\r\nX-A: a\r\n b\r\nContent-Length: 0\r\n\r\n",
-            b"huge-head": b"HTTP/1.1 200 OK\r\n" + b"X-A: " + b"a" * 200000 + b"\r\n\r\n",
-            b"many-headers": b"HTTP/1.1 200 OK\r\n" + b"X-A: a\r\n" * 5000 + b"\r\n",
-            b"bad-status": b"HTTP/1.1 999999 OK\r\nContent-Length: 0\r\n\r\n",
-            b"two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-            b"good": b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood",
-        }
-        client.sendall(answers[mode])
-listener = socket.create_server(("127.0.0.1", 8080), backlog=64)
-while True:
-    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-"#;
-        e2e::deploy::python(&client, "rude", source, json!({}))?;
+        chaos::deploy(&client, "rude", "raw", json!({}))?;
         let id = session_name("rude");
-        let send = |mode: &str| {
-            client.send(
-                Client::invocation("rude", &id, &json!({}))
-                    .header("X-Amzn-Bedrock-AgentCore-Runtime-Custom-Mode", mode),
-            )
-        };
-        assert_eq!(send("good")?.expect(200)?.text()?, "good");
-        for mode in [
-            "garbage",
-            "empty",
-            "half-head",
-            "huge-head",
-            "many-headers",
-            "bad-status",
-            "two-lengths",
-            "split",
+        client.invoke("rude", &id, &json!({"do": "echo"}))?;
+        let memory = e2e::host::rss(daemon.pid())?;
+        let mut faults = Vec::new();
+        for (must, cases) in WRONG {
+            for case in *cases {
+                let payload = json!({"do": "http", "case": case, "bytes": 1000, "count": 100});
+                let answer = client.send(Client::invocation("rude", &id, &payload))?;
+                let status = answer.status;
+                let hop = [
+                    "keep-alive",
+                    "proxy-authenticate",
+                    "te",
+                    "upgrade",
+                    "x-secret",
+                ]
+                .into_iter()
+                .find(|name| answer.header(name).is_some());
+                let whole = answer.drain(|_, _| Ok(()));
+                let right = hop.is_none()
+                    && match must {
+                        Must::Fail => status == 424,
+                        Must::NotWhole => status == 424 || whole.is_err(),
+                        Must::Pass => status == 200 && whole.is_ok(),
+                        Must::Either => status < 500,
+                    };
+                if !right {
+                    faults.push(format!("{case} ({must:?}): {status} {whole:?} {hop:?}"));
+                }
+                // The next call gets its own answer and not what the last one left.
+                let next = client.invoke("rude", &id, &json!({"do": "echo", "value": case}));
+                if !next.as_ref().is_ok_and(|n| n["echo"] == *case) {
+                    faults.push(format!("after {case}: {next:?}"));
+                }
+            }
+        }
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        let session = only_session(&client)?;
+        ensure!(session.in_flight == 0, "{session:?}");
+        let grown = e2e::host::rss(daemon.pid())?.saturating_sub(memory);
+        ensure!(grown < 16 << 20, "the broker grew by {grown} bytes");
+        Ok(())
+    })
+}
+
+#[test]
+fn answers_without_end_are_bounded_and_cancelled_with_their_caller() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(
+            &client,
+            "rude",
+            "raw",
+            json!({"lifecycle": {"invocation_timeout": 3}}),
+        )?;
+        let id = session_name("endless");
+        client.invoke("rude", &id, &json!({"do": "echo"}))?;
+        let memory = e2e::host::rss(daemon.pid())?;
+        for case in [
+            "endless_head",
+            "endless_header",
+            "half_head_hang",
+            "continue_only",
+            "slow_head",
         ] {
-            let answer = send(mode)?;
-            expect_aws_error(answer, 424, "RuntimeClientError", "").with_context(|| mode)?;
-            assert_eq!(
-                send("good")?.expect(200).with_context(|| mode)?.text()?,
-                "good"
+            let payload = json!({"do": "http", "case": case, "delay": 1, "count": -1});
+            let answer = client.send(Client::invocation("rude", &id, &payload))?;
+            ensure!(
+                matches!(answer.status, 424 | 504),
+                "{case}: {}",
+                answer.status
             );
         }
-        assert_eq!(only_session(&client)?.in_flight, 0);
+        for case in [
+            "endless_body",
+            "endless_until_close",
+            "sse",
+            "sse_silent",
+            "truncated_hang",
+        ] {
+            let payload = json!({"do": "http", "case": case, "events": -1, "delay": 0.01});
+            let mut answer = client
+                .send(Client::invocation("rude", &id, &payload))?
+                .expect(200)
+                .context(case)?;
+            if case != "sse_silent" {
+                answer.piece().context(case)?.context("a first piece")?;
+            }
+            drop(answer);
+        }
+        wait::until_true(15, "all of them to be cancelled", || {
+            Ok(only_session(&client)?.in_flight == 0)
+        })?;
+        let grown = e2e::host::rss(daemon.pid())?.saturating_sub(memory);
+        ensure!(grown < 16 << 20, "the broker grew by {grown} bytes");
+        client.invoke("rude", &id, &json!({"do": "echo"}))?;
         Ok(())
     })
 }

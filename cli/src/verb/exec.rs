@@ -14,7 +14,7 @@ use hyper::upgrade::Upgraded;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use proto::api::{ExecChannel, ExecOutcome, ExecRequest, MAX_EXEC_FRAME};
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -175,7 +175,14 @@ async fn send(
     match frames::write(link, channel, payload).await {
         Ok(()) => Ok(()),
         // The command may end before it has read all its input; its outcome is on the way.
-        Err(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        Err(FrameError::Io(error))
+            if matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
         Err(error) => Err(broken(&chain(&error))),
     }
 }

@@ -1,6 +1,6 @@
 //! `doctor`, against a session that the test describes. That the agent reports the truth is for the end-to-end tests.
 
-use crate::fake::{Fake, Script};
+use crate::fake::{Fake, Refusal, Script};
 use hyper::Method;
 use proto::api::{Check, CheckState};
 use serde_json::{Value, json};
@@ -128,8 +128,14 @@ fn a_session_that_does_not_start_is_cleaned_up_too() {
 fn the_embedded_agent_is_python_and_asks_for_the_built_in_sdk() {
     let fake = Fake::start();
     // Keep what it uploads: a deletion that is refused leaves it there.
-    let body = json!({ "title": "t", "status": 409, "detail": "d", "code": "ConflictException", "requestId": "r" });
-    fake.state().refusal = Some((Method::DELETE, "/v1/artifacts".into(), 409, vec![], body));
+    let refusal = Refusal::problem(
+        Method::DELETE,
+        "/v1/artifacts",
+        409,
+        "ConflictException",
+        "in use",
+    );
+    fake.state().refusal = Some(refusal);
     sees(&fake, &isolated());
     fake.run(&["doctor"]).exits(0);
     let bytes = fake

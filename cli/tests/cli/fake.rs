@@ -57,8 +57,8 @@ pub(crate) struct State {
     pub(crate) seen: Vec<Seen>,
     /// What an invocation does.
     pub(crate) script: Script,
-    /// Answer to the next `/v1` calls of this method and path, instead of the right one.
-    pub(crate) refusal: Option<(Method, String, u16, Vec<(&'static str, String)>, Value)>,
+    /// Answered to some calls instead of the right answer.
+    pub(crate) refusal: Option<Refusal>,
     /// Items of one page.
     pub(crate) page: usize,
     /// How often a runtime is CREATING before it is READY.
@@ -71,6 +71,38 @@ pub(crate) struct State {
     pub(crate) cancelled: bool,
     /// What execs were ordered.
     pub(crate) execs: Vec<ExecRequest>,
+}
+
+/// A refusal of every call of this method whose path begins so.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) method: Method,
+    pub(crate) path: &'static str,
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, &'static str)>,
+    pub(crate) body: Value,
+}
+
+impl Refusal {
+    /// With an RFC 9457 problem.
+    pub(crate) fn problem(
+        method: Method,
+        path: &'static str,
+        status: u16,
+        code: &str,
+        detail: &str,
+    ) -> Self {
+        let body = json!({
+            "title": "T", "status": status, "detail": detail, "code": code, "requestId": "req-7",
+        });
+        Self {
+            method,
+            path,
+            status,
+            headers: Vec::new(),
+            body,
+        }
+    }
 }
 
 /// One request.

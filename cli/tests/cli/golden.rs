@@ -5,7 +5,7 @@
 use crate::fake::Fake;
 use crate::ran::{agentcore, ran};
 use serde_json::json;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 const VERBS: [&str; 22] = [
@@ -151,6 +151,9 @@ fn something_that_is_no_daemon_is_noticed() {
     let endpoint = format!("http://{}", listener.local_addr().expect("bound"));
     let other = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("accepted");
+        // An answer before its request would be something else again.
+        let mut head = [0; 4096];
+        assert!(stream.read(&mut head).expect("read") > 0);
         let page = "<html>hello</html>";
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", page.len());
         stream.write_all((head + page).as_bytes()).expect("written");

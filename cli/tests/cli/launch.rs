@@ -1,6 +1,6 @@
 //! `launch`.
 
-use crate::fake::{Fake, sha256};
+use crate::fake::{Fake, Refusal, sha256};
 use hyper::Method;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -169,22 +169,26 @@ fn what_is_wrong_is_named_before_anything_is_sent() {
 fn the_daemons_faults_are_shown_field_by_field() {
     let fake = Fake::start();
     agent(&fake);
-    let body = json!({
-        "title": "Invalid request", "status": 400, "detail": "the configuration breaks 2 rules",
-        "code": "ValidationException", "requestId": "r",
-        "errors": [
-            { "name": "resources.memory", "message": "at most 4G here" },
-            { "name": "lifecycle.idle_timeout", "message": "60 to 1209600" },
-        ],
-    });
-    fake.state().refusal = Some((Method::PUT, "/v1/runtimes".into(), 400, vec![], body));
+    let code = "ValidationException";
+    let mut refusal = Refusal::problem(
+        Method::PUT,
+        "/v1/runtimes",
+        400,
+        code,
+        "the configuration breaks 2 rules",
+    );
+    refusal.body["errors"] = json!([
+        { "name": "resources.memory", "message": "at most 4G here" },
+        { "name": "lifecycle.idle_timeout", "message": "60 to 1209600" },
+    ]);
+    fake.state().refusal = Some(refusal);
     fake.run(&["launch", "-f", "agent"]).exits(2).says(&[
         "breaks 2 rules",
         "resources.memory: at most 4G here",
         "lifecycle.idle_timeout: 60 to 1209600",
     ]);
-    let body = json!({ "title": "Payload too large", "status": 413, "detail": "more than 250 MB", "code": "x", "requestId": "r" });
-    fake.state().refusal = Some((Method::POST, "/v1/artifacts".into(), 413, vec![], body));
+    let refusal = Refusal::problem(Method::POST, "/v1/artifacts", 413, code, "more than 250 MB");
+    fake.state().refusal = Some(refusal);
     fake.write("agent/a.py", "other");
     fake.run(&["launch", "-f", "agent"])
         .exits(1)
@@ -206,6 +210,10 @@ fn wheel(fake: &Fake) {
         (
             format!("{info}/WHEEL"),
             "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        ),
+        (
+            format!("{info}/entry_points.txt"),
+            "[console_scripts]\nhello = hello_agentcore:main\n",
         ),
         (format!("{info}/RECORD"), ""),
     ];
@@ -272,6 +280,8 @@ fn requirements_are_vendored_compiled_and_cached() {
             .any(|name| name.starts_with("hello_agentcore/__pycache__/__init__.")),
         "{compiled:?}"
     );
+    let script = std::str::from_utf8(&bundle["bin/hello"]).expect("text");
+    assert!(script.starts_with("#!/usr/bin/env python3\n"), "{script}");
     // PEP 552: flags 0b01 is hash-based, unchecked; so no time stamp is in it.
     assert_eq!(bundle[compiled[0]][4..8], [1, 0, 0, 0]);
     assert!(bundle.contains_key("a.py") && !bundle.keys().any(|name| name.starts_with("wheels")));

@@ -1,6 +1,6 @@
 //! `status`, `runtime`, `session`, `destroy`.
 
-use crate::fake::Fake;
+use crate::fake::{Fake, Refusal};
 use hyper::Method;
 use serde_json::json;
 
@@ -215,11 +215,9 @@ fn refusals_become_exit_codes_and_advice() {
         (500, "InternalServerException", 1, "request id req-7"),
     ];
     for (status, code, exit, words) in cases {
-        let body = json!({
-            "title": "T", "status": status, "detail": "because", "code": code, "requestId": "req-7",
-        });
-        let wait = vec![("retry-after", "4".to_owned())];
-        fake.state().refusal = Some((Method::GET, "/v1/runtimes".into(), status, wait, body));
+        let mut refusal = Refusal::problem(Method::GET, "/v1/runtimes", status, code, "because");
+        refusal.headers.push(("retry-after", "4"));
+        fake.state().refusal = Some(refusal);
         fake.run(&["runtime", "list"])
             .exits(exit)
             .says(&["because", words]);

@@ -57,7 +57,7 @@ MEASURES = {
         ground="off = the shim's copy has mode 0755 and nobody calls PR_SET_DUMPABLE: mode 0111 alone makes it non-dumpable too"),
     # The root.
     "mounts.private": Measure(
-        ("F03",), ("mounts.private",), ground="the daemon's own mount namespace made rshared: else there is no peer group to be in"),
+        ("F03",), ("mounts.private", "app.private"), ground="the daemon's own mount namespace made rshared: else there is no peer group to be in"),
     "rootfs.pivot": Measure(
         (), ("rootfs.pivot", "rootfs.detach_old"), host="`nsenter -m -t PID1 stat -c %i /` is the session's own root, not the host's",
         ground="off = a chroot onto the finished root, which looks the same from inside. As \"stay on the host's root\": F01.direct"),
@@ -152,6 +152,7 @@ SCAFFOLD = {
     "caps.inheritable": "carries the shim's three capabilities; what the agent inherits of it is the measure caps.inheritable",
     "caps.ambient": "carries the shim's three capabilities; the agent's loss of them is the measure caps.ambient",
     "dev.attach": "part of dev.minimal",
+    "rootfs.private": "pivot_root refuses a new root in a peer group; the bundle's is part of mounts.private",
 }
 
 

@@ -55,7 +55,12 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 return Ok(Some(frame));
             }
             // Cancel safe: bytes are in the buffer as soon as they are read.
-            if self.link.read_buf(&mut self.buffer).await? == 0 {
+            let read = match self.link.read_buf(&mut self.buffer).await {
+                // The other side closed before it had read all of ours (unix(7)): an end like any other.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                read => read?,
+            };
+            if read == 0 {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {

@@ -33,15 +33,14 @@ pub(super) fn session(id: &str, client: &str, runtime: &str, phase: &str) -> Val
 /// The scripted refusal, if it is for this request.
 pub(super) fn refused(state: &Mutex<State>, seen: &Seen) -> Option<Response<Body>> {
     let state = state.lock().expect("sound");
-    let (method, path, status, headers, body) = state.refusal.as_ref()?;
-    if seen.method != method || !seen.path.starts_with(path.as_str()) {
+    let refusal = state.refusal.as_ref()?;
+    if seen.method != refusal.method || !seen.path.starts_with(refusal.path) {
         return None;
     }
-    let mut response = document(*status, body);
-    for (name, value) in headers {
-        response
-            .headers_mut()
-            .insert(*name, value.parse().expect("a header"));
+    let mut response = document(refusal.status, &refusal.body);
+    let headers = response.headers_mut();
+    for (name, value) in &refusal.headers {
+        headers.insert(*name, value.parse().expect("a header"));
     }
     Some(response)
 }
@@ -247,7 +246,10 @@ fn logs(state: Arc<Mutex<State>>, go_on: Arc<Notify>, id: &str, seen: &Seen) -> 
         if into.send_data(lines(&records[skip..])).await.is_err() {
             return;
         }
-        while follow {
+        if !follow {
+            return;
+        }
+        loop {
             let ended = {
                 let state = state.lock().expect("sound");
                 let session = state.sessions.iter().find(|each| each["id"] == id);
