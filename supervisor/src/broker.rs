@@ -5,7 +5,7 @@
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
 use crate::api::reply::ApiError;
-use crate::artifacts::ArtifactStore;
+use crate::artifacts::Library;
 use crate::catalogue::{Catalogue, RuntimeVersion};
 use crate::config::Config;
 use crate::egress::Egress;
@@ -17,6 +17,7 @@ use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
 use proto::api::{Info, PutRuntime, Runtime, Session, Usage};
+use proto::config::Language;
 use proto::ids::{InstanceId, RuntimeId, SessionId};
 use session_core::spec::{HostPolicy, Interpreters, RuntimeSpec};
 use std::collections::BTreeMap;
@@ -63,7 +64,7 @@ pub struct Broker {
     /// What outlives the daemon.
     pub store: Store,
     /// Bundles.
-    pub artifacts: ArtifactStore,
+    pub artifacts: Library,
     /// Deployed runtimes.
     pub catalogue: Catalogue,
     /// Live sessions.
@@ -93,7 +94,7 @@ impl Broker {
         ground: Ground,
         launcher: LauncherClient,
         store: Store,
-        artifacts: ArtifactStore,
+        artifacts: Library,
         epoch: u64,
     ) -> Arc<Self> {
         let max_sessions = usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX >> 4);
@@ -171,12 +172,20 @@ impl Broker {
         // Refused before anything is written.
         let spec =
             RuntimeSpec::resolve(&put.config, &self.host_policy()).map_err(ApiError::fields)?;
-        self.store.artifact(&put.artifact).await?;
-        if !self.artifacts.contains(&put.artifact, &spec.entry_file)? {
-            return Err(ApiError::field(
-                "config.entrypoint",
-                format!("`{}` could not be found in the artifact", spec.entry_file),
-            ));
+        self.artifacts.artifact(&put.artifact).await?;
+        let file = self.artifacts.file(&put.artifact, &spec.entry_file).await?;
+        let fault = match file {
+            None => format!("`{}` could not be found in the artifact", spec.entry_file),
+            Some(file) if spec.language == Language::Binary && !file.executable => {
+                format!(
+                    "`{}` is not executable in the artifact (chmod +x)",
+                    spec.entry_file
+                )
+            }
+            Some(_) => String::new(),
+        };
+        if !fault.is_empty() {
+            return Err(ApiError::field("config.entrypoint", fault));
         }
         let (runtime, created) = self.store.put_runtime(put).await?;
         let version = self.compile(runtime.clone())?;

@@ -1,7 +1,7 @@
 //! The broker's life: open what it owns, serve, reload on SIGHUP, drain on SIGTERM.
 
 use crate::api::listener::{self, Listeners};
-use crate::artifacts::ArtifactStore;
+use crate::artifacts::{Bounds, Library};
 use crate::broker::{Broker, Ground};
 use crate::config::{Args, Config};
 use crate::fault::chain;
@@ -69,8 +69,13 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     };
     let store =
         Store::open(&ground.directory.join("agentcore.db"), names).map_err(|error| open(&error))?;
-    let artifacts =
-        ArtifactStore::open(&ground.directory.join("artifacts")).map_err(|error| open(&error))?;
+    let artifacts = Library::open(
+        &ground.directory.join("artifacts"),
+        store.clone(),
+        Bounds::default(),
+    )
+    .await
+    .map_err(|error| open(&error))?;
     std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
     let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
     let dev = config.dev;

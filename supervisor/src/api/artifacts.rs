@@ -8,8 +8,6 @@ use axum::Json;
 use axum::extract::{Extension, Path, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use http_body_util::BodyExt;
-use proto::code::ErrorCode;
 use proto::ids::ArtifactId;
 use std::sync::Arc;
 
@@ -20,24 +18,8 @@ pub async fn upload(
     request: Request,
 ) -> Response {
     let result = async {
-        let mut upload = broker.artifacts.begin_upload()?;
-        let mut body = request.into_body();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| {
-                ApiError::new(
-                    ErrorCode::Validation,
-                    format!("the upload broke off: {error}"),
-                )
-            })?;
-            if let Ok(data) = frame.into_data() {
-                // Page-cache writes of 64 KiB: not worth a thread each.
-                upload.write(&data)?;
-            }
-        }
-        let artifact = tokio::task::spawn_blocking(move || upload.finish())
-            .await
-            .map_err(|error| ApiError::internal(&error))??;
-        let (artifact, created) = broker.store.put_artifact(artifact).await?;
+        let pieces = request.into_body().into_data_stream();
+        let (artifact, created) = broker.artifacts.receive(pieces).await?;
         let status = if created {
             StatusCode::CREATED
         } else {
@@ -77,12 +59,7 @@ pub async fn remove(
     Path(artifact): Path<String>,
 ) -> Response {
     let result = async {
-        let artifact = artifact_id(&artifact)?;
-        broker.store.delete_artifact(&artifact).await?;
-        let broker = Arc::clone(&broker);
-        tokio::task::spawn_blocking(move || broker.artifacts.delete(&artifact))
-            .await
-            .map_err(|error| ApiError::internal(&error))??;
+        broker.artifacts.delete(&artifact_id(&artifact)?).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
     };
     respond(result.await, &id)

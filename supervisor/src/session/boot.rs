@@ -33,6 +33,7 @@ pub(super) async fn launch(
     let tree = broker
         .artifacts
         .tree_dir(&handle.version.artifact)
+        .await
         .map_err(|error| chain(&error))?;
     let spec = &handle.version.spec;
     let order = LaunchOrder {
