@@ -15,7 +15,11 @@ impl AsyncSeqpacket {
     /// Registers a connected socket; must be called inside the runtime.
     pub fn new(socket: Seqpacket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self(AsyncFd::new(socket)?))
+        // Its successor is unsafe, which only the sandbox crate may be; what it demands (that the descriptor stays open
+        // and the same) holds, because a `Seqpacket` owns its descriptor and gives nobody a way to change it.
+        #[expect(deprecated, reason = "see above")]
+        let registered = AsyncFd::new(socket)?;
+        Ok(Self(registered))
     }
 
     /// Sends one packet, waiting while the other end's queue is full.
