@@ -3,6 +3,7 @@
 //! The shell around `session-core`: receive an event, ask the core, perform its effects. See `docs/design.md`.
 #![forbid(unsafe_code)]
 
+pub mod artifacts;
 pub mod base;
 pub mod config;
 pub mod instance;
