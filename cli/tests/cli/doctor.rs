@@ -114,7 +114,8 @@ fn what_the_host_lacks_is_exit_1_too() {
 #[test]
 fn a_session_that_does_not_start_is_cleaned_up_too() {
     let fake = Fake::start();
-    let body = json!({ "message": "the agent could not start", "log": ["bind: no such device"] });
+    let body =
+        json!({ "message": "the agent could not start", "agentLog": ["bind: no such device"] });
     fake.state().script = Script::Answer(424, vec![], body.to_string());
     fake.run(&["doctor"])
         .exits(1)

@@ -1,13 +1,12 @@
 //! What only happens on a terminal: colour, laid-out JSON, questions. And the terminal itself, for `exec -t`.
 
 use crate::fake::{Fake, Script};
-use crate::ran::{PATIENCE, finished};
+use crate::ran::{Heard, finished};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
 
 /// A pseudo-terminal: the test is the person in front of it.
 pub(crate) struct Terminal {
@@ -15,8 +14,7 @@ pub(crate) struct Terminal {
     name: String,
     /// Keeps it open between programs.
     kept: File,
-    /// Read in a thread, since a read of a terminal cannot be bounded.
-    shown: mpsc::Receiver<Vec<u8>>,
+    shown: Heard,
 }
 
 impl Terminal {
@@ -27,16 +25,7 @@ impl Terminal {
         let name = ptsname(&master, Vec::new()).expect("named");
         let name = name.into_string().expect("text");
         let person = File::from(master);
-        let mut reader = person.try_clone().expect("cloned");
-        let (send, shown) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(length @ 1..) = reader.read(&mut chunk) {
-                if send.send(chunk[..length].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
+        let shown = Heard::from(person.try_clone().expect("cloned"));
         let terminal = Self {
             kept: open(&name),
             person,
@@ -75,13 +64,7 @@ impl Terminal {
     /// Waits until these words have appeared, and gives everything since the last time.
     #[track_caller]
     pub(crate) fn shows(&self, words: &str) -> String {
-        let mut all = String::new();
-        while !all.contains(words) {
-            let more = self.shown.recv_timeout(PATIENCE);
-            let more = more.unwrap_or_else(|error| panic!("{error}: no {words:?} in {all:?}"));
-            all.push_str(&String::from_utf8_lossy(&more));
-        }
-        all
+        self.shown.until(words)
     }
 }
 
@@ -135,6 +118,37 @@ fn json_is_laid_out_for_people_and_streams_end_with_a_line() {
         .expect("started");
     assert_eq!(terminal.shows("plain\r\n"), "plain\r\n");
     finished(child).exits(0);
+}
+
+#[test]
+fn an_agents_output_cannot_steer_the_terminal() {
+    let fake = Fake::start();
+    fake.deployed("shop");
+    fake.session("sess1", "shop", "ready");
+    let record = proto::api::LogRecord {
+        at: "2026-01-01T00:00:00.000Z".into(),
+        stream: Some(proto::shim::LogStream::Stdout),
+        text: "\x1b]0;title\x07 \x1b[32mgreen\x1b[0m end".into(),
+    };
+    fake.state()
+        .logs
+        .insert("sess1".into(), vec![record.clone()]);
+    let terminal = Terminal::open(24, 200);
+    let mut command = fake.command(&["logs"]);
+    command.env("TERM", "xterm");
+    let child = terminal
+        .gives(&mut command)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let shown = terminal.shows("end");
+    assert_eq!(shown, "\u{fffd}]0;title\u{fffd} \x1b[32mgreen\x1b[0m end");
+    finished(child).exits(0);
+    // In a file it is what it was.
+    assert_eq!(
+        fake.run(&["logs"]).exits(0).out,
+        format!("{}\n", record.text)
+    );
 }
 
 #[test]
