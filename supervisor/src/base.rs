@@ -26,17 +26,19 @@ mod etc;
 mod given;
 mod library;
 mod package;
+mod prune;
 mod record;
 
 pub use error::BaseError;
+pub use prune::prune;
 
 use command::versions;
 use package::Packages;
 use record::Record;
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 type Result<T> = std::result::Result<T, BaseError>;
@@ -76,8 +78,12 @@ pub fn prepare(state_dir: &Path, given: Option<&Path>) -> Result<Base> {
 }
 
 fn from_packages(bases: &Path) -> Result<Base> {
-    match DirBuilder::new().mode(0o755).create(bases) {
-        Ok(()) => {}
+    match DirBuilder::new().create(bases) {
+        Ok(()) => {
+            // Whatever the umask.
+            fs::set_permissions(bases, Permissions::from_mode(0o755))
+                .map_err(io_at("set the mode of", bases))?;
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(io_at("create", bases)(error)),
     }

@@ -114,6 +114,13 @@ impl Options {
         if !self.config.contains("end_sessions_on_exit") {
             text.push_str(&format!("end_sessions_on_exit = {}\n", self.end_sessions));
         }
+        // A file that sets its own base says so in a line that begins with it.
+        if !self.config.lines().any(|l| l.starts_with("base")) {
+            text.push_str(&format!(
+                "base = \"{}\"\n",
+                crate::base::shared()?.display()
+            ));
+        }
         text.push_str(&self.config);
         let file = dir.join("agentcored.toml");
         std::fs::write(&file, text)?;

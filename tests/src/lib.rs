@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod base;
 pub mod canaries;
 pub mod cgroup;
 pub mod chaos;

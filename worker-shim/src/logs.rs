@@ -4,16 +4,18 @@
 //! - Each wake-up reads at most one piece per pipe. While lines are being dropped a pipe is read at most once per
 //!   [`FLOOD_PAUSE`], so a flooding agent is slowed to some 64 MB/s, never stopped, and the loop stays free for invocations.
 //! - A token bucket ([`bucket`]) decides which lines are passed on; the buffer ([`store`]) is bounded by the same burst.
-//!   What neither takes is dropped and counted.
+//!   What neither takes is dropped and counted; of an agent that ends the newest dropped lines are passed on ([`lost`]).
 //! - Packets are made only when the link is idle, so a log never stands before an answer, and a full link blocks nothing.
 
 mod bucket;
 mod lines;
+mod lost;
 mod store;
 
 use crate::poller::{Poller, Token, Watch};
 use bucket::Bucket;
 use lines::Lines;
+use lost::Lost;
 use proto::jsonrpc;
 use proto::shim::{Log, LogStream, ShimLimits};
 use std::fs::File;
@@ -35,6 +37,7 @@ struct Source {
     stream: LogStream,
     pipe: Option<File>,
     lines: Lines,
+    lost: Lost,
     /// Not watched until then.
     rests_until: Option<Instant>,
 }
@@ -55,6 +58,7 @@ impl Logs {
             stream,
             pipe: None,
             lines: Lines::default(),
+            lost: Lost::default(),
             rests_until: None,
         };
         Self {
@@ -110,7 +114,7 @@ impl Logs {
             while left > 0 && self.read(index, scratch, now) == Pipe::More {
                 left -= 1;
             }
-            self.end_line(index, now);
+            self.end_lines(index, now);
         }
     }
 
@@ -144,42 +148,60 @@ impl Logs {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Pipe::Empty,
                 Ok(0) | Err(_) => {
-                    self.end_line(index, now);
+                    self.end_lines(index, now);
                     return Pipe::Ended;
                 }
                 Ok(n) => break n,
             }
         };
         let at_ms = millis(now.duration_since(self.started));
-        let Self {
-            bucket,
-            store,
-            dropped,
+        self.bucket.refill(now);
+        let Source {
+            stream,
+            lines,
+            lost,
             ..
-        } = self;
-        bucket.refill(now);
-        source.lines.take(&scratch[..n], |line| {
-            admit(bucket, store, dropped, source.stream, at_ms, line);
+        } = source;
+        let mut admission = Admission {
+            bucket: &mut self.bucket,
+            store: &mut self.store,
+            dropped: &mut self.dropped,
+            stream: *stream,
+            at_ms,
+        };
+        lines.take(&scratch[..n], |line, rest| {
+            if admission.admit(line) {
+                lost.clear();
+            } else {
+                lost.add(line, rest);
+            }
         });
         Pipe::More
     }
 
-    /// Passes on a last line without a newline.
-    fn end_line(&mut self, index: usize, now: Instant) {
+    /// A stream has ended: passes on a last line without a newline, and the newest of what was dropped.
+    fn end_lines(&mut self, index: usize, now: Instant) {
         let at_ms = millis(now.duration_since(self.started));
-        let Self {
-            bucket,
-            store,
-            dropped,
-            sources,
-            ..
-        } = self;
-        bucket.refill(now);
-        if let Some(source) = sources.get_mut(index) {
-            source.lines.end(|line| {
-                admit(bucket, store, dropped, source.stream, at_ms, line);
-            });
-        }
+        self.bucket.refill(now);
+        let Some(source) = self.sources.get_mut(index) else {
+            return;
+        };
+        let mut admission = Admission {
+            bucket: &mut self.bucket,
+            store: &mut self.store,
+            dropped: &mut self.dropped,
+            stream: source.stream,
+            at_ms,
+        };
+        let lost = &mut source.lost;
+        source.lines.end(|line| {
+            if admission.admit(line) {
+                lost.clear();
+            } else {
+                lost.add(line, 0);
+            }
+        });
+        lost.take(|line| admission.restore(line));
     }
 }
 
@@ -199,21 +221,35 @@ impl Source {
     }
 }
 
-fn admit(
-    bucket: &mut Bucket,
-    store: &mut Store,
-    dropped: &mut u64,
+/// Decides about lines of one stream.
+struct Admission<'a> {
+    bucket: &'a mut Bucket,
+    store: &'a mut Store,
+    dropped: &'a mut u64,
     stream: LogStream,
     at_ms: u64,
-    line: &[u8],
-) {
-    let cost = line.len() as u64 + bucket::PER_LINE;
-    if !(bucket.has(cost) && store.has_room(line.len())) {
-        *dropped += 1;
-        return;
+}
+
+impl Admission<'_> {
+    /// Keeps a line, or drops and counts it.
+    fn admit(&mut self, line: &[u8]) -> bool {
+        let cost = line.len() as u64 + bucket::PER_LINE;
+        let admitted = self.bucket.has(cost) && self.store.has_room(line.len());
+        if admitted {
+            self.bucket.spend(cost);
+            self.store.put(self.stream, self.at_ms, line);
+        } else {
+            *self.dropped += 1;
+        }
+        admitted
     }
-    bucket.spend(cost);
-    store.put(stream, at_ms, line);
+
+    /// Keeps a line that was dropped before.
+    fn restore(&mut self, line: &[u8]) {
+        // Already told as dropped, if a packet went out since; then it counts twice, which errs on the safe side.
+        *self.dropped = self.dropped.saturating_sub(1);
+        self.store.put(self.stream, self.at_ms, line);
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

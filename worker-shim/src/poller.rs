@@ -80,6 +80,8 @@ pub(crate) struct Ready {
     pub(crate) readable: bool,
     /// There is room, or an error.
     pub(crate) writable: bool,
+    /// The other end has finished writing: no further edge will say so.
+    pub(crate) ended: bool,
     /// Both directions are gone.
     pub(crate) hung_up: bool,
 }
@@ -186,8 +188,10 @@ impl Poller {
         let event = self.events.get(index)?;
         let flags = event.events();
         let broken = flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP);
+        let ended = broken || flags.contains(EpollFlags::EPOLLRDHUP);
         let ready = Ready {
-            readable: broken || flags.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+            readable: ended || flags.contains(EpollFlags::EPOLLIN),
+            ended,
             writable: broken || flags.contains(EpollFlags::EPOLLOUT),
             hung_up: flags.contains(EpollFlags::EPOLLHUP),
         };

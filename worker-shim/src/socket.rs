@@ -41,6 +41,7 @@ pub(crate) struct Socket {
     watched: bool,
     readable: bool,
     writable: bool,
+    ended: bool,
     hung_up: bool,
 }
 
@@ -51,6 +52,7 @@ impl Socket {
             watched: false,
             readable: true,
             writable: true,
+            ended: false,
             hung_up: false,
         }
     }
@@ -68,6 +70,7 @@ impl Socket {
     pub(crate) fn note(&mut self, ready: Ready) {
         self.readable |= ready.readable;
         self.writable |= ready.writable;
+        self.ended |= ready.ended;
         self.hung_up |= ready.hung_up;
     }
 
@@ -88,8 +91,9 @@ impl Socket {
         match again(|| recv(self.fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)) {
             Ok(0) => Read::End,
             Ok(n) => {
-                // A watched stream socket that gave less than asked is empty; what comes later is an edge of its own.
-                self.readable = n == buffer.len() || !self.watched;
+                // A watched stream socket that gave less than asked is empty, and what comes later is an edge of its own;
+                // but an end of file that was announced together with these bytes is not announced again.
+                self.readable = n == buffer.len() || !self.watched || self.ended;
                 Read::Data(n)
             }
             Err(Errno::EAGAIN) => {

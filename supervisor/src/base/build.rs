@@ -50,6 +50,8 @@ pub(super) fn build(packages: &Packages, key: &str, bases: &Path) -> Result<()> 
     tree.remove("var/cache")?;
     notes.extend(tree.compile_python()?);
 
+    settle(&tree.root)?;
+
     let versions = versions(&tree.root);
     for (package, program) in [
         ("bash", "bash"),
@@ -203,15 +205,14 @@ impl Tree {
             return Ok(());
         }
         fs::copy(source, &path).map_err(io_at("copy", source))?;
-        // Never set-uid or set-gid, writable by nobody but root; extended attributes (capabilities) are not copied.
-        let program = mode & 0o111 != 0;
-        allow(&path, if program { 0o755 } else { 0o644 })?;
+        // Extended attributes, capabilities among them, are not copied.
+        allow(&path, final_mode(mode))?;
         // Compiled Python is valid for a source of this time.
         if let Ok(modified) = found.modified() {
             set_time(&path, modified)?;
         }
         let name = inside.file_name().unwrap_or_default().as_encoded_bytes();
-        if program || contains(name, b".so") || name.ends_with(b".node") {
+        if mode & 0o111 != 0 || contains(name, b".so") || name.ends_with(b".node") {
             self.objects.push(path);
         }
         self.note(inside);
@@ -371,6 +372,31 @@ impl Drop for Tree {
             let _ = fs::remove_dir_all(&self.root);
         }
     }
+}
+
+/// Gives everything below its final mode: what ldconfig and Python wrote passed through our umask.
+fn settle(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(io_at("list", folder))? {
+        let path = entry.map_err(io_at("list", folder))?.path();
+        let found = fs::symlink_metadata(&path).map_err(io_at("look at", &path))?;
+        if found.is_symlink() {
+            continue;
+        }
+        let mode = found.permissions().mode() & 0o7777;
+        let wanted = final_mode(mode);
+        if mode != wanted {
+            allow(&path, wanted)?;
+        }
+        if found.is_dir() {
+            settle(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// For everybody to read and, where its owner may, to run or enter; writable by nobody but root, never set-uid or set-gid.
+fn final_mode(mode: u32) -> u32 {
+    if mode & 0o111 != 0 { 0o755 } else { 0o644 }
 }
 
 fn allow(path: &Path, mode: u32) -> Result<()> {

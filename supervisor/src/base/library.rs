@@ -38,7 +38,7 @@ fn host_libraries() -> Result<HashMap<String, PathBuf>> {
     Ok(parse(&printed))
 }
 
-/// Lines like `	libz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1`.
+/// Lines like `libz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1`.
 fn parse(printed: &str) -> HashMap<String, PathBuf> {
     let mut found = HashMap::new();
     for line in printed.lines() {

@@ -2,8 +2,9 @@
 
 use super::build::Tree;
 use super::*;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -51,6 +52,8 @@ fn the_hosts_packages_make_a_base_that_runs() {
     if !is_root() {
         return;
     }
+    // As a service may run. Of the whole process: the other tests do not care either.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let state = TempDir::new().expect("temporary directory");
     let leftover = state.path().join("bases/.new-leftover/usr");
     fs::create_dir_all(&leftover).expect("directory");
@@ -226,6 +229,15 @@ fn check_python(base: &Base) {
     let trusted = "import ssl; p = ssl.get_default_verify_paths(); import os; print(len(os.listdir(p.capath)) > 100)";
     assert_eq!(succeeds(base, "/usr/bin/python3", &["-c", trusted]), "True");
 
+    succeeds(
+        base,
+        "/usr/bin/python3",
+        &[
+            "-c",
+            "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+        ],
+    );
+
     // Ours, found where sessions look; and nothing that is imported has to be compiled.
     let code = "import sys; sys.path.append('/opt/agentcore/python'); import bedrock_agentcore.runtime.app, asyncio, ssl, os; \
                 loaded = [m for m in sys.modules.values() if getattr(m, '__cached__', None)]; \
@@ -266,6 +278,47 @@ fn a_link_in_the_tree_never_leads_to_the_hosts_files() {
     drop(tree);
     assert!(!root.exists(), "an unfinished tree is removed");
     assert!(outside.exists());
+}
+
+#[test]
+fn libraries_that_no_package_brought_are_found_and_those_of_libraries_too() {
+    let top = TempDir::new().expect("temporary directory");
+    let mut tree = Tree::plant(top.path().join("root")).expect("plants");
+    // ls needs libselinux, which needs libpcre2; all of them libc.
+    tree.copy(Path::new("/bin/ls"), Path::new("usr/bin/ls"))
+        .expect("copies");
+    let missing = library::complete(&mut tree).expect("completes");
+    assert_eq!(missing, [""; 0]);
+    let mut names: Vec<String> = tree.file_names().collect();
+    names.sort();
+    for wanted in [
+        "libc.so.6",
+        "ld-linux-x86-64.so.2",
+        "libselinux.so.1",
+        "libpcre2-8.so.0",
+    ] {
+        assert_eq!(
+            names.iter().filter(|name| *name == wanted).count(),
+            1,
+            "{wanted} in {names:?}"
+        );
+    }
+    // A library that this host does not have either is named, with who wants it.
+    let broken = top.path().join("broken");
+    let program = fs::read("/bin/ls").expect("reads");
+    let name = b"libselinux.so.1";
+    let at = program
+        .windows(name.len())
+        .position(|w| w == name)
+        .expect("ls needs it");
+    let mut changed = program.clone();
+    changed[at..at + name.len()].copy_from_slice(b"libnonesuch.so9");
+    fs::write(&broken, changed).expect("writes");
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("chmod");
+    tree.copy(&broken, Path::new("usr/bin/broken"))
+        .expect("copies");
+    let missing = library::complete(&mut tree).expect("completes");
+    assert_eq!(missing, ["libnonesuch.so9 (wanted by /usr/bin/broken)"]);
 }
 
 #[test]
@@ -329,4 +382,48 @@ fn every_fault_of_a_given_base_is_told_at_once() {
 
 fn check_given(root: &Path) -> Result<Base> {
     prepare(Path::new("/nonexistent"), Some(root))
+}
+
+#[test]
+fn old_bases_go_unless_a_process_has_them_mounted() {
+    if !is_root() {
+        return;
+    }
+    let state = TempDir::new().expect("temporary directory");
+    let bases = state.path().join("bases");
+    let [current, unused, used] = ["0", "1", "2"].map(|digit| digit.repeat(32));
+    for name in [&current, &unused, &used, "operators-own"] {
+        fs::create_dir_all(bases.join(name).join("usr")).expect("directory");
+    }
+    let mut session = Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$1\" /mnt && echo mounted && exec sleep 60",
+            "sh",
+        ])
+        .arg(bases.join(&used))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut said = [0; 8];
+    session
+        .stdout
+        .take()
+        .expect("piped")
+        .read_exact(&mut said)
+        .expect("mounted");
+    let keep = Base {
+        root: bases.join(&current),
+        versions: BTreeMap::new(),
+        notes: Vec::new(),
+    };
+    assert_eq!(prune(state.path(), &keep).expect("prunes"), [unused]);
+    for stays in [&current, &used, "operators-own"] {
+        assert!(bases.join(stays).join("usr").is_dir(), "{stays}");
+    }
+    session.kill().expect("kills");
+    session.wait().expect("waits");
+    assert_eq!(prune(state.path(), &keep).expect("prunes"), [used]);
 }

@@ -259,3 +259,146 @@ fn expect(found: u8, wanted: u8, what: &'static str) -> Result<(), BodyError> {
         Err(BodyError::Chunk(what))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Decodes `wire` in pieces; the body and how much was used, or the error.
+    fn decode(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, usize, bool), BodyError> {
+        let mut decoder = Decoder::new(framing);
+        let (mut body, mut used) = (Vec::new(), 0);
+        for piece in pieces {
+            let mut buffer = piece.to_vec();
+            let decoded = decoder.decode(&mut buffer)?;
+            body.extend_from_slice(&buffer[decoded.data]);
+            used += decoded.consumed;
+            assert_eq!(decoded.end, decoder.is_complete());
+            if decoded.end {
+                return Ok((body, used, true));
+            }
+            assert_eq!(decoded.consumed, piece.len(), "all is used until the end");
+        }
+        Ok((body, used, false))
+    }
+
+    fn chunked(wire: &str) -> Result<(Vec<u8>, usize, bool), BodyError> {
+        decode(Framing::Chunked, &[wire.as_bytes()])
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(
+            decode(Framing::Length(3), &[b"ab", b"cd"]),
+            Ok((b"abc".to_vec(), 3, true))
+        );
+        assert!(Decoder::new(Framing::Length(0)).is_complete());
+        let open = decode(Framing::UntilClose, &[b"ab", b"cd"]);
+        assert_eq!(open, Ok((b"abcd".to_vec(), 4, false)));
+    }
+
+    #[test]
+    fn chunks_extensions_and_trailers() {
+        for (wire, body) in [
+            ("0\r\n\r\n", ""),
+            ("3\r\nabc\r\n0\r\n\r\n", "abc"),
+            ("3;name=value\r\nabc\r\n00\r\nt: 1\r\nu: 2\r\n\r\n", "abc"),
+            ("00000000000000A \r\n0123456789\r\n0\r\n\r\n", "0123456789"),
+        ] {
+            let found = chunked(wire);
+            assert_eq!(
+                found,
+                Ok((body.as_bytes().to_vec(), wire.len(), true)),
+                "{wire:?}"
+            );
+        }
+        let (_, used, end) = chunked("0\r\n\r\nHTTP/1.1").expect("complete");
+        assert_eq!((used, end), (5, true));
+    }
+
+    #[test]
+    fn bad_chunks_are_refused() {
+        for wire in [
+            "\r\n",
+            "x\r\n",
+            "-1\r\n",
+            "3\nabc",
+            "3\r\nabcd\r\n",
+            "3\r\nabc\n0\r\n\r\n",
+            "3\r\nabc0\r\n\r\n",
+            "3;a\nb\r\n",
+            "00000000000000001\r\n",
+            "0\r\nt: 1\nu: 2\r\n\r\n",
+            "0\r\n\rx",
+            "0\r\nt\0\r\n",
+        ] {
+            assert!(chunked(wire).is_err(), "{wire:?}");
+        }
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let extension = |n: usize| chunked(&format!("0;{}\r\n\r\n", "x".repeat(n)));
+        assert!(extension(MAX_EXTENSION).is_ok());
+        assert!(extension(MAX_EXTENSION + 1).is_err());
+        let trailer = |n: usize| chunked(&format!("0\r\n{}\r\n\r\n", "x".repeat(n)));
+        assert!(trailer(MAX_TRAILER).is_ok());
+        assert!(trailer(MAX_TRAILER + 1).is_err());
+        let many = chunked(&format!("0\r\n{}\r\n", "t: 1\r\n".repeat(MAX_TRAILER)));
+        assert!(many.is_err(), "all trailers together");
+    }
+
+    #[test]
+    fn a_cut_is_never_complete() {
+        let wire = "3\r\nabc\r\n0\r\nt: 1\r\n\r\n";
+        for at in 0..wire.len() {
+            let (_, _, end) = chunked(&wire[..at]).expect("a prefix is no error");
+            assert!(!end, "{at}");
+        }
+    }
+
+    fn split<'a>(wire: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+        let mut rest = wire;
+        let mut pieces = Vec::new();
+        for cut in cuts {
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            pieces.push(piece);
+            rest = after;
+        }
+        pieces.push(rest);
+        pieces
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_chunked_comes_out_for_any_split(
+            chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..50), 0..8),
+            cuts in proptest::collection::vec(0usize..20, 0..40),
+        ) {
+            let mut wire = Vec::new();
+            for chunk in &chunks {
+                wire.extend_from_slice(format!("{:X}\r\n", chunk.len()).as_bytes());
+                wire.extend_from_slice(chunk);
+                wire.extend_from_slice(b"\r\n");
+            }
+            wire.extend_from_slice(b"0\r\n\r\n");
+            let found = decode(Framing::Chunked, &split(&wire, &cuts));
+            prop_assert_eq!(found, Ok((chunks.concat(), wire.len(), true)));
+        }
+
+        #[test]
+        fn any_bytes_mean_the_same_in_any_split(
+            wire in proptest::collection::vec(
+                prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'0'), Just(b'1'), Just(b';'), any::<u8>()], 0..60),
+            cuts in proptest::collection::vec(0usize..8, 0..40),
+        ) {
+            let whole = decode(Framing::Chunked, &[&wire]);
+            let pieces = decode(Framing::Chunked, &split(&wire, &cuts));
+            prop_assert_eq!(whole.is_err(), pieces.is_err());
+            if let (Ok(whole), Ok(pieces)) = (whole, pieces) {
+                prop_assert_eq!(whole, pieces);
+            }
+        }
+    }
+}

@@ -228,3 +228,195 @@ fn text(value: &[u8]) -> String {
 fn seen(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes[..bytes.len().min(60)].escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLAIN: Asked = Asked {
+        head: false,
+        upgrade: false,
+    };
+
+    fn parsed(text: &str) -> Result<Head, HeadError> {
+        let bytes = text.replace('\n', "\r\n");
+        parse(bytes.as_bytes(), PLAIN)
+    }
+
+    fn framing(text: &str) -> Result<Framing, HeadError> {
+        parsed(text).map(|head| head.framing)
+    }
+
+    #[test]
+    fn each_framing() {
+        let cases = [
+            ("HTTP/1.1 200 OK\ncontent-length: 5\n\n", Framing::Length(5)),
+            (
+                "HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n",
+                Framing::Chunked,
+            ),
+            ("HTTP/1.1 200 OK\n\n", Framing::UntilClose),
+            ("HTTP/1.1 200\n\n", Framing::UntilClose),
+            ("HTTP/1.0 500 \ncontent-length: 0\n\n", Framing::Length(0)),
+            ("HTTP/1.1 204 No\n\n", Framing::Length(0)),
+            (
+                "HTTP/1.1 304 Not\ncontent-length: 7\n\n",
+                Framing::Length(0),
+            ),
+            ("HTTP/1.1 100 Go on\n\n", Framing::Length(0)),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(framing(text), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        for text in [
+            "HTTP/1.1 200 OK\ncontent-length: 5\ncontent-length: 5\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: 5, 5\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: +5\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: -1\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: 0x5\n\n",
+            "HTTP/1.1 200 OK\ncontent-length:\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: 99999999999999999999\n\n",
+            "HTTP/1.1 200 OK\ncontent-length: 5\ntransfer-encoding: chunked\n\n",
+            "HTTP/1.1 200 OK\ntransfer-encoding: gzip, chunked\n\n",
+            "HTTP/1.1 200 OK\ntransfer-encoding: identity\n\n",
+            "HTTP/1.1 200 OK\ntransfer-encoding: chunked\ntransfer-encoding: chunked\n\n",
+            "HTTP/1.0 200 OK\ntransfer-encoding: chunked\n\n",
+        ] {
+            assert!(
+                matches!(framing(text), Err(HeadError::Framing(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused() {
+        for text in [
+            "HTTP/2 200 OK\n\n",
+            "HTTP/1.1 20 OK\n\n",
+            "HTTP/1.1 099 OK\n\n",
+            "HTTP/1.1 200 OK\nno colon\n\n",
+            "HTTP/1.1 200 OK\nname : value\n\n",
+            "HTTP/1.1 200 OK\na: 1\n folded\n\n",
+            "HTTP/1.1 200 OK\na: \0\n\n",
+            "HTTP/1.1 200 OK\n: nameless\n\n",
+        ] {
+            assert!(matches!(parsed(text), Err(HeadError::NotHttp(_))), "{text}");
+        }
+        assert!(plausible(b"HTT").is_ok() && plausible(b"").is_ok());
+        assert!(plausible(b"SSH").is_err() && plausible(b"\r\nHTTP/1.1").is_err());
+    }
+
+    #[test]
+    fn the_method_and_the_upgrade_decide_about_the_body() {
+        let text = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n";
+        let head = Asked {
+            head: true,
+            upgrade: false,
+        };
+        let answer = parse(text, head).expect("head");
+        assert_eq!(answer.framing, Framing::Length(0));
+        assert_eq!(answer.content_length, Some(5));
+        let text = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        assert_eq!(parse(text, PLAIN), Err(HeadError::Upgrade));
+        let upgrade = Asked {
+            head: false,
+            upgrade: true,
+        };
+        let answer = parse(text, upgrade).expect("head");
+        assert_eq!(answer.framing, Framing::Upgraded);
+        assert_eq!(
+            answer.headers,
+            [("upgrade".to_owned(), "websocket".to_owned())]
+        );
+        assert!(!answer.keep_alive);
+    }
+
+    #[test]
+    fn hop_by_hop_headers_stay_here() {
+        let head = parsed(
+            "HTTP/1.1 200 OK\nConnection: Keep-Alive, X-Mine\nKeep-Alive: 5\nX-Mine: 1\nTE: a\n\
+             Trailer: b\nUpgrade: c\nContent-Length: 0\nX-Other: 2\nx-other: 3\n\n",
+        )
+        .expect("head");
+        let other = |value: &str| ("x-other".to_owned(), value.to_owned());
+        assert_eq!(head.headers, [other("2"), other("3")]);
+        assert!(head.keep_alive);
+        for closing in [
+            "HTTP/1.1 200 OK\nconnection: CLOSE\ncontent-length: 0\n\n",
+            "HTTP/1.0 200 OK\ncontent-length: 0\n\n",
+            "HTTP/1.1 200 OK\n\n",
+        ] {
+            assert!(!parsed(closing).expect("head").keep_alive, "{closing}");
+        }
+    }
+
+    #[test]
+    fn values_keep_their_meaning() {
+        let value = |raw: &[u8]| {
+            let text = [b"HTTP/1.1 200 OK\r\nv: ", raw, b"\r\n\r\n"].concat();
+            parse(&text, PLAIN).map(|head| head.headers[0].1.clone())
+        };
+        assert_eq!(value("grün".as_bytes()), Ok("grün".to_owned()));
+        assert_eq!(value(b"gr\xFCn"), Ok("grün".to_owned()));
+        assert_eq!(value(b"a\tb"), Ok("a\tb".to_owned()));
+        assert!(value(b"a\x07b").is_err());
+    }
+
+    #[test]
+    fn bounds_hold_at_the_limit() {
+        let sized = |size: usize| {
+            let frame = "HTTP/1.1 200 OK\nv: \n\n".replace('\n', "\r\n").len();
+            parsed(&format!(
+                "HTTP/1.1 200 OK\nv: {}\n\n",
+                "x".repeat(size - frame)
+            ))
+        };
+        assert!(sized(MAX_HEAD).is_ok());
+        assert_eq!(sized(MAX_HEAD + 1), Err(HeadError::TooLarge));
+        let many = |n: usize| parsed(&format!("HTTP/1.1 200 OK\n{}\n", "a: b\n".repeat(n)));
+        assert!(many(MAX_HEADERS).is_ok());
+        assert_eq!(many(MAX_HEADERS + 1), Err(HeadError::TooMany));
+    }
+
+    /// What [`end`] finds, said differently.
+    fn end_by_definition(bytes: &[u8]) -> Option<usize> {
+        (0..=bytes.len())
+            .find(|&to| bytes[..to].ends_with(b"\n\n") || bytes[..to].ends_with(b"\n\r\n"))
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_found_in_any_split(
+            bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'x')], 0..40),
+            cut in 0usize..40,
+        ) {
+            let whole = end_by_definition(&bytes);
+            prop_assert_eq!(end(&bytes, 0), whole);
+            let cut = cut.min(bytes.len());
+            let found = end(&bytes[..cut], 0).or_else(|| end(&bytes, cut));
+            prop_assert_eq!(found, whole);
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_inject_a_line(
+            tail in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut bytes = b"HTTP/1.1 200 OK\r\nv: ".to_vec();
+            bytes.extend_from_slice(&tail);
+            bytes.extend_from_slice(b"\r\n\r\n");
+            let whole = end(&bytes, 0).expect("it has one");
+            if let Ok(head) = parse(&bytes[..whole], PLAIN) {
+                for (name, value) in head.headers {
+                    prop_assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic()));
+                    prop_assert!(!value.contains(['\r', '\n', '\0']));
+                }
+            }
+        }
+    }
+}

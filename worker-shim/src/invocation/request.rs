@@ -133,3 +133,108 @@ fn check_header(name: &str, value: &str) -> Result<(), RequestError> {
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::ids::InvocationId;
+
+    fn invoke() -> Invoke {
+        Invoke {
+            id: InvocationId(1),
+            method: "POST".to_owned(),
+            target: "/invocations?a=b".to_owned(),
+            headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
+            content_length: Some(3),
+        }
+    }
+
+    fn changed(change: impl FnOnce(&mut Invoke)) -> Result<Request, RequestError> {
+        let mut invoke = invoke();
+        change(&mut invoke);
+        encode(&invoke, 8080)
+    }
+
+    fn head(request: Result<Request, RequestError>) -> String {
+        String::from_utf8(request.expect("request").head).expect("text")
+    }
+
+    #[test]
+    fn the_head_is_framed_by_the_shim() {
+        assert_eq!(
+            head(changed(|_| {})),
+            "POST /invocations?a=b HTTP/1.1\r\ncontent-type: text/plain\r\n\
+             host: 127.0.0.1:8080\r\ncontent-length: 3\r\n\r\n"
+        );
+        let chunked = changed(|i| i.content_length = None);
+        assert!(head(chunked).contains("transfer-encoding: chunked\r\n"));
+        assert!(head(changed(|i| i.content_length = Some(0))).contains("content-length: 0\r\n"));
+        let get = head(changed(|i| {
+            i.method = "GET".to_owned();
+            i.content_length = Some(0);
+            i.headers.push(("host".to_owned(), "agent".to_owned()));
+        }));
+        assert!(!get.contains("content-length") && get.contains("host: agent\r\n"));
+        assert!(!get.contains("127.0.0.1"));
+        let upgrade = changed(|i| {
+            i.headers = vec![("upgrade".to_owned(), "websocket".to_owned())];
+            i.content_length = None;
+        })
+        .expect("request");
+        assert!(upgrade.asked.upgrade && upgrade.framing == RequestFraming::Upgrade);
+        let text = String::from_utf8(upgrade.head).expect("text");
+        assert!(text.contains("connection: Upgrade\r\n") && !text.contains("chunked"));
+    }
+
+    #[test]
+    fn what_could_smuggle_is_refused() {
+        let header = |name: &str, value: &str| {
+            changed(|i| i.headers.push((name.to_owned(), value.to_owned()))).err()
+        };
+        for name in [
+            "",
+            "A",
+            "a b",
+            "a:",
+            "a\r\nb",
+            "content-length",
+            "transfer-encoding",
+            "connection",
+            "te",
+            "keep-alive",
+        ] {
+            let error = header(name, "1");
+            assert!(matches!(error, Some(RequestError::Name(_))), "{name:?}");
+        }
+        for value in ["a\r\nb: c", "a\nb", "\0", "\x7f"] {
+            let error = header("x", value);
+            assert!(matches!(error, Some(RequestError::Value(_))), "{value:?}");
+        }
+        assert_eq!(header("x", "ü\t!").map(|e| e.to_string()), None);
+        for method in ["", "GET /", "P\r\n", "CONNECT"] {
+            let error = changed(|i| i.method = method.to_owned()).err();
+            assert!(matches!(error, Some(RequestError::Method(_))), "{method:?}");
+        }
+        for target in ["", "a", "http://x/", "/a b", "/\r\n", "/ü"] {
+            let error = changed(|i| i.target = target.to_owned()).err();
+            assert_eq!(error, Some(RequestError::Target), "{target:?}");
+        }
+    }
+
+    #[test]
+    fn bounds_hold_at_the_limit() {
+        let target = |n: usize| changed(|i| i.target = format!("/{}", "x".repeat(n - 1)));
+        assert!(target(MAX_TARGET).is_ok());
+        assert_eq!(target(MAX_TARGET + 1).err(), Some(RequestError::Target));
+        let headers = |n: usize| {
+            changed(|i| i.headers = vec![("a".to_owned(), String::new()); n]).map(|_| ())
+        };
+        assert_eq!(headers(MAX_HEADERS), Ok(()));
+        assert_eq!(headers(MAX_HEADERS + 1), Err(RequestError::TooMany));
+        let fill = MAX_HEAD - head(changed(|_| {})).len() - "x: \r\n".len();
+        let large =
+            |n: usize| changed(|i| i.headers.push(("x".to_owned(), "v".repeat(n)))).map(|_| ());
+        assert_eq!(large(fill), Ok(()));
+        assert_eq!(large(fill + 1), Err(RequestError::TooLarge));
+    }
+}

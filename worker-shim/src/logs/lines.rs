@@ -9,20 +9,21 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Takes bytes and hands out every line that is finished by a newline or by its length, without its newline.
-    pub(super) fn take(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8])) {
+    /// Takes bytes and hands out every line that is finished by a newline or by its length, without its newline, and with
+    /// how many bytes come after it.
+    pub(super) fn take(&mut self, mut bytes: &[u8], mut line: impl FnMut(&[u8], usize)) {
         while !bytes.is_empty() {
             let room = MAX_LOG_LINE - self.partial.len();
             // One byte beyond the room may be the newline of a line that just fits.
             let window = &bytes[..bytes.len().min(room + 1)];
             match window.iter().position(|&b| b == b'\n') {
                 Some(end) if self.partial.is_empty() => {
-                    line(&bytes[..end]);
+                    line(&bytes[..end], bytes.len() - end - 1);
                     bytes = &bytes[end + 1..];
                 }
                 Some(end) => {
                     self.partial.extend_from_slice(&bytes[..end]);
-                    line(&self.partial);
+                    line(&self.partial, bytes.len() - end - 1);
                     // A fresh vector, so that an idle session does not keep 16 KiB for a long line of long ago.
                     self.partial = Vec::new();
                     bytes = &bytes[end + 1..];
@@ -34,7 +35,7 @@ impl Lines {
                 None => {
                     self.partial.extend_from_slice(&bytes[..room]);
                     let cut = whole_characters(&self.partial);
-                    line(&self.partial[..cut]);
+                    line(&self.partial[..cut], bytes.len() - room);
                     self.partial.drain(..cut);
                     bytes = &bytes[room..];
                 }
@@ -76,7 +77,7 @@ mod tests {
         let mut lines = Lines::default();
         let mut found = Vec::new();
         for piece in pieces {
-            lines.take(piece, |line| found.push(line.to_vec()));
+            lines.take(piece, |line, _| found.push(line.to_vec()));
         }
         lines.end(|line| found.push(line.to_vec()));
         found
@@ -107,6 +108,13 @@ mod tests {
         let text = format!("{}é", "x".repeat(MAX_LOG_LINE - 1));
         let found = split(&[text.as_bytes()]);
         assert_eq!(found[1], "é".as_bytes());
+    }
+
+    #[test]
+    fn what_comes_after_a_line_is_told() {
+        let mut rests = Vec::new();
+        Lines::default().take(b"a\nbc\nd", |_, rest| rests.push(rest));
+        assert_eq!(rests, [4, 1]);
     }
 
     proptest! {

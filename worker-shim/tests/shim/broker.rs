@@ -88,14 +88,21 @@ impl Broker {
     }
 
     pub(crate) fn attach(&mut self, token: &str, epoch: u64) -> Result<Attached, ErrorCode> {
-        self.call(
-            "attach",
-            &Attach {
-                token: token.to_owned(),
-                epoch,
-                generation: GENERATION,
-            },
-        )
+        let attach = Attach {
+            token: token.to_owned(),
+            epoch,
+            generation: GENERATION,
+        };
+        let attached: Attached = self.call("attach", &attach)?;
+        if let Some(health) = &attached.health {
+            // What was told before anyone was there counts as told now.
+            self.notifications.push_front(Heard {
+                method: "health".to_owned(),
+                params: serde_json::to_value(health).expect("json"),
+                fds: Vec::new(),
+            });
+        }
+        Ok(attached)
     }
 
     pub(crate) fn request<P: Serialize>(
@@ -188,18 +195,31 @@ impl Broker {
         serde_json::from_value(heard.params).expect("log")
     }
 
+    /// The next `log` that has been heard already.
+    pub(crate) fn queued_log(&mut self) -> Option<Log> {
+        let at = self.notifications.iter().position(|n| n.method == "log")?;
+        let heard = self.notifications.remove(at)?;
+        Some(serde_json::from_value(heard.params).expect("log"))
+    }
+
     pub(crate) fn shutdown(&mut self, grace_ms: u64) {
         self.notify("shutdown", &Shutdown { grace_ms });
     }
 
     /// Starts an invocation; the stream is the broker's end.
-    pub(crate) fn begin(&mut self, mut invoke: Invoke) -> Call {
+    pub(crate) fn begin(&mut self, invoke: Invoke) -> Call {
+        self.begin_with(invoke, &[])
+    }
+
+    /// As above, with the first of the body in the stream already.
+    pub(crate) fn begin_with(&mut self, mut invoke: Invoke, body: &[u8]) -> Call {
         let id = InvocationId(self.next_invocation);
         self.next_invocation += 1;
         invoke.id = id;
-        let (stream, theirs) = UnixStream::pair().expect("pair");
+        let (mut stream, theirs) = UnixStream::pair().expect("pair");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("timeout");
+        stream.write_all(body).expect("body");
         let rpc = self.request("invoke", &invoke, &[theirs.as_fd()]);
         Call { id, rpc, stream }
     }
@@ -240,8 +260,7 @@ impl Broker {
 
     /// A whole invocation with a small body.
     pub(crate) fn invoke(&mut self, body: &[u8]) -> Result<Answer, ErrorObject> {
-        let mut call = self.begin(post(Some(body.len() as u64)));
-        call.stream.write_all(body).expect("request body");
+        let call = self.begin_with(post(Some(body.len() as u64)), body);
         self.finish(call)
     }
 

@@ -9,7 +9,7 @@ use proto::shim::{AgentStart, AgentWire, Boot, ExitRecord, GENERATION, ShimLimit
 use sandbox::memfd;
 use sandbox::seqpacket::SeqpacketListener;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -166,8 +166,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // PID 1's end is the end of its namespace; `unshare` is our child and is reaped here.
+        // PID 1's end is the end of its namespace. `unshare` goes first, or it complains about its child's signal.
         if matches!(self.outer.try_wait(), Ok(None)) {
+            let _ = self.outer.kill();
             let _ = kill(self.shim, Signal::SIGKILL);
         }
         let _ = self.outer.wait();
@@ -232,11 +233,4 @@ pub(crate) fn cpu_time(pid: Pid) -> Duration {
     let ticks: u64 =
         fields[11].parse::<u64>().expect("utime") + fields[12].parse::<u64>().expect("stime");
     Duration::from_millis(ticks * 10)
-}
-
-/// Opens a file that a test agent has written.
-pub(crate) fn read_file(path: &std::path::Path) -> String {
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut File::open(path).expect("open"), &mut text).expect("read");
-    text
 }

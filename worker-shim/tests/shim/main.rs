@@ -7,6 +7,11 @@ mod broker;
 mod fake_agent;
 mod harness;
 
+mod egress;
 mod ending;
+mod exec;
 mod health;
+mod hostile;
 mod invoke;
+mod link;
+mod logs;
