@@ -2,6 +2,7 @@
 
 pub mod capability;
 pub mod close_range;
+pub mod device_filter;
 pub mod exec;
 pub mod fork;
 pub mod keyring;

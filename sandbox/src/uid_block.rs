@@ -27,7 +27,7 @@ mod taken;
 use entry::Entry;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -102,36 +102,50 @@ pub enum UidBlockError {
 
 type Result<T> = std::result::Result<T, UidBlockError>;
 
-/// A block of host uids, ours while this lives.
+/// A block of host uids, ours while this lives. [`Deref`] gives its numbers.
 #[derive(Debug)]
 pub struct UidBlock {
-    first: u32,
+    uids: UidRange,
     /// Held (flock) until every process that inherited it has closed it.
     _lock: File,
 }
 
-impl UidBlock {
+impl Deref for UidBlock {
+    type Target = UidRange;
+    fn deref(&self) -> &UidRange {
+        &self.uids
+    }
+}
+
+/// The numbers of a block, for those who do not hold it: the launcher, whose life must not keep the block from the
+/// daemon's successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UidRange {
+    first: u32,
+}
+
+impl UidRange {
     /// All uids of the block.
     #[must_use]
-    pub fn range(&self) -> Range<u32> {
+    pub fn range(self) -> Range<u32> {
         self.first..self.first + BLOCK_SIZE
     }
 
     /// The uid (and gid) of the broker where the host has no user for it. No session has it.
     #[must_use]
-    pub fn broker_uid(&self) -> u32 {
+    pub fn broker_uid(self) -> u32 {
         self.first
     }
 
     /// First uids of the ranges that sessions may have, in steps of [`UIDS_PER_SESSION`]; the broker's is left out.
-    pub fn session_bases(&self) -> impl Iterator<Item = u32> + use<> {
+    pub fn session_bases(self) -> impl Iterator<Item = u32> {
         let step = UIDS_PER_SESSION;
         (self.first + step..self.first + BLOCK_SIZE).step_by(step as usize)
     }
 
     /// Whether `uid_base` begins a session's range of this block.
     #[must_use]
-    pub fn has_session_base(&self, uid_base: u32) -> bool {
+    pub fn has_session_base(self, uid_base: u32) -> bool {
         self.range().contains(&uid_base)
             && uid_base != self.first
             && (uid_base - self.first).is_multiple_of(UIDS_PER_SESSION)
@@ -168,7 +182,10 @@ pub fn claim_in(registry: &Path, instance: &str, state_dir: &Path) -> Result<Uid
     registry.record(first, &Entry::of_self(instance, &state_dir))?;
     let memory = state_dir.join(MEMORY);
     replace(&memory, &format!("{first}\n"))?;
-    Ok(UidBlock { first, _lock: lock })
+    Ok(UidBlock {
+        uids: UidRange { first },
+        _lock: lock,
+    })
 }
 
 /// The registry's directory, locked.

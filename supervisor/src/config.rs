@@ -21,7 +21,7 @@ use given::Given;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
 use session_core::egress::AllowList;
-use session_core::spec::{NetworkGrant, Settings};
+use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -198,6 +198,21 @@ pub fn load_from(
 }
 
 impl Config {
+    /// What runtimes may ask for and get, given what this host's base holds and who agents are in their sessions.
+    #[must_use]
+    pub fn host_policy(&self, interpreters: Interpreters, agent: (u32, u32)) -> HostPolicy {
+        HostPolicy {
+            defaults: self.defaults,
+            ceilings: self.ceilings,
+            network: self.network.grant.clone(),
+            interpreters,
+            region: self.region.clone(),
+            agent_uid: agent.0,
+            agent_gid: agent.1,
+            open_files: self.open_files,
+        }
+    }
+
     /// Loads again (SIGHUP). On faults the caller keeps what it has.
     pub fn reload(&self, args: &Args) -> Result<Reloaded, Faults> {
         self.reload_from(args, std::env::vars_os(), Path::new("/etc/agentcore"))

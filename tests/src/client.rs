@@ -166,11 +166,31 @@ impl Client {
             .with_context(|| format!("invoke {runtime} ({session}) with {payload}"))
     }
 
+    /// A call in a thread of its own, whose answer nobody has yet.
+    #[must_use]
+    pub fn in_background(
+        &self,
+        runtime: &str,
+        session: &str,
+        payload: &Value,
+    ) -> std::thread::JoinHandle<anyhow::Result<Response>> {
+        let request = Self::invocation(runtime, session, payload);
+        let client = self.clone();
+        std::thread::spawn(move || client.send(request))
+    }
+
     /// Starts a session (by a first invocation with `payload`) and gives what the daemon knows of it.
     pub fn start(&self, runtime: &str, session: &str, payload: &Value) -> anyhow::Result<Session> {
         self.invoke(runtime, session, payload)?;
         self.session(session)
     }
+}
+
+/// What a thread of [`Client::in_background`] found.
+pub fn joined<T>(thread: std::thread::JoinHandle<anyhow::Result<T>>) -> anyhow::Result<T> {
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("a caller panicked"))?
 }
 
 fn ensure_success(answer: Response, what: &str) -> anyhow::Result<Response> {

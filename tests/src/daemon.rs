@@ -76,6 +76,12 @@ pub fn new_dir() -> anyhow::Result<PathBuf> {
 }
 
 impl Options {
+    /// Health checks fast enough for a test.
+    #[must_use]
+    pub fn quick() -> Self {
+        Self::default().config("[ping]\ninterval = 1\ntimeout = 1\nunhealthy_after = 3")
+    }
+
     /// Adds lines to the configuration file.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
@@ -107,6 +113,13 @@ impl Options {
         let mut text = String::new();
         if !self.config.contains("end_sessions_on_exit") {
             text.push_str(&format!("end_sessions_on_exit = {}\n", self.end_sessions));
+        }
+        // A file that sets its own base says so in a line that begins with it.
+        if !self.config.lines().any(|l| l.starts_with("base")) {
+            text.push_str(&format!(
+                "base = \"{}\"\n",
+                crate::base::shared()?.display()
+            ));
         }
         text.push_str(&self.config);
         let file = dir.join("agentcored.toml");

@@ -23,8 +23,9 @@ pub enum Ground {
     Node,
     /// A command on the host.
     Command(&'static str),
-    /// PID 1 is systemd.
-    Systemd,
+    /// A machine to be thrown away, with systemd as PID 1: tests may install into its `/usr` and `/etc`. Only the virtual
+    /// machine says so (`AGENTCORE_DISPOSABLE`).
+    Disposable,
     /// Tier *chaos and load*: not in an emulated machine, whose speed says nothing.
     RealSpeed,
     /// Packages of PyPI.
@@ -66,8 +67,13 @@ impl Ground {
                 });
                 (!found).then(|| format!("`{name}` is not installed"))
             }
-            Self::Systemd => (!Path::new("/run/systemd/system").is_dir())
-                .then(|| "PID 1 is not systemd".to_owned()),
+            Self::Disposable => {
+                let said = std::env::var_os("AGENTCORE_DISPOSABLE").is_some();
+                let systemd = Path::new("/run/systemd/system").is_dir();
+                (!(said && systemd)).then(|| {
+                    "installs units: runs in the virtual machine only (stage vm)".to_owned()
+                })
+            }
             Self::RealSpeed => (crate::wait::patience() > 1)
                 .then(|| "an emulated machine says nothing about speed".to_owned()),
             Self::Registry => std::env::var_os("AGENTCORE_OFFLINE")

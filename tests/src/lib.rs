@@ -20,7 +20,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod base;
+pub mod canaries;
 pub mod cgroup;
+pub mod chaos;
 pub mod client;
 pub mod daemon;
 pub mod deploy;
@@ -31,6 +34,8 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod probe;
+pub mod puppet;
 pub mod sharing;
 pub mod wait;
 

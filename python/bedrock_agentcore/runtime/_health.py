@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from _thread import allocate_lock  # `threading` comes with the server, after the port listens
 
 from bedrock_agentcore.runtime.context import new_uuid
 from bedrock_agentcore.runtime.models import PingStatus
@@ -21,7 +21,7 @@ class Health:
         self.forced: PingStatus | None = None
         self.custom: Callable[[], object] | None = None
         self._tasks: dict[int, dict[str, Any]] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._last: PingStatus | None = None
         self._since = time.time()
 

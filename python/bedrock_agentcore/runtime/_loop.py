@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Coroutine
-    from concurrent.futures import Future
     from typing import Any
 
 NAME = "agentcore-worker-loop"
@@ -47,12 +46,19 @@ class WorkerLoop:
         loop.run_forever()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """The coroutine's result; it sees the context variables of the calling thread."""
-        return self.start(coroutine).result()
-
-    def start(self, coroutine: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Begin a coroutine on the loop, in a copy of this thread's context."""
+        """The coroutine's result; it sees a copy of the context variables of the calling thread."""
         import asyncio
 
         # call_soon_threadsafe copies this thread's context, and the task made there copies it again.
-        return asyncio.run_coroutine_threadsafe(coroutine, self.get())
+        error, result = asyncio.run_coroutine_threadsafe(_guarded(coroutine), self.get()).result()
+        if error is not None:
+            raise error
+        return result
+
+
+async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> tuple[BaseException | None, Any]:
+    """`sys.exit` in a task would end the loop and leave every caller waiting: carry it over to this caller instead."""
+    try:
+        return None, await coroutine
+    except BaseException as error:
+        return error, None

@@ -73,11 +73,7 @@ pub(super) fn of(tree: &Tree) -> Vec<Capability> {
                 capability("cgroup.kill", On, "cgroup.kill"),
                 capability("cgroup.freeze", On, "cgroup.freeze"),
                 capability("cgroup.clone_into", On, "sessions start in their cgroup"),
-                capability(
-                    "cgroup.devices",
-                    Degraded,
-                    "v2 has no devices controller; sessions cannot make device nodes and mounts are nodev",
-                ),
+                devices(tree, "a BPF filter on the instance's cgroup"),
                 psi(dir),
             ]
         }
@@ -134,12 +130,13 @@ pub(super) fn of(tree: &Tree) -> Vec<Capability> {
                     Degraded,
                     "v1: a process must be moved into its cgroup (7-16 ms, done ahead of time)",
                 ),
-                on_if(
-                    has("devices"),
-                    "cgroup.devices",
-                    "devices.allow lists eight",
-                    Degraded,
-                    "no devices hierarchy; sessions cannot make device nodes and mounts are nodev",
+                devices(
+                    tree,
+                    if has("devices") {
+                        "devices.allow"
+                    } else {
+                        "a BPF filter on the instance's cgroup"
+                    },
                 ),
                 match unified {
                     Some(branch) => psi(&branch.dir),
@@ -147,6 +144,17 @@ pub(super) fn of(tree: &Tree) -> Vec<Capability> {
                 },
             ]
         }
+    }
+}
+
+fn devices(tree: &Tree, by: &str) -> Capability {
+    match &tree.devices_off {
+        None => capability("cgroup.devices", Support::On, by),
+        Some(reason) => capability(
+            "cgroup.devices",
+            Support::Degraded,
+            format!("{reason}; sessions cannot make device nodes, and their mounts are nodev"),
+        ),
     }
 }
 

@@ -5,6 +5,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 const LIMITS: Limits = Limits {
     memory_bytes: 64 << 20,
@@ -226,7 +227,7 @@ fn an_out_of_memory_kill_is_announced_and_counted_and_spares_the_neighbour() {
     let neighbour = ground.0.create("neighbour").expect("creates");
     hog.apply(&LIMITS).expect("applies");
     neighbour.apply(&LIMITS).expect("applies");
-    let mut other = run(&neighbour, "sleep 60");
+    let mut other = run(&neighbour, "exec sleep 60");
     let event = hog.oom_event().expect("watches");
     // tail keeps a line in memory until it ends; this one does not end. The shell is the second process of the session.
     let mut child = run(&hog, "tail /dev/zero; echo survived");
@@ -310,7 +311,7 @@ fn a_session_frozen_on_v1_by_another_hand_can_be_killed() {
         return;
     };
     let session = ground.0.create("s1").expect("creates");
-    let mut child = run(&session, "sleep 60");
+    let mut child = run(&session, "exec sleep 60");
     v1::freeze(hierarchies, "s1", soon()).expect("freezes");
     session.kill().expect("kills");
     session.wait_empty(soon()).expect("empties");
@@ -334,7 +335,7 @@ fn what_is_in_use_is_refused_and_an_empty_leftover_is_replaced() {
     let again = ground.0.create("s1").expect("an empty one is replaced");
     assert_ne!(again.inode().expect("inode"), first);
 
-    let mut child = run(&again, "sleep 60");
+    let mut child = run(&again, "exec sleep 60");
     let fault = ground.0.create("s1").expect_err("holds a process");
     assert!(matches!(fault, CgroupError::Occupied { .. }), "{fault}");
     assert!(
@@ -418,33 +419,112 @@ fn the_cpu_quota_holds() {
 }
 
 #[test]
-fn on_v1_only_the_listed_devices_open() {
+fn only_the_listed_devices_open() {
+    // As this host has it; and with the v2 filter where it would use the v1 controller.
+    let mut found = hierarchy::find().expect("finds");
+    found.v1.retain(|mount| mount.controllers != ["devices"]);
+    for ground in [ground(), plant(found)].into_iter().flatten() {
+        let devices = ground
+            .0
+            .capabilities()
+            .into_iter()
+            .find(|c| c.name == "cgroup.devices")
+            .expect("listed");
+        if devices.support != Support::On {
+            eprintln!("SKIPPED: {}", devices.detail);
+            continue;
+        }
+        let session = ground.0.create("s1").expect("creates");
+        session.apply(&LIMITS).expect("applies");
+        let scratch = tempfile::TempDir::new().expect("temporary directory");
+        let dir = scratch.path();
+        let Some((major, minor)) = whole_disk() else {
+            return;
+        };
+        let make = |name: &str, kind: &str, major: u32, minor: u32| {
+            let status = Command::new("mknod")
+                .arg(dir.join(name))
+                .args([kind, &major.to_string(), &minor.to_string()])
+                .status();
+            assert!(status.expect("runs mknod").success());
+        };
+        make("disk", "b", major, minor);
+        make("kmsg", "c", 1, 11);
+        let script = format!(
+            "head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/null && echo open; \
+             cd {}; for file in disk kmsg; do head -c 1 $file && echo $file; done; mknod null c 1 3 && echo made",
+            dir.display()
+        );
+        let output = run(&session, &script).wait_with_output().expect("waits");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "open\n",
+            "by {}",
+            devices.detail
+        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.matches("Operation not permitted").count(), 3, "{said}");
+    }
+}
+
+#[test]
+fn a_parent_is_made_where_it_is_missing_and_used_in_every_hierarchy() {
+    let Some(beside) = ground() else { return };
+    let parent = format!("agentcore-test-{}/deep", std::process::id());
+    let root = CgroupRoot::open("inst", Some(&parent)).expect("opens");
+    for path in root.paths() {
+        assert!(
+            path.ends_with(format!("{parent}/agentcore-inst")),
+            "{}",
+            path.display()
+        );
+    }
+    let session = root.create("s1").expect("creates");
+    session.apply(&LIMITS).expect("applies");
+    let mut child = run(&session, "exec sleep 60");
+    assert_eq!(session.counters().expect("reads").pids, 1);
+    assert_eq!(
+        beside.0.list().expect("lists"),
+        [""; 0],
+        "instances do not see each other"
+    );
+    session.kill().expect("kills");
+    child.wait().expect("waits");
+    session.remove().expect("removes");
+    let paths = root.paths();
+    root.remove_self().expect("removes");
+    for path in paths {
+        let above = path.parent().expect("has a parent");
+        std::fs::remove_dir(above).expect("removes");
+        std::fs::remove_dir(above.parent().expect("has a parent")).expect("removes");
+    }
+}
+
+#[test]
+fn on_v2_a_parent_that_holds_processes_is_refused_with_their_numbers() {
     let Some(ground) = ground() else { return };
-    if !ground
-        .0
-        .capabilities()
-        .iter()
-        .any(|c| c.name == "cgroup.devices" && c.support == Support::On)
-    {
-        eprintln!("SKIPPED: this host has no devices controller");
+    if !is_v2(&ground.0) {
+        eprintln!("SKIPPED: the rule is v2's");
         return;
     }
+    // A session's cgroup has processes and no enabled controllers, as a service's own cgroup has.
     let session = ground.0.create("s1").expect("creates");
-    session.apply(&LIMITS).expect("applies");
-    let scratch = tempfile::TempDir::new().expect("temporary directory");
-    let Some((major, minor)) = whole_disk() else {
-        return;
-    };
-    let script = format!(
-        "head -c 1 /dev/zero >/dev/null && head -c 1 /dev/urandom >/dev/null && echo open; \
-         mknod {0}/disk b {major} {minor}; mknod {0}/kmsg c 1 11; \
-         head -c 1 {0}/disk && echo disk; head -c 1 {0}/kmsg && echo kmsg; head -c 1 /dev/kmsg && echo kmsg",
-        scratch.path().display()
+    let mut child = run(&session, "exec sleep 60");
+    let mount = hierarchy::find().expect("finds").unified.expect("v2");
+    let path = ground.0.paths()[0].join("s1");
+    let below = path
+        .strip_prefix(mount)
+        .expect("below")
+        .to_str()
+        .expect("text")
+        .to_owned();
+    let fault = CgroupRoot::open("inst", Some(&below)).expect_err("holds a process");
+    assert!(
+        matches!(&fault, CgroupError::InternalProcesses { pids, .. } if *pids == child.id().to_string()),
+        "{fault}"
     );
-    let output = run(&session, &script).wait_with_output().expect("waits");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "open\n");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("Operation not permitted"), "{said}");
+    session.kill().expect("kills");
+    child.wait().expect("waits");
 }
 
 /// Not a test: what [`a_process_enters_every_hierarchy`] runs in a process of its own.

@@ -6,6 +6,7 @@
 //! freeze ▸ kill ▸ thaw ▸ wait. Freezing first makes the process numbers safe: who is frozen can neither fork nor make
 //! room for another process of its number.
 
+use super::device;
 use super::dir::Dir;
 use super::hierarchy::V1Mount;
 use super::v2::{self, CPU_PERIOD_US};
@@ -27,18 +28,8 @@ pub(super) struct Hierarchy {
     pub(super) branch: Branch,
 }
 
-/// Devices that a session may open: null, zero, full, random, urandom, tty, ptmx and pseudo-terminals. Nobody makes
-/// nodes: the launcher binds checked ones.
-const DEVICES: [&str; 8] = [
-    "c 1:3 rw",
-    "c 1:5 rw",
-    "c 1:7 rw",
-    "c 1:8 rw",
-    "c 1:9 rw",
-    "c 5:0 rw",
-    "c 5:2 rw",
-    "c 136:* rw",
-];
+/// How often a cgroup that does not freeze is killed over again.
+const ROUNDS: usize = 20;
 
 /// The hierarchy of a controller.
 pub(super) fn of<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Result<&'a Hierarchy> {
@@ -105,8 +96,8 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
     if let Some(devices) = find(hierarchies, "devices") {
         let dir = &devices.branch.dir;
         dir.write(&file("devices.deny"), "a")?;
-        for device in DEVICES {
-            dir.write(&file("devices.allow"), device)?;
+        for rule in device::v1_rules() {
+            dir.write(&file("devices.allow"), &rule)?;
         }
     }
     if let Some(io) = &limits.io {
@@ -210,15 +201,20 @@ pub(super) fn kill(hierarchies: &[Hierarchy], name: &str, alone: bool) -> Result
     if !dir.has(name) {
         return Ok(());
     }
-    if alone {
-        // A freeze that does not succeed in time (a process in uninterruptible sleep) is no reason not to kill.
-        let _ = set_frozen(dir, name, Instant::now() + Duration::from_millis(200));
-        let killed = kill_by_number(dir, name);
-        set_thawed(dir, name)?;
-        killed
-    } else {
-        set_thawed(dir, name)
+    if !alone {
+        return set_thawed(dir, name);
     }
+    let frozen = set_frozen(dir, name, Instant::now() + Duration::from_millis(200));
+    let mut killed = kill_by_number(dir, name);
+    set_thawed(dir, name)?;
+    if frozen.is_err() {
+        // A process in uninterruptible sleep keeps the whole from freezing, so others may have forked while we killed.
+        // Each round leaves fewer; the limit on processes bounds them.
+        for _ in 0..ROUNDS {
+            killed = kill_by_number(dir, name);
+        }
+    }
+    killed
 }
 
 fn kill_by_number(dir: &Dir, name: &str) -> Result<()> {
@@ -288,7 +284,7 @@ fn set_thawed(dir: &Dir, name: &str) -> Result<()> {
     dir.write(&format!("{name}/freezer.state"), "THAWED")
 }
 
-/// Waits until no process is left; kills again those that slipped in between two looks.
+/// Waits until no process is left.
 pub(super) fn wait_empty(hierarchies: &[Hierarchy], name: &str, deadline: Instant) -> Result<()> {
     let dir = &of(hierarchies, "freezer")?.branch.dir;
     if !dir.has(name) {

@@ -54,6 +54,7 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
                 attr("app.readonly", MountAttrs::RDONLY),
                 attr("app.nosuid", MountAttrs::NOSUID),
                 attr("app.nodev", MountAttrs::NODEV),
+                attr("app.private", MountAttrs::PRIVATE),
             ]),
         )],
         namespaces: namespaces(),
@@ -81,6 +82,8 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
                 attr("rootfs.readonly", MountAttrs::RDONLY),
                 attr("rootfs.nosuid", MountAttrs::NOSUID),
                 attr("rootfs.nodev", MountAttrs::NODEV),
+                // pivot_root(2) refuses a new root that is in a peer group, as it is where systemd made `/` shared.
+                attr("rootfs.private", MountAttrs::PRIVATE),
             ]),
         ),
         step(

@@ -3,15 +3,31 @@
 use super::*;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 use tempfile::TempDir;
 
-/// A registry and a place for state directories.
-struct Host(TempDir);
+/// A registry and a place for state directories. One test at a time has one: the last test starts a process that every
+/// other would see.
+struct Host(
+    TempDir,
+    #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>,
+);
 
 impl Host {
     fn new() -> Self {
-        Self(TempDir::new().expect("temporary directory"))
+        static TURN: Mutex<()> = Mutex::new(());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self(TempDir::new().expect("temporary directory"), turn)
+    }
+
+    /// For tests that depend on which block is free: leaves out the first ones, a different number in each run, because
+    /// the machine may have real sessions, or this test running elsewhere, in them.
+    fn apart(self) -> Self {
+        fs::create_dir(self.registry()).expect("directory");
+        for first in Registry::blocks().take(8 + std::process::id() as usize % 100) {
+            fs::write(self.registry().join(first.to_string()), "not ours").expect("writes");
+        }
+        self
     }
 
     fn registry(&self) -> PathBuf {
@@ -149,7 +165,7 @@ fn a_copied_state_directory_is_refused() {
 
 #[test]
 fn a_block_is_given_back_only_when_the_state_directory_is_gone_and_nobody_runs() {
-    let host = Host::new();
+    let host = Host::new().apart();
     let state = host.state("a", "inst");
     let held = host.claim("inst", &state).expect("a block");
     let first = held.range();
@@ -210,7 +226,7 @@ fn a_block_with_living_processes_is_not_given_to_another() {
         eprintln!("SKIPPED (root tier): needs root to start a process with another uid");
         return;
     }
-    let host = Host::new();
+    let host = Host::new().apart();
     let state = host.state("a", "inst");
     let block = host.claim("inst", &state).expect("a block");
     let first = block.range();
@@ -228,8 +244,10 @@ fn a_block_with_living_processes_is_not_given_to_another() {
         .claim("b", &host.state("b", "b"))
         .expect("a block")
         .range();
+    let entry_stays = host.registry().join(first.start.to_string()).exists();
     session.kill().expect("kills");
     session.wait().expect("waits");
+    assert!(entry_stays, "the registry forgot who has it");
     assert_ne!(second, first, "a session of it lives");
     assert_eq!(
         host.claim("c", &host.state("c", "c"))

@@ -4,6 +4,7 @@ Imported first by main.py: the SDK opens sockets and the interpreter changes the
 so what the *runtime* handed over can only be told here. Read once, never changed.
 """
 
+import ctypes
 import os
 
 
@@ -38,6 +39,13 @@ def _umask():
     return now
 
 
+def _death_signal():
+    """PR_GET_PDEATHSIG: the main thread's, which forks and further threads do not inherit."""
+    value = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(value), 0, 0, 0)
+    return value.value
+
+
 # The environment as exec passed it: os.environ already shows what CPython added.
 ENVIRONMENT = dict(
     entry.decode("utf-8", "surrogateescape").split("=", 1)
@@ -49,4 +57,5 @@ DIRECTORY = os.getcwd()
 UMASK = _umask()
 PID = os.getpid()
 SESSION_LEADER = os.getsid(0)
+DEATH_SIGNAL = _death_signal()
 STATUS = _read("/proc/self/status").decode()

@@ -21,6 +21,7 @@ F01.direct           | open the host's canary file by its own path              
 F01.any_directory    | the canary's path below each directory of /                          | not readable          | rootfs.detach_old
 F01.any_mount        | the canary's path below each mount point                             | not readable          | rootfs.detach_old
 F01.walk_up          | forty times `..` from a descriptor of /, then the canary's path      | not readable          | rootfs.pivot
+F01.dotdot           | the canary's path by /.. (a root left stacked on the new one)        | not readable          | rootfs.detach_old
 F01.*                | the canary's path by a way that has once led out ({name})            | not readable          | rootfs.detach_old
 F02                  | chroot                                                               | EPERM, ENOSYS         | seccomp.allowlist
 F03                  | read the propagation of every mount                                  | none in a peer group  | mounts.private
@@ -44,6 +45,7 @@ F15.*                | open the interpreter or libc for writing ({name})        
 F16.*                | walk the root for {name} nodes                                       | none                  | dev.minimal
 F17.flag.root        | the read-only flag of /'s mount                                      | set                   | rootfs.readonly
 F17.flag.app         | the read-only flag of /app's mount                                   | set                   | app.readonly
+F17.flag.dev         | the read-only flag of /dev's mount                                   | set                   | dev.readonly
 F17.erofs            | touch /usr                                                           | EROFS, not EACCES     | rootfs.readonly
 F17.app_erofs        | touch /app                                                           | EROFS, not EACCES     | app.readonly
 F17.walk             | walk the root for anything writable                                  | only the scratch      | rootfs.readonly
@@ -51,19 +53,28 @@ F17.*                | create a file in {name}                                  
 F24.*                | hard link {name} into /tmp                                           | refused               | –
 F28.shm              | run a program from /dev/shm                                          | EACCES                | shm.noexec
 F28.tmp              | run a program from /tmp                                              | shown (INFO)          | –
-F29.*                | the owner of {name}                                                  | root or unmapped      | ns.user
+F29.other.*          | the owner of {name}                                                  | root or unmapped      | –
+F29.*                | the owner of {name} in the base                                      | uid 0 of the session  | rootfs.owners
 F32.shadow           | password hashes in /etc/shadow                                       | none                  | rootfs.pivot
 F32.machine_id       | the machine id                                                       | not the host's        | rootfs.pivot
 F33.*                | list the host's {name} directory                                     | absent or empty       | rootfs.pivot
 M01.*                | size= of the tmpfs at {name}                                         | set, as promised      | {name}.size
-M02.*                | nr_inodes= of the tmpfs at {name}                                    | set, as promised      | tmp.inodes
+M02.*                | nr_inodes= of the tmpfs at {name}                                    | set, as promised      | {name}.inodes
+M03.home             | write in the home directory                                          | works                 | home.owner
 M03.*                | write in {name}                                                      | works                 | –
-M04.proc             | noexec on /proc                                                      | set                   | proc.nosuid
+M04.proc             | noexec on /proc                                                      | set                   | proc.noexec
+M04.dev              | noexec on /dev                                                       | set                   | dev.noexec
+M04.dev_pts          | noexec on /dev/pts                                                   | set                   | dev.pts_noexec
 M04.shm              | noexec on /dev/shm                                                   | set                   | shm.noexec
+M05                  | the mode of the home directory                                       | 0700                  | home.mode
+M06.*                | the owner of {name}                                                  | the agent             | {name}.owner
 K11.every            | nosuid on every mount                                                | set                   | tmp.nosuid
-K11.proc             | nosuid on /proc                                                      | set                   | proc.nosuid
-K11.*                | nosuid on the mount of {name}                                        | set                   | tmp.nosuid
-K12.*                | nodev on the mount of {name}                                         | set                   | tmp.nodev
+K11.dev_pts          | nosuid on /dev/pts                                                   | set                   | dev.pts_nosuid
+K11.root             | nosuid on /                                                          | set                   | rootfs.nosuid
+K11.*                | nosuid on the mount of {name}                                        | set                   | {name}.nosuid
+K12.every            | nodev on every writable mount                                        | set                   | tmp.nodev
+K12.root             | nodev on /                                                           | set                   | rootfs.nodev
+K12.*                | nodev on the mount of {name}                                         | set                   | {name}.nodev
 K20.setuid           | walk for set-uid programs on mounts that honour them                 | none                  | tmp.nosuid
 K20.chown            | give an own file to uid 0                                            | refused               | caps.permitted
 P01                  | /proc/self names this process                                        | it does               | ns.pid
@@ -107,7 +118,9 @@ I09.*                | SIG{name} to PID 1                                       
 I10.*                | scheduling class {name}                                              | EPERM, ENOSYS         | rlimit.rtprio
 I11.io               | real-time I/O class                                                  | EPERM, ENOSYS         | caps.permitted
 I11.*                | priority {name}                                                      | EPERM, EACCES         | rlimit.nice
-I12                  | lower oom_score_adj                                                  | EACCES                | caps.permitted
+I12                  | set oom_score_adj to -1                                              | EACCES                | caps.permitted
+I12.floor            | lower oom_score_adj below its own                                    | EACCES, where it can  | –
+I12.score            | oom_score_adj                                                        | as promised, above 0  | oom.score
 I16                  | what signal 0 reaches from 2 to 70,000                               | our own uid only      | ns.pid
 I17.*                | {name} on PID 1                                                      | refused               | idmap.agent_uid
 I18                  | the parent of an orphan                                              | PID 1                 | ns.pid
@@ -126,16 +139,16 @@ K04                  | /proc/self/setgroups                                     
 K04.call             | setgroups                                                            | EPERM                 | caps.permitted
 K05                  | supplementary groups                                                 | none                  | idmap.setgroups_deny
 K06.agent_uid        | the three uids                                                       | 1000                  | idmap.agent_uid
-K06.agent_gid        | the three gids                                                       | 1000                  | idmap.agent_uid
+K06.agent_gid        | the three gids                                                       | 1000                  | idmap.agent_gid
 K06.every_thread     | ids of every thread of the agent                                     | 1000                  | idmap.agent_uid
 K06.*                | become another by {name}                                             | refused               | caps.permitted
 K22                  | the login uid                                                        | none                  | –
-K01.start.inheritable| the inheritable set as executed                                      | empty                 | caps.permitted
+K01.start.inheritable| the inheritable set as executed                                      | empty                 | caps.inheritable
 K01.start.effective  | the effective set as executed                                        | empty                 | caps.permitted
 K01.start.*          | the {name} set as executed                                           | empty                 | caps.{name}
 K01.every_thread     | five sets of every thread of the session                             | empty                 | caps.permitted
 K01.capget           | capget                                                               | empty                 | caps.permitted
-K01.inheritable      | the inheritable set                                                  | empty                 | caps.permitted
+K01.inheritable      | the inheritable set                                                  | empty                 | caps.inheritable
 K01.effective        | the effective set                                                    | empty                 | caps.permitted
 K01.*                | the {name} set                                                       | empty                 | caps.{name}
 K02.no_new_privs     | NoNewPrivs in status                                                 | 1                     | no_new_privs
@@ -143,7 +156,7 @@ K02.prctl            | PR_GET_NO_NEW_PRIVS                                      
 K02.filters          | number of filters                                                    | as in the plan        | seccomp.forbidden
 K02.*                | Seccomp in status ({name})                                           | 2                     | seccomp.allowlist
 K07.*                | capset: raise {name}                                                 | EPERM                 | caps.permitted
-K08.*                | unshare a user namespace with one of {name}                          | refused               | seccomp.clone_namespaces
+K08.*                | unshare a user namespace with one of {name}                          | refused               | seccomp.forbidden
 K09.clone3           | clone3 with no arguments                                             | ENOSYS                | seccomp.allowlist
 K09.*                | clone into a user namespace with one of {name}                       | refused               | seccomp.clone_namespaces
 K10.*                | setns to {name}                                                      | EPERM, ENOSYS         | seccomp.forbidden
@@ -151,7 +164,8 @@ K16                  | securebits                                               
 K16.set              | change securebits                                                    | EPERM                 | caps.permitted
 K17.*                | ambient and bounding set: {name}                                     | EPERM, EINVAL         | caps.permitted
 K18                  | unset no_new_privs                                                   | EINVAL                | –
-K19                  | PR_SET_MM                                                            | EPERM                 | caps.permitted
+K19.mm               | PR_SET_MM                                                            | EPERM, ENOSYS         | seccomp.prctl
+K19.*                | prctl {name} with nonsense                                           | EPERM, ENOSYS         | seccomp.prctl
 S01.personality_query| read the personality                                                 | shown (INFO)          | –
 S01.personality_*    | set {name}                                                           | EPERM, ENOSYS         | seccomp.personality
 S01.vhangup          | vhangup in a session of its own                                      | EPERM, ENOSYS         | seccomp.allowlist
@@ -159,8 +173,9 @@ S01.*                | {name} with bad arguments                                
 S02.unlisted.*       | {name}, real and not on the list, with bad arguments                 | ENOSYS                | seccomp.allowlist
 S02.*                | system call number {name}, unknown                                   | ENOSYS                | –
 S11.*                | {name} with bad arguments, forbidden by name                         | EPERM                 | seccomp.forbidden
-S03.*                | x32 {name}                                                           | refused, killed       | seccomp.allowlist
-S04.*                | i386 {name} by int 0x80                                              | refused, killed       | seccomp.allowlist
+S14.*                | {name} of a device with a bad path                                   | EPERM                 | seccomp.mknod
+S03.*                | x32 {name}                                                           | refused, killed       | seccomp.foreign_tables
+S04.*                | i386 {name} by int 0x80                                              | refused, killed       | seccomp.foreign_tables
 S05.own_terminal     | push a byte into a terminal of our own                               | EPERM                 | seccomp.ioctl_tiocsti
 S05.*                | ioctl {name} on a pipe                                               | EPERM                 | seccomp.ioctl_tiocsti
 S06                  | open /dev/tty                                                        | ENXIO                 | setsid
@@ -173,10 +188,10 @@ N01                  | interfaces by netlink                                    
 N01.ifconf           | interfaces by SIOCGIFCONF                                            | lo                    | net.loopback_only
 N01.addresses        | addresses                                                            | 127/8, ::1            | net.loopback_only
 N01.routes           | routes                                                               | by lo only            | net.loopback_only
-N01.up               | a connection over our own 127.0.0.1                                  | works                 | –
+N01.up               | a connection over our own 127.0.0.1                                  | works                 | net.loopback
 N02.*                | connect to the host's listener ({name})                              | refused               | ns.net
 N03.*                | connect to the host's abstract socket ({name})                       | refused               | ns.net
-N04.*                | /proc/self/net/{name}                                                | absent                | proc.subset
+N04.*                | /proc/self/net/{name}                                                | own network only      | ns.net
 N05.allowed.*        | a socket of {name}                                                   | works                 | –
 N05.shown.*          | a socket of {name}                                                   | shown (INFO)          | –
 N05.high_bits        | AF_ALG with high bits in the family                                  | refused               | seccomp.socket_families
@@ -202,7 +217,7 @@ C07.empty            | files of others in /dev/shm                              
 C10                  | open the host's message queue                                        | ENOENT                | ns.ipc
 C10.directory        | list /dev/mqueue                                                     | absent, empty         | dev.minimal
 C11.*                | connect to the host's {name} socket                                  | absent                | rootfs.pivot
-C12                  | the host name                                                        | not the host's        | ns.uts
+C12                  | the host name                                                        | not the host's        | hostname
 C12.domain           | the domain name                                                      | none                  | ns.uts
 C13                  | the host's file in /dev/shm                                          | ENOENT                | ns.mount
 C14                  | System V shared memory of our own                                    | shown (INFO)          | –
@@ -217,16 +232,18 @@ R05                  | spin on all processors                                   
 D01                  | names in /dev                                                        | the usual few         | dev.minimal
 D01.block            | block devices in /dev                                                | none                  | dev.minimal
 D02.works            | read urandom and zero, write null                                    | works                 | –
-D02.replace.*        | {name} of a node in /dev                                             | refused               | rootfs.readonly
+D02.replace.*        | {name} of a node in /dev                                             | refused               | dev.readonly
 D02.*                | the number of /dev/{name}                                            | the right one         | dev.minimal
 D03                  | terminals in /dev/pts before we open one                             | none                  | dev.pts_newinstance
-D03.first            | the first terminal's number                                          | 0                     | dev.pts_newinstance
+D03.first            | open a terminal: its number                                          | works, 0              | dev.ptmx_mode
 D03.instance         | the device of /dev/pts                                               | not the host's        | dev.pts_newinstance
-D03.cap              | max= of /dev/pts                                                     | set                   | dev.pts_newinstance
+D03.cap              | max= of /dev/pts                                                     | set                   | dev.pts_max
+D03.mode             | mode= of /dev/pts                                                    | 0620                  | dev.pts_mode
 D03.console          | /dev/console                                                         | absent, own terminal  | dev.minimal
 D04.*                | /dev/{name}                                                          | absent                | dev.minimal
-D05                  | make a directory in /dev                                             | refused               | rootfs.readonly
+D05                  | make a directory in /dev                                             | refused               | dev.readonly
 D05.disk             | majors of all nodes in /dev                                          | 1, 5, 136             | dev.minimal
+D06                  | the mode of /dev                                                     | 0755                  | dev.mode
 L01                  | descriptors at start                                                 | 0, 1, 2               | close_range
 L01.three            | descriptors 0, 1, 2 at start                                         | open                  | stdio.own
 L01.now              | descriptors of the agent now                                         | none foreign          | close_range
@@ -240,9 +257,9 @@ L04.reopen           | open stdout's pipe for reading                           
 L04.*                | what {name} is                                                       | null, pipe, socket    | stdio.own
 L07                  | umask at start                                                       | as promised           | umask
 L08                  | session id at start                                                  | inside (not 0)        | setsid
-L09                  | blocked and ignored signals at start                                 | none                  | –
+L09                  | blocked and ignored signals at start                                 | none                  | signals
 L10                  | scheduling class and priority                                        | ordinary              | –
-L11                  | the death signal                                                     | shown (INFO)          | –
+L11                  | the death signal at start                                            | KILL                  | deathsig
 R01.raise.*          | raise the hard limit {name}                                          | refused               | caps.permitted
 R01.shown.*          | the limit {name}                                                     | shown (INFO)          | –
 R01.nofile_works     | open files until refused                                             | EMFILE at the limit   | rlimit.nofile

@@ -6,6 +6,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import unittest
 
 AGENTS = pathlib.Path(__file__).resolve().parent.parent
 PROBE = AGENTS / "probe"
+PLAN = AGENTS.parent.parent / "sandbox/src/plan/compile.rs"
+AGENT_STEPS = AGENTS.parent.parent / "sandbox/src/agent.rs"
 sys.path.insert(0, str(PROBE))
 
 import catalogue  # noqa: E402
@@ -51,7 +54,7 @@ class Catalogue(unittest.TestCase):
 class Measures(unittest.TestCase):
     def test_every_measure_has_a_probe_that_exists(self):
         for name, measure in measures.MEASURES.items():
-            self.assertTrue(measure.red or measure.chaos, name)
+            self.assertTrue(measure.red or measure.chaos or measure.host, name)
             self.assertEqual([], [id for id in measure.red if id not in registry.PROBES], name)
             self.assertEqual([], [other for other in measure.cover if other not in measures.MEASURES], name)
 
@@ -60,10 +63,26 @@ class Measures(unittest.TestCase):
             for id in measure.red:
                 self.assertIn(catalogue.line_of(id).shows, (name,), id)
 
+    def test_every_step_of_the_plan_is_a_measure_or_scaffold(self):
+        """A new step of the sandbox without a probe fails here."""
+        plan = PLAN.read_text(encoding="utf-8").split("#[cfg(test)]")[0]
+        # String literals of the form a.b or one word; not C strings, not the files that are written.
+        named = set(re.findall(r'(?<![c\w])"([a-z_]+(?:\.[a-z_]+)?)"', plan)) - {"setgroups", "uid_map", "gid_map", "deny", "invisible", "pid"}
+        known = {step for measure in measures.MEASURES.values() for step in measure.steps} | set(measures.SCAFFOLD)
+        self.assertGreater(len(named), 60)
+        self.assertEqual([], sorted(named - known), "steps that no measure names")
+        of_plan = {step for step in known if not step.startswith(("agent.", "refusal.", "shim."))}
+        self.assertEqual([], sorted(of_plan - named), "names that the plan does not have")
+
+    def test_steps_of_the_agent_are_the_shims(self):
+        known = set(re.findall(r'"([a-z]+)"', AGENT_STEPS.read_text(encoding="utf-8").split("const STAGES")[1].split("];")[0]))
+        named = {step.removeprefix("agent.") for measure in measures.MEASURES.values() for step in measure.steps if step.startswith("agent.")}
+        self.assertEqual(set(), named - known)
+
     def test_the_page_shows_the_table(self):
         page = (AGENTS / "measures.md").read_text(encoding="utf-8")
         missing = [row for row in measures.rows() if row not in page]
-        self.assertEqual([], missing, "run python3 tests/agents/probe/measures.py and paste its table into measures.md")
+        self.assertEqual([], missing, "run python3 tests/agents/probe/measures.py --write")
 
 
 class Choosing(unittest.TestCase):
@@ -175,6 +194,21 @@ class Kernel(unittest.TestCase):
 
     def test_machine_code(self):
         self.assertEqual([True, True], child.run(lambda: [machine_code.forking(57) > 0, machine_code.forking(58) > 0]))
+
+    def test_ipc_objects_are_counted(self):
+        """The count must move with an object made: a wrong field of the answer would always look empty."""
+        from families import ipc
+
+        remove = {"shm": ("shmget", (0, 4096, 0o600), "shmctl", lambda id: (id, 0, None)),
+                  "sem": ("semget", (0, 1, 0o600), "semctl", lambda id: (id, 0, 0)),
+                  "msg": ("msgget", (0, 0o600), "msgctl", lambda id: (id, 0, None))}
+        for name, (make, arguments, control, by_id) in remove.items():
+            number = syscalls.libc(make, *arguments).value
+            self.assertGreaterEqual(number, 0)
+            try:
+                self.assertEqual("FAIL", ipc.nothing_there_at_start(None, name, ipc.USED[name]).verdict, name)
+            finally:
+                self.assertEqual(0, syscalls.libc(control, *by_id(number)).value)
 
     def test_the_interpreter_can_be_called_by_number(self):
         self.assertEqual(os.getpid(), syscalls.call(39).value)

@@ -8,7 +8,7 @@ import struct
 import at_start
 import syscalls
 from registry import group, probe
-from verdict import CLOSED, attempt, failed, judge, passed, refused
+from verdict import CLOSED, failed, judge, passed, refused
 
 SETS = {"inheritable": "CapInh", "permitted": "CapPrm", "effective": "CapEff", "bounding": "CapBnd", "ambient": "CapAmb"}
 
@@ -193,7 +193,8 @@ def unset_no_new_privs(_subject):
     return refused(syscalls.call("prctl", 38, 0, 0, 0, 0), CLOSED | {errno.EINVAL})
 
 
-@probe("K19")
-def move_own_memory_map(_subject):
-    """PR_SET_MM (needs CAP_SYS_RESOURCE): rewriting one's own exe link and arguments fools whoever watches."""
-    return attempt(lambda: syscalls.raising(syscalls.call("prctl", 35, 13, -1, 0, 0), "PR_SET_MM"), CLOSED)
+@group("K19", {"mm": (35, 13, -1, 0, 0), "sched_core": (62, 99, 0, 0, 0), "user_dispatch": (59, 99, 0, 0, 0)})
+def what_the_kernel_believes(_subject, _name, arguments):
+    """PR_SET_MM (own exe link and arguments, which fool whoever watches), core scheduling groups, and system calls
+    handled by the process itself. Open, nonsense as the second argument is EINVAL."""
+    return refused(syscalls.call("prctl", *arguments))

@@ -147,13 +147,7 @@ def scheduling(_subject):
     return judge(policy == os.SCHED_OTHER and nice >= 0, f"policy {policy}, nice {nice}")
 
 
-@probe("L11")
+@probe("L11", harmless=True)
 def death_signal(_subject):
-    """Whether the agent dies with the shim by PDEATHSIG or by the pid namespace's end: shown."""
-    import ctypes
-
-    import syscalls
-
-    value = ctypes.c_int()
-    syscalls.call("prctl", 2, ctypes.addressof(value), 0, 0, 0)
-    return info(f"PDEATHSIG {value.value} (in the probe's child)")
+    """The agent ends with whoever started it, by the kernel's hand."""
+    return judge(at_start.DEATH_SIGNAL == signal.SIGKILL, f"PDEATHSIG {at_start.DEATH_SIGNAL}")

@@ -1,4 +1,4 @@
-"""D01–D05: /dev holds the few devices that every program needs, and they are what their names say."""
+"""D01–D06: /dev holds the few devices that every program needs, and they are what their names say."""
 
 import os
 import stat
@@ -88,6 +88,14 @@ def terminals_are_capped(_subject):
     return judge(value is not None and int(value) <= 1024, f"max={value}")
 
 
+@probe("D03.mode")
+def terminals_are_not_for_others(_subject):
+    """0620 as everywhere: others may not write; the group may, as wall(1) wants it."""
+    mount = mounts.at("/dev/pts")
+    value = mount.option("mode") if mount else None
+    return judge(value is not None and int(value, 8) == 0o620, f"mode={value}")
+
+
 @probe("D03.console")
 def console(_subject):
     try:
@@ -125,3 +133,7 @@ def any_disk_by_number(_subject):
     return judge(not opened, f"devices of other kinds: {opened}")
 
 
+@probe("D06")
+def mode_of_dev(_subject):
+    mode = stat.S_IMODE(os.stat("/dev").st_mode)
+    return judge(mode == 0o755, f"/dev has mode {mode:o}")

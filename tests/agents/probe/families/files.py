@@ -116,11 +116,11 @@ def nothing_mounted_over_the_root(_subject):
 
 @probe("F04.sources")
 def host_paths_in_the_mount_table(subject):
-    """Names of the host's state in the table are a leak, not a way out: INFO, unless they name the canary's directory."""
+    """The host's names of what is mounted here (the base, the bundle) are a leak, not a way out: shown. The canary's own
+    path among them would be one."""
     shown = sorted({mount.root for mount in mounts.read() if mount.root not in ("/", "")})
-    canary = os.path.dirname(subject.canary("file", "path"))
-    if any(root.startswith(canary) for root in shown):
-        return failed(f"the canary's directory is a mount's root: {shown[:4]}")
+    if subject.canary("file", "path") in shown:
+        return failed("the canary itself is mounted")
     return info(f"roots of bind mounts shown: {shown[:6]}") if shown else passed("no path of the host shown")
 
 
@@ -267,7 +267,7 @@ def create_a_file_in(_subject, _name, place):
     return result
 
 
-@group("F17.flag", {"root": "/", "app": "/app"})
+@group("F17.flag", {"root": "/", "app": "/app", "dev": "/dev"})
 def mounted_read_only(_subject, _name, place):
     """Reads the mount's own flag: file modes alone would refuse uid 1000 too."""
     return judge(bool(os.statvfs(place).f_flag & os.ST_RDONLY), f"{place}: f_flag {os.statvfs(place).f_flag:#x}")
@@ -295,7 +295,14 @@ def hard_link_into_tmp(_subject, _name, target):
 
 
 @group("F29", {place.strip("/").replace("/", "_") or "root": place for place in (
-    "/", "/usr", "/usr/bin", "/etc", "/etc/passwd", "/app", "/app/main.py", "/proc", "/dev")})
+    "/", "/usr", "/usr/bin", "/etc", "/etc/passwd")})
+def owner_of_the_base(_subject, _name, place):
+    """uid 0 of the session: mapped, so that programs which check ownership (ssh, sudo, git) are content."""
+    status = os.stat(place)
+    return judge(status.st_uid == 0 and status.st_gid == 0, f"{place} belongs to {status.st_uid}:{status.st_gid}")
+
+
+@group("F29.other", {place.strip("/").replace("/", "_"): place for place in ("/app", "/app/main.py", "/proc", "/dev")})
 def owner_of(_subject, _name, place):
     """Not the agent's own (it could chmod it then), and a number that this user namespace knows or the overflow id."""
     try:

@@ -40,8 +40,9 @@ def host_shm_by_id(subject):
     return attempt(attach, {errno.EINVAL, errno.ENOSYS, errno.EIDRM})
 
 
-# call, command, offset of the count of used objects in the returned structure
-USED = {"shm": ("shmctl", 14, 0), "sem": ("semctl", 19, 5), "msg": ("msgctl", 12, 0)}
+# call, command, place of the count of existing objects among the ints of the answer (shm_info.used_ids, seminfo.semusz,
+# msginfo.msgpool; see shmctl(2), semctl(2), msgctl(2))
+USED = {"shm": ("shmctl", 14, 0), "sem": ("semctl", 19, 7), "msg": ("msgctl", 12, 0)}
 
 
 @group("C02", USED)

@@ -1,4 +1,4 @@
-"""S01, S02, S05–S07, S11, S12: which system calls are closed, what they answer, and what must stay open.
+"""S01, S02, S05–S07, S11, S12, S14: which system calls are closed, what they answer, and what must stay open.
 
 The bad-argument method (syscalls.py): a closed call answers EPERM or ENOSYS, an open one whatever the kernel says about
 nonsense. Arguments are chosen so that even an open call changes nothing.
@@ -49,6 +49,7 @@ CLOSED_CALLS = {
     "name_to_handle_at": (-1, BAD, BAD, BAD, ALL_BITS),
     "open_by_handle_at": (-1, BAD, 0),
     "setns": (-1, 0),
+    "unshare": (ALL_BITS,),
     "process_vm_readv": (-1, 0, 0, 0, 0, ALL_BITS),
     "process_vm_writev": (-1, 0, 0, 0, 0, ALL_BITS),
     "process_madvise": (-1, 0, 0, 0, ALL_BITS),
@@ -127,10 +128,11 @@ def unknown_number(_subject, _name, number):
 # Known to every kernel of the floor and up, and needed by no agent: open, they answer something else than ENOSYS, so
 # ENOSYS here is the allow-list's own default.
 UNLISTED = {
-    "ustat": (0, 0),
-    "sysfs": (99, 0, 0),
-    "remap_file_pages": (1, 0, 0, 0, ALL_BITS),
-    "process_mrelease": (-1, ALL_BITS),
+    "io_setup": (0, BAD),
+    "io_destroy": (0,),
+    "io_submit": (0, -1, 0),
+    "io_getevents": (0, 1, 0, 0, 0),
+    "io_cancel": (0, BAD, BAD),
     "clone3": (0, 0),
 }
 
@@ -143,7 +145,7 @@ def not_on_the_list(_subject, name, arguments):
 FORBIDDEN = (
     "keyctl", "add_key", "request_key", "io_uring_setup", "io_uring_enter", "io_uring_register", "bpf", "userfaultfd",
     "perf_event_open", "ptrace", "process_vm_readv", "process_vm_writev", "setns", "mount", "umount2",
-    "open_by_handle_at",
+    "open_by_handle_at", "unshare", "sysfs", "ustat", "syslog", "memfd_secret", "fanotify_init",
 )
 
 
@@ -171,7 +173,7 @@ def _ioctl(request):
     "tiocsti": TIOCSTI, "tioclinux": TIOCLINUX,
     # CVE-2019-10063: the kernel reads 32 bits of the request, so must the filter.
     "tiocsti_high_bit": 1 << 32 | TIOCSTI, "tioclinux_high_bit": 1 << 32 | TIOCLINUX,
-    "tiocsti_all_high": 0xFFFFFFFF << 32 | TIOCSTI, "tiocsti_sign": 1 << 63 | TIOCSTI,
+    "tioccons": TIOCCONS, "tiocsetd": TIOCSETD, "tiocsti_all_high": 0xFFFFFFFF << 32 | TIOCSTI, "tiocsti_sign": 1 << 63 | TIOCSTI,
 })
 def terminal_injection(_subject, _name, request):
     """On a pipe an open ioctl answers ENOTTY."""
@@ -305,6 +307,12 @@ def ordinary_programs_work(_subject, name, action):
         return judge(bool(action()), name)
     except OSError as fault:
         return failed(f"{name}: {fault}")
+
+
+@group("S14", {"mknod": ("mknod", (BAD, 0o020600, 0x103)), "mknodat": ("mknodat", (-1, BAD, 0o060600, 0x700))})
+def device_nodes_by_the_filter(_subject, _name, row):
+    """With a bad path, so that the missing capability has no chance to answer first: open, it is EFAULT."""
+    return refused(syscalls.call(row[0], *row[1]), {errno.EPERM})
 
 
 # --- S12 ---------------------------------------------------------------------------------------------------------

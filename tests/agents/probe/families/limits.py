@@ -14,7 +14,7 @@ FINITE = {
     "nproc": (resource.RLIMIT_NPROC, 16_384),
     "memlock": (resource.RLIMIT_MEMLOCK, 64 << 20),
     "sigpending": (resource.RLIMIT_SIGPENDING, 16_384),
-    "msgqueue": (resource.RLIMIT_MSGQUEUE, 819_199),  # the kernel's default is 819,200: anything below was set
+    "msgqueue": (resource.RLIMIT_MSGQUEUE, 819_200),
     "rtprio": (resource.RLIMIT_RTPRIO, 0),
     "nice": (resource.RLIMIT_NICE, 0),
 }

@@ -9,7 +9,7 @@ import struct
 import machine_code
 import syscalls
 from registry import group, probe
-from verdict import CLOSED, attempt, failed, info, judge, passed, refused
+from verdict import CLOSED, attempt, info, judge, passed, refused
 
 _ATTACH, _SEIZE = 16, 0x4206
 NO_SUCH = frozenset({errno.ESRCH})
@@ -186,18 +186,42 @@ def real_time_io(_subject):
     return refused(syscalls.call("ioprio_set", 1, 0, (1 << 13) | 0))
 
 
+OOM_SCORE = "/proc/self/oom_score_adj"
+
+
+def _oom_score():
+    with open(OOM_SCORE, encoding="ascii") as file:
+        return int(file.read())
+
+
+def _set_oom_score(value):
+    with open(OOM_SCORE, "w", encoding="ascii") as file:
+        file.write(str(value))
+
+
 @probe("I12")
-def lower_oom_score(_subject):
-    path = "/proc/self/oom_score_adj"
-    with open(path, encoding="ascii") as file:
-        now = int(file.read())
+def oom_score_below_zero(_subject):
+    """To be spared at the cost of the daemon and of everybody else."""
+    return attempt(lambda: _set_oom_score(-1))
 
-    def lower():
-        with open(path, "w", encoding="ascii") as file:
-            file.write(str(max(now - 1, -1000)))
 
-    result = attempt(lower)
-    return failed(f"lowered from {now}") if result.verdict == "FAIL" else passed(f"{now}, lowering: {result.detail}")
+@probe("I12.floor")
+def oom_score_below_its_own(subject):
+    """The floor is what somebody with CAP_SYS_RESOURCE set last (security bar T14): canary `sys_resource` says whether
+    the launcher had that."""
+    now = _oom_score()
+    result = attempt(lambda: _set_oom_score(now - 1))
+    if result.verdict == "FAIL" and not subject.canaries.get("sys_resource"):
+        return info(f"lowered from {now}: the launcher cannot set the floor without CAP_SYS_RESOURCE")
+    return result
+
+
+@probe("I12.score")
+def first_to_go_when_memory_is_short(subject):
+    """A daemon that is protected from the OOM killer must not protect its sessions."""
+    now = _oom_score()
+    wanted = subject.limits.get("oom_score_adj", 1)
+    return judge(now >= wanted, f"oom_score_adj {now}")
 
 
 STEERING = {

@@ -1,4 +1,4 @@
-"""M01–M04, K11, K12, K20, F28: the places an agent may write (sizes, inode caps) and the flags of every mount."""
+"""M01–M06, K11, K12, K20, F28: the places an agent may write (sizes, inode caps) and the flags of every mount."""
 
 import os
 import shutil
@@ -9,12 +9,14 @@ from registry import group, probe
 from verdict import attempt, failed, info, judge, passed
 
 PLACES = {"tmp": lambda subject: "/tmp", "shm": lambda subject: "/dev/shm", "home": lambda subject: subject.home}
+# Sized, but nobody's to write in.
+SIZED = {**PLACES, "dev": lambda subject: "/dev"}
 _BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 def _place(subject, name):
     """The place and the mount that is exactly there; an agent's home may lie in /tmp, then that one's caps hold."""
-    path = os.path.realpath(PLACES[name](subject) or "/nowhere")
+    path = os.path.realpath(SIZED[name](subject) or "/nowhere")
     return path, mounts.holding(path)
 
 
@@ -22,7 +24,7 @@ def _bytes(text):
     return int(text[:-1]) * _BYTES[text[-1].lower()] if text[-1].lower() in _BYTES else int(text)
 
 
-@group("M01", PLACES, harmless=True)
+@group("M01", SIZED, harmless=True)
 def size_cap(subject, name, _row):
     """tmpfs shows size= only where it was set; without it, half of the machine's memory can be filled."""
     path, mount = _place(subject, name)
@@ -37,7 +39,7 @@ def size_cap(subject, name, _row):
     return judge(promised is None or _bytes(shown) == promised, f"{mount.point} size={shown}, promised {promised}")
 
 
-@group("M02", PLACES, harmless=True)
+@group("M02", SIZED, harmless=True)
 def inode_cap(subject, name, _row):
     path, mount = _place(subject, name)
     if mount is None or mount.kind != "tmpfs":
@@ -63,7 +65,10 @@ def scratch_is_writable(subject, name, _row):
     return passed(f"{path} is writable")
 
 
-FLAGGED = {**PLACES, "proc": lambda subject: "/proc", "app": lambda subject: "/app", "dev_pts": lambda subject: "/dev/pts"}
+FLAGGED = {
+    **SIZED, "root": lambda subject: "/", "proc": lambda subject: "/proc", "app": lambda subject: "/app",
+    "dev_pts": lambda subject: "/dev/pts",
+}
 
 
 def _flag(subject, name, flag):
@@ -79,7 +84,7 @@ def mounted_nosuid(subject, name, _row):
     return _flag(subject, name, "nosuid")
 
 
-@group("K12", {name: place for name, place in FLAGGED.items() if name != "dev_pts"}, harmless=True)
+@group("K12", {name: place for name, place in FLAGGED.items() if not name.startswith("dev")}, harmless=True)
 def mounted_nodev(subject, name, _row):
     return _flag(subject, name, "nodev")
 
@@ -100,12 +105,24 @@ def every_writable_mount_nodev(_subject):
     return judge(not bad, f"writable mounts without nodev: {bad[:6]}")
 
 
-@group("M04", {"proc": "/proc", "shm": "/dev/shm"}, harmless=True)
+@group("M04", {"proc": "/proc", "shm": "/dev/shm", "dev": "/dev", "dev_pts": "/dev/pts"}, harmless=True)
 def mounted_noexec(_subject, _name, place):
     mount = mounts.at(place)
     if mount is None:
         return failed(f"{place}: no mount")
     return judge("noexec" in mount.flags, f"{place}: {','.join(sorted(mount.flags))}")
+
+
+@probe("M05")
+def home_is_private(subject):
+    mode = stat.S_IMODE(os.stat(subject.home).st_mode)
+    return judge(mode == 0o700, f"{subject.home} has mode {mode:o}")
+
+
+@group("M06", PLACES)
+def owner_of_the_scratch(subject, name, _row):
+    path, owner = PLACES[name](subject), os.stat(PLACES[name](subject)).st_uid
+    return judge(owner == os.getuid(), f"{path} belongs to uid {owner}")
 
 
 def _run_a_copy_in(place):

@@ -1,0 +1,52 @@
+//! The verbs, one file each: `run` gets the parsed arguments and a [`Desk`] and gives an exit code or a failure.
+
+use crate::args::{CommandLine, Verb};
+use crate::daemon::Daemon;
+use crate::failure::Failure;
+use crate::screen::Screen;
+use std::process::ExitCode;
+
+mod completion;
+mod configure;
+mod destroy;
+mod dev;
+mod doctor;
+mod exec;
+mod invoke;
+mod launch;
+mod logs;
+mod runtime;
+mod session;
+mod status;
+mod version;
+
+/// What every verb works with.
+#[derive(Debug, Clone)]
+struct Desk {
+    screen: Screen,
+    daemon: Daemon,
+}
+
+/// Does what the command line says.
+pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, Failure> {
+    let desk = Desk {
+        screen,
+        daemon: Daemon::at(line.endpoint),
+    };
+    let done = match line.verb {
+        Verb::Configure(args) => configure::run(&desk, &args),
+        Verb::Launch(args) => launch::run(&desk, &args).await,
+        Verb::Invoke(args) => invoke::run(&desk, args).await,
+        Verb::Status(args) => status::run(&desk, &args).await,
+        Verb::Logs(args) => logs::run(&desk, &args).await,
+        Verb::Session(args) => session::run(&desk, &args).await,
+        Verb::Runtime(args) => runtime::run(&desk, &args).await,
+        Verb::Exec(args) => return exec::run(&desk, args).await,
+        Verb::Destroy(args) => destroy::run(&desk, &args).await,
+        Verb::Doctor => return doctor::run(&desk).await,
+        Verb::Dev(args) => dev::run(&desk, &args).await,
+        Verb::Completion { shell } => completion::run(&desk, shell),
+        Verb::Version { client } => version::run(&desk, client).await,
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,470 @@
+//! That a session is isolated: the probes of the security bar, run by an agent inside it, and the same session read from the
+//! host. Tier: root; runs in the virtual machine too.
+
+use anyhow::{Context as _, ensure};
+use e2e::canaries::{Canaries, peer};
+use e2e::client::session_name;
+use e2e::sharing::Footprint;
+use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
+use proto::api::Session;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+const LIMITS: &str =
+    r#"{"resources": {"memory": "256M", "cpus": "0.5", "pids": 128, "tmp_size": "16M"}}"#;
+
+/// What `LIMITS` and the plan promise, in the probes' words.
+fn limits() -> Value {
+    json!({
+        "memory_bytes": 256u64 << 20, "cpus": 0.5, "pids": 128,
+        "tmp_bytes": 16 << 20, "home_bytes": 16 << 20, "shm_bytes": 4 << 20,
+        "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0,
+    })
+}
+
+/// A dirty daemon with a planted session and one to probe.
+fn probed(test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
+    let canaries = Canaries::new()?;
+    Daemon::with(canaries.around(Options::default()), |daemon| {
+        let client = daemon.client();
+        let mut config: Value = serde_json::from_str(LIMITS)?;
+        e2e::chaos::merge(&mut config, json!({"environment": {"COLOUR": "blue"}}));
+        probe::deploy(&client, "probe", config)?;
+        let other = session_name("planted");
+        let planted = probe::plant(&client, "probe", &other, "other")?;
+        let id = session_name("probed");
+        client.invoke("probe", &id, &json!({"list": true}))?;
+        let mut told: Map<String, Value> = canaries.json(daemon, json!({"COLOUR": "blue"}))?;
+        told.insert("peer".into(), peer(&client.session(&other)?, &planted)?);
+        told.insert("loopback_ports".into(), proxy_ports(&client, &id)?);
+        told.insert("filters".into(), json!(2));
+        let payload = json!({"run": "all", "canaries": told, "limits": limits(), "strict": true});
+        test(daemon, &id, payload)
+    })
+}
+
+/// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
+fn proxy_ports(client: &Client, id: &str) -> anyhow::Result<Value> {
+    let pid = client.session(id)?.pid.context("pid")?;
+    let agent = *host::children(pid)
+        .first()
+        .context("the shim has no child")?;
+    let ports: BTreeSet<u16> = host::environment(agent)?
+        .iter()
+        .filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY"))
+        .filter_map(|(_, url)| url.trim_end_matches('/').rsplit_once(':')?.1.parse().ok())
+        .collect();
+    Ok(json!(ports))
+}
+
+#[test]
+fn no_probe_of_an_agent_succeeds() -> Result {
+    ground!(Daemon, Python);
+    probed(|daemon, id, payload| {
+        let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
+        for row in verdicts.with("INFO") {
+            println!("INFO {}: {}", row.id, row.detail);
+        }
+        println!(
+            "{} PASS, {} FAIL, {} INFO",
+            verdicts.with("PASS").len(),
+            verdicts.with("FAIL").len(),
+            verdicts.with("INFO").len()
+        );
+        verdicts.all_green(240)?;
+        // And they were harmless: the session still answers.
+        daemon
+            .client()
+            .invoke("probe", id, &json!({"list": true}))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn no_probe_of_a_joined_process_succeeds() -> Result {
+    ground!(Daemon, Python);
+    probed(|daemon, id, payload| {
+        let mut command = daemon.cli();
+        command.args([
+            "exec",
+            "-a",
+            "probe",
+            "-s",
+            id,
+            "--",
+            "python3",
+            "/app/main.py",
+            "--run",
+            "all",
+            "--canaries",
+            "-",
+        ]);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        child
+            .stdin
+            .take()
+            .context("stdin")?
+            .write_all(payload.to_string().as_bytes())?;
+        let out = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let answer: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{text}{}", String::from_utf8_lossy(&out.stderr)))?;
+        probe::Verdicts::read(&answer)?.all_green(230)
+    })
+}
+
+/// A session with an agent, a child of it and a joined command.
+fn populated(daemon: &Daemon, runtime: &str) -> anyhow::Result<(Session, std::process::Child)> {
+    let client = daemon.client();
+    let id = session_name("host");
+    client.invoke(runtime, &id, &json!({"do": "stray", "count": 2}))?;
+    let joined = daemon
+        .cli()
+        .args(["exec", "-a", runtime, "-s", &id, "--", "sleep", "987"])
+        .stdin(Stdio::null())
+        .spawn()?;
+    let session = client.session(&id)?;
+    let pid = session.pid.context("pid")?;
+    e2e::wait::until_true(10, "the joined command", || {
+        Ok(host::tree(pid)
+            .iter()
+            .any(|p| host::title(*p).contains("sleep 987")))
+    })?;
+    Ok((session, joined))
+}
+
+fn zero(text: &str) -> bool {
+    text.trim_start_matches('0').is_empty()
+}
+
+#[test]
+fn every_task_of_a_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(LIMITS)?)?;
+        let (session, mut joined) = populated(daemon, "chaos")?;
+        let shim = session.pid.context("pid")?;
+        let base = session.uid_base.context("uid_base")?;
+        let tree = host::tree(shim);
+        ensure!(
+            tree.len() >= 5,
+            "shim, agent, two strays, a command: {tree:?}"
+        );
+        let own = cgroup::of(daemon.pid());
+        for pid in &tree {
+            for tid in host::tasks(*pid) {
+                let status = host::status(*pid, tid)?;
+                let who = format!("{pid}/{tid} {}", host::title(*pid));
+                ensure!(status["NoNewPrivs"] == "1", "{who} may gain privileges");
+                ensure!(status["Seccomp"] == "2", "{who} is not filtered");
+                ensure!(
+                    zero(&status["CapBnd"]),
+                    "{who}: bounding {}",
+                    status["CapBnd"]
+                );
+                let expected = if *pid == shim { base } else { base + 1 };
+                for kind in ["Uid", "Gid"] {
+                    let ids: BTreeSet<_> = status[kind].split_whitespace().collect();
+                    ensure!(
+                        ids == BTreeSet::from([expected.to_string().as_str()]),
+                        "{who}: {kind} {ids:?}, expected {expected}"
+                    );
+                }
+                ensure!(
+                    status["Groups"].is_empty(),
+                    "{who}: groups {}",
+                    status["Groups"]
+                );
+                for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                    if *pid == shim {
+                        // SETGID, SETUID, KILL in its own user namespace, and no other.
+                        let bits = u64::from_str_radix(&status[set], 16)?;
+                        ensure!(bits & !0b1110_0000 == 0, "{who}: {set} {}", status[set]);
+                    } else {
+                        ensure!(zero(&status[set]), "{who}: {set} {}", status[set]);
+                    }
+                }
+            }
+            // In a cgroup of its own wherever the host limits anything (G03), and none of them the daemon's.
+            let of = cgroup::of(*pid);
+            for (names, path) in &of {
+                let limited = names.is_empty()
+                    || ["memory", "pids", "cpu"]
+                        .iter()
+                        .any(|c| names.split(',').any(|n| n == *c));
+                if limited {
+                    ensure!(
+                        path.contains(session.id.as_str()),
+                        "{pid} is in {names}:{path}"
+                    );
+                    ensure!(
+                        own.get(names) != Some(path),
+                        "{pid} shares the daemon's {names}:{path}"
+                    );
+                }
+            }
+        }
+        joined.kill()?;
+        joined.wait()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn limits_read_back_from_the_host_are_those_of_the_version() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(LIMITS)?)?;
+        let session = client.start("chaos", &session_name("limits"), &json!({"do": "echo"}))?;
+        let pid = session.pid.context("pid")?;
+        let value = |controller: &str, files: &[&str]| {
+            cgroup::value(pid, controller, files)
+                .with_context(|| format!("{files:?} of {controller}"))
+        };
+        assert_eq!(
+            value("memory", &["memory.max", "memory.limit_in_bytes"])?,
+            (256u64 << 20).to_string()
+        );
+        assert_eq!(value("pids", &["pids.max"])?, "128");
+        let cpu = value("cpu", &["cpu.max", "cpu.cfs_quota_us"])?;
+        let words: Vec<f64> = cpu
+            .split_whitespace()
+            .filter_map(|w| w.parse().ok())
+            .collect();
+        let period = match words.get(1) {
+            Some(period) => *period,
+            None => value("cpu", &["cpu.cfs_period_us"])?.parse()?,
+        };
+        let share = words.first().context("quota")? / period;
+        ensure!((share - 0.5).abs() < 0.01, "{share} CPUs");
+        // Swap is no way around the memory limit, where the host counts it.
+        if let Ok(swap) = value("memory", &["memory.swap.max"]) {
+            assert_eq!(swap, "0");
+        } else if let Ok(both) = value("memory", &["memory.memsw.limit_in_bytes"]) {
+            assert_eq!(both, (256u64 << 20).to_string());
+        }
+        if let Ok(group) = value("memory", &["memory.oom.group"]) {
+            assert_eq!(group, "1");
+        }
+        // And what the API says of its use is what the host says.
+        client.invoke(
+            "chaos",
+            session.session_id.as_str(),
+            &json!({"do": "eat", "bytes": 64 << 20}),
+        )?;
+        client.invoke(
+            "chaos",
+            session.session_id.as_str(),
+            &json!({"do": "spin", "seconds": 1, "processes": 1}),
+        )?;
+        let used = e2e::wait::until(10, "usage to be read", || {
+            let usage = client.session(session.id.as_str())?.usage;
+            Ok((usage.memory_bytes > 64 << 20 && usage.cpu_seconds > 0.2).then_some(usage))
+        })?;
+        ensure!(
+            used.memory_peak_bytes >= used.memory_bytes && used.memory_peak_bytes < 256 << 20,
+            "{used:?}"
+        );
+        ensure!(used.pids >= 2 && used.oom_kills == 0, "{used:?}");
+        let ended = client.stop(session.id.as_str())?;
+        ensure!(
+            ended.usage.cpu_seconds >= used.cpu_seconds
+                && ended.usage.memory_peak_bytes >= used.memory_peak_bytes,
+            "{ended:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn two_sessions_share_nothing_with_each_other_or_the_host() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::chaos::deploy(&client, "chaos", "sdk", json!({}))?;
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            let id = session_name("foot");
+            client.invoke("chaos", &id, &json!({"do": "write", "path": "/tmp/marker"}))?;
+            let session = client.session(&id)?;
+            let footprint = Footprint::of(
+                session.pid.context("pid")?,
+                session.uid_base.context("uid")? + 1,
+            )?;
+            ensure!(
+                footprint.files.len() >= 3,
+                "/tmp, the marker, home: {:?}",
+                footprint.files
+            );
+            let with_host = footprint.shared_with_host()?;
+            ensure!(with_host.is_empty(), "{with_host:#?}");
+            all.push(footprint);
+        }
+        for (n, a) in all.iter().enumerate() {
+            for b in &all[n + 1..] {
+                ensure!(a.shared(b).is_empty(), "{:#?}", a.shared(b));
+            }
+        }
+        // The comparison can see red.
+        let same = all[0].shared(&all[0]);
+        for what in [
+            "user namespace",
+            "net namespace",
+            "uids",
+            "gids",
+            "cgroup",
+            "writable mount",
+            "writable file",
+        ] {
+            ensure!(
+                same.iter().any(|s| s.contains(what)),
+                "{what} would not be noticed: {same:#?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn no_descriptor_path_or_mount_leads_out() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::chaos::deploy(&client, "chaos", "sdk", json!({}))?;
+        let mounts = host::mountinfo(1).len();
+        let (session, mut joined) = populated(daemon, "chaos")?;
+        let shim = session.pid.context("pid")?;
+        let id = session.session_id.as_str();
+        let look = || -> anyhow::Result<Vec<(String, BTreeSet<String>)>> {
+            host::tree(shim)
+                .into_iter()
+                .map(|pid| {
+                    let kinds = host::descriptors(pid)?
+                        .into_iter()
+                        .filter(|d| d.number > 2)
+                        .map(|d| {
+                            d.target
+                                .split(['[', '('])
+                                .next()
+                                .unwrap_or_default()
+                                .to_owned()
+                        })
+                        .collect();
+                    Ok((host::title(pid), kinds))
+                })
+                .collect()
+        };
+        let at_start = look()?;
+        for _ in 0..300 {
+            client.invoke("chaos", id, &json!({"do": "echo"}))?;
+        }
+        for (title, kinds) in look()?.into_iter().chain(at_start) {
+            for kind in kinds {
+                let fine = [
+                    "socket:",
+                    "pipe:",
+                    "anon_inode:",
+                    "/memfd:",
+                    "/dev/null",
+                    "/proc",
+                    "/app",
+                    "/tmp",
+                    "/home/agent",
+                ]
+                .iter()
+                .any(|k| kind.starts_with(k))
+                    || kind.contains("exit");
+                ensure!(fine, "{title} holds {kind}");
+            }
+        }
+        let before = host::descriptors(shim)?.len();
+        for _ in 0..300 {
+            client.invoke("chaos", id, &json!({"do": "echo"}))?;
+        }
+        let after = host::descriptors(shim)?.len();
+        ensure!(
+            after <= before + 2,
+            "the shim's descriptors grew from {before} to {after} in 300 invocations"
+        );
+        for pid in host::tree(shim) {
+            let lines = host::mountinfo(pid);
+            ensure!(!lines.is_empty());
+            for line in lines {
+                ensure!(
+                    !line.contains(" shared:") && !line.contains(" master:"),
+                    "propagation in {pid}: {line}"
+                );
+            }
+            for link in ["root", "cwd", "exe"] {
+                let target = std::fs::read_link(format!("/proc/{pid}/{link}"))?;
+                ensure!(
+                    !target.starts_with(daemon.dir()),
+                    "{link} of {pid} is {}",
+                    target.display()
+                );
+            }
+        }
+        ensure!(
+            host::mountinfo(1).len() == mounts,
+            "the host's mount table grew"
+        );
+        // The shim runs from a sealed copy: its inode is not the file that the host executes (T11).
+        let copy = std::fs::metadata(format!("/proc/{shim}/exe"))?;
+        let file = std::fs::metadata(e2e::places::binaries().join("agentcore-shim"))?;
+        use std::os::unix::fs::MetadataExt as _;
+        ensure!(
+            (copy.dev(), copy.ino()) != (file.dev(), file.ino()),
+            "the shim is the host's own file"
+        );
+        let python = std::fs::metadata("/usr/bin/python3")?;
+        let theirs = std::fs::metadata(format!("/proc/{shim}/root/usr/bin/python3"))?;
+        ensure!(
+            (python.dev(), python.ino()) != (theirs.dev(), theirs.ino()),
+            "the interpreter is the host's own file"
+        );
+        joined.kill()?;
+        joined.wait()?;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_host_cannot_be_entered_through_a_session_by_its_own_users() -> Result {
+    ground!(Daemon, Python, Command("setpriv"));
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::chaos::deploy(&client, "chaos", "sdk", json!({}))?;
+        let session = client.start("chaos", &session_name("nobody"), &json!({"do": "echo"}))?;
+        let shim = session.pid.context("pid")?;
+        for path in [
+            format!("/proc/{shim}/root/tmp"),
+            format!("/proc/{shim}/environ"),
+            format!("/proc/{shim}/fd"),
+        ] {
+            let out = Command::new("setpriv")
+                .args([
+                    "--reuid",
+                    "65534",
+                    "--regid",
+                    "65534",
+                    "--clear-groups",
+                    "ls",
+                    &path,
+                ])
+                .output()?;
+            ensure!(
+                !out.status.success() || out.stdout.is_empty(),
+                "nobody reads {path}"
+            );
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,316 @@
+//! One `invoke`: a request from the broker's stream to the agent, its answer from the agent to the stream.
+//!
+//! ```text
+//!  broker's stream ──recv──▶ Upload ──frame──▶ agent's connection
+//!  broker's stream ◀──send── Download ◀─decode─ agent's connection
+//! ```
+//!
+//! The two directions run side by side and end on their own. Each moves one piece at a time through the shim's one
+//! scratch buffer; what the far side does not take waits in this exchange (at most one piece), and until it is gone
+//! nothing more is read. So the kernel's buffers do the backpressure and memory does not depend on a body's size.
+//!
+//! - **Upload** ends when the declared length has gone, or when `body.end` and the bytes agree. A stream that ends
+//!   otherwise is an abort: the agent's connection is closed, its request stays visibly incomplete.
+//! - **Download** ends where the answer's framing says so; then `body.end` goes out on the link, and only when that packet
+//!   has left is the stream closed. Anything else closes the stream without it.
+//! - An answer that comes before its request was taken in full is complete all the same; the rest of the request is read
+//!   and thrown away for [`LINGER`], so that the broker's writes do not fail under it.
+
+pub mod body;
+mod download;
+pub mod head;
+pub(crate) mod port;
+pub(crate) mod request;
+mod table;
+mod upload;
+
+pub(crate) use table::Invocations;
+
+use crate::link::{Link, Ticket};
+use crate::poller::{Poller, Token};
+use crate::socket::{Read, Socket};
+use body::Decoder;
+use head::Asked;
+use nix::errno::Errno;
+use port::{AgentPort, Connection};
+use proto::code::ErrorCode;
+use proto::ids::InvocationId;
+use request::{Request, RequestFraming};
+use std::time::{Duration, Instant};
+
+/// How long the rest of a request is thrown away after its answer is complete.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How long the end of an answer that ends with its connection is held back. If the agent's process died, that is what
+/// closed the connection and the answer is cut short; its SIGCHLD comes a moment after the end of file.
+const DOUBT: Duration = Duration::from_millis(5);
+
+/// Pieces of one direction moved in one turn; then the others have theirs.
+const PIECES_PER_TURN: usize = 8;
+
+/// What an exchange works with.
+pub(crate) struct Io<'a> {
+    pub(crate) poller: &'a Poller,
+    pub(crate) link: &'a mut Link,
+    pub(crate) port: &'a mut AgentPort,
+    pub(crate) scratch: &'a mut [u8],
+}
+
+/// Why an exchange ends without a complete answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    code: ErrorCode,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: ErrorCode, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+        }
+    }
+
+    pub(crate) fn cancelled(text: &str) -> Self {
+        Self::new(ErrorCode::Cancelled, text)
+    }
+
+    fn unreachable(error: Errno) -> Self {
+        Self::new(
+            ErrorCode::AgentUnreachable,
+            format!("connect: {}", error.desc()),
+        )
+    }
+}
+
+/// What an exchange needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// An event.
+    Waits,
+    /// Another turn, at once.
+    More,
+    /// The stream has ended: whatever is queued on the link must be taken before that is judged.
+    DrainLink,
+    /// To be looked at again at this time.
+    Until(Instant),
+    /// Nothing: it is over.
+    Over,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    /// Reading the stream.
+    Open,
+    /// The stream's end is there, its `body.end` is not (yet).
+    Ended,
+    /// An upgrade was offered; what comes is the other protocol's.
+    Held,
+    /// All of it is in `out`.
+    Complete,
+    /// All of it is sent, and an upgraded connection was told so.
+    Told,
+    /// The agent's side no longer takes it; whether that matters, the answer tells.
+    Refused,
+}
+
+enum Download {
+    /// Collecting the head.
+    Head { bytes: Vec<u8>, interim: u32 },
+    /// Passing the body on.
+    Body(Decoder),
+    /// The connection that ends the body has ended; see [`DOUBT`].
+    Doubtful { until: Instant },
+    /// Complete; `body.end` is under way.
+    Complete { said: Ticket },
+    /// Complete and closed; the rest of the request is thrown away.
+    Lingering { until: Instant },
+}
+
+/// See the module.
+pub(crate) struct Exchange {
+    id: InvocationId,
+    serial: u64,
+    /// The request to answer, until it is answered.
+    rpc: Option<u64>,
+    stream: Socket,
+    agent: Connection,
+    asked: Asked,
+    framing: RequestFraming,
+    upload: Upload,
+    /// Bytes read from the stream.
+    taken: u64,
+    /// What `body.end` said.
+    declared: Option<u64>,
+    /// Bytes for the agent, sent up to `out_at`.
+    out: Vec<u8>,
+    out_at: usize,
+    download: Download,
+    keep_alive: bool,
+    /// Bytes for the stream, sent up to `back_at`.
+    back: Vec<u8>,
+    back_at: usize,
+    /// Body bytes for the stream so far.
+    given: u64,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        id: InvocationId,
+        serial: u64,
+        rpc: u64,
+        stream: Socket,
+        request: Request,
+        agent: Connection,
+    ) -> Self {
+        Self {
+            id,
+            serial,
+            rpc: Some(rpc),
+            stream,
+            agent,
+            asked: request.asked,
+            upload: match request.framing {
+                RequestFraming::Length(0) => Upload::Complete,
+                RequestFraming::Length(_) | RequestFraming::Chunked => Upload::Open,
+                RequestFraming::Upgrade => Upload::Held,
+            },
+            framing: request.framing,
+            taken: 0,
+            declared: None,
+            out: request.head,
+            out_at: 0,
+            download: Download::Head {
+                bytes: Vec::new(),
+                interim: 0,
+            },
+            keep_alive: false,
+            back: Vec::new(),
+            back_at: 0,
+            given: 0,
+        }
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut Socket {
+        &mut self.stream
+    }
+
+    pub(crate) fn agent(&mut self) -> &mut Connection {
+        &mut self.agent
+    }
+
+    /// `body.end` came.
+    pub(crate) fn note_end(&mut self, bytes: u64) -> Result<(), Failure> {
+        let contradicted = self.declared.is_some_and(|before| before != bytes)
+            || matches!(self.framing, RequestFraming::Length(length) if length != bytes)
+            || bytes < self.taken;
+        if contradicted {
+            let text = "body.end contradicts the request's length";
+            return Err(Failure::new(ErrorCode::BadOrder, text));
+        }
+        self.declared = Some(bytes);
+        Ok(())
+    }
+
+    /// Everything that was on the link before the stream's end has been taken.
+    pub(crate) fn note_drained(&self) -> Result<(), Failure> {
+        if self.upload == Upload::Ended && self.declared.is_none() {
+            return Err(Failure::cancelled("the request was cut short"));
+        }
+        Ok(())
+    }
+
+    /// The agent's process has ended badly.
+    pub(crate) fn note_agent_died(&self) -> Result<(), Failure> {
+        match self.download {
+            Download::Doubtful { .. } => Err(Failure::new(
+                ErrorCode::AgentClosed,
+                "the agent died while it answered",
+            )),
+            Download::Head { .. }
+            | Download::Body(_)
+            | Download::Complete { .. }
+            | Download::Lingering { .. } => Ok(()),
+        }
+    }
+
+    /// Ends it early. Dropping the stream without `body.end` says that its bytes are not a whole answer.
+    pub(crate) fn fail(self, failure: Failure, link: &mut Link) {
+        if let Some(rpc) = self.rpc {
+            link.refuse(rpc, failure.code, failure.text);
+        }
+    }
+
+    /// Ends it after [`Turn::Over`]; its connection may serve again.
+    pub(crate) fn finish(self, port: &mut AgentPort, now: Instant) {
+        let complete = matches!(self.download, Download::Complete { .. });
+        if complete && self.keep_alive && self.upload == Upload::Told {
+            port.keep(self.agent, now);
+        }
+    }
+
+    /// Moves what can be moved, for a turn.
+    pub(crate) fn turn(&mut self, io: &mut Io<'_>, now: Instant) -> Result<Turn, Failure> {
+        for _ in 0..PIECES_PER_TURN {
+            let up = self.upload(io)?;
+            let down = self.download(io, now)?;
+            match self.download {
+                Download::Complete { said } if self.back.is_empty() => {
+                    if !io.link.is_sent(said) {
+                        return Ok(Turn::Waits);
+                    }
+                    if matches!(self.upload, Upload::Open | Upload::Ended) {
+                        self.stream.finish();
+                        let until = now + LINGER;
+                        self.download = Download::Lingering { until };
+                        return self.throw_away(until, io, now);
+                    }
+                    return Ok(Turn::Over);
+                }
+                Download::Lingering { until } => return self.throw_away(until, io, now),
+                Download::Doubtful { until } => return Ok(Turn::Until(until)),
+                Download::Head { .. } | Download::Body(_) | Download::Complete { .. } => {}
+            }
+            if self.upload == Upload::Ended {
+                return Ok(Turn::DrainLink);
+            }
+            if self.stream.is_hung_up() {
+                return Err(Failure::cancelled("the caller closed its stream"));
+            }
+            if !up && !down {
+                self.watch_stream(io.poller)?;
+                return Ok(Turn::Waits);
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    fn throw_away(
+        &mut self,
+        until: Instant,
+        io: &mut Io<'_>,
+        now: Instant,
+    ) -> Result<Turn, Failure> {
+        if now >= until {
+            return Ok(Turn::Over);
+        }
+        for _ in 0..PIECES_PER_TURN {
+            if !self.stream.is_readable() {
+                self.watch_stream(io.poller)?;
+                return Ok(Turn::Until(until));
+            }
+            match self.stream.read(io.scratch) {
+                Read::Data(_) | Read::Blocked => {}
+                Read::End | Read::Failed(_) => return Ok(Turn::Over),
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    fn watch_stream(&mut self, poller: &Poller) -> Result<(), Failure> {
+        let token = Token::Stream(self.serial);
+        self.stream
+            .watch(poller, token)
+            .map_err(|error| Failure::new(ErrorCode::BadOrder, format!("stream: {error}")))
+    }
+}

@@ -1,0 +1,270 @@
+//! The invocations in flight: who an event belongs to, whose turn it is, when to look again.
+
+use super::port::AgentPort;
+use super::{Exchange, Failure, Io, Turn, request};
+use crate::link::Link;
+use crate::poller::Ready;
+use crate::socket::Socket;
+use proto::code::ErrorCode;
+use proto::ids::InvocationId;
+use proto::shim::{BodyEnd, Cancel, Invoke};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+struct Entry {
+    exchange: Exchange,
+    /// The serial under which its connection is in `by_agent`.
+    agent: u64,
+    /// It is in `runnable`.
+    queued: bool,
+}
+
+/// See the module.
+pub(crate) struct Invocations {
+    most: usize,
+    next_serial: u64,
+    entries: BTreeMap<u64, Entry>,
+    by_id: BTreeMap<InvocationId, u64>,
+    by_agent: BTreeMap<u64, u64>,
+    /// Exchanges that used their turn up, each once: bounded by `most`.
+    runnable: VecDeque<u64>,
+    timers: Vec<(Instant, u64)>,
+    wants_drain: bool,
+}
+
+impl Invocations {
+    pub(crate) fn new(most: u32) -> Self {
+        Self {
+            most: usize::try_from(most).unwrap_or(usize::MAX),
+            next_serial: 0,
+            entries: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            by_agent: BTreeMap::new(),
+            runnable: VecDeque::new(),
+            timers: Vec::new(),
+            wants_drain: false,
+        }
+    }
+
+    /// Begins one. Everything that can be wrong with the order is answered here.
+    pub(crate) fn begin(
+        &mut self,
+        rpc: u64,
+        invoke: &Invoke,
+        stream: OwnedFd,
+        io: &mut Io<'_>,
+        now: Instant,
+    ) {
+        if self.entries.len() >= self.most {
+            let text = format!("{} invocations are in flight already", self.entries.len());
+            return io.link.refuse(rpc, ErrorCode::TooManyInvocations, text);
+        }
+        if self.by_id.contains_key(&invoke.id) {
+            let text = format!("invocation {} is in flight already", invoke.id.0);
+            return io.link.refuse(rpc, ErrorCode::BadOrder, text);
+        }
+        let request = match request::encode(invoke, io.port.number()) {
+            Ok(request) => request,
+            Err(error) => return io.link.refuse(rpc, ErrorCode::BadOrder, error.to_string()),
+        };
+        let connection = match io.port.take(io.poller) {
+            Ok(connection) => connection,
+            Err(error) => {
+                let failure = Failure::unreachable(error);
+                return io.link.refuse(rpc, failure.code, failure.text);
+            }
+        };
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let agent = connection.serial;
+        let stream = Socket::new(stream);
+        let exchange = Exchange::new(invoke.id, serial, rpc, stream, request, connection);
+        let entry = Entry {
+            exchange,
+            agent,
+            queued: false,
+        };
+        self.entries.insert(serial, entry);
+        self.by_id.insert(invoke.id, serial);
+        self.by_agent.insert(agent, serial);
+        self.turn(serial, io, now);
+    }
+
+    /// The broker's stream of one became ready.
+    pub(crate) fn stream_ready(
+        &mut self,
+        serial: u64,
+        ready: Ready,
+        io: &mut Io<'_>,
+        now: Instant,
+    ) {
+        if let Some(entry) = self.entries.get_mut(&serial) {
+            entry.exchange.stream().note(ready);
+            self.turn(serial, io, now);
+        }
+    }
+
+    /// A connection to the agent became ready; whether it belongs to one of these.
+    pub(crate) fn agent_ready(
+        &mut self,
+        agent: u64,
+        ready: Ready,
+        io: &mut Io<'_>,
+        now: Instant,
+    ) -> bool {
+        let Some(&serial) = self.by_agent.get(&agent) else {
+            return false;
+        };
+        if let Some(entry) = self.entries.get_mut(&serial) {
+            entry.exchange.agent().socket.note(ready);
+            self.turn(serial, io, now);
+        }
+        true
+    }
+
+    /// `body.end`. One for an invocation that is over is late, not wrong.
+    pub(crate) fn end(&mut self, end: BodyEnd, io: &mut Io<'_>, now: Instant) {
+        let Some(&serial) = self.by_id.get(&end.id) else {
+            return;
+        };
+        let Some(entry) = self.entries.get_mut(&serial) else {
+            return;
+        };
+        match entry.exchange.note_end(end.bytes) {
+            Ok(()) => self.turn(serial, io, now),
+            Err(failure) => self.fail(serial, failure, io.link),
+        }
+    }
+
+    /// `cancel`.
+    pub(crate) fn cancel(&mut self, cancel: Cancel, link: &mut Link) {
+        if let Some(&serial) = self.by_id.get(&cancel.id) {
+            self.fail(serial, Failure::cancelled("cancelled"), link);
+        }
+    }
+
+    /// Ends all of them: their broker is gone.
+    pub(crate) fn cancel_all(&mut self, link: &mut Link) {
+        let all: Vec<u64> = self.entries.keys().copied().collect();
+        for serial in all {
+            self.fail(serial, Failure::cancelled("the daemon is gone"), link);
+        }
+    }
+
+    /// The agent's process has ended badly: what it did not frame is not complete.
+    pub(crate) fn agent_died(&mut self, link: &mut Link) {
+        self.judge_all(link, Exchange::note_agent_died);
+    }
+
+    /// The link is empty: streams that ended without `body.end` were cut short.
+    pub(crate) fn link_drained(&mut self, link: &mut Link) {
+        self.wants_drain = false;
+        self.judge_all(link, Exchange::note_drained);
+    }
+
+    /// Whether a stream's end can only be judged once the link is empty.
+    pub(crate) fn wants_drain(&self) -> bool {
+        self.wants_drain
+    }
+
+    /// Packets have left the link: exchanges that waited for theirs may end.
+    pub(crate) fn link_flushed(&mut self, io: &mut Io<'_>, now: Instant) {
+        let all: Vec<u64> = self.entries.keys().copied().collect();
+        for serial in all {
+            self.turn(serial, io, now);
+        }
+    }
+
+    /// Gives a turn to everyone who has more to do; whether someone still has.
+    pub(crate) fn run(&mut self, io: &mut Io<'_>, now: Instant) -> bool {
+        let mut due = Vec::new();
+        self.timers.retain(|&(at, serial)| {
+            if at <= now {
+                due.push(serial);
+            }
+            at > now
+        });
+        for serial in std::mem::take(&mut self.runnable) {
+            if let Some(entry) = self.entries.get_mut(&serial) {
+                entry.queued = false;
+                due.push(serial);
+            }
+        }
+        for serial in due {
+            self.turn(serial, io, now);
+        }
+        !self.runnable.is_empty()
+    }
+
+    /// When to call [`Self::run`] next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.iter().map(|(at, _)| *at).min()
+    }
+
+    fn turn(&mut self, serial: u64, io: &mut Io<'_>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&serial) else {
+            return;
+        };
+        let turn = entry.exchange.turn(io, now);
+        let agent = entry.exchange.agent().serial;
+        if agent != entry.agent {
+            self.by_agent.remove(&entry.agent);
+            self.by_agent.insert(agent, serial);
+            entry.agent = agent;
+        }
+        match turn {
+            Ok(Turn::Waits) => {}
+            Ok(Turn::More) => {
+                if !std::mem::replace(&mut entry.queued, true) {
+                    self.runnable.push_back(serial);
+                }
+            }
+            Ok(Turn::DrainLink) => self.wants_drain = true,
+            Ok(Turn::Until(at)) => {
+                self.timers.retain(|&(_, timed)| timed != serial);
+                self.timers.push((at, serial));
+            }
+            Ok(Turn::Over) => {
+                if let Some(exchange) = self.remove(serial) {
+                    exchange.finish(io.port, now);
+                }
+            }
+            Err(failure) => self.fail(serial, failure, io.link),
+        }
+    }
+
+    fn judge_all(&mut self, link: &mut Link, judge: impl Fn(&Exchange) -> Result<(), Failure>) {
+        let failed: Vec<(u64, Failure)> = self
+            .entries
+            .iter()
+            .filter_map(|(serial, entry)| Some((*serial, judge(&entry.exchange).err()?)))
+            .collect();
+        for (serial, failure) in failed {
+            self.fail(serial, failure, link);
+        }
+    }
+
+    fn fail(&mut self, serial: u64, failure: Failure, link: &mut Link) {
+        if let Some(exchange) = self.remove(serial) {
+            exchange.fail(failure, link);
+        }
+    }
+
+    fn remove(&mut self, serial: u64) -> Option<Exchange> {
+        let entry = self.entries.remove(&serial)?;
+        self.by_agent.remove(&entry.agent);
+        self.by_id.remove(&entry.exchange.id);
+        self.timers.retain(|&(_, timed)| timed != serial);
+        Some(entry.exchange)
+    }
+}
+
+impl AgentPort {
+    /// An event of a connection that is in no exchange.
+    pub(crate) fn idle_ready(&mut self, serial: u64, ready: Ready) {
+        if ready.readable {
+            self.drop_idle(serial);
+        }
+    }
+}

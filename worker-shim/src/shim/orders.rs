@@ -1,0 +1,144 @@
+//! The broker's orders, carried out.
+
+use super::Shim;
+use crate::link::door::Admitted;
+use crate::link::order::{self, Order, Refusal};
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use proto::code::ErrorCode;
+use proto::shim::{Attached, GENERATION, Invoke};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+impl Shim {
+    /// A broker has shown its token: it replaces the one before.
+    pub(super) fn attach(&mut self, admitted: Admitted, now: Instant) {
+        if self.link.is_attached() {
+            self.lose_link(now);
+        }
+        let attached = self
+            .link
+            .attach(&self.poller, admitted.socket, admitted.serial);
+        if attached.is_err() {
+            return;
+        }
+        let uptime = now.duration_since(self.started).as_millis();
+        self.link.answer(
+            admitted.rpc,
+            &Attached {
+                generation: GENERATION,
+                session: self.session.clone(),
+                health: self.ping.health().cloned(),
+                exited: self.agent.exited().cloned(),
+                uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
+            },
+        );
+        self.ending.attached();
+        // Said once on every link, after the output that came before it.
+        self.exit_told = false;
+        self.next_log = now;
+    }
+
+    /// The broker is gone, or must go. Its invocations have no caller any more; the agent goes on.
+    pub(super) fn lose_link(&mut self, now: Instant) {
+        self.link.detach();
+        self.invocations.cancel_all(&mut self.link);
+        self.ending.detached(now);
+    }
+
+    /// Takes everything that is on the link now, so that streams that have ended can be judged.
+    pub(super) fn drain_link(&mut self, now: Instant) {
+        while self.take_order(now) {}
+        self.invocations.link_drained(&mut self.link);
+    }
+
+    /// Takes one packet; whether there was one.
+    pub(super) fn take_order(&mut self, now: Instant) -> bool {
+        let Some(received) = self.link.receive(&mut self.packet) else {
+            return false;
+        };
+        if received.len == 0 {
+            self.lose_link(now);
+            return false;
+        }
+        if received.truncated {
+            self.link.give_up("a packet over the limit".to_owned());
+            return false;
+        }
+        match order::parse(&self.packet[..received.len], received.fds) {
+            Ok(order) => self.carry_out(order, now),
+            Err(Refusal::Answer { rpc, code, text }) => self.link.refuse(rpc, code, text),
+            Err(Refusal::Close(why)) => {
+                self.link.give_up(why);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn carry_out(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::Invoke {
+                rpc,
+                invoke,
+                stream,
+            } => self.invoke(rpc, &invoke, stream, now),
+            Order::Cancel(cancel) => self.invocations.cancel(cancel, &mut self.link),
+            Order::BodyEnd(end) => self.with_io(|invocations, io| invocations.end(end, io, now)),
+            Order::Exec { rpc, exec, stdio } => {
+                if !self.ending.is_running() {
+                    return self.refuse_late(rpc);
+                }
+                let identity = self.agent.identity();
+                self.execs
+                    .start(rpc, &exec, stdio, identity, &mut self.link, &self.poller);
+            }
+            Order::Resize(resize) => self.execs.resize(resize),
+            Order::Signal { rpc, signal } => match self.signal(signal.id, signal.signal) {
+                Ok(()) => self.link.answer(rpc, &serde_json::Map::new()),
+                Err((code, text)) => self.link.refuse(rpc, code, text.to_owned()),
+            },
+            Order::Shutdown(shutdown) => {
+                let grace = Duration::from_millis(shutdown.grace_ms);
+                if let Some(act) = self.ending.shutdown(grace, now) {
+                    self.perform(act);
+                }
+            }
+            Order::Unknown => {}
+        }
+    }
+
+    fn invoke(&mut self, rpc: u64, invoke: &Invoke, stream: OwnedFd, now: Instant) {
+        if self.ending.is_running() {
+            self.with_io(|invocations, io| invocations.begin(rpc, invoke, stream, io, now));
+        } else {
+            self.refuse_late(rpc);
+        }
+    }
+
+    fn refuse_late(&mut self, rpc: u64) {
+        let (code, text) = if self.agent.exited().is_some() {
+            (ErrorCode::AgentUnreachable, "the agent has ended")
+        } else {
+            (ErrorCode::Unavailable, "the session is ending")
+        };
+        self.link.refuse(rpc, code, text.to_owned());
+    }
+
+    fn signal(
+        &self,
+        id: Option<proto::ids::ExecId>,
+        number: i32,
+    ) -> Result<(), (ErrorCode, &'static str)> {
+        let signal = Signal::try_from(number)
+            .map_err(|_| (ErrorCode::BadOrder, "signal must be 1 to 31"))?;
+        let sent = match id {
+            Some(id) => self.execs.signal(id, signal),
+            None => self.agent.signal(signal),
+        };
+        sent.map_err(|error| match error {
+            Errno::ESRCH => (ErrorCode::NotFound, "there is no such process any more"),
+            other => (ErrorCode::Internal, other.desc()),
+        })
+    }
+}

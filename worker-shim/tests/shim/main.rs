@@ -1,0 +1,17 @@
+//! The built shim, as root and as PID 1 of a pid namespace of its own, spoken to over its link (tier: root).
+//!
+//! Agents are either real processes started by the shim, or a listener of the test itself, which then decides every byte
+//! that the "agent" says while the process beside it only sleeps.
+
+mod broker;
+mod fake_agent;
+mod harness;
+
+mod egress;
+mod ending;
+mod exec;
+mod health;
+mod hostile;
+mod invoke;
+mod link;
+mod logs;
