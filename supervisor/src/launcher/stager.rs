@@ -15,7 +15,7 @@ use sandbox::plan::Fault;
 use sandbox::seqpacket::Seqpacket;
 use sandbox::stager::{OrderFds, Staged};
 use sandbox::sys::fork::Clone3;
-use sandbox::sys::{close_range, pidfd};
+use sandbox::sys::{close_range, errno_of, pidfd};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,15 +53,23 @@ pub(super) struct Stager {
 }
 
 impl Stager {
-    /// Forks one that goes into `cgroup` and waits there.
-    pub(super) fn park(ground: &Ground, cgroup: &SessionCgroup) -> io::Result<Self> {
+    /// Forks one that goes into `cgroup` and waits there. The launcher itself makes the session's device nodes first:
+    /// within the cgroup nobody may.
+    pub(super) fn park(ground: &Ground, cgroup: &SessionCgroup) -> Result<Self, OrderFault> {
+        let staged = Staged::prepare(&ground.ahead, &ground.host)
+            .map_err(|fault| step_fault(fault.stage, fault.errno))?;
+        Self::fork(ground, cgroup, staged)
+            .map_err(|error| step_fault("stager".to_owned(), errno_of(&error)))
+    }
+
+    fn fork(ground: &Ground, cgroup: &SessionCgroup, staged: Staged) -> io::Result<Self> {
         let (socket, theirs) = Seqpacket::pair()?;
         let launcher = nix::unistd::getpid();
         let clone = Clone3 {
             cgroup: cgroup.clone_target(),
             ..Clone3::default()
         };
-        let cloned = clone.spawn(|| run(ground, cgroup, &theirs, launcher))?;
+        let cloned = clone.spawn(|| run(ground, cgroup, staged, &theirs, launcher))?;
         Ok(Self {
             socket,
             pidfd: cloned.pidfd,
@@ -114,7 +122,7 @@ impl StagerReport {
     fn failed(stage: &str, error: &io::Error) -> Self {
         Self::Failed {
             stage: stage.to_owned(),
-            errno: sandbox::sys::errno_of(error),
+            errno: errno_of(error),
         }
     }
 }
@@ -125,8 +133,14 @@ pub(super) fn step_fault(stage: String, errno: i32) -> OrderFault {
 }
 
 /// The stager's whole life.
-fn run(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid) -> i32 {
-    let (report, pidfd) = match stage(ground, cgroup, link, launcher) {
+fn run(
+    ground: &Ground,
+    cgroup: &SessionCgroup,
+    staged: Staged,
+    link: &Seqpacket,
+    launcher: Pid,
+) -> i32 {
+    let (report, pidfd) = match stage(ground, cgroup, staged, link, launcher) {
         Ok(Some((report, pidfd))) => (report, Some(pidfd)),
         // Given up before any order came.
         Ok(None) => return 0,
@@ -140,7 +154,13 @@ fn run(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid)
 
 type Outcome = Result<Option<(StagerReport, OwnedFd)>, StagerReport>;
 
-fn stage(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid) -> Outcome {
+fn stage(
+    ground: &Ground,
+    cgroup: &SessionCgroup,
+    staged: Staged,
+    link: &Seqpacket,
+    launcher: Pid,
+) -> Outcome {
     let io_step = |stage: &'static str| move |error: io::Error| StagerReport::failed(stage, &error);
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| io_step("stager")(e.into()))?;
     // The launcher may have died before that took effect.
@@ -148,15 +168,13 @@ fn stage(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pi
         return Ok(None);
     }
     prctl::set_name(c"agentc:stager").map_err(|e| io_step("stager")(e.into()))?;
-    let plan_error = |_| StagerReport::failed("plan", &io::ErrorKind::InvalidInput.into());
-    // Before entering the cgroup: on v1 nobody in there may make device nodes.
-    let staged = Staged::prepare(&ground.ahead().map_err(plan_error)?, &ground.host)?;
     if cgroup.clone_target().is_none() {
         cgroup.enter_self().map_err(|error| StagerReport::Failed {
             stage: "cgroup.enter".to_owned(),
             errno: CgroupError::errno(&error),
         })?;
     }
+    let plan_error = |_| StagerReport::failed("plan", &io::ErrorKind::InvalidInput.into());
     // Other stagers' sockets, the broker's link: nothing of it may live on here.
     let [base, dev] = staged.mounts();
     let host = &ground.host;
