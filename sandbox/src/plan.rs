@@ -19,7 +19,7 @@
 mod compile;
 mod display;
 
-pub use compile::compile;
+pub use compile::{ahead, compile};
 
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -30,10 +30,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Host uids (and gids) that a session owns. The shim is the first, the agent the second; the rest are spare, so that a
-/// later session kind with more users needs no new numbering.
-pub const UIDS_PER_SESSION: u32 = 16;
-
 /// Uid and gid of the shim, inside.
 pub const SHIM_ID: u32 = 0;
 
@@ -43,7 +39,7 @@ pub const AGENT_ID: u32 = 1000;
 /// What a plan is compiled from.
 #[derive(Debug, Clone)]
 pub struct SessionSpec {
-    /// First host uid of the session's range.
+    /// First host uid (and gid) of the session's range: the shim's. The agent's is the next.
     pub uid_base: u32,
     /// Bytes of `/tmp` and of the home directory, each; `/dev/shm` has a quarter of it.
     pub tmp_bytes: u64,

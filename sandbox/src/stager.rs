@@ -19,6 +19,7 @@ use crate::sys::mount::{self, FsContext, MountAttrs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
+use procfs::process::Process;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,8 @@ pub struct Launched {
     pub pid: Pid,
     /// Its pidfd.
     pub pidfd: OwnedFd,
+    /// When it began, clock ticks since boot: with the number, its identity.
+    pub start_time: u64,
     /// Where the time went.
     pub times: Times,
 }
@@ -93,6 +96,12 @@ impl Staged {
     /// Performs the plan's `ahead` steps.
     pub fn prepare(steps: &[Step<AheadAct>], host: &Host) -> Result<Self, Fault> {
         prepare(steps, host).map_err(fault)
+    }
+
+    /// What it holds: whoever closes all else must spare these.
+    #[must_use]
+    pub fn mounts(&self) -> [BorrowedFd<'_>; 2] {
+        [self.base.as_fd(), self.dev.as_fd()]
     }
 
     /// Makes the session: the caller becomes the elder sibling of its PID 1.
@@ -133,10 +142,13 @@ impl Staged {
         };
         drop((go_read, report_write));
         let cloned_at = Instant::now();
+        // The process waits for "go", so it is there to be looked at.
+        let start_time = step("clone", || start_time(cloned.pid)).map_err(fault)?;
         self.finish(plan, &cloned, go, report, (began, cloned_at))
             .map(|times| Launched {
                 pid: cloned.pid,
                 pidfd: cloned.pidfd,
+                start_time,
                 times,
             })
     }
@@ -178,6 +190,13 @@ impl Staged {
             }),
         }
     }
+}
+
+fn start_time(pid: Pid) -> io::Result<u64> {
+    Process::new(pid.as_raw())
+        .and_then(|process| process.stat())
+        .map(|stat| stat.starttime)
+        .map_err(io::Error::other)
 }
 
 /// "Go" to the new process, and its report back.

@@ -63,8 +63,8 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     })
 }
 
-/// The part that does not depend on the session.
-pub(crate) fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
+/// The part that does not depend on the session: a stager takes these steps before it has an order.
+pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
     let device = |name: &CStr, minor| DevNode::Device {
         name: name.to_owned(),
         major: if name == c"tty" { 5 } else { 1 },
