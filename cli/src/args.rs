@@ -186,7 +186,7 @@ pub(crate) struct Logs {
     /// Go on until interrupted
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only the last lines of each session
+    /// Only the last lines of each session [default: 1000]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) tail: Option<u32>,
 }

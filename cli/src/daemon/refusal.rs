@@ -192,9 +192,9 @@ fn faults(document: &Value) -> Vec<String> {
     list.iter().filter_map(line).collect()
 }
 
-/// `log`: lines as strings or as log records, or one text.
+/// `agentLog`: lines as strings or as log records, or one text.
 fn log(document: &Value) -> Vec<String> {
-    let lines: Vec<String> = match document.get("log").or_else(|| document.get("logTail")) {
+    let lines: Vec<String> = match document.get("agentLog") {
         Some(Value::String(text)) => text.lines().map(str::to_owned).collect(),
         Some(Value::Array(list)) => list
             .iter()
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn aws_errors_bring_the_agents_last_words() {
         let body = r#"{"message":"Received error (500) from runtime.","agentStatus":500,
-            "agentBody":"{\"error\":\"boom\"}","log":["Traceback","ValueError: boom"]}"#;
+            "agentBody":"{\"error\":\"boom\"}","agentLog":["Traceback","ValueError: boom"]}"#;
         let read = refusal(424, &[("x-amzn-errortype", "RuntimeClientError")], body);
         assert_eq!(read.exit(), Exit::Failed);
         let failure = read.failure();
