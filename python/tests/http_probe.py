@@ -64,7 +64,10 @@ class Probe:
 
     def chunk(self) -> bytes:
         """The next chunk of a chunked answer; empty at its end."""
-        size = int(self._file.readline().split(b";")[0], 16)
+        line = self._file.readline()
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError("closed before the last chunk")
+        size = int(line.split(b";")[0], 16)
         data = self._exactly(size)
         assert self._exactly(2) == b"\r\n"
         return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ from typing import Any
 import pytest
 from conftest import HERE, SOURCE, Agent, Start, free_port, launch, wait_until
 from http_probe import Probe, call, invoke, request
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+TEXT = "text/plain; charset=utf-8"
 
 
 def listening_hosts(agent: Agent) -> set[str]:
@@ -64,6 +69,32 @@ def test_a_signal_lets_a_running_answer_finish(
     assert agent.process.wait(20) == {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 0}[number]
 
 
+def test_a_signal_is_never_missed(own_agent: Start) -> None:
+    """At any moment, also while the main thread goes back to sleep; without a wake-up descriptor one in 20 is lost."""
+    for delay in range(60):
+        agent = own_agent("builtin", "payload_only", interpreter="/usr/bin/python3")
+        for _ in range(delay % 3):
+            call(agent.port, "POST", "/invocations", b"{")
+        assert agent.stop() == -signal.SIGTERM
+
+
+def test_other_signals_are_the_agents_own(own_agent: Start, tmp_path: Path) -> None:
+    agent = own_agent("builtin", "signal", AGENT_SIGNALLED=str(tmp_path / "signalled"))
+    before = cpu_ticks(agent)
+    for _ in range(3):
+        agent.process.send_signal(signal.SIGUSR1)
+        wait_until((tmp_path / "signalled").exists, "the agent's own handler runs")
+        (tmp_path / "signalled").unlink()
+    assert invoke(agent.port, [1]).body == b"[1]"
+    assert cpu_ticks(agent) - before < 50, "and the server does not spin"
+    assert agent.stop() == -signal.SIGTERM
+
+
+def cpu_ticks(agent: Agent) -> int:
+    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path, own_agent: Start) -> None:
     agent = own_agent("builtin", "sync")
     begun = tmp_path / "begun"
@@ -79,13 +110,30 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, own_agent: Start) -> None
         assert probe.at_end()
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
-@pytest.mark.parametrize("code", [0, 3])
-def test_sys_exit_in_a_handler_ends_the_process(kind: str, code: int, own_agent: Start) -> None:
+def test_sys_exit_in_a_handler_is_500_and_no_end(sdk: str, own_agent: Start) -> None:
+    agent = own_agent(sdk, "sync")
+    assert invoke(agent.port, {"case": "exit", "code": 3}).shape == (500, TEXT, b"Internal Server Error")
+    assert invoke(agent.port, [1]).body == b"[1]"
+
+
+@pytest.mark.parametrize("kind", ["async", "generator", "async_generator", "websocket"])
+def test_sys_exit_ends_neither_loop_nor_thread(kind: str, own_agent: Start) -> None:
+    """Under the AWS SDK 1.25.0 an async handler's sys.exit ends the loop, and every later call hangs."""
     agent = own_agent("builtin", kind)
-    with pytest.raises(ConnectionError):
-        invoke(agent.port, {"case": "exit", "code": code})
-    assert agent.process.wait(20) == code
+    for _ in range(3):
+        if kind == "websocket":
+            with (
+                connect(f"ws://127.0.0.1:{agent.port}/ws?how=exit") as peer,
+                pytest.raises(ConnectionClosed) as closed,
+            ):
+                peer.recv(20)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
+        elif kind == "async":
+            assert invoke(agent.port, {"case": "exit", "code": 3}).shape == (500, TEXT, b"Internal Server Error")
+        else:
+            with pytest.raises(ConnectionError):
+                invoke(agent.port, {"names": ["none"], "exit": 3})
+    assert call(agent.port, "GET", "/ping").status == 200 and agent.process.poll() is None
 
 
 def test_a_taken_port_is_an_error_and_said(sdk: str, own_agent: Start, tmp_path: Path) -> None:
@@ -160,6 +208,38 @@ def test_log_lines_are_the_same_before_and_after_logging_is_imported(own_agent: 
     after = json.loads(agent.log_lines()[-1])
     assert list(after) == list(before)
     assert {k: v for k, v in after.items() if k != "timestamp"} == {k: v for k, v in before.items() if k != "timestamp"}
+
+
+def test_connections_leave_nothing_behind(own_agent: Start, tmp_path: Path) -> None:
+    """However they end: descriptors go back to what they were, and of the threads only the kept ones stay."""
+    agent = own_agent("builtin", "async_generator")
+    invoke(agent.port, {"names": ["none"]})  # the worker loop is there from now on
+    process = Path(f"/proc/{agent.process.pid}")
+    descriptors = len(list((process / "fd").iterdir()))
+    endless = json.dumps({"told": str(tmp_path / "told"), "closed": str(tmp_path / "closed")}).encode()
+    for round_ in range(20):
+        open_ones = [Probe(agent.port) for _ in range(20)]
+        for number, probe in enumerate(open_ones):
+            if number % 5 == 0:
+                probe.send(b"GET /pi")
+            elif number % 5 == 1:
+                probe.send(request("POST", "/invocations", headers={"Content-Length": "100"}) + b"{")
+            elif number % 5 == 2:
+                probe.send(request("POST", "/invocations", endless))
+                assert probe.head().status == 200
+            elif number % 5 == 3:
+                probe.send(b"nonsense\r\n\r\n")
+            else:
+                probe.send(request("GET", "/ping"))
+                assert probe.answer().status == 200
+        if round_ % 2:
+            for probe in open_ones:
+                probe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        for probe in open_ones:
+            probe.close()
+    wait_until(lambda: len(list((process / "fd").iterdir())) <= descriptors, "every descriptor is closed")
+    wait_until(lambda: len(list((process / "task").iterdir())) <= 2 + 8, "main, loop and eight kept threads")
+    assert invoke(agent.port, {"names": ["none"]}).chunks == [b"data: null\n\n"]
 
 
 OTHERS = ["python3.9", "python3.10", "python3.12", "python3.13", "/usr/bin/python3"]

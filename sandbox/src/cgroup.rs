@@ -16,122 +16,21 @@
 mod capability;
 mod device;
 mod dir;
+mod error;
 mod hierarchy;
+mod session;
 mod unified;
 mod v1;
 mod v2;
 
 pub use capability::{Capability, Support};
+pub use error::CgroupError;
+pub use session::SessionCgroup;
 
 use dir::Dir;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How long [`SessionCgroup::remove`] goes on trying: the kernel answers EBUSY for a moment after the last exit.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a freeze may take. A process in uninterruptible sleep delays it.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a control group could not be made, changed or read.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// A file or directory operation failed.
-    #[error("cannot {verb} {}", path.display())]
-    Io {
-        /// What was tried: `open`, `read`, `write`, …
-        verb: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A controller that sessions need is not there.
-    #[error("cgroup controller `{controller}` is missing: {detail}")]
-    MissingController {
-        /// Which.
-        controller: String,
-        /// Where it was looked for, and what to do.
-        detail: String,
-    },
-    /// A cgroup v2 directory holds processes, so that controllers cannot be enabled below it.
-    #[error(
-        "{} holds processes ({pids}), so no controller can be enabled below it; move them into a cgroup of their own \
-         below it, or name another parent",
-        path.display()
-    )]
-    InternalProcesses {
-        /// The directory.
-        path: PathBuf,
-        /// Some of the processes.
-        pids: String,
-    },
-    /// The cgroup is there already and is in use.
-    #[error("cgroup {} is already there and {why}; it is not reused", path.display())]
-    Occupied {
-        /// The directory.
-        path: PathBuf,
-        /// What makes it unusable.
-        why: &'static str,
-    },
-    /// A name that is not safe as a path component.
-    #[error(
-        "`{0}` is no name for a cgroup: it must be 1 to 64 of a-z A-Z 0-9 _ + - . and not begin with a dot"
-    )]
-    Name(String),
-    /// A limit that the kernel would refuse or round.
-    #[error("limit `{limit}` must be {rule}, is {found}")]
-    Limit {
-        /// Which.
-        limit: &'static str,
-        /// What it must be.
-        rule: &'static str,
-        /// What was asked.
-        found: u64,
-    },
-    /// No such session.
-    #[error("no cgroup of the name `{0}`")]
-    Unknown(String),
-    /// A control file has content that is not understood.
-    #[error("{} has no usable {what}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What was looked for.
-        what: &'static str,
-    },
-    /// Something took too long.
-    #[error("{} did not become {what} in time", path.display())]
-    Late {
-        /// The directory.
-        path: PathBuf,
-        /// The state waited for.
-        what: &'static str,
-    },
-}
-
-impl CgroupError {
-    /// The error number that fits best, for callers that pass errors on as a number.
-    #[must_use]
-    pub fn errno(&self) -> i32 {
-        match self {
-            Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
-            Self::MissingController { .. } => libc::ENODEV,
-            Self::InternalProcesses { .. } => libc::EBUSY,
-            Self::Occupied { .. } => libc::EEXIST,
-            Self::Name(_) | Self::Limit { .. } => libc::EINVAL,
-            Self::Unknown(_) => libc::ENOENT,
-            Self::Content { .. } => libc::EPROTO,
-            Self::Late { .. } => libc::ETIMEDOUT,
-        }
-    }
-
-    fn is_errno(&self, wanted: i32) -> bool {
-        matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(wanted))
-    }
-}
 
 type Result<T, E = CgroupError> = std::result::Result<T, E>;
 
@@ -220,18 +119,17 @@ impl Tree {
         }
     }
 
-    /// Every hierarchy's directory of this instance, the unified one last: it is the one whose processes are counted, so
-    /// a process is in all others before it is in there.
+    /// Every hierarchy's directory of this instance. The unified one first: whoever enters is in reach of its
+    /// `cgroup.kill`, and counted as there, before it is anywhere else.
     fn branches(&self) -> Vec<&Branch> {
         match &self.backend {
             Backend::V2(branch) => vec![branch],
             Backend::V1 {
                 hierarchies,
                 unified,
-            } => hierarchies
+            } => unified
                 .iter()
-                .map(|h| &h.branch)
-                .chain(unified)
+                .chain(hierarchies.iter().map(|h| &h.branch))
                 .collect(),
         }
     }
@@ -369,194 +267,11 @@ impl CgroupRoot {
     }
 }
 
-/// The cgroup of one session. Dropping it changes nothing on the host.
-#[derive(Debug)]
-pub struct SessionCgroup {
-    tree: Arc<Tree>,
-    name: String,
-    /// Its directory in the identity hierarchy; absent only in a half-removed leftover.
-    dir: Option<Dir>,
-}
-
-impl SessionCgroup {
-    fn open(tree: &Arc<Tree>, name: &str) -> Result<Self> {
-        let there = tree.branches().iter().any(|b| b.dir.has(name));
-        if !there {
-            return Err(CgroupError::Unknown(name.to_owned()));
-        }
-        let dir = match tree.identity()?.open_child(name) {
-            Ok(dir) => Some(dir),
-            Err(fault) if fault.is_errno(libc::ENOENT) => None,
-            Err(fault) => return Err(fault),
-        };
-        Ok(Self {
-            tree: Arc::clone(tree),
-            name: name.to_owned(),
-            dir,
-        })
-    }
-
-    /// The session's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Writes all limits. Any that cannot be written is an error.
-    pub fn apply(&self, limits: &Limits) -> Result<()> {
-        check_limits(limits)?;
-        match &self.tree.backend {
-            Backend::V2(branch) => v2::apply(&branch.dir, &self.name, limits),
-            Backend::V1 { hierarchies, .. } => v1::apply(hierarchies, &self.name, limits),
-        }
-    }
-
-    /// Moves the calling process (it should have one thread) into the session, in every hierarchy.
-    ///
-    /// Costs 7–16 ms when the last move on this host was more than some 50 ms ago (an RCU grace period).
-    pub fn enter_self(&self) -> Result<()> {
-        let branches = self.tree.branches();
-        // All or nothing: never end up in some hierarchies only.
-        if branches.iter().any(|branch| !branch.dir.has(&self.name)) {
-            return Err(CgroupError::Unknown(self.name.clone()));
-        }
-        for branch in branches {
-            // 0 means the writer itself: right in every pid namespace.
-            branch.dir.write(&self.file("cgroup.procs"), "0")?;
-        }
-        Ok(())
-    }
-
-    /// The descriptor for `clone3(CLONE_INTO_CGROUP)`, where cloning into it is all that is needed: on pure v2. On v1 and
-    /// hybrid hosts `None`: a process has to enter the other hierarchies itself.
-    #[must_use]
-    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
-        match &self.tree.backend {
-            Backend::V2(_) => self.dir.as_ref().map(AsFd::as_fd),
-            Backend::V1 { .. } => None,
-        }
-    }
-
-    /// Sends SIGKILL to every process, also to frozen ones, and leaves none frozen. Does not wait for them to be gone.
-    pub fn kill(&self) -> Result<()> {
-        if let Some(dir) = self.unified() {
-            unified::kill(dir)?;
-        }
-        if let Backend::V1 {
-            hierarchies,
-            unified,
-        } = &self.tree.backend
-        {
-            // A frozen v1 cgroup ignores SIGKILL until it is thawed, whoever froze it.
-            v1::kill(hierarchies, &self.name, unified.is_none())?;
-        }
-        Ok(())
-    }
-
-    /// Stops every process where it is; returns when all are stopped. On failure nothing stays frozen.
-    pub fn freeze(&self) -> Result<()> {
-        let deadline = Instant::now() + FREEZE_PATIENCE;
-        match (self.unified(), &self.tree.backend) {
-            (Some(dir), _) => unified::freeze(dir, deadline),
-            (None, Backend::V1 { hierarchies, .. }) => {
-                v1::freeze(hierarchies, &self.name, deadline)
-            }
-            (None, Backend::V2(_)) => Err(CgroupError::Unknown(self.name.clone())),
-        }
-    }
-
-    /// Lets them go on.
-    pub fn thaw(&self) -> Result<()> {
-        if let Some(dir) = self.unified() {
-            unified::thaw(dir)?;
-        }
-        match &self.tree.backend {
-            Backend::V1 { hierarchies, .. } => v1::thaw(hierarchies, &self.name),
-            Backend::V2(_) => Ok(()),
-        }
-    }
-
-    /// Waits until no process is left, or fails with [`CgroupError::Late`].
-    pub fn wait_empty(&self, deadline: Instant) -> Result<()> {
-        match (self.unified(), &self.tree.backend) {
-            (Some(dir), _) => unified::wait_empty(dir, deadline),
-            (None, Backend::V1 { hierarchies, .. }) => {
-                v1::wait_empty(hierarchies, &self.name, deadline)
-            }
-            (None, Backend::V2(_)) => Ok(()),
-        }
-    }
-
-    /// Reads all counters.
-    pub fn counters(&self) -> Result<Counters> {
-        match &self.tree.backend {
-            Backend::V2(branch) => v2::counters(&branch.dir, &self.name),
-            Backend::V1 {
-                hierarchies,
-                unified,
-            } => v1::counters(hierarchies, unified.as_ref().map(|b| &b.dir), &self.name),
-        }
-    }
-
-    /// A descriptor that becomes readable when the session's memory limit has been hit, and (v1) when the cgroup is
-    /// removed. A hint, not a verdict: read up to 4096 bytes to re-arm it, then ask [`Self::counters`]; on v1 the hint may
-    /// come a moment before the kill is counted.
-    pub fn oom_event(&self) -> io::Result<OwnedFd> {
-        match &self.tree.backend {
-            Backend::V2(branch) => v2::oom_event(&branch.dir, &self.name),
-            Backend::V1 { hierarchies, .. } => v1::oom_event(hierarchies, &self.name),
-        }
-    }
-
-    /// Removes the (empty) cgroup in every hierarchy, retrying for up to 10 s while the kernel says busy. Removing what is
-    /// gone already is no error.
-    pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + REMOVE_PATIENCE;
-        for branch in self.tree.branches() {
-            remove_with_patience(&branch.dir, &self.name, deadline)?;
-        }
-        Ok(())
-    }
-
-    /// Inode of its directory: with the process's start time, a session's identity after a restart of the daemon.
-    pub fn inode(&self) -> Result<u64> {
-        match &self.dir {
-            Some(dir) => dir.inode(),
-            None => Err(CgroupError::Unknown(self.name.clone())),
-        }
-    }
-
-    /// This session's directory in the unified hierarchy, if both exist.
-    fn unified(&self) -> Option<&Dir> {
-        self.tree.unified().and(self.dir.as_ref())
-    }
-
-    fn file(&self, file: &str) -> String {
-        format!("{}/{file}", self.name)
-    }
-}
-
 /// Refuses names that are not plain path components (the rule of runc and crun, security bar G07).
 fn check_name(name: &str) -> Result<()> {
     let ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
     if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(ok) {
         return Err(CgroupError::Name(name.to_owned()));
-    }
-    Ok(())
-}
-
-fn check_limits(limits: &Limits) -> Result<()> {
-    let bad = |limit, rule, found| Err(CgroupError::Limit { limit, rule, found });
-    // Below one megabyte nothing can even exec; 0 would mean "kill at once" on v2.
-    if limits.memory_bytes < 1 << 20 || i64::try_from(limits.memory_bytes).is_err() {
-        return bad("memory", "1 MiB to 2^63-1 bytes", limits.memory_bytes);
-    }
-    // The kernel's smallest quota is 1 ms in the 100 ms period.
-    if limits.cpu_millis < 10 {
-        return bad("cpu", "at least 10 millis", limits.cpu_millis.into());
-    }
-    if limits.pids == 0 || limits.pids > 4_194_304 {
-        return bad("pids", "1 to 4194304", limits.pids.into());
     }
     Ok(())
 }
@@ -584,23 +299,6 @@ fn clear_leftover(parent: &Dir, session: &str) -> Result<()> {
             occupied("is in use")
         }
         other => other,
-    }
-}
-
-fn remove_with_patience(parent: &Dir, name: &str, deadline: Instant) -> Result<()> {
-    let mut pause = Duration::from_micros(200);
-    loop {
-        match parent.remove_child(name) {
-            Ok(()) => return Ok(()),
-            Err(fault) if fault.is_errno(libc::ENOENT) => return Ok(()),
-            // The kernel has no event for "may be removed now": an exiting task stays charged for a moment after the
-            // cgroup is reported empty.
-            Err(fault) if fault.is_errno(libc::EBUSY) && Instant::now() < deadline => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(100));
-            }
-            Err(fault) => return Err(fault),
-        }
     }
 }
 

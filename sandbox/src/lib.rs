@@ -6,8 +6,10 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod host;
 pub mod memfd;
 pub mod plan;
+pub mod privileges;
 pub mod seccomp;
 pub mod seqpacket;
 pub mod shim_entry;

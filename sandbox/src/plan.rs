@@ -2,7 +2,7 @@
 //! and a test compares it line by line without root.
 //!
 //! ```text
-//! stager, ahead of the order    clones the base's mount, makes the session's own /dev
+//! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
 //! stager, with the order        clones the bundle's mount
 //! clone3                        seven namespaces at once
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
@@ -19,7 +19,7 @@
 mod compile;
 mod display;
 
-pub use compile::compile;
+pub use compile::{ahead, compile};
 
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -30,10 +30,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Host uids (and gids) that a session owns. The shim is the first, the agent the second; the rest are spare, so that a
-/// later session kind with more users needs no new numbering.
-pub const UIDS_PER_SESSION: u32 = 16;
-
 /// Uid and gid of the shim, inside.
 pub const SHIM_ID: u32 = 0;
 
@@ -43,7 +39,7 @@ pub const AGENT_ID: u32 = 1000;
 /// What a plan is compiled from.
 #[derive(Debug, Clone)]
 pub struct SessionSpec {
-    /// First host uid of the session's range.
+    /// First host uid (and gid) of the session's range: the shim's. The agent's is the next.
     pub uid_base: u32,
     /// Bytes of `/tmp` and of the home directory, each; `/dev/shm` has a quarter of it.
     pub tmp_bytes: u64,
@@ -134,11 +130,10 @@ pub enum DevNode {
     },
 }
 
-/// Done by the stager before the session is known.
+/// Done by the launcher before it forks the stager. Not by the stager, because in a session's cgroup nobody, root included,
+/// may make a device node.
 #[derive(Debug, Clone)]
 pub enum AheadAct {
-    /// Writes `/proc/self/oom_score_adj`: a daemon protected from the OOM killer must not protect its sessions.
-    OomScore(i32),
     /// Clones the base's mount, with these attributes.
     CloneBase(Vec<Attr>),
     /// Makes the session's own `/dev`: a tmpfs of root's (so that its device nodes work) with these nodes, then read-only.
@@ -155,6 +150,8 @@ pub enum AheadAct {
 /// Done by the stager when it has the order.
 #[derive(Debug, Clone)]
 pub enum OrderAct {
+    /// Writes `/proc/self/oom_score_adj`: a daemon protected from the OOM killer must not protect its sessions.
+    OomScore(i32),
     /// Clones the bundle's mount, with these attributes.
     CloneBundle(Vec<Attr>),
 }
@@ -294,7 +291,6 @@ impl Plan {
         let mut names = Vec::new();
         for step in &self.ahead {
             match &step.act {
-                AheadAct::OomScore(_) => names.push(step.name),
                 AheadAct::CloneBase(attrs) => {
                     names.push(step.name);
                     names.extend(attrs.iter().map(|a| a.name));
@@ -307,9 +303,10 @@ impl Plan {
             }
         }
         for step in &self.order {
-            let OrderAct::CloneBundle(attrs) = &step.act;
             names.push(step.name);
-            names.extend(attrs.iter().map(|a| a.name));
+            if let OrderAct::CloneBundle(attrs) = &step.act {
+                names.extend(attrs.iter().map(|a| a.name));
+            }
         }
         names.extend(self.namespaces.iter().map(|step| step.name));
         names.extend(self.maps.iter().map(|step| step.name));

@@ -1,9 +1,9 @@
-//! Executes a [`Plan`]: the half that runs in the stager, a one-shot process that is root and sits in the session's
-//! cgroup already. The other half, in the new process, is [`child`].
+//! Executes a [`Plan`]: what the launcher does ahead, and the half that runs in the stager, a one-shot process that is root
+//! and sits in the session's cgroup already. The other half, in the new process, is [`child`].
 //!
 //! ```text
-//! Staged::prepare   ahead of any order: what costs time and does not depend on the session
-//! Staged::launch    clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
+//! Staged::prepare   launcher, before the stager is forked: what does not depend on the session
+//! Staged::launch    stager: clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
 //! ```
 //!
 //! A fault anywhere means: the new process is dead (it is PID 1, so everything in the session is), all mounts were detached
@@ -19,6 +19,7 @@ use crate::sys::mount::{self, FsContext, MountAttrs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::{Pid, pipe2};
+use procfs::process::Process;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -42,7 +43,7 @@ pub struct OrderFds {
     pub shim: [OwnedFd; 3],
 }
 
-/// A stager that has done all that can be done without an order.
+/// What can be made without an order.
 #[derive(Debug)]
 pub struct Staged {
     base: OwnedFd,
@@ -56,6 +57,8 @@ pub struct Launched {
     pub pid: Pid,
     /// Its pidfd.
     pub pidfd: OwnedFd,
+    /// When it began, clock ticks since boot: with the number, its identity.
+    pub start_time: u64,
     /// Where the time went.
     pub times: Times,
 }
@@ -95,9 +98,15 @@ impl Staged {
         prepare(steps, host).map_err(fault)
     }
 
+    /// What it holds: whoever closes all else must spare these.
+    #[must_use]
+    pub fn mounts(&self) -> [BorrowedFd<'_>; 2] {
+        [self.base.as_fd(), self.dev.as_fd()]
+    }
+
     /// Makes the session: the caller becomes the elder sibling of its PID 1.
     pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
-        let bundle = clone_bundle(&plan.order, order.bundle.as_fd()).map_err(fault)?;
+        let bundle = follow_order(&plan.order, order.bundle.as_fd()).map_err(fault)?;
         let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;
         let Pipes {
             go: (go_read, go_write),
@@ -133,10 +142,13 @@ impl Staged {
         };
         drop((go_read, report_write));
         let cloned_at = Instant::now();
+        // The process waits for "go", so it is there to be looked at.
+        let start_time = step("clone", || start_time(cloned.pid)).map_err(fault)?;
         self.finish(plan, &cloned, go, report, (began, cloned_at))
             .map(|times| Launched {
                 pid: cloned.pid,
                 pidfd: cloned.pidfd,
+                start_time,
                 times,
             })
     }
@@ -180,6 +192,13 @@ impl Staged {
     }
 }
 
+fn start_time(pid: Pid) -> io::Result<u64> {
+    Process::new(pid.as_raw())
+        .and_then(|process| process.stat())
+        .map(|stat| stat.starttime)
+        .map_err(io::Error::other)
+}
+
 /// "Go" to the new process, and its report back.
 struct Pipes {
     go: (OwnedFd, OwnedFd),
@@ -199,9 +218,6 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
     let (mut base, mut dev) = (None, None);
     for Step { name, act } in steps {
         match act {
-            AheadAct::OomScore(score) => step(name, || {
-                std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            })?,
             AheadAct::CloneBase(attrs) => {
                 base = Some(clone_with(name, attrs, host.base.as_fd())?);
             }
@@ -218,11 +234,15 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
     }
 }
 
-fn clone_bundle(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<OwnedFd> {
+fn follow_order(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<OwnedFd> {
     let mut made = None;
     for Step { name, act } in steps {
-        let OrderAct::CloneBundle(attrs) = act;
-        made = Some(clone_with(name, attrs, bundle)?);
+        match act {
+            OrderAct::OomScore(score) => step(name, || {
+                std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            })?,
+            OrderAct::CloneBundle(attrs) => made = Some(clone_with(name, attrs, bundle)?),
+        }
     }
     made.ok_or(("plan", Errno::EINVAL.into()))
 }

@@ -26,9 +26,11 @@ mod etc;
 mod given;
 mod library;
 mod package;
+mod prune;
 mod record;
 
 pub use error::BaseError;
+pub use prune::prune;
 
 use command::versions;
 use package::Packages;

@@ -2,5 +2,26 @@
 //!
 //! Forked from `main` before the first tokio thread exists. The broker talks to it over a SEQPACKET socketpair with
 //! [`message::Order`]; every field is checked again here, because the broker parses strangers' bytes and is not believed.
+//!
+//! | module | |
+//! |---|---|
+//! | [`setup`] | what the launcher is started with; the fork |
+//! | [`ground`] | the directories, files and filters that it opens once |
+//! | [`service`] | the event loop: orders, stagers, exits, out-of-memory events |
+//! | [`session`] | one session as the launcher knows it |
+//! | [`stager`] | the one-shot process that makes a session |
+//! | [`endpoint`] | a session's socket and exit record |
+//! | [`checks`] | what an order may say |
+//! | [`client`] | the broker's end |
 
+mod checks;
+pub mod client;
+mod endpoint;
+mod ground;
 pub mod message;
+mod service;
+mod session;
+mod setup;
+mod stager;
+
+pub use setup::{LauncherHandle, LauncherSetup, StartError, start};

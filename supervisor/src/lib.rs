@@ -3,9 +3,23 @@
 //! The shell around `session-core`: receive an event, ask the core, perform its effects. See `docs/design.md`.
 #![forbid(unsafe_code)]
 
+pub mod api;
+pub mod artifacts;
 pub mod base;
+pub mod broker;
+pub mod catalogue;
 pub mod config;
+pub mod egress;
+pub mod exits;
+pub mod fault;
 pub mod instance;
 pub mod launcher;
+pub mod registry;
+pub mod relay;
+pub mod run;
 pub mod seqpacket;
+pub mod session;
+pub mod slots;
+pub mod start;
 pub mod store;
+pub mod time;

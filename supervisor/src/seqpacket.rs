@@ -15,6 +15,12 @@ impl AsyncSeqpacket {
     /// Registers a connected socket; must be called inside the runtime.
     pub fn new(socket: Seqpacket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
+        // `new` is deprecated for types whose descriptor may change or close under it, in favour of an `unsafe` one; a
+        // `Seqpacket` owns one descriptor from beginning to end.
+        #[expect(
+            deprecated,
+            reason = "the safe constructor is sound for an owned, constant descriptor"
+        )]
         Ok(Self(AsyncFd::new(socket)?))
     }
 

@@ -63,6 +63,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     });
     if all {
         stages.stage("python", || tests(&mut script("python/tests/run.sh")?));
+        stages.stage("agents", || {
+            tests(
+                Command::new("/usr/bin/python3")
+                    .args(["-m", "unittest", "discover", "-s", "tests/agents/selftest"])
+                    .current_dir(root()),
+            )
+        });
     }
     if !args.quick {
         stages.stage("build", || {

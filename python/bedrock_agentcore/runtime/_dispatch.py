@@ -108,6 +108,11 @@ class Dispatch:
             raise
         except Exception as error:
             self._respond_error(connection, error, started)
+        except BaseException as error:
+            # `sys.exit` in a handler: the AWS SDK's server answers this, and lives on.
+            self._break_off_if_begun(connection, error)
+            self._app._log_exception(f"Invocation ended by {type(error).__name__}")
+            connection.respond(500, _TEXT, b"Internal Server Error")
 
     def _run_entrypoint(
         self,
@@ -150,10 +155,7 @@ class Dispatch:
         return EventStream(connection, self._warn, self._app._log_exception)
 
     def _respond_error(self, connection: Connection, error: Exception, started: float) -> None:
-        if connection.head_sent:
-            # An answer is on its way: the only honest thing left is to break it off.
-            self._app._log_exception("Invocation failed after its answer began")
-            raise ClientGone("the answer broke off") from error
+        self._break_off_if_begun(connection, error)
         if _asgi.is_http_exception(error):
             status, detail = error.status_code, error.detail  # type: ignore[attr-defined]
             level = "ERROR" if status >= 500 else "WARNING"
@@ -162,6 +164,12 @@ class Dispatch:
         else:
             self._app._log_exception(f"Invocation failed ({time.monotonic() - started:.3f}s)")
             self._respond_json(connection, 500, {"error": str(error)})
+
+    def _break_off_if_begun(self, connection: Connection, error: BaseException) -> None:
+        """An answer that is on its way can only be broken off: what was sent must not look like all of it."""
+        if connection.head_sent:
+            self._app._log_exception("Invocation failed after its answer began")
+            raise ClientGone("the answer broke off") from error
 
     def _debug_action(self, connection: Connection, payload: Any) -> bool:
         """Answer `_agent_core_app_action`, if the payload has one."""

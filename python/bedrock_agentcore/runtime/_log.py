@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from _thread import allocate_lock
 
 from bedrock_agentcore.runtime.context import BedrockAgentCoreContext
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 LOGGER_NAME = "bedrock_agentcore.app"
+LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}  # `logging`'s numbers
+_configuring = allocate_lock()
 
 
 def entry(seconds: float, level: str, message: str, logger: str) -> dict[str, Any]:
@@ -65,9 +68,10 @@ def make_logger(debug: bool) -> logging.Logger:
             return json.dumps(fields, ensure_ascii=False)
 
     logger = logging.getLogger(LOGGER_NAME)
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(JsonFormatter())
-        logger.addHandler(handler)
-        logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    with _configuring:  # two requests may log first at once
+        if not logger.handlers:
+            handler = logging.StreamHandler()
+            handler.setFormatter(JsonFormatter())
+            logger.addHandler(handler)
+            logger.setLevel(logging.DEBUG if debug else logging.INFO)
     return logger

@@ -57,8 +57,8 @@ class WorkerLoop:
 
 
 async def _guarded(coroutine: Coroutine[Any, Any, Any]) -> tuple[BaseException | None, Any]:
-    """`sys.exit` in a task would end the loop and leave its caller waiting: carry it over to the caller instead."""
+    """`sys.exit` in a task would end the loop and leave every caller waiting: carry it over to this caller instead."""
     try:
         return None, await coroutine
-    except (SystemExit, KeyboardInterrupt) as error:
+    except BaseException as error:
         return error, None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 128
 _KEPT_THREADS = 8
 _BACKLOG = 128
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server:
@@ -43,7 +44,7 @@ class Server:
         self._waiting: SimpleQueue[Connection] = SimpleQueue()
         self._connections: dict[Connection, bool] = {}  # whether it is answering
         self._signals: list[int] = []
-        self._fatal: BaseException | None = None
+        self._wakeup_before = -1
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -56,7 +57,7 @@ class Server:
     @property
     def stopping(self) -> bool:
         """Whether no further request will be taken."""
-        return bool(self._signals) or self._fatal is not None
+        return bool(self._signals)
 
     def serve(
         self,
@@ -71,40 +72,43 @@ class Server:
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
         while not self.stopping:
-            poll.poll()
-            if not self.stopping:
-                self._accept()
+            for ready, _ in poll.poll():
+                if ready == self._wake_read:
+                    self._read_wakes()
+                else:
+                    self._accept()
         self._drain()
 
     def finish(self) -> None:
-        """Hand the signal, or what a handler raised, to whoever is to know of it."""
+        """Hand the signal to whoever handled it before."""
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
-        if self._fatal is not None:
-            raise self._fatal
+        if self._handlers_before:
+            signal.set_wakeup_fd(self._wakeup_before)
         # As uvicorn does: the exit status, or the agent's own handler, tells what ended it.
         for number in self._signals[:1]:
             signal.raise_signal(number)
-
-    def die(self, error: BaseException) -> None:
-        """End the process from the main thread with what a handler raised (`sys.exit` in an agent)."""
-        self._fatal = error
-        self._wake()
 
     def _catch_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python allows handlers in the main thread only; its owner ends this server
 
-        def note(number: int, _frame: object) -> None:
-            self._signals.append(number)
-            self._wake()
+        def ignore(_number: int, _frame: object) -> None:
+            """What counts is the byte in the pipe."""
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._handlers_before[number] = signal.signal(number, note)
+        # Python's own handlers run between two of its instructions: a signal that comes after the last look at the
+        # flags and before poll() sleeps would wait for a connection. The byte that the C handler writes does not.
+        self._wakeup_before = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        for number in _ENDING:
+            self._handlers_before[number] = signal.signal(number, ignore)
+
+    def _read_wakes(self) -> None:
+        """Wait for bytes in the pipe: numbers of signals, and zeros for connections that ended."""
+        self._signals += [number for number in os.read(self._wake_read, 4096) if number in _ENDING]
 
     def _wake(self) -> None:
         try:
-            os.write(self._wake_write, b"!")
+            os.write(self._wake_write, b"\0")
         except BlockingIOError:
             pass  # a full pipe wakes as well
 
@@ -114,8 +118,8 @@ class Server:
         except BlockingIOError:
             return  # the client was gone before it was accepted
         except OSError:
-            # Out of descriptors: the connection stays in the backlog and poll would return at once, so let
-            # some time pass for others to close; a signal still ends the wait.
+            # Out of descriptors: the connection stays in the backlog and poll would return at once, so let some time
+            # pass for others to close; a signal still ends the wait.
             select.select([self._wake_read], [], [], 0.1)
             return
         connection = Connection(sock)
@@ -164,10 +168,8 @@ class Server:
             pass
         except BadRequest as error:
             self._refuse(connection, error)
-        except Exception:
+        except BaseException:  # whatever an agent's function raised, this thread serves others after it
             self._failed("Connection failed")
-        except BaseException as error:
-            self.die(error)
         finally:
             connection.close()
             with self._lock:
@@ -195,11 +197,11 @@ class Server:
 
     def _drain(self) -> None:
         self._listener.close()
-        while len(self._signals) < 2 and self._fatal is None:
+        while len(self._signals) < 2:
             with self._lock:
                 for connection, answering in self._connections.items():
                     connection.stop(answering)
                 if not any(self._connections.values()):
                     return
             # A byte comes with every connection that ends and with every signal.
-            os.read(self._wake_read, 4096)
+            self._read_wakes()

@@ -63,7 +63,7 @@ class EventStream:
         connection = self._connection
         connection.begin_stream(CONTENT_TYPE)
         connection.sock.setblocking(False)
-        from concurrent.futures import CancelledError
+        from asyncio import CancelledError
 
         try:
             loop.run(self._pump(generator))

@@ -62,7 +62,7 @@ async def _session(
         pass
     except asyncio.CancelledError:
         code = _SERVICE_RESTART
-    except Exception:
+    except BaseException:  # sys.exit too: it would end the loop that all handlers share
         failed("WebSocket handler failed")
         code = _INTERNAL_ERROR
     await websocket.end(code)

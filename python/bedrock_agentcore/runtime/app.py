@@ -147,11 +147,11 @@ class BedrockAgentCoreApp:
         return self._logger
 
     def _log(self, level: str, message: str) -> None:
-        if "logging" in sys.modules:
-            self.logger.log(getattr(sys.modules["logging"], level), "%s", message)
-        elif self.debug or level != "DEBUG":
-            from bedrock_agentcore.runtime import _log
+        from bedrock_agentcore.runtime import _log
 
+        if "logging" in sys.modules:
+            self.logger.log(_log.LEVELS[level], "%s", message)
+        elif self.debug or level != "DEBUG":
             _log.write(level, message)
 
     def _log_exception(self, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import signal
 import sys
 import threading
 import time
@@ -166,6 +167,8 @@ def items(payload: Any) -> Iterator[Any]:
         yield facts()
     if "raise" in payload:
         raise ValueError(payload["raise"])
+    if "exit" in payload:
+        sys.exit(payload["exit"])
 
 
 async def async_items(payload: Any) -> AsyncIterator[Any]:
@@ -207,6 +210,13 @@ if KIND in ("sync", "debug"):
         if isinstance(payload, dict) and payload.get("case") == "returned_async_generator":
             return async_items(payload)
         return act(payload, context)
+
+elif KIND == "signal":
+    signal.signal(signal.SIGUSR1, lambda *_: Path(os.environ["AGENT_SIGNALLED"]).touch())
+
+    @app.entrypoint
+    def signal_entry(payload: Any) -> Any:
+        return payload
 
 elif KIND == "payload_only":
 
@@ -326,6 +336,8 @@ elif KIND == "websocket":
             await websocket.send_json(facts(context) | {"thread": threading.current_thread().name, "headers": None})
         if how == "raise":
             raise RuntimeError("after accept")
+        if how == "exit":
+            sys.exit(3)
         if how == "return":
             return
         if how == "close":

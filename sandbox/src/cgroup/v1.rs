@@ -28,6 +28,9 @@ pub(super) struct Hierarchy {
     pub(super) branch: Branch,
 }
 
+/// How often a cgroup that does not freeze is killed over again.
+const ROUNDS: usize = 20;
+
 /// The hierarchy of a controller.
 pub(super) fn of<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Result<&'a Hierarchy> {
     find(hierarchies, controller).ok_or_else(|| CgroupError::MissingController {
@@ -198,15 +201,20 @@ pub(super) fn kill(hierarchies: &[Hierarchy], name: &str, alone: bool) -> Result
     if !dir.has(name) {
         return Ok(());
     }
-    if alone {
-        // A freeze that does not succeed in time (a process in uninterruptible sleep) is no reason not to kill.
-        let _ = set_frozen(dir, name, Instant::now() + Duration::from_millis(200));
-        let killed = kill_by_number(dir, name);
-        set_thawed(dir, name)?;
-        killed
-    } else {
-        set_thawed(dir, name)
+    if !alone {
+        return set_thawed(dir, name);
     }
+    let frozen = set_frozen(dir, name, Instant::now() + Duration::from_millis(200));
+    let mut killed = kill_by_number(dir, name);
+    set_thawed(dir, name)?;
+    if frozen.is_err() {
+        // A process in uninterruptible sleep keeps the whole from freezing, so others may have forked while we killed.
+        // Each round leaves fewer; the limit on processes bounds them.
+        for _ in 0..ROUNDS {
+            killed = kill_by_number(dir, name);
+        }
+    }
+    killed
 }
 
 fn kill_by_number(dir: &Dir, name: &str) -> Result<()> {
@@ -276,7 +284,7 @@ fn set_thawed(dir: &Dir, name: &str) -> Result<()> {
     dir.write(&format!("{name}/freezer.state"), "THAWED")
 }
 
-/// Waits until no process is left; kills again those that slipped in between two looks.
+/// Waits until no process is left.
 pub(super) fn wait_empty(hierarchies: &[Hierarchy], name: &str, deadline: Instant) -> Result<()> {
     let dir = &of(hierarchies, "freezer")?.branch.dir;
     if !dir.has(name) {

@@ -48,22 +48,26 @@ fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOpti
 pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     Ok(Plan {
         ahead: ahead()?,
-        order: vec![step(
-            "app.clone",
-            OrderAct::CloneBundle(vec![
-                attr("app.readonly", MountAttrs::RDONLY),
-                attr("app.nosuid", MountAttrs::NOSUID),
-                attr("app.nodev", MountAttrs::NODEV),
-            ]),
-        )],
+        order: vec![
+            step("oom.score", OrderAct::OomScore(100)),
+            step(
+                "app.clone",
+                OrderAct::CloneBundle(vec![
+                    attr("app.readonly", MountAttrs::RDONLY),
+                    attr("app.nosuid", MountAttrs::NOSUID),
+                    attr("app.nodev", MountAttrs::NODEV),
+                    attr("app.private", MountAttrs::PRIVATE),
+                ]),
+            ),
+        ],
         namespaces: namespaces(),
         maps: maps(spec.uid_base),
         child: child(spec)?,
     })
 }
 
-/// The part that does not depend on the session.
-pub(crate) fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
+/// The part that does not depend on the session: taken before there is a stager.
+pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
     let device = |name: &CStr, minor| DevNode::Device {
         name: name.to_owned(),
         major: if name == c"tty" { 5 } else { 1 },
@@ -74,13 +78,14 @@ pub(crate) fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
         to: to.to_owned(),
     };
     Ok(vec![
-        step("oom.score", AheadAct::OomScore(100)),
         step(
             "rootfs.clone",
             AheadAct::CloneBase(vec![
                 attr("rootfs.readonly", MountAttrs::RDONLY),
                 attr("rootfs.nosuid", MountAttrs::NOSUID),
                 attr("rootfs.nodev", MountAttrs::NODEV),
+                // pivot_root(2) refuses a new root that is in a peer group, as it is where systemd made `/` shared.
+                attr("rootfs.private", MountAttrs::PRIVATE),
             ]),
         ),
         step(

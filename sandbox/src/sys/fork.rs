@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 pub const PANICKED: i32 = 134;
 
 /// Fails with `EDEADLK` unless the calling process has exactly one thread.
-fn require_single_thread() -> io::Result<()> {
+pub fn require_single_thread() -> io::Result<()> {
     let threads = Process::myself()
         .and_then(|me| me.stat())
         .map_err(io::Error::other)?

@@ -12,25 +12,43 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// Attributes of a mount (`MOUNT_ATTR_*`).
+/// Attributes of a mount (`MOUNT_ATTR_*`, and its propagation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct MountAttrs(pub u64);
+pub struct MountAttrs {
+    bits: u64,
+    private: bool,
+}
 
 impl MountAttrs {
     /// Nothing below can be written.
-    pub const RDONLY: Self = Self(libc::MOUNT_ATTR_RDONLY);
+    pub const RDONLY: Self = Self::bits(libc::MOUNT_ATTR_RDONLY);
     /// Set-uid bits and file capabilities below are ignored.
-    pub const NOSUID: Self = Self(libc::MOUNT_ATTR_NOSUID);
+    pub const NOSUID: Self = Self::bits(libc::MOUNT_ATTR_NOSUID);
     /// Device nodes below cannot be opened.
-    pub const NODEV: Self = Self(libc::MOUNT_ATTR_NODEV);
+    pub const NODEV: Self = Self::bits(libc::MOUNT_ATTR_NODEV);
     /// Nothing below can be executed.
-    pub const NOEXEC: Self = Self(libc::MOUNT_ATTR_NOEXEC);
+    pub const NOEXEC: Self = Self::bits(libc::MOUNT_ATTR_NOEXEC);
+    /// In no peer group: a clone is born into that of its original, which systemd makes shared.
+    pub const PRIVATE: Self = Self {
+        bits: 0,
+        private: true,
+    };
+
+    const fn bits(bits: u64) -> Self {
+        Self {
+            bits,
+            private: false,
+        }
+    }
 }
 
 impl std::ops::BitOr for MountAttrs {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        Self {
+            bits: self.bits | other.bits,
+            private: self.private | other.private,
+        }
     }
 }
 
@@ -57,7 +75,7 @@ impl FsContext {
         self.config(libc::FSCONFIG_SET_STRING, Some(key), Some(value))
     }
 
-    /// Makes the superblock and gives it a detached mount with these attributes.
+    /// Makes the superblock and gives it a detached mount with these attributes (a new mount is in no peer group).
     pub fn mount(self, attrs: MountAttrs) -> io::Result<OwnedFd> {
         self.config(libc::FSCONFIG_CMD_CREATE, None, None)?;
         // SAFETY: takes plain numbers.
@@ -66,7 +84,7 @@ impl FsContext {
                 libc::SYS_fsmount,
                 self.0.as_raw_fd(),
                 libc::FSMOUNT_CLOEXEC,
-                attrs.0,
+                attrs.bits,
             )
         })
     }
@@ -126,9 +144,9 @@ pub fn add_attrs(mount: BorrowedFd<'_>, attrs: MountAttrs) -> io::Result<()> {
     setattr(
         mount,
         libc::mount_attr {
-            attr_set: attrs.0,
+            attr_set: attrs.bits,
             attr_clr: 0,
-            propagation: 0,
+            propagation: if attrs.private { libc::MS_PRIVATE } else { 0 },
             userns_fd: 0,
         },
     )

@@ -244,8 +244,10 @@ fn a_block_with_living_processes_is_not_given_to_another() {
         .claim("b", &host.state("b", "b"))
         .expect("a block")
         .range();
+    let entry_stays = host.registry().join(first.start.to_string()).exists();
     session.kill().expect("kills");
     session.wait().expect("waits");
+    assert!(entry_stays, "the registry forgot who has it");
     assert_ne!(second, first, "a session of it lives");
     assert_eq!(
         host.claim("c", &host.state("c", "c"))

@@ -1,8 +1,9 @@
 //! The smallest base root file system that this (dynamically linked) program runs in.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Directories that a plan mounts on, or that the system expects.
 const DIRECTORIES: [&str; 10] = [
@@ -18,11 +19,16 @@ const DIRECTORIES: [&str; 10] = [
     "run",
 ];
 
-const LIBRARIES: [&str; 3] = [
-    "/lib64/ld-linux-x86-64.so.2",
-    "/lib/x86_64-linux-gnu/libc.so.6",
-    "/lib/x86_64-linux-gnu/libgcc_s.so.1",
-];
+/// Shared libraries (and the loader) that this program runs with.
+fn libraries() -> BTreeSet<PathBuf> {
+    fs::read_to_string("/proc/self/maps")
+        .expect("maps")
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5))
+        .filter(|path| path.contains(".so"))
+        .map(PathBuf::from)
+        .collect()
+}
 
 /// Fills `root`.
 pub(crate) fn build(root: &Path) {
@@ -31,10 +37,17 @@ pub(crate) fn build(root: &Path) {
     }
     symlink("usr/lib64", root.join("lib64")).expect("symlink");
     symlink("usr/lib", root.join("lib")).expect("symlink");
-    for library in LIBRARIES {
-        let to = format!("usr{library}");
-        fs::copy(library, root.join(to)).expect("copy library");
+    for library in libraries() {
+        let name = library.file_name().expect("file name");
+        let to = root.join("usr/lib/x86_64-linux-gnu").join(name);
+        fs::copy(&library, to).expect("copy library");
     }
+    let loader = "ld-linux-x86-64.so.2";
+    symlink(
+        format!("../lib/x86_64-linux-gnu/{loader}"),
+        root.join("usr/lib64").join(loader),
+    )
+    .expect("symlink");
     fs::write(
         root.join("etc/passwd"),
         "agent:x:1000:1000::/home/agent:/bin/sh\n",

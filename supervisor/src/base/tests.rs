@@ -2,8 +2,9 @@
 
 use super::build::Tree;
 use super::*;
+use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -228,6 +229,15 @@ fn check_python(base: &Base) {
     let trusted = "import ssl; p = ssl.get_default_verify_paths(); import os; print(len(os.listdir(p.capath)) > 100)";
     assert_eq!(succeeds(base, "/usr/bin/python3", &["-c", trusted]), "True");
 
+    succeeds(
+        base,
+        "/usr/bin/python3",
+        &[
+            "-c",
+            "import locale; locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+        ],
+    );
+
     // Ours, found where sessions look; and nothing that is imported has to be compiled.
     let code = "import sys; sys.path.append('/opt/agentcore/python'); import bedrock_agentcore.runtime.app, asyncio, ssl, os; \
                 loaded = [m for m in sys.modules.values() if getattr(m, '__cached__', None)]; \
@@ -372,4 +382,48 @@ fn every_fault_of_a_given_base_is_told_at_once() {
 
 fn check_given(root: &Path) -> Result<Base> {
     prepare(Path::new("/nonexistent"), Some(root))
+}
+
+#[test]
+fn old_bases_go_unless_a_process_has_them_mounted() {
+    if !is_root() {
+        return;
+    }
+    let state = TempDir::new().expect("temporary directory");
+    let bases = state.path().join("bases");
+    let [current, unused, used] = ["0", "1", "2"].map(|digit| digit.repeat(32));
+    for name in [&current, &unused, &used, "operators-own"] {
+        fs::create_dir_all(bases.join(name).join("usr")).expect("directory");
+    }
+    let mut session = Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount --bind \"$1\" /mnt && echo mounted && exec sleep 60",
+            "sh",
+        ])
+        .arg(bases.join(&used))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut said = [0; 8];
+    session
+        .stdout
+        .take()
+        .expect("piped")
+        .read_exact(&mut said)
+        .expect("mounted");
+    let keep = Base {
+        root: bases.join(&current),
+        versions: BTreeMap::new(),
+        notes: Vec::new(),
+    };
+    assert_eq!(prune(state.path(), &keep).expect("prunes"), [unused]);
+    for stays in [&current, &used, "operators-own"] {
+        assert!(bases.join(stays).join("usr").is_dir(), "{stays}");
+    }
+    session.kill().expect("kills");
+    session.wait().expect("waits");
+    assert_eq!(prune(state.path(), &keep).expect("prunes"), [used]);
 }

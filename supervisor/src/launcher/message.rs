@@ -137,6 +137,25 @@ pub struct Counters {
     pub oom_kills: u64,
 }
 
+impl Counters {
+    /// As the API shows them.
+    #[must_use]
+    pub fn to_api(self) -> proto::api::Usage {
+        proto::api::Usage {
+            // Microseconds since the session began: far below 2^53.
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "microseconds of CPU of one session"
+            )]
+            cpu_seconds: self.cpu_us as f64 / 1e6,
+            memory_bytes: self.memory_bytes,
+            memory_peak_bytes: self.memory_peak_bytes,
+            pids: self.pids,
+            oom_kills: self.oom_kills,
+        }
+    }
+}
+
 /// A session's PID 1 has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exited {

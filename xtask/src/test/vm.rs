@@ -12,7 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which suites, in this order; the seconds are the bound of each inside.
-const SUITES: &[(&str, u32)] = &[("systemd", 300), ("isolation", 900), ("limits", 900)];
+const SUITES: &[(&str, u32)] = &[
+    ("sandbox", 300),
+    ("session", 120),
+    ("systemd", 300),
+    ("isolation", 900),
+    ("limits", 900),
+];
 
 pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> {
     if !has("apt-get") {
@@ -86,7 +92,7 @@ fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("{} ▸ {}", from.display(), to.display()))
 }
 
-/// The test executables of `tests/`, by suite, as cargo says.
+/// The test executables of `tests/` and `sandbox/`, by name, as cargo says.
 fn executables() -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let output = cargo()
         .args([

@@ -1,0 +1,225 @@
+//! Tier 1 (pure): the session state machine against invariants and a naive model, over random event sequences.
+#![allow(missing_docs, reason = "a test")]
+
+use proptest::prelude::*;
+use proto::api::{EndReason, Phase};
+use session_core::lifecycle::{Effect, Event, Health, Policy, Refusal, Session};
+use session_core::moment::Moment;
+use std::time::Duration;
+
+const POLICY: Policy = Policy {
+    start_timeout: Duration::from_secs(120),
+    idle_timeout: Duration::from_secs(900),
+    max_lifetime: Duration::from_secs(28_800),
+    stop_grace: Duration::from_secs(15),
+    unhealthy_after: Duration::from_secs(30),
+};
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Event(Event),
+    Begin,
+    Wait(u64),
+    /// Waits until exactly the deadline, then ticks.
+    ToDeadline,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => Just(Op::Event(Event::Attached)),
+        1 => Just(Op::Event(Event::LaunchFailed)),
+        6 => Just(Op::Event(Event::Health(Health::Healthy))),
+        3 => Just(Op::Event(Event::Health(Health::HealthyBusy))),
+        2 => Just(Op::Event(Event::Health(Health::Unhealthy))),
+        6 => Just(Op::Begin),
+        6 => Just(Op::Event(Event::WorkEnds)),
+        1 => Just(Op::Event(Event::Stop(EndReason::Stopped))),
+        1 => Just(Op::Event(Event::AgentExited)),
+        1 => Just(Op::Event(Event::OutOfMemory)),
+        1 => Just(Op::Event(Event::ProtocolFault)),
+        2 => Just(Op::Event(Event::Gone)),
+        2 => Just(Op::Event(Event::TornDown)),
+        3 => Just(Op::Event(Event::Tick)),
+        6 => (0_u64..2_000_000).prop_map(Op::Wait),
+        4 => Just(Op::ToDeadline),
+    ]
+}
+
+/// Order in which phases may follow each other.
+fn rank(phase: Phase) -> u8 {
+    match phase {
+        Phase::Requested | Phase::Launching => 0,
+        Phase::Starting => 1,
+        Phase::Ready | Phase::Busy => 2,
+        Phase::Draining => 3,
+        Phase::Ended | Phase::Failed => 4,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_sequence_keeps_the_invariants(ops in prop::collection::vec(op(), 1..60)) {
+        let mut now = Moment(1_000);
+        let mut session = Session::new(now, POLICY);
+        // The model: work that was granted and has not ended, the first reason, and effects that may happen once.
+        let mut granted = 0_u32;
+        let mut first_reason = None;
+        let (mut shutdowns, mut kills, mut removes, mut releases) = (0, 0, 0, 0);
+        for op in ops {
+            let before = session.phase();
+            let effects = match op {
+                Op::Wait(ms) => { now = Moment(now.0 + ms); Vec::new() }
+                Op::ToDeadline => match session.deadline() {
+                    Some(at) => { now = now.max(at); session.step(now, Event::Tick) }
+                    None => Vec::new(),
+                },
+                Op::Begin => match session.begin_work(now) {
+                    Ok(effects) => {
+                        prop_assert!(matches!(before, Phase::Ready | Phase::Busy));
+                        granted += 1;
+                        effects
+                    }
+                    Err(Refusal::NotReady) => { prop_assert!(rank(before) < 2); Vec::new() }
+                    Err(Refusal::Ending) => { prop_assert!(rank(before) > 2); Vec::new() }
+                },
+                Op::Event(Event::WorkEnds) if granted == 0 => Vec::new(),
+                Op::Event(event) => {
+                    if event == Event::WorkEnds { granted -= 1; }
+                    session.step(now, event)
+                }
+            };
+            let after = session.phase();
+            prop_assert!(rank(after) >= rank(before), "{before:?} went back to {after:?}");
+            prop_assert_eq!(session.in_flight(), granted);
+            // One reason, and the first one stays.
+            if let Some(reason) = first_reason {
+                prop_assert_eq!(session.end_reason(), Some(reason));
+            }
+            first_reason = session.end_reason();
+            prop_assert_eq!(session.end_reason().is_some(), rank(after) >= 3);
+            // A phase change is published, before anything else is done.
+            if after != before {
+                prop_assert_eq!(effects.first(), Some(&Effect::Publish));
+            }
+            for effect in effects {
+                match effect {
+                    Effect::Publish => {}
+                    Effect::Shutdown(_) => { shutdowns += 1; prop_assert_eq!(kills + removes + releases, 0); }
+                    Effect::Kill => { kills += 1; prop_assert_eq!(removes + releases, 0); }
+                    Effect::Remove => { removes += 1; prop_assert_eq!(releases, 0); }
+                    Effect::Release => { releases += 1; prop_assert_eq!(removes, 1); }
+                }
+            }
+            prop_assert!(shutdowns <= 1 && kills <= 1 && removes <= 1 && releases <= 1);
+            prop_assert_eq!(releases == 1, rank(after) == 4);
+            // Nothing that lives is without a deadline; nothing with work in flight ends for idleness.
+            if rank(after) < 3 {
+                prop_assert!(session.deadline().is_some());
+            }
+            if granted > 0 && rank(before) == 2 {
+                prop_assert!(session.end_reason() != Some(EndReason::Idle) || rank(before) >= 3);
+                prop_assert!(session.end_reason() != Some(EndReason::Unhealthy) || rank(before) >= 3);
+            }
+        }
+        // Whatever happened, the end comes: ticking at each deadline, with the launcher answering, ends it.
+        for _ in 0..20 {
+            if let Some(at) = session.deadline() {
+                now = now.max(at);
+                let _ = session.step(now, Event::Tick);
+            } else {
+                let _ = session.step(now, Event::TornDown);
+            }
+            if matches!(session.phase(), Phase::Ready | Phase::Busy) {
+                now = now + POLICY.max_lifetime;
+            }
+        }
+        prop_assert_eq!(rank(session.phase()), 4);
+    }
+}
+
+fn live(now: Moment) -> Session {
+    let mut session = Session::new(now, POLICY);
+    session.step(now, Event::Attached);
+    session.step(now, Event::Health(Health::Healthy));
+    session
+}
+
+#[test]
+fn idle_time_counts_from_the_last_end_of_work_or_change_of_health() {
+    let start = Moment(0);
+    let mut session = live(start);
+    assert_eq!(session.deadline(), Some(start + POLICY.idle_timeout));
+    let work = Moment(100_000);
+    session.begin_work(work).expect("live");
+    assert_eq!(
+        session.deadline(),
+        Some(start + POLICY.max_lifetime),
+        "work in flight never idles"
+    );
+    let done = Moment(5_000_000);
+    session.step(done, Event::WorkEnds);
+    assert_eq!(session.deadline(), Some(done + POLICY.idle_timeout));
+    // HealthyBusy suspends the clock; its end starts it anew.
+    session.step(Moment(5_100_000), Event::Health(Health::HealthyBusy));
+    assert_eq!(session.deadline(), Some(start + POLICY.max_lifetime));
+    let idle_again = Moment(6_000_000);
+    session.step(idle_again, Event::Health(Health::Healthy));
+    assert_eq!(session.deadline(), Some(idle_again + POLICY.idle_timeout));
+    // Saying Healthy again and again is no activity.
+    session.step(Moment(6_500_000), Event::Health(Health::Healthy));
+    assert_eq!(session.deadline(), Some(idle_again + POLICY.idle_timeout));
+    session.step(idle_again + POLICY.idle_timeout, Event::Tick);
+    assert_eq!(session.end_reason(), Some(EndReason::Idle));
+}
+
+#[test]
+fn a_server_that_blocks_while_it_works_is_not_unhealthy() {
+    let mut session = live(Moment(0));
+    session.begin_work(Moment(1_000)).expect("live");
+    session.step(Moment(2_000), Event::Health(Health::Unhealthy));
+    session.step(Moment(600_000), Event::Tick);
+    assert_eq!(session.end_reason(), None);
+    let done = Moment(600_001);
+    session.step(done, Event::WorkEnds);
+    assert_eq!(session.deadline(), Some(done + POLICY.unhealthy_after));
+    session.step(done + POLICY.unhealthy_after, Event::Tick);
+    assert_eq!(session.end_reason(), Some(EndReason::Unhealthy));
+}
+
+#[test]
+fn a_shim_that_does_not_go_is_killed_and_then_removed() {
+    let mut session = live(Moment(0));
+    let effects = session.step(Moment(10), Event::Stop(EndReason::Stopped));
+    assert_eq!(
+        effects,
+        [Effect::Publish, Effect::Shutdown(POLICY.stop_grace)]
+    );
+    let kill_at = session.deadline().expect("grace");
+    assert_eq!(session.step(kill_at, Event::Tick), [Effect::Kill]);
+    let remove_at = session.deadline().expect("margin");
+    assert_eq!(session.step(remove_at, Event::Tick), [Effect::Remove]);
+    assert_eq!(
+        session.step(remove_at, Event::TornDown),
+        [Effect::Publish, Effect::Release]
+    );
+    assert_eq!(
+        (session.phase(), session.end_reason()),
+        (Phase::Ended, Some(EndReason::Stopped))
+    );
+}
+
+#[test]
+fn a_start_that_takes_too_long_fails() {
+    let mut session = Session::new(Moment(0), POLICY);
+    session.step(Moment(5), Event::Attached);
+    let effects = session.step(Moment(120_000), Event::Tick);
+    assert_eq!(effects[0], Effect::Publish);
+    session.step(Moment(120_001), Event::Gone);
+    session.step(Moment(120_002), Event::TornDown);
+    assert_eq!(
+        (session.phase(), session.end_reason()),
+        (Phase::Failed, Some(EndReason::StartTimeout))
+    );
+}

@@ -1,0 +1,17 @@
+//! HTTP: bytes ▸ `Call` ▸ answer. One port serves the AWS wire, the local-dev wire and `/v1`.
+//!
+//! Nothing here decides about sessions; nothing outside chooses a status (`proto::code` has the table, [`reply`] applies it).
+
+pub mod artifacts;
+pub mod attempts;
+pub mod aws;
+pub mod exec;
+pub mod identify;
+pub mod invoke;
+pub mod listener;
+pub mod local;
+pub mod reply;
+pub mod router;
+pub mod runtimes;
+pub mod sessions;
+pub mod system;

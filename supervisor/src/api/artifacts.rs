@@ -1,0 +1,72 @@
+//! `/v1/artifacts`: upload and list bundles.
+
+use super::reply::ApiError;
+use super::router::RequestId;
+use super::runtimes::{Paging, respond};
+use crate::broker::Broker;
+use axum::Json;
+use axum::extract::{Extension, Path, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use proto::ids::ArtifactId;
+use std::sync::Arc;
+
+/// `POST /v1/artifacts`: the body is the zip or tar.gz itself, spooled as it comes and unpacked off the event loop.
+pub async fn upload(
+    State(broker): State<Arc<Broker>>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let result = async {
+        let pieces = request.into_body().into_data_stream();
+        let (artifact, created) = broker.artifacts.receive(pieces).await?;
+        let status = if created {
+            StatusCode::CREATED
+        } else {
+            StatusCode::OK
+        };
+        Ok((status, Json(artifact)).into_response())
+    };
+    respond(result.await, &id)
+}
+
+/// `GET /v1/artifacts`.
+pub async fn list(
+    State(broker): State<Arc<Broker>>,
+    Extension(id): Extension<RequestId>,
+    Query(paging): Query<Paging>,
+) -> Response {
+    let result =
+        async { Ok(Json(broker.store.artifacts(paging.request()?).await?).into_response()) };
+    respond(result.await, &id)
+}
+
+/// `GET /v1/artifacts/{id}`.
+pub async fn show(
+    State(broker): State<Arc<Broker>>,
+    Extension(id): Extension<RequestId>,
+    Path(artifact): Path<String>,
+) -> Response {
+    let result =
+        async { Ok(Json(broker.store.artifact(&artifact_id(&artifact)?).await?).into_response()) };
+    respond(result.await, &id)
+}
+
+/// `DELETE /v1/artifacts/{id}`: refused while a version uses it.
+pub async fn remove(
+    State(broker): State<Arc<Broker>>,
+    Extension(id): Extension<RequestId>,
+    Path(artifact): Path<String>,
+) -> Response {
+    let result = async {
+        broker.artifacts.delete(&artifact_id(&artifact)?).await?;
+        Ok(StatusCode::NO_CONTENT.into_response())
+    };
+    respond(result.await, &id)
+}
+
+/// `sha256:…` or the bare digits.
+fn artifact_id(text: &str) -> Result<ArtifactId, ApiError> {
+    ArtifactId::parse(text.strip_prefix("sha256:").unwrap_or(text))
+        .map_err(|error| ApiError::field("artifactId", error.to_string()))
+}

@@ -1,0 +1,338 @@
+//! `POST /v1/sessions/{id}/exec`: one more process in a session, over an upgraded connection.
+//!
+//! After the 101 both sides speak frames ([`ExecChannel`]). Without a terminal the process gets three pipes of its own;
+//! with one, the shim makes a pseudo-terminal in the session and carries it over one stream.
+
+use super::reply::ApiError;
+use super::router::RequestId;
+use super::sessions;
+use crate::broker::Broker;
+use crate::relay::link::Link;
+use crate::session::handle::{SessionHandle, Unusable, Work};
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper_util::rt::TokioIo;
+use proto::api::{ExecChannel, ExecOutcome, ExecRequest, MAX_EXEC_FRAME};
+use proto::code::ErrorCode;
+use proto::ids::ExecId;
+use proto::shim::{Exec, ExitStatus, Resize, Signal, TtySize};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+
+/// The protocol's name in `Upgrade`.
+const PROTOCOL: &str = "agentcore-exec";
+
+/// Frames on their way to the client; more than a screenful of output waits in the pipes instead.
+const FRAME_QUEUE: usize = 16;
+
+/// Most bytes of an `exec` request.
+const MAX_REQUEST: usize = 60 * 1024;
+
+/// The route.
+pub async fn exec(
+    State(broker): State<Arc<Broker>>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Response {
+    let request_id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
+    match begin(&broker, &id, request).await {
+        Ok(response) => response,
+        Err(error) => error.problem(&request_id),
+    }
+}
+
+async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<Response, ApiError> {
+    let upgrade = request
+        .headers()
+        .get(UPGRADE)
+        .and_then(|value| value.to_str().ok());
+    if !upgrade.is_some_and(|upgrade| upgrade.eq_ignore_ascii_case(PROTOCOL)) {
+        return Err(ApiError::field(
+            "Upgrade",
+            format!("must be `{PROTOCOL}` (HTTP/1.1)"),
+        ));
+    }
+    let on_upgrade = hyper::upgrade::on(&mut request);
+    let query = request.uri().query().unwrap_or("").to_owned();
+    let body = axum::body::to_bytes(request.into_body(), MAX_REQUEST)
+        .await
+        .map_err(|_| {
+            ApiError::new(
+                ErrorCode::PayloadTooLarge,
+                format!("an exec request has at most {MAX_REQUEST} bytes"),
+            )
+        })?;
+    let wanted: ExecRequest = serde_json::from_slice(&body)
+        .map_err(|error| ApiError::field("body", format!("is not an exec request: {error}")))?;
+    if wanted.argv.is_empty() || wanted.argv.iter().any(|word| word.contains('\0')) {
+        return Err(ApiError::field(
+            "argv",
+            "must hold a program and its arguments, without NUL",
+        ));
+    }
+    let handle = sessions::live(broker, id, sessions::runtime_of(&query)?.as_ref())?;
+    let work = handle.begin().await.map_err(|error| match error {
+        Unusable::Ending => ApiError::not_found("the session is ending"),
+        Unusable::Failed(end) => ApiError::new(ErrorCode::AgentFailed, end.detail),
+    })?;
+    let process = start(&work.link, &wanted).await?;
+    tokio::spawn(async move {
+        // A client that does not take the upgrade leaves a process without input: it is ended.
+        match on_upgrade.await {
+            Ok(upgraded) => serve(TokioIo::new(upgraded), process, work, &handle).await,
+            Err(_gone) => hang_up(&work.link, process.id).await,
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+    Ok(response)
+}
+
+/// A started process and our ends of its streams.
+struct Process {
+    id: ExecId,
+    exited: oneshot::Receiver<ExitStatus>,
+    input: Box<dyn AsyncWrite + Send + Unpin>,
+    outputs: Vec<(ExecChannel, Box<dyn AsyncRead + Send + Unpin>)>,
+}
+
+/// The client of a process is gone: tell it as a terminal would, then as a service manager would.
+async fn hang_up(link: &Link, id: ExecId) {
+    for signal in [nix::libc::SIGHUP, nix::libc::SIGTERM] {
+        // An exec that has ended by itself is no error here.
+        let _ = link
+            .signal(Signal {
+                id: Some(id),
+                signal,
+            })
+            .await;
+    }
+}
+
+async fn start(link: &Arc<Link>, wanted: &ExecRequest) -> Result<Process, ApiError> {
+    let id = ExecId(link.next_id());
+    let exec = Exec {
+        id,
+        argv: wanted.argv.clone(),
+        env: wanted.env.clone(),
+        cwd: wanted.cwd.clone(),
+        tty: wanted.tty,
+    };
+    let failed = |error: io::Error| ApiError::internal(&error);
+    let (theirs, input, outputs) = if wanted.tty.is_some() {
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        let (output, input) = ours.into_split();
+        let theirs: Vec<OwnedFd> = vec![theirs.into_std().map_err(failed)?.into()];
+        (
+            theirs,
+            boxed_write(input),
+            vec![(ExecChannel::Stdout, boxed_read(output))],
+        )
+    } else {
+        let (stdin, their_stdin) = pipe::pipe().map_err(failed)?;
+        let (their_stdout, stdout) = pipe::pipe().map_err(failed)?;
+        let (their_stderr, stderr) = pipe::pipe().map_err(failed)?;
+        // The process's ends block, as programs expect of their standard streams.
+        let theirs = vec![
+            their_stdin.into_blocking_fd().map_err(failed)?,
+            their_stdout.into_blocking_fd().map_err(failed)?,
+            their_stderr.into_blocking_fd().map_err(failed)?,
+        ];
+        let outputs = vec![
+            (ExecChannel::Stdout, boxed_read(stdout)),
+            (ExecChannel::Stderr, boxed_read(stderr)),
+        ];
+        (theirs, boxed_write(stdin), outputs)
+    };
+    let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+    let (_pid, exited) = link.exec(&exec, &fds).await.map_err(|error| {
+        ApiError::new(
+            error.code(),
+            format!("the process could not be started: {error}"),
+        )
+    })?;
+    Ok(Process {
+        id,
+        exited,
+        input,
+        outputs,
+    })
+}
+
+fn boxed_write(
+    stream: impl AsyncWrite + Send + Unpin + 'static,
+) -> Box<dyn AsyncWrite + Send + Unpin> {
+    Box::new(stream)
+}
+
+fn boxed_read(
+    stream: impl AsyncRead + Send + Unpin + 'static,
+) -> Box<dyn AsyncRead + Send + Unpin> {
+    Box::new(stream)
+}
+
+async fn serve<S>(connection: S, process: Process, work: Work, handle: &SessionHandle)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let Process {
+        id,
+        mut exited,
+        input,
+        outputs,
+    } = process;
+    let (from_client, to_client) = tokio::io::split(connection);
+    let (frames, queue) = mpsc::channel(FRAME_QUEUE);
+    let writer = tokio::spawn(write_frames(to_client, queue));
+    let mut reader = tokio::spawn(read_frames(from_client, input, Arc::clone(&work.link), id));
+    let pumps: Vec<_> = outputs
+        .into_iter()
+        .map(|(channel, output)| tokio::spawn(pump(output, channel, frames.clone())))
+        .collect();
+    let status = tokio::select! {
+        status = &mut exited => status,
+        Hangup::Gone = gone(&mut reader) => {
+            hang_up(&work.link, id).await;
+            exited.await
+        }
+    };
+    let outcome = match status {
+        Ok(status) => ExecOutcome {
+            exit_code: shell_code(status),
+            error: None,
+        },
+        Err(_link_closed) => {
+            let why = handle
+                .ending()
+                .await
+                .map_or_else(String::new, |end| format!(": {}", end.detail));
+            ExecOutcome {
+                exit_code: -1,
+                error: Some(format!("the session ended{why}")),
+            }
+        }
+    };
+    // The shim reports an exit after the output is drained; what a grandchild still holds open is not waited for.
+    for pump in pumps {
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;
+    }
+    let status = serde_json::to_vec(&outcome).unwrap_or_default();
+    let _ = frames.send((ExecChannel::Status, status)).await;
+    drop(frames);
+    reader.abort();
+    let _ = writer.await;
+}
+
+/// Waits for the client's half to end; a reader that panicked counts as a client that is gone.
+async fn gone(reader: &mut tokio::task::JoinHandle<Hangup>) -> Hangup {
+    reader.await.unwrap_or(Hangup::Gone)
+}
+
+/// The exit code as a shell would give it.
+fn shell_code(status: ExitStatus) -> i32 {
+    match status {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Signal(signal) => 128 + signal,
+    }
+}
+
+async fn pump(
+    mut output: Box<dyn AsyncRead + Send + Unpin>,
+    channel: ExecChannel,
+    frames: mpsc::Sender<(ExecChannel, Vec<u8>)>,
+) {
+    let mut buffer = vec![0; MAX_EXEC_FRAME];
+    // An error is a process that is gone (EIO of a terminal): the end of its output.
+    while let Ok(count @ 1..) = output.read(&mut buffer).await {
+        if frames
+            .send((channel, buffer[..count].to_vec()))
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn write_frames(
+    mut client: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<(ExecChannel, Vec<u8>)>,
+) {
+    while let Some((channel, payload)) = queue.recv().await {
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let mut frame = Vec::with_capacity(payload.len() + 5);
+        frame.push(channel as u8);
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(&payload);
+        if client.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+    let _ = client.shutdown().await;
+}
+
+/// How a client's half ended.
+enum Hangup {
+    /// It closed the connection, or spoke nonsense.
+    Gone,
+}
+
+async fn read_frames(
+    mut client: impl AsyncRead + Unpin,
+    input: Box<dyn AsyncWrite + Send + Unpin>,
+    link: Arc<Link>,
+    id: ExecId,
+) -> Hangup {
+    let mut input = Some(input);
+    let mut head = [0; 5];
+    loop {
+        if client.read_exact(&mut head).await.is_err() {
+            return Hangup::Gone;
+        }
+        let [channel, length @ ..] = head;
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        if length > MAX_EXEC_FRAME {
+            return Hangup::Gone;
+        }
+        let mut payload = vec![0; length];
+        if client.read_exact(&mut payload).await.is_err() {
+            return Hangup::Gone;
+        }
+        match ExecChannel::from_byte(channel) {
+            Some(ExecChannel::Stdin) if payload.is_empty() => input = None,
+            Some(ExecChannel::Stdin) => {
+                if let Some(stream) = &mut input
+                    && stream.write_all(&payload).await.is_err()
+                {
+                    input = None;
+                }
+            }
+            Some(ExecChannel::Resize) => {
+                if let Ok(size) = serde_json::from_slice::<TtySize>(&payload) {
+                    link.resize(Resize { id, size }).await;
+                }
+            }
+            Some(ExecChannel::Stdout | ExecChannel::Stderr | ExecChannel::Status) | None => {
+                return Hangup::Gone;
+            }
+        }
+    }
+}

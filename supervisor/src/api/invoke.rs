@@ -1,0 +1,393 @@
+//! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
+
+use super::attempts::Attempt;
+use super::reply::{AgentEvidence, ApiError};
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::relay::exchange::{self, BodyError, RequestBody, ResponseBody};
+use crate::relay::link::CallError;
+use crate::session::driver;
+use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Limited};
+use proto::api::EndReason;
+use proto::code::ErrorCode;
+use proto::ids::InvocationId;
+use proto::shim::Invoke;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep};
+
+/// The caller's session header, both ways.
+pub const SESSION_ID: HeaderName =
+    HeaderName::from_static("x-amzn-bedrock-agentcore-runtime-session-id");
+
+/// How long a caller waits for a place among the live sessions before it is refused.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait for the reason when a session's link breaks in the middle of an exchange: the end is already on its
+/// way from the launcher.
+const REASON_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much of a failing agent's answer a caller is shown.
+const EVIDENCE_BYTES: usize = 4096;
+
+/// A call that is understood: what every wire's request becomes.
+#[derive(Debug)]
+pub struct Call {
+    /// Which session, of which runtime.
+    pub key: SessionKey,
+    /// The version that a new session runs.
+    pub version: Arc<RuntimeVersion>,
+    /// Method and path at the agent.
+    pub method: String,
+    /// See `method`.
+    pub target: String,
+    /// Headers for the agent, checked and without hop-by-hop ones.
+    pub headers: Vec<(String, String)>,
+    /// `amz-sdk-invocation-id`, if the caller's SDK may try again.
+    pub attempt: Option<String>,
+}
+
+/// The agent's answer, ready to be put on a wire.
+#[derive(Debug)]
+pub struct Answer {
+    /// The agent's status.
+    pub status: u16,
+    /// The agent's headers.
+    pub headers: HeaderMap,
+    /// The agent's body, as it comes.
+    pub body: AnswerBody,
+}
+
+/// Obtains the session of a call, making it if need be, and begins work on it.
+pub async fn obtain(
+    broker: &Arc<Broker>,
+    call: &Call,
+) -> Result<(Arc<SessionHandle>, Work), ApiError> {
+    loop {
+        let handle = match broker.registry.find(&call.key) {
+            Some(handle) => handle,
+            None => create(broker, call).await?,
+        };
+        match handle.begin().await {
+            Ok(work) => return Ok((handle, work)),
+            // The caller's id is about to be free again: waiting comes before refusing.
+            Err(Unusable::Ending) => {
+                handle.over().await;
+                broker.registry.remove(&handle);
+            }
+            Err(Unusable::Failed(end)) => return Err(start_failure(&end)),
+        }
+    }
+}
+
+async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>, ApiError> {
+    if broker.draining() {
+        return Err(ApiError::new(
+            ErrorCode::Unavailable,
+            "the daemon is stopping and starts no new sessions; try again in a moment",
+        )
+        .retry_after(Duration::from_secs(1)));
+    }
+    let Some(permit) = broker.registry.admit(ADMISSION_PATIENCE).await else {
+        return Err(ApiError::new(
+            ErrorCode::Throttled,
+            "this daemon has its highest number of live sessions (limits.max_sessions); stop some or try again later",
+        )
+        .retry_after(Duration::from_secs(5)));
+    };
+    Ok(broker.registry.find_or_insert(&call.key, || {
+        driver::spawn(
+            broker,
+            broker.slots.take(),
+            call.key.clone(),
+            Arc::clone(&call.version),
+            permit,
+        )
+    }))
+}
+
+/// Relays a call over a session that is held by `work`.
+pub async fn relay<B>(
+    broker: &Broker,
+    handle: &SessionHandle,
+    work: Work,
+    call: &Call,
+    body: B,
+) -> Result<Answer, ApiError>
+where
+    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    let max_body = broker.config().limits.max_body.0;
+    let limited = Limited::new(body, usize::try_from(max_body).unwrap_or(usize::MAX));
+    if let Some(size) = limited.size_hint().exact().filter(|size| *size > max_body) {
+        return Err(too_large(size, max_body));
+    }
+    let content_length = limited.size_hint().exact();
+    let body = exchange::take_small(limited).await.map_err(|error| {
+        ApiError::new(
+            ErrorCode::Validation,
+            format!("the request body broke off: {error}"),
+        )
+    })?;
+    let request = Invoke {
+        id: InvocationId(0),
+        method: call.method.clone(),
+        target: call.target.clone(),
+        headers: call.headers.clone(),
+        content_length: match &body {
+            RequestBody::Whole(_) => None,
+            RequestBody::Stream(_) => content_length,
+        },
+    };
+    let timeout = handle.version.spec.timeouts.invocation;
+    let deadline = Instant::now() + timeout;
+    let answered =
+        tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
+    let exchange = match answered {
+        Ok(Ok(exchange)) => exchange,
+        Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
+        // Dropping the exchange has told the agent; the session stays.
+        Err(_elapsed) => {
+            return Err(ApiError::new(
+                ErrorCode::AgentTimeout,
+                format!(
+                    "the agent did not answer within {} s (lifecycle.invocation_timeout)",
+                    timeout.as_secs()
+                ),
+            )
+            .evidence(AgentEvidence {
+                log: handle.log.tail(),
+                ..AgentEvidence::default()
+            }));
+        }
+    };
+    let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
+    for (name, value) in &exchange.head.headers {
+        // The shim has checked them; what this library finds wrong all the same is not passed on.
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    let streamed = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.starts_with("text/event-stream"));
+    let limit = if streamed { None } else { Some(max_body) };
+    // A stream may go on after the synchronous timeout, up to the contract's 60 minutes (§6).
+    let deadline = if streamed {
+        deadline.max(Instant::now() + STREAM_LIMIT)
+    } else {
+        deadline
+    };
+    Ok(Answer {
+        status: exchange.head.status,
+        headers,
+        body: AnswerBody {
+            inner: Some(Inner {
+                body: exchange.body,
+                deadline: Box::pin(tokio::time::sleep_until(deadline)),
+                limit,
+                _work: work,
+            }),
+            attempt: None,
+        },
+    })
+}
+
+/// Longest streamed answer (contract §6).
+const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// The refusal of a body over its bound.
+pub fn too_large(size: u64, max: u64) -> ApiError {
+    ApiError::new(
+        ErrorCode::PayloadTooLarge,
+        format!("the body has {size} bytes; at most {max} are taken (limits.max_body_bytes)"),
+    )
+}
+
+fn start_failure(end: &End) -> ApiError {
+    let code = match end.reason {
+        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
+            ErrorCode::RetryableConflict
+        }
+        EndReason::Idle
+        | EndReason::MaxLifetime
+        | EndReason::Unhealthy
+        | EndReason::OutOfMemory
+        | EndReason::AgentExited
+        | EndReason::ShimDied
+        | EndReason::Protocol
+        | EndReason::StartTimeout => ErrorCode::AgentFailed,
+        EndReason::LaunchFailed => ErrorCode::Internal,
+    };
+    ApiError::new(
+        code,
+        format!("the session could not be started: {}", end.detail),
+    )
+    .evidence(AgentEvidence {
+        log: end.log_tail.clone(),
+        ..AgentEvidence::default()
+    })
+}
+
+/// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
+async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
+    let code = error.code();
+    let session_may_be_ending = matches!(
+        code,
+        ErrorCode::AgentClosed | ErrorCode::AgentUnreachable | ErrorCode::Cancelled
+    );
+    let end = if session_may_be_ending {
+        tokio::time::timeout(REASON_PATIENCE, handle.ending())
+            .await
+            .ok()
+            .flatten()
+    } else {
+        None
+    };
+    let log = handle.log.tail();
+    match end {
+        Some(end) => ApiError::new(
+            ErrorCode::AgentFailed,
+            format!(
+                "the session ended before the agent answered: {}",
+                end.detail
+            ),
+        ),
+        None => ApiError::new(code, format!("the agent did not answer: {error}")),
+    }
+    .evidence(AgentEvidence {
+        log,
+        ..AgentEvidence::default()
+    })
+}
+
+/// The 424 of the AWS wire for an agent that answered with an error, with its own words (contract §2.2).
+pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
+    let status = answer.status;
+    let mut body = answer.body;
+    let mut text = Vec::new();
+    while text.len() < EVIDENCE_BYTES
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            text.extend_from_slice(&data[..data.len().min(EVIDENCE_BYTES - text.len())]);
+        }
+    }
+    ApiError::new(
+        ErrorCode::AgentFailed,
+        format!("Received error ({status}) from runtime. The agent's own answer and its last log lines are in this body."),
+    )
+    .evidence(AgentEvidence {
+        status: Some(status),
+        body: Some(String::from_utf8_lossy(&text).into_owned()),
+        log: handle.log.tail(),
+    })
+}
+
+/// The agent's body while the work counts: bounded in size and time.
+#[derive(Debug)]
+pub struct AnswerBody {
+    /// `None` once it has been handed to a task that reads it without a client.
+    inner: Option<Inner>,
+    attempt: Option<Attempt>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    body: ResponseBody,
+    deadline: Pin<Box<Sleep>>,
+    limit: Option<u64>,
+    _work: Work,
+}
+
+impl AnswerBody {
+    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
+    /// cancelled at once.
+    pub fn linger_with(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
+            return;
+        };
+        if inner.body.is_end_stream() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
+                attempt.linger(rest).await;
+            });
+        }
+    }
+}
+
+impl HttpBody for Inner {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_pending() {
+            // Out of time in the middle of an answer: the connection breaks, so it cannot look complete.
+            return self
+                .deadline
+                .as_mut()
+                .poll(cx)
+                .map(|()| Some(Err(BodyError::Truncated)));
+        }
+        if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
+            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+        }
+        polled
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.inner {
+            Some(inner) => Pin::new(inner).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_none_or(|inner| inner.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(SizeHint::default, |inner| inner.body.size_hint())
+    }
+}
+
+impl From<AnswerBody> for Body {
+    fn from(body: AnswerBody) -> Self {
+        Self::new(body)
+    }
+}

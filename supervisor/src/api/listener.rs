@@ -1,0 +1,198 @@
+//! Sockets to requests: accepts, bounds connections, knows the peer, serves HTTP/1.1 and h2c.
+
+use super::identify::Peer;
+use crate::broker::Broker;
+use axum::Router;
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+/// How long to pause accepting when descriptors have run out (X16): long enough not to spin, short enough not to be felt.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What to listen on; bound before privileges were dropped.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The API socket.
+    pub unix: UnixListener,
+    /// TCP addresses.
+    pub tcp: Vec<TcpListener>,
+}
+
+/// Serves until `stop` turns true, then lets connections finish their requests.
+pub async fn serve(broker: Arc<Broker>, listeners: Listeners, stop: watch::Receiver<bool>) {
+    let router = super::router::router(Arc::clone(&broker));
+    let places = Arc::new(Semaphore::new(
+        usize::try_from(broker.config().limits.max_connections).unwrap_or(Semaphore::MAX_PERMITS),
+    ));
+    let server = Server {
+        broker,
+        router,
+        places,
+        stop,
+    };
+    let mut accepting = JoinSet::new();
+    for listener in listeners.tcp {
+        accepting.spawn(accept_tcp(server.clone(), listener));
+    }
+    accepting.spawn(accept_unix(server, listeners.unix));
+    while accepting.join_next().await.is_some() {}
+}
+
+#[derive(Clone)]
+struct Server {
+    broker: Arc<Broker>,
+    router: Router,
+    places: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
+}
+
+async fn accept_unix(mut server: Server, listener: UnixListener) {
+    let mut connections = JoinSet::new();
+    let mut stop = server.stop.clone();
+    loop {
+        let Some(place) = server.place(&mut stop).await else {
+            break;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let Ok(credentials) = stream.peer_cred() else {
+                    continue;
+                };
+                let peer = Peer::Unix {
+                    uid: credentials.uid(),
+                    gid: credentials.gid(),
+                };
+                connections.spawn(server.clone().connection(stream, peer, place));
+            }
+            Err(error) => pause(&error).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn accept_tcp(mut server: Server, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    let mut stop = server.stop.clone();
+    loop {
+        let Some(place) = server.place(&mut stop).await else {
+            break;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stop) => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let Ok(local) = stream.local_addr() else {
+                    continue;
+                };
+                // Small answers should not wait for an acknowledgement.
+                if stream.set_nodelay(true).is_err() {
+                    continue;
+                }
+                connections.spawn(
+                    server
+                        .clone()
+                        .connection(stream, Peer::Tcp { local }, place),
+                );
+            }
+            Err(error) => pause(&error).await,
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Resolves when the listeners are told to stop, or nobody is left to tell them.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn pause(error: &std::io::Error) {
+    // A connection that was reset while it waited is its client's business; out of descriptors is ours.
+    if !matches!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset
+    ) {
+        tracing::warn!(%error, "accepting a connection failed; pausing");
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+impl Server {
+    /// A place for one more connection: beyond the bound, clients wait in the listen queue.
+    async fn place(&mut self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+            () = stopped(stop) => None,
+        }
+    }
+
+    async fn connection<S>(self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let limits = self.broker.config().limits.clone();
+        let router = self.router;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let router = router.clone();
+            async move {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer);
+                let Ok(response) = router.oneshot(request).await;
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        let max_head = usize::try_from(limits.max_head.0)
+            .unwrap_or(64 * 1024)
+            .max(8192);
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_headers(usize::try_from(limits.max_headers).unwrap_or(100))
+            .max_buf_size(max_head);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(100)
+            .max_header_list_size(limits.max_head.0.try_into().unwrap_or(64 * 1024))
+            .keep_alive_interval(Duration::from_secs(30));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut stop = self.stop;
+        tokio::select! {
+            outcome = connection.as_mut() => report(outcome),
+            () = stopped(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                report(connection.await);
+            }
+        }
+        drop(place);
+    }
+}
+
+/// Clients that break off or speak nonsense are theirs to notice; hyper has answered what can be answered.
+fn report(outcome: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
+    if let Err(error) = outcome {
+        tracing::debug!(error, "connection");
+    }
+}

@@ -1,0 +1,153 @@
+//! The local-dev wire: `POST /invocations` and `GET /ping` go to the default runtime and pass the agent's own status and
+//! body through, as `python my_agent.py` would serve them.
+
+use super::attempts;
+use super::aws::{check_length, fresh_session_id, session_id, set_session};
+use super::invoke::{Call, SESSION_ID};
+use super::reply::ApiError;
+use super::router::RequestId;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::session::handle::SessionKey;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::HeaderMap;
+use http::{StatusCode, header};
+use proto::api::Phase;
+use proto::code::ErrorCode;
+use proto::ids::EndpointName;
+use std::sync::Arc;
+
+/// Headers that concern this hop, or that the relay sets itself.
+const NOT_PASSED: &[&str] = &[
+    "host",
+    "content-length",
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
+    "x-amzn-bedrock-agentcore-runtime-session-id",
+];
+
+/// `POST /invocations`.
+pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) -> Response {
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
+    match pass(&broker, request, &id).await {
+        Ok(response) => response,
+        Err(error) => error.aws(&id),
+    }
+}
+
+/// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called.
+pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
+    let id = request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default();
+    match default_runtime(&broker) {
+        Ok(version) => {
+            let busy = broker
+                .registry
+                .of_runtime(&version.runtime)
+                .iter()
+                .any(|session| session.view().phase == Phase::Busy);
+            let status = if busy { "HealthyBusy" } else { "Healthy" };
+            (
+                [(header::CONTENT_TYPE, "application/json")],
+                format!("{{\"status\":\"{status}\"}}"),
+            )
+                .into_response()
+        }
+        Err(error) => error.aws(&id),
+    }
+}
+
+async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Response, ApiError> {
+    let version = default_runtime(broker)?;
+    let (parts, body) = request.into_parts();
+    let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
+    check_length(broker, &parts.headers)?;
+    let call = Call {
+        key: SessionKey {
+            runtime: version.runtime.clone(),
+            endpoint: EndpointName::default_endpoint(),
+            client: session.clone(),
+        },
+        method: "POST".to_owned(),
+        target: version.spec.protocol.path().to_owned(),
+        headers: headers_in(&parts.headers, session.as_str(), id)?,
+        attempt: None,
+        version,
+    };
+    let (_handle, answer) = attempts::answer(broker, call, body).await?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
+        ApiError::new(
+            ErrorCode::AgentProtocol,
+            format!("the agent answered with status {}", answer.status),
+        )
+    })?;
+    *response.headers_mut() = answer.headers;
+    set_session(response.headers_mut(), &session);
+    *response.body_mut() = answer.body.into();
+    Ok(response)
+}
+
+/// The only runtime, else the configured one, else a conflict that lists the names.
+fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
+    let configured = broker.config().default_runtime.clone();
+    if let Some(name) = configured {
+        return broker.catalogue.by_name(&name).ok_or_else(|| {
+            ApiError::not_found(format!("default_runtime `{name}` is not deployed"))
+        });
+    }
+    let mut all = broker.catalogue.all();
+    match all.len() {
+        1 => Ok(all.remove(0)),
+        0 => Err(ApiError::not_found(
+            "no runtime is deployed; `agentcore launch` deploys one",
+        )),
+        _ => {
+            let names: Vec<&str> = all.iter().map(|version| version.name.as_str()).collect();
+            Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "several runtimes are deployed ({}); set default_runtime, or call /runtimes/<name>/invocations",
+                    names.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+fn headers_in(
+    headers: &HeaderMap,
+    session: &str,
+    id: &str,
+) -> Result<Vec<(String, String)>, ApiError> {
+    let mut passed = Vec::with_capacity(headers.len() + 2);
+    for (name, value) in headers {
+        if NOT_PASSED.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+            continue;
+        }
+        let value = value
+            .to_str()
+            .map_err(|_| ApiError::field(name.as_str(), "must be visible ASCII"))?;
+        passed.push((name.as_str().to_owned(), value.to_owned()));
+    }
+    passed.push((SESSION_ID.as_str().to_owned(), session.to_owned()));
+    passed.push((
+        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
+        id.to_owned(),
+    ));
+    Ok(passed)
+}

@@ -1,0 +1,213 @@
+//! Every error answer: AWS-shaped on the AWS wire, RFC 9457 on ours, both with a request id (contract §2.9).
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use proto::api::{FieldFault, Problem};
+use proto::code::ErrorCode;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Carries the request id in answers.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+/// Carries the AWS error name.
+pub const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
+/// Milliseconds that boto3 waits before it tries again (contract §7.3).
+pub const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("x-amz-retry-after");
+
+/// A call that failed.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    /// Which row of the table.
+    pub code: ErrorCode,
+    /// What happened, what it means, what to do.
+    pub message: String,
+    /// Field by field, if the request broke rules.
+    pub fields: Vec<FieldFault>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+    /// What the agent itself said.
+    pub agent: Option<Box<AgentEvidence>>,
+}
+
+/// What AWS hides and its users ask for most: the agent's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentEvidence {
+    /// The agent's status, if it answered.
+    pub status: Option<u16>,
+    /// The beginning of its answer.
+    pub body: Option<String>,
+    /// Last lines of its output.
+    pub log: Vec<String>,
+}
+
+impl ApiError {
+    /// A failure of this kind.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            fields: Vec::new(),
+            retry_after: None,
+            agent: None,
+        }
+    }
+
+    /// A request that breaks a rule of one field.
+    pub fn field(name: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self {
+            fields: vec![FieldFault {
+                name: name.to_owned(),
+                message: message.clone(),
+            }],
+            ..Self::new(ErrorCode::Validation, format!("{name} {message}"))
+        }
+    }
+
+    /// A request that breaks several rules.
+    #[must_use]
+    pub fn fields(fields: Vec<FieldFault>) -> Self {
+        let message = fields
+            .iter()
+            .map(|fault| format!("{} {}", fault.name, fault.message))
+            .collect::<Vec<_>>()
+            .join("; ");
+        Self {
+            fields,
+            ..Self::new(ErrorCode::Validation, message)
+        }
+    }
+
+    /// Nothing of that name.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Self::new(ErrorCode::NotFound, what)
+    }
+
+    /// Our fault; the cause goes to the log, not to the caller.
+    pub fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = %crate::fault::chain(error), "request failed");
+        Self::new(
+            ErrorCode::Internal,
+            "the daemon could not do this; its log has the cause under this request id",
+        )
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// Adds the agent's own words.
+    #[must_use]
+    pub fn evidence(mut self, agent: AgentEvidence) -> Self {
+        self.agent = Some(Box::new(agent));
+        self
+    }
+
+    fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// As the AWS wire says it.
+    #[must_use]
+    pub fn aws(&self, request_id: &str) -> Response {
+        let row = self.code.row();
+        let mut body = Map::from_iter([("message".to_owned(), json!(self.message))]);
+        if row.aws == "ValidationException" {
+            let reason = if self.fields.is_empty() {
+                "CannotParse"
+            } else {
+                "FieldValidationFailed"
+            };
+            body.insert("reason".to_owned(), json!(reason));
+            body.insert("fieldList".to_owned(), json!(self.fields));
+        }
+        self.add_evidence(&mut body);
+        self.finish(request_id, "application/json", &Value::Object(body))
+    }
+
+    /// As our own routes say it.
+    #[must_use]
+    pub fn problem(&self, request_id: &str) -> Response {
+        let row = self.code.row();
+        let problem = Problem {
+            title: row.title.to_owned(),
+            status: row.http,
+            detail: self.message.clone(),
+            code: row.aws.to_owned(),
+            request_id: request_id.to_owned(),
+            errors: self.fields.clone(),
+        };
+        let mut body = match serde_json::to_value(&problem) {
+            Ok(Value::Object(map)) => map,
+            Ok(_) | Err(_) => Map::new(),
+        };
+        self.add_evidence(&mut body);
+        self.finish(request_id, "application/problem+json", &Value::Object(body))
+    }
+
+    fn add_evidence(&self, body: &mut Map<String, Value>) {
+        let Some(agent) = &self.agent else { return };
+        if let Some(status) = agent.status {
+            body.insert("agentStatus".to_owned(), json!(status));
+        }
+        if let Some(text) = &agent.body {
+            body.insert("agentBody".to_owned(), json!(text));
+        }
+        if !agent.log.is_empty() {
+            body.insert("agentLog".to_owned(), json!(agent.log));
+        }
+    }
+
+    fn finish(&self, request_id: &str, kind: &'static str, body: &Value) -> Response {
+        let mut response = (self.status(), Body::from(body.to_string())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(ERROR_TYPE, HeaderValue::from_static(self.code.row().aws));
+        set_request_id(headers, request_id);
+        if let Some(delay) = self.retry_after {
+            let seconds = delay.as_secs().max(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        }
+        response
+    }
+}
+
+/// Puts the request id on an answer.
+pub fn set_request_id(headers: &mut HeaderMap, request_id: &str) {
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+}
+
+impl From<crate::store::StoreError> for ApiError {
+    fn from(error: crate::store::StoreError) -> Self {
+        let code = error.code();
+        if code == ErrorCode::Internal {
+            return Self::internal(&error);
+        }
+        match &error {
+            crate::store::StoreError::Invalid { field, message } => {
+                Self::field(field, message.clone())
+            }
+            _ => Self::new(code, error.to_string()),
+        }
+    }
+}
+
+impl From<crate::artifacts::ArtifactError> for ApiError {
+    fn from(error: crate::artifacts::ArtifactError) -> Self {
+        let code = error.code();
+        if code == ErrorCode::Internal {
+            Self::internal(&error)
+        } else {
+            Self::new(code, crate::fault::chain(&error))
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Which path is what. `/v1` and the system routes are axum's; the AWS wire is split by hand, because `{arn}` is one label
+//! that clients escape in every possible way (contract §2).
+
+use super::reply::{ApiError, set_request_id};
+use super::{artifacts, aws, exec, identify, local, runtimes, sessions, system};
+use crate::broker::Broker;
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use proto::code::ErrorCode;
+use std::sync::Arc;
+
+/// The id of one request, in its answer and in the log.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub String);
+
+/// Everything that one port serves.
+pub fn router(broker: Arc<Broker>) -> Router {
+    let v1 = Router::new()
+        .route("/info", get(system::info))
+        .route("/doctor", get(system::doctor))
+        .route("/artifacts", post(artifacts::upload).get(artifacts::list))
+        .route(
+            "/artifacts/{id}",
+            get(artifacts::show).delete(artifacts::remove),
+        )
+        .route("/runtimes", get(runtimes::list))
+        .route(
+            "/runtimes/{name}",
+            put(runtimes::put)
+                .get(runtimes::show)
+                .delete(runtimes::remove),
+        )
+        .route("/runtimes/{name}/versions", get(runtimes::versions))
+        .route("/runtimes/{name}/versions/{number}", get(runtimes::version))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/{id}", get(sessions::show).delete(sessions::stop))
+        .route("/sessions/{id}/logs", get(sessions::logs))
+        .route("/sessions/{id}/exec", post(exec::exec))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(unknown_v1)
+        // Reads are bounded where they happen: artifacts by their own bound, JSON by the control limit.
+        .layer(DefaultBodyLimit::disable());
+    Router::new()
+        .nest("/v1", v1)
+        .route("/healthz", get(system::healthz))
+        .route("/livez", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .route("/version", get(system::version))
+        .route("/invocations", post(local::invocations))
+        .route("/ping", get(local::ping))
+        .route("/runtimes/{*rest}", axum::routing::any(aws::dispatch))
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(Arc::clone(&broker), admit))
+        .with_state(broker)
+}
+
+/// The first stage of every request: an id, and who is asking.
+async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Next) -> Response {
+    let id = uuid::Uuid::new_v4().to_string();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let aws = request.uri().path().starts_with("/runtimes/");
+    let mut response = match identify::caller(&broker, &request) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) if aws => error.aws(&id),
+        Err(error) => error.problem(&id),
+    };
+    set_request_id(response.headers_mut(), &id);
+    response
+}
+
+async fn method_not_allowed(request: Request) -> Response {
+    let error = ApiError::new(
+        ErrorCode::MethodNotAllowed,
+        format!(
+            "{} does not take {}",
+            request.uri().path(),
+            request.method()
+        ),
+    );
+    error.problem(&request_id(&request))
+}
+
+async fn unknown(request: Request) -> Response {
+    ApiError::not_found(format!("there is nothing at {}", request.uri().path()))
+        .problem(&request_id(&request))
+}
+
+async fn unknown_v1(request: Request) -> Response {
+    unknown(request).await
+}
+
+/// The request's id; the middleware has put it there.
+pub fn request_id<B>(request: &http::Request<B>) -> String {
+    request
+        .extensions()
+        .get::<RequestId>()
+        .map(|id| id.0.clone())
+        .unwrap_or_default()
+}

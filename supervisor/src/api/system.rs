@@ -1,0 +1,60 @@
+//! What the daemon says of itself: health, readiness, version, and what this host offers.
+
+use super::reply::ApiError;
+use super::router::RequestId;
+use crate::broker::Broker;
+use axum::Json;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use proto::api::{Check, CheckState, Doctor, Info};
+use std::sync::Arc;
+
+/// `GET /healthz`: the process answers.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: new sessions are taken.
+pub async fn readyz(State(broker): State<Arc<Broker>>) -> Response {
+    if broker.draining() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()
+    } else {
+        "ready\n".into_response()
+    }
+}
+
+/// `GET /version`.
+pub async fn version() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+/// `GET /v1/info`.
+pub async fn info(State(broker): State<Arc<Broker>>) -> Json<Info> {
+    Json(broker.info())
+}
+
+/// `GET /v1/doctor`.
+pub async fn doctor(
+    State(broker): State<Arc<Broker>>,
+    Extension(RequestId(id)): Extension<RequestId>,
+) -> Response {
+    match broker.launcher.probe().await {
+        Ok(probed) => {
+            let checks = probed
+                .into_iter()
+                .map(|(name, state, detail)| Check {
+                    name,
+                    state: match state {
+                        0 => CheckState::On,
+                        1 => CheckState::Degraded,
+                        2.. => CheckState::Off,
+                    },
+                    detail,
+                })
+                .collect();
+            Json(Doctor { checks }).into_response()
+        }
+        Err(fault) => ApiError::internal(&fault).problem(&id),
+    }
+}

@@ -1,0 +1,203 @@
+//! The session's way out: an HTTP proxy whose connections the shim accepts and the broker serves.
+//!
+//! The agent connects to a port of its own loopback (`HTTP_PROXY`, `HTTPS_PROXY`); the shim passes the accepted connection
+//! here. The broker reads one request head, asks the policy, resolves, judges the addresses, dials one that was judged
+//! (so a name that changes its mind cannot slip through) and carries bytes. Refusals are counted and noted in the
+//! session's log. Which addresses are whose is `session_core::egress`.
+
+mod head;
+mod policy;
+
+use crate::broker::Broker;
+use crate::session::handle::SessionHandle;
+use head::{Head, HeadError};
+use policy::Refused;
+use session_core::egress::Target;
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::TcpStream;
+
+/// How long the agent may take to say what it wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Notes in the session's log for its first refusals; later ones are only counted, so that a loop cannot flood the log.
+const NOTED_REFUSALS: u64 = 50;
+
+/// The broker's half of every session's proxy.
+#[derive(Debug, Default)]
+pub struct Egress {
+    broker: OnceLock<Weak<Broker>>,
+}
+
+impl Egress {
+    /// Tells it whose configuration holds; once.
+    pub fn belong_to(&self, broker: &Arc<Broker>) {
+        // A second call would say the same.
+        let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// Serves one connection of a session in a task of its own.
+    pub fn serve(&self, stream: StdTcpStream, session: Arc<SessionHandle>) {
+        let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let Ok(place) = Arc::clone(&session.egress_places).try_acquire_owned() else {
+            // Dropping the connection is the answer: the limit is far above what a client library opens.
+            return;
+        };
+        tokio::spawn(async move {
+            let Ok(stream) = TcpStream::from_std(stream) else {
+                return;
+            };
+            // Ends with the session: a connection must not outlive the one who may use it.
+            let ended = session.ending();
+            tokio::select! {
+                outcome = connection(&broker, &session, stream) => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(session_id = %session.id, %error, "outbound connection");
+                    }
+                }
+                _end = ended => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(
+    broker: &Broker,
+    session: &SessionHandle,
+    mut agent: TcpStream,
+) -> io::Result<()> {
+    let read = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut agent)).await;
+    let head = match read {
+        Ok(Ok(head)) => head,
+        Ok(Err(HeadError::Io(error))) => return Err(error),
+        Ok(Err(error)) => {
+            return refuse(&mut agent, 400, "Bad Request", &error.to_string()).await;
+        }
+        Err(_elapsed) => {
+            return refuse(&mut agent, 408, "Request Timeout", "no request came").await;
+        }
+    };
+    let mut server = match dial(broker, session, &head.target).await {
+        Ok(server) => server,
+        Err(Dial::Refused(refused)) => {
+            note_refusal(session, &head.target, &refused);
+            return refuse(
+                &mut agent,
+                403,
+                "Forbidden",
+                &format!("{}:{}: {refused}", head.target.host, head.target.port),
+            )
+            .await;
+        }
+        Err(Dial::Failed(detail)) => return refuse(&mut agent, 502, "Bad Gateway", &detail).await,
+        Err(Dial::TimedOut) => {
+            return refuse(
+                &mut agent,
+                504,
+                "Gateway Timeout",
+                "the server did not accept in time",
+            )
+            .await;
+        }
+    };
+    // Small writes of a conversation (TLS handshakes, JSON) should not wait for each other.
+    server.set_nodelay(true)?;
+    agent.set_nodelay(true)?;
+    if head.is_connect() {
+        agent
+            .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            .await?;
+    }
+    server.write_all(&head.forward).await?;
+    copy_bidirectional(&mut agent, &mut server).await?;
+    Ok(())
+}
+
+async fn read_head(agent: &mut TcpStream) -> Result<Head, HeadError> {
+    let mut buffer = Vec::with_capacity(1024);
+    loop {
+        if let Some(head) = head::parse(&buffer)? {
+            return Ok(head);
+        }
+        if agent.read_buf(&mut buffer).await.map_err(HeadError::Io)? == 0 {
+            return Err(HeadError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+enum Dial {
+    Refused(Refused),
+    Failed(String),
+    TimedOut,
+}
+
+async fn dial(
+    broker: &Broker,
+    session: &SessionHandle,
+    target: &Target,
+) -> Result<TcpStream, Dial> {
+    let config = broker.config();
+    let policy = &session.version.spec.network;
+    policy::may_ask(policy, target).map_err(Dial::Refused)?;
+    let attempt = async {
+        let resolved: Vec<_> = match target.address() {
+            Some(address) => vec![(address, target.port).into()],
+            None => tokio::net::lookup_host((target.host.as_str(), target.port))
+                .await
+                .map_err(|error| {
+                    Dial::Failed(format!("{} could not be resolved: {error}", target.host))
+                })?
+                .collect(),
+        };
+        let own = policy::own_addresses();
+        let dialled = policy::may_dial(&config.network.allow_private, target, &resolved, &own)
+            .map_err(Dial::Refused)?;
+        TcpStream::connect(dialled.as_slice())
+            .await
+            .map_err(|error| {
+                Dial::Failed(format!(
+                    "{}:{} could not be reached: {error}",
+                    target.host, target.port
+                ))
+            })
+    };
+    match tokio::time::timeout(config.network.dial_timeout, attempt).await {
+        Ok(outcome) => outcome,
+        Err(_elapsed) => Err(Dial::TimedOut),
+    }
+}
+
+fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
+    let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
+    if count <= NOTED_REFUSALS {
+        session.log.note(&format!(
+            "outbound connection to {}:{} refused: {refused}",
+            target.host, target.port
+        ));
+        tracing::info!(
+            session_id = %session.id,
+            runtime = %session.version.name,
+            host = target.host,
+            port = target.port,
+            reason = %refused,
+            "outbound connection refused"
+        );
+    }
+}
+
+async fn refuse(agent: &mut TcpStream, status: u16, reason: &str, detail: &str) -> io::Result<()> {
+    let body = format!("agentcore: {detail}\n");
+    let answer = format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    agent.write_all(answer.as_bytes()).await?;
+    agent.shutdown().await
+}

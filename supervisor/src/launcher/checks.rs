@@ -1,0 +1,102 @@
+//! What an order may say. The broker has checked all this too; the launcher does not know that.
+
+use super::ground::Ground;
+use super::message::{LaunchOrder, Limits, OrderFault};
+use nix::sys::stat::{SFlag, fstat};
+use sandbox::memfd;
+use sandbox::shim_entry::MAX_BOOT;
+use sandbox::uid_block::UIDS_PER_SESSION;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Smallest useful limits: below them not even the shim starts, and the fault would name a step that is not to blame.
+const FLOORS: Limits = Limits {
+    memory_bytes: 16 << 20,
+    cpu_millis: 10,
+    pids: 4,
+    tmp_bytes: 64 << 10,
+    nofile: 16,
+};
+
+fn refused<T>(why: impl Into<String>) -> Result<T, OrderFault> {
+    Err(OrderFault::Refused(why.into()))
+}
+
+/// Ids and limits of a launch.
+pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFault> {
+    uid_base(order.uid_base, ground)?;
+    let (asked, top) = (&order.limits, &ground.ceilings);
+    for (name, asked, floor, ceiling) in [
+        (
+            "memory",
+            asked.memory_bytes,
+            FLOORS.memory_bytes,
+            top.memory_bytes,
+        ),
+        (
+            "cpu",
+            asked.cpu_millis.into(),
+            FLOORS.cpu_millis.into(),
+            top.cpu_millis.into(),
+        ),
+        (
+            "pids",
+            asked.pids.into(),
+            FLOORS.pids.into(),
+            top.pids.into(),
+        ),
+        ("tmp", asked.tmp_bytes, FLOORS.tmp_bytes, top.tmp_bytes),
+        (
+            "nofile",
+            asked.nofile.into(),
+            FLOORS.nofile.into(),
+            top.nofile.into(),
+        ),
+    ] {
+        if asked < floor || asked > ceiling {
+            return refused(format!("{name} must be {floor} to {ceiling}, is {asked}"));
+        }
+    }
+    Ok(())
+}
+
+fn uid_base(base: u32, ground: &Ground) -> Result<(), OrderFault> {
+    let block = &ground.uid_block;
+    let fits = base >= block.start
+        && base.checked_add(UIDS_PER_SESSION).is_some_and(|end| end <= block.end)
+        && (base - block.start).is_multiple_of(UIDS_PER_SESSION)
+        // The broker may be the block's first uid, and its range is then nobody else's.
+        && !(base..base + UIDS_PER_SESSION).contains(&ground.broker.0);
+    if fits {
+        Ok(())
+    } else {
+        refused(format!(
+            "uid {base} does not begin a session's range of {block:?}"
+        ))
+    }
+}
+
+/// The two descriptors of a launch: boot file and bundle.
+pub(super) fn launch_fds(
+    fds: Vec<OwnedFd>,
+    ground: &Ground,
+) -> Result<(OwnedFd, OwnedFd), OrderFault> {
+    let Ok([boot, bundle]) = <[OwnedFd; 2]>::try_from(fds) else {
+        return refused("a launch has two descriptors");
+    };
+    if !memfd::is_sealed(boot.as_fd(), MAX_BOOT).unwrap_or(false) {
+        return refused("the boot file is not a sealed memory file");
+    }
+    let Ok(found) = fstat(&bundle) else {
+        return refused("the bundle cannot be looked at");
+    };
+    let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFDIR
+        || found.st_uid != ground.broker.0
+        || found.st_dev != ground.state_device
+    {
+        return refused(
+            "the bundle is not a directory of the broker's on the state directory's file system",
+        );
+    }
+    Ok((boot, bundle))
+}

@@ -1,0 +1,268 @@
+//! The broker's end of the launcher's link: numbered orders out, answers and exit notices in.
+
+use super::message::{
+    Counters, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order, OrderFault, Ordered, Reply,
+};
+use crate::seqpacket::AsyncSeqpacket;
+use nix::errno::Errno;
+use proto::ids::SessionId;
+use sandbox::seqpacket::Seqpacket;
+use sandbox::sys::scm::Received;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
+
+/// Exit notices on their way to the router. It passes each on at once; while it does not, the launcher's answers wait
+/// too, and its own queue is bounded by the number of sessions.
+const NOTICES: usize = 256;
+
+/// A launched session, as the launcher proves it.
+#[derive(Debug)]
+pub struct Launched {
+    /// Host pid of its PID 1.
+    pub pid: i32,
+    /// Start time of that process, clock ticks since boot.
+    pub start_time: u64,
+    /// Inode of its cgroup.
+    pub cgroup_inode: u64,
+    /// Readable when PID 1 has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// What is left of a session that is gone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Removed {
+    /// Final reading.
+    pub usage: Counters,
+    /// JSON of `proto::shim::ExitRecord` as its shim wrote it: an attacker's bytes, bounded, perhaps empty.
+    pub record: Vec<u8>,
+}
+
+/// Gives orders. Cheap to clone; when the launcher is gone every order fails. When the last clone is dropped the link is
+/// closed, which ends the launcher (its sessions live on).
+#[derive(Debug, Clone)]
+pub struct LauncherClient {
+    shared: Arc<Shared>,
+    gone: watch::Receiver<bool>,
+    _reader: Arc<Reader>,
+}
+
+/// The task that reads the link; it ends with the last client.
+#[derive(Debug)]
+struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    link: AsyncSeqpacket,
+    next: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+type Answer = Result<(Reply, Option<OwnedFd>), OrderFault>;
+
+/// Orders without an answer. `None` once the launcher is gone: nobody may begin to wait then.
+type Waiting = Option<HashMap<u64, oneshot::Sender<Answer>>>;
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it is held.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gone() -> OrderFault {
+    OrderFault::Host {
+        detail: "the launcher is gone".to_owned(),
+        errno: Errno::EPIPE as i32,
+    }
+}
+
+fn unexpected(reply: &Reply) -> OrderFault {
+    OrderFault::Host {
+        detail: format!("the launcher answered out of turn: {reply:?}"),
+        errno: Errno::EPROTO as i32,
+    }
+}
+
+impl LauncherClient {
+    /// Takes the link over; inside the runtime. The receiver yields every exit notice, and ends with the launcher.
+    pub fn new(link: Seqpacket) -> io::Result<(Self, mpsc::Receiver<Exited>)> {
+        let shared = Arc::new(Shared {
+            link: AsyncSeqpacket::new(link)?,
+            next: AtomicU64::new(1),
+            waiting: Mutex::new(Some(HashMap::new())),
+        });
+        let (notices, receiver) = mpsc::channel(NOTICES);
+        let (say_gone, gone) = watch::channel(false);
+        let reader = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            let error = read(&reader, &notices).await;
+            tracing::error!(error = %error, "the launcher is gone");
+            // Dropping the senders answers everyone who waits.
+            reader.waiting().take();
+            // Nobody left to tell is fine.
+            let _ = say_gone.send(true);
+        });
+        let client = Self {
+            shared,
+            gone,
+            _reader: Arc::new(Reader(task.abort_handle())),
+        };
+        Ok((client, receiver))
+    }
+
+    /// Makes a cgroup and parks a stager in it, for a quick [`Self::launch`] of the same name.
+    pub async fn prepare(&self, session: SessionId) -> Result<(), OrderFault> {
+        self.done(Order::Prepare { session }).await
+    }
+
+    /// Makes a session. `boot` is a sealed memory file with the shim's `Boot`, `bundle` the directory for `/app`.
+    pub async fn launch(
+        &self,
+        order: LaunchOrder,
+        boot: OwnedFd,
+        bundle: OwnedFd,
+    ) -> Result<Launched, OrderFault> {
+        let fds = [boot.as_fd(), bundle.as_fd()];
+        match self.order(Order::Launch(order), &fds).await? {
+            (
+                Reply::Launched {
+                    pid,
+                    start_time,
+                    cgroup_inode,
+                },
+                Some(pidfd),
+            ) => Ok(Launched {
+                pid,
+                start_time,
+                cgroup_inode,
+                pidfd,
+            }),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Kills every process of a session at once. What remains is for [`Self::remove`].
+    pub async fn kill(&self, session: SessionId) -> Result<(), OrderFault> {
+        self.done(Order::Kill { session }).await
+    }
+
+    /// Reads a session's counters.
+    pub async fn usage(&self, session: SessionId) -> Result<Counters, OrderFault> {
+        match self.order(Order::Usage { session }, &[]).await? {
+            (Reply::Usage(counters), _) => Ok(counters),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends a session and clears everything of it away.
+    pub async fn remove(&self, session: SessionId) -> Result<Removed, OrderFault> {
+        match self.order(Order::Remove { session }, &[]).await? {
+            (Reply::Removed { usage, record }, _) => Ok(Removed { usage, record }),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
+    pub async fn probe(&self) -> Result<Vec<(String, u8, String)>, OrderFault> {
+        match self.order(Order::Probe, &[]).await? {
+            (Reply::Probed(found), _) => Ok(found),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Resolves when the launcher is gone.
+    pub async fn closed(&self) {
+        // An error means that the reader has ended without a word, which is the same.
+        let _ = self.gone.clone().wait_for(|gone| *gone).await;
+    }
+
+    async fn done(&self, order: Order) -> Result<(), OrderFault> {
+        match self.order(order, &[]).await? {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn order(&self, order: Order, fds: &[BorrowedFd<'_>]) -> Answer {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let packet = postcard::to_stdvec(&Ordered { number, order }).map_err(|error| {
+            OrderFault::Refused(format!("the order cannot be written down: {error}"))
+        })?;
+        let (answer, answered) = oneshot::channel();
+        match &mut *self.shared.waiting() {
+            Some(waiting) => waiting.insert(number, answer),
+            None => return Err(gone()),
+        };
+        // A caller that gives up waiting must not leave its place behind.
+        let _place = Place {
+            shared: &self.shared,
+            number,
+        };
+        self.shared
+            .link
+            .send(&packet, fds)
+            .await
+            .map_err(|_| gone())?;
+        answered.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// An entry among the waiting, given back when dropped.
+struct Place<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = &mut *self.shared.waiting() {
+            waiting.remove(&self.number);
+        }
+    }
+}
+
+/// Reads until the launcher is gone; says how.
+async fn read(shared: &Shared, notices: &mpsc::Sender<Exited>) -> io::Error {
+    let mut buffer = vec![0; MAX_PACKET];
+    loop {
+        let mut received: Received = match shared.link.recv(&mut buffer).await {
+            Ok(received) if received.len > 0 => received,
+            Ok(_) => return io::ErrorKind::UnexpectedEof.into(),
+            Err(error) => return error,
+        };
+        let message = match postcard::from_bytes(&buffer[..received.len]) {
+            Ok(message) if !received.truncated => message,
+            Ok(_) | Err(_) => {
+                return io::Error::new(io::ErrorKind::InvalidData, "its packet is not understood");
+            }
+        };
+        match message {
+            FromLauncher::Replied(replied) => {
+                let place = shared
+                    .waiting()
+                    .as_mut()
+                    .and_then(|waiting| waiting.remove(&replied.number));
+                if let Some(place) = place {
+                    let fd = received.fds.pop();
+                    // Its caller may have given up in this moment; a pidfd is then closed.
+                    let _ = place.send(replied.reply.map(|reply| (reply, fd)));
+                }
+            }
+            // Without a router nobody wants exit notices.
+            FromLauncher::Exited(exited) => {
+                let _ = notices.send(exited).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What the launcher opens once, at its start: directories, the base, the shim's sealed copy, filters, cgroups.
+
+use super::message::Limits;
+use super::setup::LauncherSetup;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
+use sandbox::cgroup::CgroupRoot;
+use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step};
+use sandbox::stager::Host;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Bytes of a Unix socket's path, its closing null included.
+const MAX_SOCKET_PATH: usize = 108;
+
+/// Why the launcher cannot start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {}", path.display())]
+pub(super) struct GroundError {
+    verb: &'static str,
+    path: PathBuf,
+    pub(super) source: io::Error,
+}
+
+impl GroundError {
+    pub(super) fn new(verb: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self {
+            verb,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ground {
+    /// `<runtime-dir>/sessions`.
+    pub(super) sessions: PathBuf,
+    /// `<runtime-dir>/staging`: empty, where new roots are attached until pivot_root.
+    staging: PathBuf,
+    /// What stagers need.
+    pub(super) host: Host,
+    /// What is done ahead of every order.
+    pub(super) ahead: Vec<Step<AheadAct>>,
+    filters: Filters,
+    core_is_piped: bool,
+    /// The instance's cgroup.
+    pub(super) cgroups: CgroupRoot,
+    /// File system of the state directory.
+    pub(super) state_device: u64,
+    /// Who the broker is.
+    pub(super) broker: (u32, u32),
+    /// Uids for sessions.
+    pub(super) uid_block: Range<u32>,
+    /// Largest limits.
+    pub(super) ceilings: Limits,
+    /// Most parked stagers.
+    pub(super) max_prepared: usize,
+}
+
+impl Ground {
+    pub(super) fn open(setup: &LauncherSetup) -> Result<Self, GroundError> {
+        own_directory(&setup.runtime_dir, None)?;
+        let sessions = setup.runtime_dir.join("sessions");
+        let staging = setup.runtime_dir.join("staging");
+        // Sockets are reached by who knows their name; nobody but root lists or makes them.
+        own_directory(&sessions, Some(Mode::from_bits_truncate(0o711)))?;
+        own_directory(&staging, Some(Mode::S_IRWXU))?;
+        let longest = sessions.join(format!("{}.sock", "x".repeat(26)));
+        if longest.as_os_str().len() >= MAX_SOCKET_PATH {
+            let error = nix::errno::Errno::ENAMETOOLONG;
+            return Err(GroundError::new("bind sockets in", &sessions, error));
+        }
+        let shim = File::open(&setup.shim)
+            .and_then(|file| sandbox::memfd::sealed_program(c"agentcore-shim", file))
+            .map_err(|error| GroundError::new("copy", &setup.shim, error))?;
+        let state = open_directory(&setup.state_dir)?;
+        let filters = sandbox::seccomp::filters().map_err(|error| {
+            GroundError::new("compile filters for", &setup.shim, io::Error::other(error))
+        })?;
+        Ok(Self {
+            host: Host {
+                base: open_base(&setup.base_root)?,
+                shim,
+            },
+            sessions,
+            staging,
+            ahead: sandbox::plan::ahead()
+                .map_err(|error| GroundError::new("plan", &setup.base_root, error))?,
+            filters,
+            core_is_piped: sandbox::host::core_is_piped().map_err(|error| {
+                GroundError::new("read", Path::new(sandbox::host::CORE_PATTERN), error)
+            })?,
+            cgroups: CgroupRoot::open(setup.instance.as_str(), setup.cgroup_parent.as_deref())
+                .map_err(|error| {
+                    GroundError::new("use cgroups of", &setup.runtime_dir, cgroup_io(error))
+                })?,
+            state_device: status(&state, &setup.state_dir)?.st_dev,
+            broker: (setup.broker_uid, setup.broker_gid),
+            uid_block: setup.uid_block.clone(),
+            ceilings: setup.ceilings,
+            max_prepared: setup.max_prepared,
+        })
+    }
+
+    /// The plan of one session.
+    pub(super) fn plan(&self, uid_base: u32, limits: &Limits) -> Result<Plan, std::ffi::NulError> {
+        sandbox::plan::compile(&SessionSpec {
+            uid_base,
+            tmp_bytes: limits.tmp_bytes,
+            nofile: limits.nofile.into(),
+            nproc: limits.pids.into(),
+            staging: self.staging.clone(),
+            core_is_piped: self.core_is_piped,
+            filters: self.filters.clone(),
+        })
+    }
+}
+
+fn cgroup_io(error: sandbox::cgroup::CgroupError) -> io::Error {
+    io::Error::other(error)
+}
+
+/// Makes a directory if it is missing, and makes sure that nobody but root can put anything into it.
+fn own_directory(path: &Path, mode: Option<Mode>) -> Result<(), GroundError> {
+    match nix::unistd::mkdir(path, mode.unwrap_or(Mode::from_bits_truncate(0o755))) {
+        Ok(()) if mode.is_none() => {
+            let directory = open_directory(path)?;
+            // The umask has taken away what the broker needs to reach its sockets.
+            fchmod(&directory, Mode::from_bits_truncate(0o755))
+                .map_err(|errno| GroundError::new("change the mode of", path, errno))?;
+        }
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(errno) => return Err(GroundError::new("make", path, errno)),
+    }
+    let directory = open_directory(path)?;
+    require_roots(&directory, path)?;
+    if let Some(mode) = mode {
+        fchmod(&directory, mode)
+            .map_err(|errno| GroundError::new("change the mode of", path, errno))?;
+    }
+    Ok(())
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, GroundError> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|errno| GroundError::new("open", path, errno))
+}
+
+fn open_base(path: &Path) -> Result<OwnedFd, GroundError> {
+    let base = open_directory(path)?;
+    require_roots(&base, path)?;
+    Ok(base)
+}
+
+fn status(fd: &OwnedFd, path: &Path) -> Result<FileStat, GroundError> {
+    fstat(fd.as_fd()).map_err(|errno| GroundError::new("look at", path, errno))
+}
+
+/// The launcher trusts what it finds by name only where nobody else can change names.
+fn require_roots(directory: &OwnedFd, path: &Path) -> Result<(), GroundError> {
+    let found = status(directory, path)?;
+    if found.st_uid == 0 && found.st_mode & 0o022 == 0 {
+        Ok(())
+    } else {
+        let text = "it must belong to root and be writable for root only";
+        Err(GroundError::new(
+            "trust",
+            path,
+            io::Error::new(io::ErrorKind::PermissionDenied, text),
+        ))
+    }
+}

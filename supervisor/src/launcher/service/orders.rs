@@ -1,0 +1,254 @@
+//! What each order does.
+
+use super::{Launcher, Source, host_fault};
+use crate::launcher::checks;
+use crate::launcher::endpoint::Endpoint;
+use crate::launcher::message::{Counters, LaunchOrder, Limits, Order, OrderFault, Ordered, Reply};
+use crate::launcher::session::{Farewell, Phase, Session};
+use crate::launcher::stager::{Stager, StagerOrder};
+use nix::sys::epoll::EpollFlags;
+use proto::ids::SessionId;
+use sandbox::cgroup::{CgroupError, Support};
+use sandbox::sys::errno_of;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+impl Launcher {
+    pub(super) fn order(&mut self, ordered: Ordered, fds: Vec<OwnedFd>) {
+        let Ordered { number, order } = ordered;
+        let outcome = match order {
+            Order::Prepare { session } => self.prepare(session).map(|()| Some(Reply::Done)),
+            // Answers by itself, when the stager has reported.
+            Order::Launch(order) => self.launch(number, &order, fds).map(|()| None),
+            Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
+            Order::Usage { session } => self.usage(&session).map(Some),
+            Order::Remove { session } => {
+                if self.sessions.contains_key(&session) {
+                    // Answers by itself, when the session is gone.
+                    self.remove(&session, Farewell::Removed { order: number });
+                    Ok(None)
+                } else {
+                    Err(OrderFault::Unknown)
+                }
+            }
+            Order::Probe => Ok(Some(self.probe())),
+        };
+        match outcome {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.reply(number, Ok(reply), None),
+            Err(fault) => self.reply(number, Err(fault), None),
+        }
+    }
+
+    fn prepare(&mut self, id: SessionId) -> Result<(), OrderFault> {
+        let parked = |s: &&Session| matches!(s.phase, Phase::Parked { .. });
+        if self.sessions.values().filter(parked).count() >= self.ground.max_prepared {
+            return Err(OrderFault::Refused(
+                "as many sessions are prepared as may be".to_owned(),
+            ));
+        }
+        self.park(id)
+    }
+
+    /// Makes the cgroup and a stager in it.
+    fn park(&mut self, id: SessionId) -> Result<(), OrderFault> {
+        if self.sessions.contains_key(&id) {
+            return Err(OrderFault::Refused(format!("{id} is there already")));
+        }
+        let cgroup = self
+            .ground
+            .cgroups
+            .create(id.as_str())
+            .map_err(|e| cgroup_fault(&e))?;
+        let stager = match Stager::park(&self.ground, &cgroup) {
+            Ok(stager) => stager,
+            Err(fault) => {
+                if let Err(left) = cgroup.remove() {
+                    tracing::error!(session_id = %id, error = %left, "remove its cgroup");
+                }
+                return Err(fault);
+            }
+        };
+        let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
+        let watched = self.watch(
+            stager.socket.as_fd(),
+            Source::Stager(id.clone()),
+            EpollFlags::EPOLLIN,
+        );
+        let phase = Phase::Parked {
+            stager,
+            fault: None,
+        };
+        self.sessions
+            .insert(id.clone(), Session::new(cgroup, endpoint, phase));
+        watched.map_err(|error| {
+            // Nobody waits for this removal; it ends like any other.
+            self.begin_removal(&id);
+            host_fault("cannot watch a stager", errno_of(&error))
+        })
+    }
+
+    fn launch(
+        &mut self,
+        number: u64,
+        order: &LaunchOrder,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), OrderFault> {
+        checks::launch(order, &self.ground)?;
+        let (boot, bundle) = checks::launch_fds(fds, &self.ground)?;
+        let id = &order.session;
+        if self
+            .sessions
+            .values()
+            .any(|s| s.uid_base == Some(order.uid_base))
+        {
+            return Err(OrderFault::Refused(format!(
+                "uid {} is in use",
+                order.uid_base
+            )));
+        }
+        if !self.sessions.contains_key(id) {
+            self.park(id.clone())?;
+        }
+        // From here on there is something to clear away, so a fault answers by way of a removal.
+        match self.hand_over(number, order, &boot, &bundle) {
+            Ok(()) => Ok(()),
+            Err(Handover::NotParked(fault)) => Err(fault),
+            Err(Handover::Failed(fault)) => {
+                self.fail(id, number, fault);
+                Ok(())
+            }
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        number: u64,
+        order: &LaunchOrder,
+        boot: &OwnedFd,
+        bundle: &OwnedFd,
+    ) -> Result<(), Handover> {
+        let failed = |verb: &'static str| {
+            move |error: io::Error| Handover::Failed(host_fault(verb, errno_of(&error)))
+        };
+        let not_parked =
+            || Handover::NotParked(OrderFault::Refused("the session is not new".to_owned()));
+        let session = self
+            .sessions
+            .get_mut(&order.session)
+            .ok_or_else(not_parked)?;
+        if session.removal.is_some() {
+            return Err(not_parked());
+        }
+        let stager = match &mut session.phase {
+            Phase::Parked {
+                fault: Some(fault), ..
+            } => return Err(Handover::Failed(fault.clone())),
+            Phase::Parked {
+                stager,
+                fault: None,
+            } => stager,
+            Phase::Launching { .. } | Phase::Running | Phase::Ended | Phase::Foreign => {
+                return Err(not_parked());
+            }
+        };
+        session
+            .cgroup
+            .apply(&cgroup_limits(&order.limits))
+            .map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
+        let (listener, record) = session
+            .endpoint
+            .create(self.ground.broker)
+            .map_err(failed("cannot make socket and exit record"))?;
+        let oom = session
+            .cgroup
+            .oom_event()
+            .map_err(failed("cannot watch its memory"))?;
+        let stager_order = StagerOrder {
+            uid_base: order.uid_base,
+            limits: order.limits,
+        };
+        let fds = [
+            bundle.as_fd(),
+            boot.as_fd(),
+            listener.as_fd(),
+            record.as_fd(),
+        ];
+        stager
+            .order(&stager_order, &fds)
+            .map_err(failed("cannot give the order to the stager"))?;
+        session.uid_base = Some(order.uid_base);
+        if let Phase::Parked { stager, .. } = std::mem::replace(&mut session.phase, Phase::Ended) {
+            session.phase = Phase::Launching {
+                stager,
+                order: number,
+            };
+        }
+        let source = Source::Oom(order.session.clone());
+        let watched = self.watch(oom.as_fd(), source, EpollFlags::EPOLLIN);
+        if let Some(session) = self.sessions.get_mut(&order.session) {
+            session.oom = Some(oom);
+        }
+        watched.map_err(failed("cannot watch its memory"))
+    }
+
+    fn kill(&self, id: &SessionId) -> Result<(), OrderFault> {
+        let session = self.sessions.get(id).ok_or(OrderFault::Unknown)?;
+        session.cgroup.kill().map_err(|e| cgroup_fault(&e))
+    }
+
+    fn usage(&self, id: &SessionId) -> Result<Reply, OrderFault> {
+        let session = self.sessions.get(id).ok_or(OrderFault::Unknown)?;
+        let counters = session.cgroup.counters().map_err(|e| cgroup_fault(&e))?;
+        Ok(Reply::Usage(own_counters(counters)))
+    }
+
+    fn probe(&self) -> Reply {
+        let mut found = self.ground.cgroups.capabilities();
+        found.extend(sandbox::host::capabilities());
+        Reply::Probed(
+            found
+                .into_iter()
+                .map(|c| {
+                    let state = match c.support {
+                        Support::On => 0,
+                        Support::Degraded => 1,
+                        Support::Off => 2,
+                    };
+                    (c.name.to_owned(), state, c.detail)
+                })
+                .collect(),
+        )
+    }
+}
+
+/// Why a session's stager did not get the order.
+enum Handover {
+    /// Nothing was touched.
+    NotParked(OrderFault),
+    /// There is something to clear away.
+    Failed(OrderFault),
+}
+
+pub(super) fn cgroup_fault(error: &CgroupError) -> OrderFault {
+    host_fault(error.to_string(), error.errno())
+}
+
+pub(super) fn own_counters(from: sandbox::cgroup::Counters) -> Counters {
+    Counters {
+        cpu_us: from.cpu_us,
+        memory_bytes: from.memory_bytes,
+        memory_peak_bytes: from.memory_peak_bytes,
+        pids: from.pids,
+        oom_kills: from.oom_kills,
+    }
+}
+
+fn cgroup_limits(from: &Limits) -> sandbox::cgroup::Limits {
+    sandbox::cgroup::Limits {
+        memory_bytes: from.memory_bytes,
+        cpu_millis: from.cpu_millis,
+        pids: from.pids,
+        io: None,
+    }
+}

@@ -1,0 +1,144 @@
+//! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ final counters and exit record ▸ remove cgroup, socket
+//! and record ▸ answer. Mounts, network and the other namespaces are the kernel's to free: nothing on the host refers to
+//! them.
+
+use super::orders::{cgroup_fault, own_counters};
+use super::{Launcher, host_fault};
+use crate::launcher::message::{OrderFault, Reply};
+use crate::launcher::session::{Farewell, Phase, Removal, Session};
+use proto::ids::SessionId;
+use sandbox::sys::errno_of;
+use std::time::{Duration, Instant};
+
+/// How long the processes of a session may take to die before the answer is a fault. A process in uninterruptible sleep
+/// can take for ever; the removal goes on.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same for a stager when the launcher itself ends.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+impl Launcher {
+    /// Kills the session and remembers whom to tell when it is gone.
+    pub(super) fn remove(&mut self, id: &SessionId, farewell: Farewell) {
+        self.begin_removal(id);
+        if let Some(removal) = self.sessions.get_mut(id).and_then(|s| s.removal.as_mut()) {
+            removal.farewells.push(farewell);
+        }
+        // Mostly it is over at once, without a tick.
+        self.advance_removals();
+    }
+
+    pub(super) fn begin_removal(&mut self, id: &SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        session.removal.get_or_insert_with(|| Removal {
+            began: Instant::now(),
+            farewells: Vec::new(),
+        });
+        if let Err(error) = session.cgroup.kill() {
+            tracing::error!(session_id = %id, error = %error, "kill");
+        }
+        if let Phase::Parked { stager, .. } | Phase::Launching { stager, .. } = &session.phase {
+            stager.kill();
+        }
+    }
+
+    pub(super) fn advance_removals(&mut self) {
+        let leaving: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.removal.is_some())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in leaving {
+            self.advance(&id);
+        }
+    }
+
+    fn advance(&mut self, id: &SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        if session.has_process() || session.cgroup.wait_empty(Instant::now()).is_err() {
+            // On v1 without a unified hierarchy a process may have been forked past the first kill.
+            let _ = session.cgroup.kill();
+            return self.complain_if_late(id);
+        }
+        if let Some(oom) = session.oom.take() {
+            let _ = self.epoll.delete(oom);
+        }
+        let usage = session.cgroup.counters().map(own_counters);
+        let record = session.endpoint.read_record();
+        let outcome = clear(session);
+        let farewells = session
+            .removal
+            .take()
+            .map_or_else(Vec::new, |r| r.farewells);
+        let gone = outcome.is_ok();
+        if gone {
+            self.sessions.remove(id);
+        }
+        for farewell in farewells {
+            match farewell {
+                Farewell::Removed { order } => {
+                    let reply = outcome.clone().map(|()| Reply::Removed {
+                        usage: usage
+                            .as_ref()
+                            .map_or_else(|_| Default::default(), |usage| *usage),
+                        record: record.clone(),
+                    });
+                    self.reply(order, reply, None);
+                }
+                Farewell::Failed { order, fault } => {
+                    if let Err(left) = &outcome {
+                        tracing::error!(session_id = %id, fault = %left, "clear away a failed launch");
+                    }
+                    self.reply(order, Err(fault), None);
+                }
+            }
+        }
+    }
+
+    /// Answers those who have waited too long; the removal itself goes on.
+    fn complain_if_late(&mut self, id: &SessionId) {
+        let Some(removal) = self.sessions.get_mut(id).and_then(|s| s.removal.as_mut()) else {
+            return;
+        };
+        if removal.began.elapsed() < PATIENCE {
+            return;
+        }
+        for farewell in std::mem::take(&mut removal.farewells) {
+            let (Farewell::Removed { order } | Farewell::Failed { order, .. }) = farewell;
+            let fault = host_fault("its processes do not die", nix::errno::Errno::EBUSY as i32);
+            self.reply(order, Err(fault), None);
+        }
+    }
+
+    /// At the end of the launcher's life: prepared places are nobody's sessions.
+    pub(super) fn give_up_parked(&self) {
+        for (id, session) in &self.sessions {
+            let Phase::Parked { stager, .. } = &session.phase else {
+                continue;
+            };
+            stager.kill();
+            stager.wait(LAST_PATIENCE);
+            let deadline = Instant::now() + LAST_PATIENCE;
+            let emptied = session.cgroup.wait_empty(deadline);
+            if let Err(error) = emptied.and_then(|()| session.cgroup.remove()) {
+                tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
+            }
+        }
+    }
+}
+
+fn clear(session: &Session) -> Result<(), OrderFault> {
+    session
+        .cgroup
+        .remove()
+        .map_err(|error| cgroup_fault(&error))?;
+    session
+        .endpoint
+        .remove()
+        .map_err(|error| host_fault("cannot remove socket and exit record", errno_of(&error)))
+}

@@ -1,0 +1,89 @@
+//! One session as the launcher knows it.
+//!
+//! ```text
+//! Parked ─launch─▶ Launching ─stager's report─▶ Running ─exit─▶ Ended
+//!   │                  │ fault                     │               │
+//!   └──────────────────┴────────remove─────────────┴───────────────┴─▶ (removal) ─cgroup empty─▶ gone
+//! Foreign: the cgroup of a session that an earlier launcher made; killed, counted and removed by name
+//! ```
+//!
+//! A removal runs beside the phase, because a session that is being removed still ends as it would have.
+
+use super::endpoint::Endpoint;
+use super::message::OrderFault;
+use super::stager::Stager;
+use sandbox::cgroup::SessionCgroup;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// Where a session is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Its stager waits for an order, or has said already why it cannot take one.
+    Parked {
+        stager: Stager,
+        fault: Option<OrderFault>,
+    },
+    /// Its stager has the order of this number.
+    Launching { stager: Stager, order: u64 },
+    /// PID 1 runs.
+    Running,
+    /// PID 1 has ended, or never began.
+    Ended,
+    /// Made by an earlier launcher.
+    Foreign,
+}
+
+/// What to answer when a session is gone.
+#[derive(Debug)]
+pub(super) enum Farewell {
+    /// A `Remove`: final counters and exit record.
+    Removed { order: u64 },
+    /// A `Launch` that failed: why.
+    Failed { order: u64, fault: OrderFault },
+}
+
+/// A session on its way out.
+#[derive(Debug)]
+pub(super) struct Removal {
+    pub(super) began: Instant,
+    pub(super) farewells: Vec<Farewell>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) cgroup: SessionCgroup,
+    pub(super) endpoint: Endpoint,
+    /// First host uid, once launched.
+    pub(super) uid_base: Option<u32>,
+    pub(super) phase: Phase,
+    /// Becomes readable when the memory limit was hit.
+    pub(super) oom: Option<OwnedFd>,
+    /// The memory limit was hit, and until then it is looked whether that has killed someone.
+    pub(super) oom_suspect: Option<Instant>,
+    pub(super) removal: Option<Removal>,
+}
+
+impl Session {
+    pub(super) fn new(cgroup: SessionCgroup, endpoint: Endpoint, phase: Phase) -> Self {
+        Self {
+            cgroup,
+            endpoint,
+            uid_base: None,
+            phase,
+            oom: None,
+            oom_suspect: None,
+            removal: None,
+        }
+    }
+
+    /// Whether a process of this launcher's is still to be waited for.
+    pub(super) fn has_process(&self) -> bool {
+        match self.phase {
+            Phase::Parked { fault: None, .. } | Phase::Launching { .. } | Phase::Running => true,
+            // A stager that has said why it cannot go on is not coming back.
+            Phase::Parked { .. } | Phase::Ended | Phase::Foreign => false,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Live sessions, by the caller's key and by our name: the only map. Admission is here too: a [`Permit`] is a value, you
+//! need one to make a session, and dropping it gives the place back.
+
+use crate::session::handle::{SessionHandle, SessionKey};
+use proto::ids::{RuntimeId, SessionId};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The right to one live session.
+#[derive(Debug)]
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Registry {
+    maps: Mutex<Maps>,
+    places: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Maps {
+    by_key: HashMap<SessionKey, Arc<SessionHandle>>,
+    by_id: HashMap<SessionId, Arc<SessionHandle>>,
+}
+
+impl Registry {
+    /// An empty registry with room for `max_sessions`.
+    #[must_use]
+    pub fn new(max_sessions: usize) -> Self {
+        Self {
+            maps: Mutex::default(),
+            places: Arc::new(Semaphore::new(max_sessions)),
+        }
+    }
+
+    /// Waits for a place, at most `patience`.
+    pub async fn admit(&self, patience: Duration) -> Option<Permit> {
+        let place = Arc::clone(&self.places).acquire_owned();
+        tokio::time::timeout(patience, place)
+            .await
+            .ok()?
+            .ok()
+            .map(Permit)
+    }
+
+    /// The session of this key, if it is there.
+    #[must_use]
+    pub fn find(&self, key: &SessionKey) -> Option<Arc<SessionHandle>> {
+        self.maps().by_key.get(key).cloned()
+    }
+
+    /// The session of this key, made by `make` if it is not there.
+    pub fn find_or_insert(
+        &self,
+        key: &SessionKey,
+        make: impl FnOnce() -> Arc<SessionHandle>,
+    ) -> Arc<SessionHandle> {
+        let mut maps = self.maps();
+        if let Some(handle) = maps.by_key.get(key) {
+            return Arc::clone(handle);
+        }
+        let handle = make();
+        maps.by_key.insert(key.clone(), Arc::clone(&handle));
+        maps.by_id.insert(handle.id.clone(), Arc::clone(&handle));
+        handle
+    }
+
+    /// Forgets a session that is over.
+    pub fn remove(&self, handle: &SessionHandle) {
+        let mut maps = self.maps();
+        maps.by_id.remove(&handle.id);
+        // The key may already belong to the next session of the same id.
+        if maps
+            .by_key
+            .get(&handle.key)
+            .is_some_and(|found| found.id == handle.id)
+        {
+            maps.by_key.remove(&handle.key);
+        }
+    }
+
+    /// By our name.
+    #[must_use]
+    pub fn get(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
+        self.maps().by_id.get(id).cloned()
+    }
+
+    /// All, in no order.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<SessionHandle>> {
+        self.maps().by_id.values().cloned().collect()
+    }
+
+    /// Those of one runtime.
+    #[must_use]
+    pub fn of_runtime(&self, runtime: &RuntimeId) -> Vec<Arc<SessionHandle>> {
+        self.maps()
+            .by_id
+            .values()
+            .filter(|handle| handle.key.runtime == *runtime)
+            .cloned()
+            .collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.maps().by_id.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        // Nothing panics while it holds the lock; the maps are whole in any case.
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,330 @@
+//! One HTTP exchange with an agent: request body in, response head and body out, over one passed stream.
+//!
+//! Dropping an [`Exchange`] (or the [`ResponseBody`] made of it) before its end cancels the invocation; that is how a
+//! client that goes away is felt by its agent. The response body is complete only if the shim said `body.end` with
+//! exactly the bytes that were read; anything else is an error of the body, which breaks the client's connection.
+
+use super::link::{CallError, Link};
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use proto::ids::InvocationId;
+use proto::shim::{Invoke, InvokeHead};
+use std::future::Future;
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::oneshot;
+use tokio_util::io::poll_read_buf;
+
+/// Bytes asked for at a time from the stream.
+const CHUNK: usize = 64 * 1024;
+
+/// A request body up to this size is written into the stream before anything waits: it fits the socket's buffer.
+const SMALL_BODY: u64 = 64 * 1024;
+
+/// Why a response body stopped early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The agent or its session went away mid-body.
+    #[error("the agent's answer ended before it was complete")]
+    Truncated,
+    /// More than a body may have.
+    #[error("the agent's answer is over the limit of a body")]
+    TooLarge,
+    /// The stream failed.
+    #[error("stream from the session")]
+    Io(#[from] io::Error),
+}
+
+/// What the client sends.
+#[derive(Debug)]
+pub enum RequestBody<B> {
+    /// All of it is here.
+    Whole(Bytes),
+    /// It comes.
+    Stream(B),
+}
+
+/// An answer whose head is there.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The agent's head.
+    pub head: InvokeHead,
+    /// Its body.
+    pub body: ResponseBody,
+}
+
+/// Cancels the invocation unless it is told that the exchange is over.
+#[derive(Debug)]
+struct CancelOnDrop {
+    link: Arc<Link>,
+    id: InvocationId,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if self.armed {
+            self.link.cancel(self.id);
+        }
+    }
+}
+
+/// Sends `request` and waits for the agent's head.
+pub async fn exchange<B>(
+    link: &Arc<Link>,
+    mut request: Invoke,
+    body: RequestBody<B>,
+) -> Result<Exchange, CallError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Send,
+{
+    request.id = InvocationId(link.next_id());
+    let id = request.id;
+    let (ours, theirs) = UnixStream::pair().map_err(|_| CallError::LinkClosed)?;
+    let theirs = theirs.into_std().map_err(|_| CallError::LinkClosed)?;
+    let (reader, mut writer) = ours.into_split();
+    let mut cancel = CancelOnDrop {
+        link: Arc::clone(link),
+        id,
+        armed: true,
+    };
+
+    match body {
+        RequestBody::Whole(bytes) => {
+            request.content_length = Some(length(&bytes));
+            // Fits the socket's buffer, so this does not wait for a reader.
+            if writer.write_all(&bytes).await.is_err() {
+                return Err(CallError::LinkClosed);
+            }
+            let (head, end) = link
+                .invoke(&request, theirs.as_fd(), Some(length(&bytes)))
+                .await?;
+            // Not earlier: an end of file before `body.end` is on the link would be an abort.
+            drop(writer);
+            drop(theirs);
+            Ok(assemble(head, reader, end, cancel))
+        }
+        RequestBody::Stream(body) => {
+            let pump = tokio::spawn(send_body(Arc::clone(link), id, body, writer));
+            let answered = link.invoke(&request, theirs.as_fd(), None).await;
+            drop(theirs);
+            match answered {
+                Ok((head, end)) => Ok(assemble(head, reader, end, cancel)),
+                Err(error) => {
+                    pump.abort();
+                    // The shim has already forgotten it.
+                    cancel.armed = matches!(error, CallError::Shape(_));
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+/// Reads a body whole if it is known to be small, so that it costs no task.
+pub async fn take_small<B>(mut body: B) -> Result<RequestBody<B>, B::Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let Some(size) = body.size_hint().exact().filter(|size| *size <= SMALL_BODY) else {
+        return Ok(RequestBody::Stream(body));
+    };
+    if size == 0 {
+        return Ok(RequestBody::Whole(Bytes::new()));
+    }
+    let mut whole: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        // The usual case is one frame: no copy.
+        if first.is_empty() && whole.is_none() {
+            first = data;
+        } else {
+            whole
+                .get_or_insert_with(|| BytesMut::from(first.as_ref()))
+                .extend_from_slice(&data);
+        }
+    }
+    Ok(RequestBody::Whole(whole.map_or(first, BytesMut::freeze)))
+}
+
+fn length(bytes: &Bytes) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
+async fn send_body<B>(link: Arc<Link>, id: InvocationId, mut body: B, mut writer: OwnedWriteHalf)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut sent = 0_u64;
+    while let Some(frame) = body.frame().await {
+        // A broken request body (client gone, over the limit) is an abort: the stream closes without `body.end`.
+        let Ok(frame) = frame else { return };
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if writer.write_all(&data).await.is_err() {
+            // The agent answered without reading everything; that is its right.
+            return;
+        }
+        sent += length(&data);
+    }
+    link.body_end(id, sent).await;
+    let _ = writer.shutdown().await;
+}
+
+fn assemble(
+    head: InvokeHead,
+    reader: OwnedReadHalf,
+    end: oneshot::Receiver<u64>,
+    cancel: CancelOnDrop,
+) -> Exchange {
+    let expected = head.content_length;
+    let mut body = ResponseBody {
+        state: BodyState::Reading {
+            reader,
+            end,
+            cancel,
+        },
+        buffer: BytesMut::new(),
+        read: 0,
+        expected,
+    };
+    if expected == Some(0) {
+        body.finish();
+    }
+    Exchange { head, body }
+}
+
+/// The agent's answer as it comes, unbuffered.
+#[derive(Debug)]
+pub struct ResponseBody {
+    state: BodyState,
+    buffer: BytesMut,
+    read: u64,
+    expected: Option<u64>,
+}
+
+#[derive(Debug)]
+enum BodyState {
+    Reading {
+        reader: OwnedReadHalf,
+        end: oneshot::Receiver<u64>,
+        cancel: CancelOnDrop,
+    },
+    /// End of file seen; waiting for `body.end`.
+    Ending {
+        end: oneshot::Receiver<u64>,
+        cancel: CancelOnDrop,
+    },
+    Over,
+}
+
+impl ResponseBody {
+    /// Bytes read so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// Complete: nothing to cancel any more.
+    fn finish(&mut self) {
+        if let BodyState::Reading { cancel, .. } = &mut self.state {
+            cancel.armed = false;
+        }
+        self.state = BodyState::Over;
+    }
+
+    fn poll_ending(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let BodyState::Ending { end, cancel } = &mut self.state else {
+            return Poll::Ready(None);
+        };
+        let said = ready!(Pin::new(end).poll(cx));
+        let complete = said == Ok(self.read);
+        if complete {
+            cancel.armed = false;
+        }
+        self.state = BodyState::Over;
+        Poll::Ready(if complete {
+            None
+        } else {
+            Some(Err(BodyError::Truncated))
+        })
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        if let BodyState::Reading { reader, .. } = &mut this.state {
+            let left = this
+                .expected
+                .map(|expected| expected.saturating_sub(this.read));
+            this.buffer.reserve(read_size(left));
+            match ready!(poll_read_buf(Pin::new(reader), cx, &mut this.buffer)) {
+                Ok(0) => {}
+                Ok(_) => {
+                    let data = this.buffer.split().freeze();
+                    this.read += length(&data);
+                    match this.expected {
+                        // With its length known, the last byte says that the body is complete; the client's side may
+                        // never ask for more.
+                        Some(expected) if expected == this.read => this.finish(),
+                        Some(expected) if expected < this.read => {
+                            this.state = BodyState::Over;
+                            return Poll::Ready(Some(Err(BodyError::Truncated)));
+                        }
+                        Some(_) | None => {}
+                    }
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Err(error) => {
+                    this.state = BodyState::Over;
+                    return Poll::Ready(Some(Err(BodyError::Io(error))));
+                }
+            }
+            if let BodyState::Reading { end, cancel, .. } =
+                std::mem::replace(&mut this.state, BodyState::Over)
+            {
+                this.state = BodyState::Ending { end, cancel };
+            }
+        }
+        this.poll_ending(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, BodyState::Over)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.expected.map_or_else(SizeHint::default, |expected| {
+            SizeHint::with_exact(expected.saturating_sub(self.read))
+        })
+    }
+}
+
+/// How much room to offer the next read: no more than what is known to come.
+fn read_size(remaining: Option<u64>) -> usize {
+    remaining
+        .and_then(|left| usize::try_from(left).ok())
+        .map_or(CHUNK, |left| left.clamp(1, CHUNK))
+}

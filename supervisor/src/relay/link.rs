@@ -1,0 +1,457 @@
+//! One connection to a shim: handshake, calls with answers, notifications sorted to who waits for them.
+//!
+//! A reader task owns the receiving half and lives until the shim closes, breaks the protocol, or the last [`Link`] is
+//! dropped. Whoever calls waits on a `oneshot`; what nobody asked for goes to the session's driver as [`ShimEvent`].
+
+use crate::seqpacket::AsyncSeqpacket;
+use proto::code::ErrorCode;
+use proto::ids::{ExecId, InvocationId};
+use proto::jsonrpc::{self, ErrorObject, MAX_PACKET, Message};
+use proto::shim::{
+    AgentExited, Attach, Attached, BodyEnd, Cancel, Egress, Exec, ExecExited, Execed, ExitStatus,
+    Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown, Signal,
+};
+use sandbox::seqpacket::Seqpacket;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+/// Events on their way to the driver. The shim batches and rate-limits; when the driver lags, the reader stops reading and
+/// the shim's own bounded queue fills: a flooding session slows itself only.
+const EVENT_QUEUE: usize = 64;
+
+/// What a shim says unasked.
+#[derive(Debug)]
+pub enum ShimEvent {
+    /// Health changed.
+    Health(Health),
+    /// Lines of output.
+    Log(Log),
+    /// The agent process ended.
+    AgentExited(AgentExited),
+    /// The agent connected to the session's proxy port.
+    Egress(Egress, TcpStream),
+    /// Something is broken inside.
+    Fault(Fault),
+    /// The link is over: `Ok` if the shim closed it, the fault if it broke the protocol.
+    Closed(Result<(), ProtocolFault>),
+}
+
+/// How a shim broke the protocol.
+#[derive(Debug, thiserror::Error)]
+pub enum ProtocolFault {
+    /// Not a message.
+    #[error("unreadable packet")]
+    Packet(#[from] jsonrpc::ParseError),
+    /// A message with parameters that do not fit its method.
+    #[error("parameters of `{method}` do not fit")]
+    Params {
+        /// The method.
+        method: String,
+        /// What did not fit.
+        source: serde_json::Error,
+    },
+    /// A method that a shim does not have.
+    #[error("unexpected message `{0}`")]
+    Unexpected(String),
+    /// Descriptors where none is due, or another kind than is due.
+    #[error("a descriptor that is not due came with `{0}`")]
+    Descriptor(String),
+    /// The socket failed.
+    #[error("link to the shim")]
+    Io(#[from] io::Error),
+}
+
+/// Why a call to a shim has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The shim answered with an error.
+    #[error("{}", .0.message)]
+    Remote(ErrorObject),
+    /// The link closed before the answer.
+    #[error("the session ended before it answered")]
+    LinkClosed,
+    /// The answer's type does not fit.
+    #[error("the shim's answer does not fit the protocol: {0}")]
+    Shape(String),
+    /// The order could not be sent.
+    #[error("the order does not fit a packet ({0} bytes)")]
+    TooLarge(usize),
+}
+
+impl CallError {
+    /// The row of the table that this is.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Remote(error) => ErrorCode::from_rpc(error.code),
+            Self::LinkClosed => ErrorCode::AgentClosed,
+            Self::Shape(_) => ErrorCode::Internal,
+            Self::TooLarge(_) => ErrorCode::Validation,
+        }
+    }
+}
+
+/// One attached link; cheap to share.
+#[derive(Debug)]
+pub struct Link {
+    socket: AsyncSeqpacket,
+    next: AtomicU64,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    closed: bool,
+    calls: HashMap<u64, oneshot::Sender<Result<Box<RawValue>, ErrorObject>>>,
+    bodies: HashMap<InvocationId, oneshot::Sender<u64>>,
+    execs: HashMap<ExecId, oneshot::Sender<ExitStatus>>,
+}
+
+impl Link {
+    /// Connects to the shim listening at `path` and shakes hands.
+    pub async fn attach(
+        path: &Path,
+        token: &str,
+        epoch: u64,
+    ) -> Result<(Arc<Self>, Attached, mpsc::Receiver<ShimEvent>), AttachError> {
+        // The listener exists before the shim does, so this never waits: the kernel queues the connection.
+        let socket = Seqpacket::connect(path).map_err(AttachError::Connect)?;
+        let link = Arc::new(Self {
+            socket: AsyncSeqpacket::new(socket).map_err(AttachError::Connect)?,
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+        });
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(read(Arc::clone(&link), events));
+        let attached: Attached = link
+            .call(
+                "attach",
+                &Attach {
+                    token: token.to_owned(),
+                    epoch,
+                    generation: GENERATION,
+                },
+                &[],
+            )
+            .await?;
+        if attached.generation != GENERATION {
+            return Err(AttachError::Generation(attached.generation));
+        }
+        Ok((link, attached, receiver))
+    }
+
+    /// A number for the next invocation or exec.
+    pub fn next_id(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Orders an invocation; the result is the agent's response head, the receiver tells the length of its body once
+    /// the shim has sent all of it. `whole`: the request body is in the stream already and has this many bytes.
+    pub async fn invoke(
+        &self,
+        invoke: &Invoke,
+        stream: BorrowedFd<'_>,
+        whole: Option<u64>,
+    ) -> Result<(InvokeHead, oneshot::Receiver<u64>), CallError> {
+        let (end, receiver) = oneshot::channel();
+        self.waiting().bodies.insert(invoke.id, end);
+        let body_end = whole.map(|bytes| {
+            jsonrpc::notification(
+                "body.end",
+                &BodyEnd {
+                    id: invoke.id,
+                    bytes,
+                },
+            )
+        });
+        let head = self.call_then("invoke", invoke, &[stream], body_end).await;
+        if head.is_err() {
+            self.forget(invoke.id);
+        }
+        head.map(|head| (head, receiver))
+    }
+
+    /// Says that the request body of an invocation is complete.
+    pub async fn body_end(&self, id: InvocationId, bytes: u64) {
+        self.tell("body.end", &BodyEnd { id, bytes }).await;
+    }
+
+    /// Gives an invocation up. Never waits, so that it can be called from `drop`; if the queue is full just then, a task
+    /// sends it.
+    pub fn cancel(self: &Arc<Self>, id: InvocationId) {
+        self.forget(id);
+        let packet = jsonrpc::notification("cancel", &Cancel { id });
+        match self.socket.try_send(&packet, &[]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let link = Arc::clone(self);
+                if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                    runtime.spawn(async move { link.send_quietly(&packet, &[]).await });
+                }
+            }
+            // A link that is gone has no invocations to cancel.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// Forgets who waits for an invocation's body.
+    pub fn forget(&self, id: InvocationId) {
+        self.waiting().bodies.remove(&id);
+    }
+
+    /// Starts one more process; the receiver tells how it ended.
+    pub async fn exec(
+        &self,
+        exec: &Exec,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Execed, oneshot::Receiver<ExitStatus>), CallError> {
+        let (end, receiver) = oneshot::channel();
+        self.waiting().execs.insert(exec.id, end);
+        let started = self.call("exec", exec, fds).await;
+        if started.is_err() {
+            self.waiting().execs.remove(&exec.id);
+        }
+        started.map(|execed| (execed, receiver))
+    }
+
+    /// Tells an exec its terminal's new size.
+    pub async fn resize(&self, resize: Resize) {
+        self.tell("resize", &resize).await;
+    }
+
+    /// Signals the agent or an exec.
+    pub async fn signal(&self, signal: Signal) -> Result<(), CallError> {
+        #[derive(serde::Deserialize)]
+        struct Empty {}
+        self.call::<_, Empty>("signal", &signal, &[])
+            .await
+            .map(|_| ())
+    }
+
+    /// Tells the shim to end the session.
+    pub async fn shutdown(&self, shutdown: Shutdown) {
+        self.tell("shutdown", &shutdown).await;
+    }
+
+    async fn call<P: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &P,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<R, CallError> {
+        self.call_then(method, params, fds, None).await
+    }
+
+    /// A call, and a notification that must come right after it.
+    async fn call_then<P: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &P,
+        fds: &[BorrowedFd<'_>],
+        then: Option<Vec<u8>>,
+    ) -> Result<R, CallError> {
+        let id = self.next_id();
+        let packet = jsonrpc::request(id, method, params);
+        if packet.len() > MAX_PACKET {
+            return Err(CallError::TooLarge(packet.len()));
+        }
+        let (answer, receiver) = oneshot::channel();
+        {
+            let mut waiting = self.waiting();
+            if waiting.closed {
+                return Err(CallError::LinkClosed);
+            }
+            waiting.calls.insert(id, answer);
+        }
+        // Removes the entry also when the caller goes away while waiting.
+        let _entry = CallEntry { link: self, id };
+        if self.socket.send(&packet, fds).await.is_err() {
+            return Err(CallError::LinkClosed);
+        }
+        if let Some(packet) = then {
+            self.send_quietly(&packet, &[]).await;
+        }
+        match receiver.await {
+            Ok(Ok(raw)) => {
+                jsonrpc::typed(&raw).map_err(|error| CallError::Shape(error.to_string()))
+            }
+            Ok(Err(error)) => Err(CallError::Remote(error)),
+            Err(_closed) => Err(CallError::LinkClosed),
+        }
+    }
+
+    async fn tell<P: Serialize>(&self, method: &str, params: &P) {
+        self.send_quietly(&jsonrpc::notification(method, params), &[])
+            .await;
+    }
+
+    /// A notification to a link that is gone has nobody to miss it; the reader reports the end.
+    async fn send_quietly(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) {
+        let _ = self.socket.send(packet, fds).await;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing panics while it holds the lock; if it did, the maps would still be whole.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct CallEntry<'a> {
+    link: &'a Link,
+    id: u64,
+}
+
+impl Drop for CallEntry<'_> {
+    fn drop(&mut self) {
+        self.link.waiting().calls.remove(&self.id);
+    }
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The socket did not take the connection.
+    #[error("connect to the shim")]
+    Connect(#[source] io::Error),
+    /// The handshake failed.
+    #[error("handshake with the shim")]
+    Handshake(#[from] CallError),
+    /// A shim of another generation.
+    #[error("the shim speaks protocol generation {0}, this daemon {GENERATION}")]
+    Generation(u32),
+}
+
+async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
+    let mut buffer = vec![0; MAX_PACKET];
+    let outcome = loop {
+        let received = tokio::select! {
+            received = link.socket.recv(&mut buffer) => received,
+            // The driver is gone: the session is over.
+            () = events.closed() => break Ok(()),
+        };
+        let received = match received {
+            Ok(received) if received.len == 0 => break Ok(()),
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break Ok(()),
+            Err(error) => break Err(ProtocolFault::Io(error)),
+        };
+        if received.truncated {
+            break Err(ProtocolFault::Descriptor("an oversized packet".to_owned()));
+        }
+        match sort(&link, &buffer[..received.len], received.fds) {
+            Ok(None) => {}
+            Ok(Some(event)) => {
+                if events.send(event).await.is_err() {
+                    break Ok(());
+                }
+            }
+            Err(fault) => break Err(fault),
+        }
+    };
+    {
+        let mut waiting = link.waiting();
+        // Dropping the senders tells everyone who waits.
+        *waiting = Waiting {
+            closed: true,
+            ..Waiting::default()
+        };
+    }
+    let _ = events.send(ShimEvent::Closed(outcome)).await;
+}
+
+/// Gives a packet to who waits for it, or returns it as an event.
+fn sort(
+    link: &Link,
+    packet: &[u8],
+    mut fds: Vec<OwnedFd>,
+) -> Result<Option<ShimEvent>, ProtocolFault> {
+    let message = jsonrpc::parse(packet)?;
+    let due =
+        usize::from(matches!(&message, Message::Notification { method, .. } if method == "egress"));
+    if fds.len() != due {
+        return Err(ProtocolFault::Descriptor("a packet".to_owned()));
+    }
+    match message {
+        Message::Response { id, outcome } => {
+            // An answer that nobody waits for any more is late, not wrong.
+            if let Some(caller) = link.waiting().calls.remove(&id) {
+                let _ = caller.send(outcome.map(ToOwned::to_owned));
+            }
+            Ok(None)
+        }
+        Message::Notification { method, params } => {
+            let event = match method.as_ref() {
+                "body.end" => {
+                    let end: BodyEnd = typed(&method, params)?;
+                    if let Some(body) = link.waiting().bodies.remove(&end.id) {
+                        let _ = body.send(end.bytes);
+                    }
+                    return Ok(None);
+                }
+                "exec.exited" => {
+                    let exited: ExecExited = typed(&method, params)?;
+                    if let Some(exec) = link.waiting().execs.remove(&exited.id) {
+                        let _ = exec.send(exited.status);
+                    }
+                    return Ok(None);
+                }
+                "health" => ShimEvent::Health(typed(&method, params)?),
+                "log" => ShimEvent::Log(typed(&method, params)?),
+                "agent.exited" => ShimEvent::AgentExited(typed(&method, params)?),
+                "fault" => ShimEvent::Fault(typed(&method, params)?),
+                "egress" => {
+                    let egress = typed(&method, params)?;
+                    let fd = fds
+                        .pop()
+                        .ok_or_else(|| ProtocolFault::Descriptor("egress".to_owned()))?;
+                    ShimEvent::Egress(egress, inet_stream(fd)?)
+                }
+                _ => return Err(ProtocolFault::Unexpected(method.into_owned())),
+            };
+            Ok(Some(event))
+        }
+        Message::Request { method, .. } => Err(ProtocolFault::Unexpected(method.into_owned())),
+    }
+}
+
+fn typed<T: DeserializeOwned>(method: &str, params: &RawValue) -> Result<T, ProtocolFault> {
+    jsonrpc::typed(params).map_err(|source| ProtocolFault::Params {
+        method: method.to_owned(),
+        source,
+    })
+}
+
+/// The one descriptor that a shim may pass: a connected INET stream socket. Anything else (a file on a file system that
+/// never answers, say) is a fault, found without reading from it.
+fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
+    use nix::sys::socket::{
+        SockType, SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt,
+    };
+    use std::os::fd::AsRawFd;
+    let kind = getsockopt(&fd.as_fd(), sockopt::SockType).ok();
+    let inet = getpeername::<SockaddrStorage>(fd.as_raw_fd())
+        .ok()
+        .and_then(|peer| {
+            peer.family().map(|family| {
+                matches!(
+                    family,
+                    nix::sys::socket::AddressFamily::Inet | nix::sys::socket::AddressFamily::Inet6
+                )
+            })
+        });
+    if kind != Some(SockType::Stream) || inet == Some(false) {
+        return Err(ProtocolFault::Descriptor("egress".to_owned()));
+    }
+    // A peer that has already closed has no name any more: it is a socket of the right kind all the same.
+    let stream = TcpStream::from(fd);
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}

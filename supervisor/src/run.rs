@@ -1,0 +1,226 @@
+//! The broker's life: open what it owns, serve, reload on SIGHUP, drain on SIGTERM.
+
+use crate::api::listener::{self, Listeners};
+use crate::artifacts::{Bounds, Library};
+use crate::broker::{Broker, Ground};
+use crate::config::{Args, Config};
+use crate::fault::chain;
+use crate::launcher::client::LauncherClient;
+use crate::slots;
+use crate::store::{Names, SessionEnd, Store};
+use proto::api::{EndReason, Usage};
+use sandbox::seqpacket::Seqpacket;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+/// How long synchronous calls may take to finish once the daemon is told to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How the broker's life ended; `main` makes an exit code of it.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part could not be opened.
+    #[error("{0}")]
+    Open(String),
+    /// The launcher is gone: the service manager starts both anew.
+    #[error("the launcher has ended; the daemon cannot go on without it")]
+    LauncherGone,
+    /// The database can no longer be used.
+    #[error("the store failed: {0}")]
+    Store(String),
+}
+
+/// What the broker starts with: all of it made before privileges were dropped.
+#[derive(Debug)]
+pub struct Start {
+    /// The command line, for reloading.
+    pub args: Args,
+    /// The configuration.
+    pub config: Config,
+    /// Facts.
+    pub ground: Ground,
+    /// To the launcher.
+    pub launcher: Seqpacket,
+    /// The API socket, bound.
+    pub unix: std::os::unix::net::UnixListener,
+    /// TCP addresses, bound.
+    pub tcp: Vec<std::net::TcpListener>,
+}
+
+/// Runs until told to stop.
+pub async fn run(start: Start) -> Result<(), RunError> {
+    let Start {
+        args,
+        config,
+        ground,
+        launcher,
+        unix,
+        tcp,
+    } = start;
+    let open = |error: &dyn std::error::Error| RunError::Open(chain(error));
+    let mut signals = Signals::new().map_err(|error| open(&error))?;
+    let mut hangups = signal(SignalKind::hangup()).map_err(|error| open(&error))?;
+    let (launcher, notices) = LauncherClient::new(launcher).map_err(|error| open(&error))?;
+    let names = Names {
+        region: config.region.clone(),
+        account: config.account.clone(),
+    };
+    let store =
+        Store::open(&ground.directory.join("agentcore.db"), names).map_err(|error| open(&error))?;
+    let artifacts = Library::open(
+        &ground.directory.join("artifacts"),
+        store.clone(),
+        Bounds::default(),
+    )
+    .await
+    .map_err(|error| open(&error))?;
+    std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
+    let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
+    let dev = config.dev;
+    let broker = Broker::new(config, ground, launcher, store, artifacts, epoch);
+    recover(&broker).await?;
+    broker
+        .load_catalogue()
+        .await
+        .map_err(|error| open(&error))?;
+
+    let exits = Arc::clone(&broker);
+    tokio::spawn(async move { exits.exits.route(notices).await });
+    tokio::spawn(slots::keep_full(Arc::clone(&broker)));
+    let (stop, stopped) = watch::channel(false);
+    let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
+    let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));
+    tracing::info!(instance = %broker.ground.instance, listen = ?broker.ground.listen, "ready");
+
+    let outcome = loop {
+        tokio::select! {
+            () = signals.terminate() => break Ok(()),
+            _ = hangups.recv() => reload(&broker, &args),
+            () = broker.launcher.closed() => break Err(RunError::LauncherGone),
+            error = broker.store.failed() => break Err(RunError::Store(chain(&error))),
+            _ = &mut serving => break Err(RunError::Open("the listeners have stopped".to_owned())),
+        }
+    };
+    if outcome.is_ok() {
+        tracing::info!("stopping");
+        broker.drain();
+        // Nobody waits for the listeners' last request longer than this, nor after a second signal.
+        stop.send_replace(true);
+        tokio::select! {
+            _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut serving) => {}
+            () = signals.terminate() => {}
+        }
+        if dev || broker.config().end_sessions_on_exit {
+            tokio::select! {
+                () = end_sessions(&broker) => {}
+                () = signals.terminate() => {}
+            }
+        }
+        for slot in broker.slots.drain() {
+            // A slot that is gone already needs no removal.
+            let _ = broker.launcher.remove(slot).await;
+        }
+    }
+    outcome
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn terminate(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+fn listeners(
+    unix: std::os::unix::net::UnixListener,
+    tcp: Vec<std::net::TcpListener>,
+) -> std::io::Result<Listeners> {
+    unix.set_nonblocking(true)?;
+    let tcp = tcp
+        .into_iter()
+        .map(|listener| {
+            listener.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(listener)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Listeners {
+        unix: tokio::net::UnixListener::from_std(unix)?,
+        tcp,
+    })
+}
+
+/// Ends what an earlier daemon of this instance left: its sessions cannot be served yet after a restart (issue 4 adopts
+/// them), so they are killed, removed and recorded, by the names that were written down before they were made.
+async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
+    let left = broker
+        .store
+        .live_sessions()
+        .await
+        .map_err(|error| RunError::Open(chain(&error)))?;
+    for session in left {
+        let id = session.session.id.clone();
+        let usage = match broker.launcher.remove(id.clone()).await {
+            Ok(removed) => removed.usage.to_api(),
+            Err(fault) => {
+                tracing::warn!(session_id = %id, fault = %fault, "remains of a session could not be removed");
+                Usage::default()
+            }
+        };
+        let end = SessionEnd {
+            reason: EndReason::DaemonLost,
+            was_ready: session.session.launched.is_some(),
+            detail: Some("the daemon that owned it is gone".to_owned()),
+            usage,
+            egress_refused: 0,
+            log_lines_dropped: 0,
+        };
+        broker
+            .store
+            .end_session(&id, end)
+            .await
+            .map_err(|error| RunError::Open(chain(&error)))?;
+        tracing::info!(session_id = %id, "ended a session of an earlier daemon");
+    }
+    Ok(())
+}
+
+async fn end_sessions(broker: &Arc<Broker>) {
+    let sessions = broker.registry.all();
+    for session in &sessions {
+        session.stop(EndReason::DaemonStopped).await;
+    }
+    for session in &sessions {
+        session.over().await;
+    }
+}
+
+fn reload(broker: &Broker, args: &Args) {
+    match broker.config().reload(args) {
+        Ok(reloaded) => {
+            tracing::info!(changed = ?reloaded.changed, "configuration reloaded");
+            if !reloaded.needs_restart.is_empty() {
+                tracing::warn!(keys = ?reloaded.needs_restart, "these changed keys wait for a restart");
+            }
+            broker.set_config(reloaded.config);
+        }
+        Err(faults) => {
+            tracing::error!(%faults, "configuration not reloaded; the old one stays in force");
+        }
+    }
+}

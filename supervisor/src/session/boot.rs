@@ -1,0 +1,105 @@
+//! The launch of one session, up to the handshake: names before things, then the sandbox, then the link.
+
+use super::driver::{Completion, Running};
+use super::handle::SessionHandle;
+use crate::broker::Broker;
+use crate::fault::chain;
+use crate::launcher::message::{LaunchOrder, Limits};
+use crate::relay::link::Link;
+use proto::shim::{Boot, GENERATION, ShimLimits};
+use sandbox::memfd;
+use session_core::spec::NetworkPolicy;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Launches and attaches; the error is a sentence for the caller. What was made is removed by the driver in any case.
+pub(super) async fn launch(
+    broker: &Arc<Broker>,
+    handle: &SessionHandle,
+    progress: &mpsc::Sender<Completion>,
+) -> Result<Running, String> {
+    let token = token();
+    let uid_base = broker
+        .reserve(handle, &token)
+        .await
+        .map_err(|error| chain(&error))?;
+    // Set once: a session is launched once.
+    let _ = handle.uid_base.set(uid_base);
+    let boot = boot(broker, handle, &token);
+    let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
+    let boot =
+        memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
+    let tree = broker
+        .artifacts
+        .tree_dir(&handle.version.artifact)
+        .await
+        .map_err(|error| chain(&error))?;
+    let spec = &handle.version.spec;
+    let order = LaunchOrder {
+        session: handle.id.clone(),
+        uid_base,
+        limits: Limits {
+            memory_bytes: spec.limits.memory.0,
+            cpu_millis: spec.limits.cpus.0,
+            pids: spec.limits.pids,
+            tmp_bytes: spec.limits.tmp_size.0,
+            nofile: spec.limits.open_files,
+        },
+    };
+    let launched = broker
+        .launcher
+        .launch(order, boot, tree)
+        .await
+        .map_err(|fault| chain(&fault))?;
+    // The driver is there: it waits for this launch.
+    let _ = progress.send(Completion::Pid(launched.pid)).await;
+    broker.record_launch(handle, &launched);
+    let (link, attached, events) =
+        Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
+            .await
+            .map_err(|error| chain(&error))?;
+    Ok(Running {
+        link,
+        attached,
+        events,
+    })
+}
+
+fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
+    let config = broker.config();
+    let spec = &handle.version.spec;
+    Boot {
+        generation: GENERATION,
+        session: handle.id.clone(),
+        token: token.to_owned(),
+        epoch: broker.epoch,
+        agent: spec.agent.clone(),
+        wire: spec.wire.clone(),
+        limits: ShimLimits {
+            ping_interval_ms: millis(config.ping.interval),
+            ping_timeout_ms: millis(config.ping.timeout),
+            stop_grace_ms: millis(spec.timeouts.stop_grace),
+            max_lifetime_ms: millis(spec.timeouts.max_lifetime),
+            orphan_timeout_ms: millis(config.limits.orphan_timeout),
+            log_bytes_per_s: config.limits.log_rate.0,
+            log_burst_bytes: config.limits.log_burst.0,
+            max_invocations: config.limits.max_invocations_per_session,
+            max_egress_backlog: config.network.max_connections,
+        },
+        egress: matches!(spec.network, NetworkPolicy::Outbound { .. }),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// 256 random bits in hex: who shows it may attach.
+fn token() -> String {
+    format!(
+        "{}{}",
+        uuid::Uuid::new_v4().simple(),
+        uuid::Uuid::new_v4().simple()
+    )
+}

@@ -1,0 +1,497 @@
+//! The one task that owns a session: event in ▸ `session_core::lifecycle` ▸ effects out.
+//!
+//! It launches the sandbox, attaches to the shim, feeds what it hears to the state machine and performs the effects;
+//! completions come back as events. It decides nothing itself but which words describe an end.
+
+use super::boot;
+use super::handle::{Activity, Command, End, MAILBOX, SessionHandle, SessionKey, View, Work};
+use super::log::SessionLog;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::launcher::client::Removed;
+use crate::launcher::message::{Counters, Exited};
+use crate::registry::Permit;
+use crate::relay::link::{Link, ShimEvent};
+use crate::store::SessionEnd;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use proto::api::{EndReason, Phase};
+use proto::ids::SessionId;
+use proto::shim::{
+    AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown,
+};
+use session_core::lifecycle::{self, Effect, Event, Session};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+/// Makes a session and the task that owns it.
+pub fn spawn(
+    broker: &Arc<Broker>,
+    id: SessionId,
+    key: SessionKey,
+    version: Arc<RuntimeVersion>,
+    permit: Permit,
+) -> Arc<SessionHandle> {
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let (view, watcher) = watch::channel(View {
+        phase: Phase::Requested,
+        end: None,
+        pid: None,
+    });
+    let handle = Arc::new(SessionHandle {
+        log: Arc::new(SessionLog::new(broker.log_path(&id))),
+        id,
+        key,
+        version,
+        uid_base: OnceLock::new(),
+        created_at: SystemTime::now(),
+        egress_refused: AtomicU64::new(0),
+        egress_places: Arc::new(Semaphore::new(
+            usize::try_from(broker.config().network.max_connections).unwrap_or(256),
+        )),
+        mailbox,
+        view: watcher,
+    });
+    let driver = Driver {
+        session: Session::new(
+            broker.clock.now(),
+            handle.version.lifecycle_policy(&broker.config()),
+        ),
+        broker: Arc::clone(broker),
+        handle: Arc::clone(&handle),
+        view,
+        link: None,
+        events: None,
+        work: FuturesUnordered::new(),
+        notes: Notes::default(),
+        completions: mpsc::channel(COMPLETIONS),
+        permit: Some(permit),
+        over: false,
+    };
+    tokio::spawn(driver.run(commands));
+    handle
+}
+
+/// At most one launch, one kill and one removal are under way at once, and the exit notice.
+const COMPLETIONS: usize = 8;
+
+/// What comes back from effects, and from the launcher.
+#[derive(Debug)]
+pub enum Completion {
+    /// The launch, up to the handshake.
+    Launched(Box<Result<Running, String>>),
+    /// PID 1 has ended.
+    Exited(Exited),
+    /// Removed.
+    Removed(Result<Removed, String>),
+    /// The pid is known (before the handshake).
+    Pid(i32),
+}
+
+/// A launched and attached session.
+#[derive(Debug)]
+pub struct Running {
+    pub(super) link: Arc<Link>,
+    pub(super) attached: Attached,
+    pub(super) events: mpsc::Receiver<ShimEvent>,
+}
+
+/// What is worth telling when it ends.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Why the launch or the link failed.
+    fault: Option<String>,
+    /// How the agent ended.
+    exited: Option<AgentExited>,
+    /// How the last health check failed.
+    unhealthy: Option<String>,
+    /// Final counters.
+    usage: Option<Counters>,
+    /// What the shim wrote when it went.
+    record: Option<ExitRecord>,
+}
+
+struct Driver {
+    broker: Arc<Broker>,
+    handle: Arc<SessionHandle>,
+    session: Session,
+    view: watch::Sender<View>,
+    link: Option<Arc<Link>>,
+    events: Option<mpsc::Receiver<ShimEvent>>,
+    work: FuturesUnordered<oneshot::Receiver<()>>,
+    notes: Notes,
+    completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
+    permit: Option<Permit>,
+    over: bool,
+}
+
+impl Driver {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        // The launcher's exit notice finds its way here by the session's name.
+        self.broker
+            .exits
+            .register(self.handle.id.clone(), self.completions.0.clone());
+        self.publish();
+        self.launch();
+        loop {
+            let deadline = self
+                .session
+                .deadline()
+                .map(|at| self.broker.clock.instant(at));
+            tokio::select! {
+                // In order: what has happened is taken before anybody's new wish.
+                biased;
+                Some(completion) = self.completions.1.recv() => self.complete(completion).await,
+                event = next(&mut self.events) => self.shim_said(event).await,
+                Some(_ended) = self.work.next(), if !self.work.is_empty() => self.step(Event::WorkEnds),
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    // Every handle is gone: cannot happen while we hold one; treated as a stop all the same.
+                    None => self.step(Event::Stop(EndReason::Stopped)),
+                },
+                () = sleep_until(deadline) => self.step(Event::Tick),
+            }
+            if self.over
+                && let Some(permit) = self.permit.take()
+            {
+                self.release(permit).await;
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Begin(answer) => {
+                let granted = match (&self.link, self.session.begin_work(self.broker.clock.now())) {
+                    (Some(link), Ok(effects)) => {
+                        let (ends, ended) = oneshot::channel();
+                        self.work.push(ended);
+                        let work = Work {
+                            link: Arc::clone(link),
+                            _ends: ends,
+                        };
+                        self.perform(effects);
+                        Ok(work)
+                    }
+                    // Live without a link cannot be; the caller is told to wait for the phase.
+                    (None, Ok(_)) => Err(lifecycle::Refusal::NotReady),
+                    (_, Err(refusal)) => Err(refusal),
+                };
+                // A caller that is gone drops its work, which ends it.
+                let _ = answer.send(granted);
+            }
+            Command::Stop(reason) => self.step(Event::Stop(reason)),
+            Command::Inspect(answer) => {
+                let idle = self.broker.clock.now() - self.session.last_activity();
+                let _ = answer.send(Activity {
+                    phase: self.session.phase(),
+                    in_flight: self.session.in_flight(),
+                    idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+                });
+            }
+        }
+    }
+
+    async fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Pid(pid) => {
+                self.view.send_modify(|view| view.pid = Some(pid));
+            }
+            Completion::Launched(outcome) => match *outcome {
+                Ok(Running {
+                    link,
+                    attached,
+                    events,
+                }) => {
+                    self.link = Some(link);
+                    self.events = Some(events);
+                    self.step(Event::Attached);
+                    if let Some(health) = attached.health {
+                        self.health(health);
+                    }
+                    if let Some(exited) = attached.exited {
+                        self.agent_exited(exited).await;
+                    }
+                }
+                Err(fault) => {
+                    self.notes.fault = Some(fault);
+                    self.step(Event::LaunchFailed);
+                }
+            },
+            Completion::Exited(exited) => {
+                if exited.oom_kills > 0 {
+                    self.step(Event::OutOfMemory);
+                } else if self.session.end_reason().is_none() {
+                    self.notes.fault.get_or_insert_with(|| {
+                        format!("the session's PID 1 ended with status {}", exited.code)
+                    });
+                }
+                self.step(Event::Gone);
+            }
+            Completion::Removed(outcome) => {
+                match outcome {
+                    Ok(Removed { usage, record }) => {
+                        self.notes.usage = Some(usage);
+                        self.notes.record = serde_json::from_slice(&record).ok();
+                    }
+                    Err(fault) => {
+                        tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
+                    }
+                }
+                self.step(Event::TornDown);
+            }
+        }
+    }
+
+    async fn shim_said(&mut self, event: ShimEvent) {
+        match event {
+            ShimEvent::Health(health) => self.health(health),
+            ShimEvent::Log(log) => self.handle.log.append(log),
+            ShimEvent::AgentExited(exited) => self.agent_exited(exited).await,
+            ShimEvent::Egress(_, stream) => {
+                self.broker.egress.serve(stream, Arc::clone(&self.handle));
+            }
+            ShimEvent::Fault(fault) => {
+                self.handle
+                    .log
+                    .note(&format!("session fault: {}", fault.detail));
+            }
+            ShimEvent::Closed(outcome) => {
+                self.events = None;
+                if let Err(fault) = outcome {
+                    self.notes.fault = Some(crate::fault::chain(&fault));
+                    self.step(Event::ProtocolFault);
+                }
+                // A link that closed in order is followed by the exit notice.
+            }
+        }
+    }
+
+    async fn agent_exited(&mut self, exited: AgentExited) {
+        // A kill is looked at twice: the cgroup knows whether it was for want of memory.
+        let killed = matches!(exited.status, Ok(ExitStatus::Signal(9)));
+        self.notes.exited = Some(exited);
+        let starved = killed
+            && self.session.end_reason().is_none()
+            && self
+                .broker
+                .launcher
+                .usage(self.handle.id.clone())
+                .await
+                .is_ok_and(|counters| counters.oom_kills > 0);
+        self.step(if starved {
+            Event::OutOfMemory
+        } else {
+            Event::AgentExited
+        });
+    }
+
+    fn health(&mut self, health: Health) {
+        let event = match health.status {
+            HealthStatus::Healthy => lifecycle::Health::Healthy,
+            HealthStatus::HealthyBusy => lifecycle::Health::HealthyBusy,
+            HealthStatus::Unhealthy { detail, failures } => {
+                self.notes.unhealthy = Some(format!("{detail} ({failures} checks in a row)"));
+                lifecycle::Health::Unhealthy
+            }
+        };
+        self.step(Event::Health(event));
+    }
+
+    fn step(&mut self, event: Event) {
+        let effects = self.session.step(self.broker.clock.now(), event);
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish => self.publish(),
+                Effect::Shutdown(grace) => self.shutdown(grace),
+                Effect::Kill => self.kill(),
+                Effect::Remove => self.remove(),
+                Effect::Release => self.over = true,
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let phase = self.session.phase();
+        let end = self.session.end_reason().map(|reason| End {
+            reason,
+            detail: self.describe(reason),
+            log_tail: self.handle.log.tail(),
+            was_live: self.session.was_live(),
+        });
+        if let Some(end) = &end
+            && self.view.borrow().end.is_none()
+        {
+            self.handle
+                .log
+                .note(&format!("session ends: {}", end.detail));
+            tracing::info!(
+                session_id = %self.handle.id,
+                runtime = %self.handle.version.name,
+                reason = ?end.reason,
+                detail = end.detail,
+                "session ends"
+            );
+        }
+        self.view.send_modify(|view| {
+            // The last phase is told when the end is on record, see `release`.
+            if !matches!(phase, Phase::Ended | Phase::Failed) {
+                view.phase = phase;
+            }
+            // The first description stays: a later one knows less about the cause.
+            if view.end.is_none() {
+                view.end = end;
+            }
+        });
+    }
+
+    /// The end in a sentence.
+    fn describe(&self, reason: EndReason) -> String {
+        let was_live = self.session.was_live();
+        let fault = || {
+            self.notes
+                .fault
+                .clone()
+                .unwrap_or_else(|| "no more is known".to_owned())
+        };
+        match reason {
+            EndReason::Stopped => "it was stopped".to_owned(),
+            EndReason::Idle => "it was idle for its idle timeout".to_owned(),
+            EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
+            EndReason::Unhealthy => format!(
+                "its health check kept failing: {}",
+                self.notes.unhealthy.as_deref().unwrap_or("no answer")
+            ),
+            EndReason::OutOfMemory => format!(
+                "it ran out of memory (limit {})",
+                proto::units::MemoryBytes(self.handle.version.spec.limits.memory.0)
+            ),
+            EndReason::AgentExited => {
+                let how = match self.notes.exited.as_ref().map(|exited| &exited.status) {
+                    Some(Ok(status)) => format!("the agent process ended with {status}"),
+                    Some(Err(why)) => format!("the agent process could not be started: {why}"),
+                    None => "the agent process ended".to_owned(),
+                };
+                if was_live {
+                    how
+                } else {
+                    format!("{how} before it was ready")
+                }
+            }
+            EndReason::ShimDied => format!("its supervising process died: {}", fault()),
+            EndReason::Protocol => format!("it broke the session protocol: {}", fault()),
+            EndReason::LaunchFailed => format!("it could not be launched: {}", fault()),
+            EndReason::StartTimeout => format!(
+                "the agent was not ready within {} s: {}",
+                self.handle.version.spec.timeouts.start.as_secs(),
+                self.notes
+                    .unhealthy
+                    .as_deref()
+                    .unwrap_or("its port never accepted a connection")
+            ),
+            EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
+            EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),
+        }
+    }
+
+    fn launch(&mut self) {
+        let broker = Arc::clone(&self.broker);
+        let handle = Arc::clone(&self.handle);
+        let done = self.completions.0.clone();
+        tokio::spawn(async move {
+            let outcome = boot::launch(&broker, &handle, &done).await;
+            // The driver outlives its launch: it waits for this.
+            let _ = done.send(Completion::Launched(Box::new(outcome))).await;
+        });
+    }
+
+    fn shutdown(&self, grace: std::time::Duration) {
+        let Some(link) = self.link.clone() else {
+            return;
+        };
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        tokio::spawn(async move { link.shutdown(Shutdown { grace_ms }).await });
+    }
+
+    fn kill(&self) {
+        let broker = Arc::clone(&self.broker);
+        let id = self.handle.id.clone();
+        tokio::spawn(async move {
+            // Not launched yet, or gone already: removal will see to it.
+            if let Err(fault) = broker.launcher.kill(id.clone()).await {
+                tracing::debug!(session_id = %id, fault = %fault, "kill");
+            }
+        });
+    }
+
+    fn remove(&mut self) {
+        self.link = None;
+        let broker = Arc::clone(&self.broker);
+        let id = self.handle.id.clone();
+        let done = self.completions.0.clone();
+        tokio::spawn(async move {
+            let outcome = broker
+                .launcher
+                .remove(id)
+                .await
+                .map_err(|fault| crate::fault::chain(&fault));
+            let _ = done.send(Completion::Removed(outcome)).await;
+        });
+    }
+
+    /// Records the end, then tells watchers, then gives the permit back: whoever sees the end may use the id again.
+    async fn release(&mut self, permit: Permit) {
+        let view = self.view.borrow().clone();
+        let reason = view
+            .end
+            .as_ref()
+            .map_or(EndReason::Stopped, |end| end.reason);
+        // A shim that ended the session by itself says why.
+        let reason = match self.notes.record.as_ref().map(|record| record.cause) {
+            Some(ExitCause::MaxLifetime) if reason == EndReason::ShimDied => EndReason::MaxLifetime,
+            Some(ExitCause::Orphaned) if reason == EndReason::ShimDied => EndReason::DaemonLost,
+            Some(_) | None => reason,
+        };
+        let end = SessionEnd {
+            reason,
+            was_ready: self.session.was_live(),
+            detail: view.end.map(|end| end.detail),
+            usage: self.notes.usage.unwrap_or_default().to_api(),
+            egress_refused: self
+                .handle
+                .egress_refused
+                .load(std::sync::atomic::Ordering::Relaxed),
+            log_lines_dropped: self.handle.log.dropped(),
+        };
+        self.broker.record_end(&self.handle, end).await;
+        self.broker.registry.remove(&self.handle);
+        self.broker.exits.forget(&self.handle.id);
+        drop(permit);
+        let phase = self.session.phase();
+        self.view.send_modify(|view| view.phase = phase);
+    }
+}
+
+async fn next(events: &mut Option<mpsc::Receiver<ShimEvent>>) -> ShimEvent {
+    match events {
+        Some(events) => match events.recv().await {
+            Some(event) => event,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,188 @@
+//! What the rest of the broker knows of a session: its names, its phase to watch, and a mailbox.
+
+use crate::relay::link::Link;
+use crate::session::log::SessionLog;
+use proto::api::{EndReason, Phase};
+use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
+use session_core::lifecycle::Refusal;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
+/// burst of new callers; they then wait their turn.
+pub(super) const MAILBOX: usize = 64;
+
+/// Who a session belongs to on the wire: one runtime, one endpoint, one id of the caller's (contract §0).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// Which runtime.
+    pub runtime: RuntimeId,
+    /// Through which endpoint.
+    pub endpoint: EndpointName,
+    /// The caller's name for it.
+    pub client: ClientSessionId,
+}
+
+/// What watchers see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Where it is.
+    pub phase: Phase,
+    /// Set as soon as it starts to end.
+    pub end: Option<End>,
+    /// Host pid of PID 1, once launched.
+    pub pid: Option<i32>,
+}
+
+/// How a session ends or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The one reason.
+    pub reason: EndReason,
+    /// For people: what happened, in a sentence.
+    pub detail: String,
+    /// Last lines of the agent's output.
+    pub log_tail: Vec<String>,
+    /// Whether it had been healthy before.
+    pub was_live: bool,
+}
+
+/// Numbers of a live session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Where it is.
+    pub phase: Phase,
+    /// Invocations, streams and execs in flight.
+    pub in_flight: u32,
+    /// Milliseconds since the last begin or end of work.
+    pub idle_ms: u64,
+}
+
+/// To the driver.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// An invocation, stream or exec wants to begin.
+    Begin(oneshot::Sender<Result<Work, Refusal>>),
+    /// End it.
+    Stop(EndReason),
+    /// Tell the numbers.
+    Inspect(oneshot::Sender<Activity>),
+}
+
+/// The right to use a session's link. While it lives the session counts as busy; dropping it ends the work.
+#[derive(Debug)]
+pub struct Work {
+    /// The link to relay over.
+    pub link: Arc<Link>,
+    /// Closing it tells the driver; nothing is ever sent.
+    pub(super) _ends: oneshot::Sender<()>,
+}
+
+/// Why a session cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unusable {
+    /// It never became ready, or it ended while the caller waited for it to.
+    #[error("the session ended before it was ready: {}", .0.detail)]
+    Failed(End),
+    /// It was ending when the caller came: the same id afterwards starts a new one.
+    #[error("the session is ending")]
+    Ending,
+}
+
+/// A session, to everyone but its driver.
+#[derive(Debug)]
+pub struct SessionHandle {
+    /// Our name.
+    pub id: SessionId,
+    /// Its key on the wire.
+    pub key: SessionKey,
+    /// What it runs.
+    pub version: Arc<crate::catalogue::RuntimeVersion>,
+    /// Its output.
+    pub log: Arc<SessionLog>,
+    /// First host uid, once reserved.
+    pub uid_base: std::sync::OnceLock<u32>,
+    /// When it was asked for.
+    pub created_at: std::time::SystemTime,
+    /// Outbound connections refused by policy.
+    pub egress_refused: std::sync::atomic::AtomicU64,
+    /// Outbound connections that it may still open.
+    pub egress_places: Arc<tokio::sync::Semaphore>,
+    pub(super) mailbox: mpsc::Sender<Command>,
+    pub(super) view: watch::Receiver<View>,
+}
+
+impl SessionHandle {
+    /// The phase now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Waits until it is ready, then begins work on it.
+    pub async fn begin(&self) -> Result<Work, Unusable> {
+        let mut view = self.view.clone();
+        loop {
+            {
+                let seen = view.borrow_and_update();
+                if let Some(end) = &seen.end {
+                    // A session that was live and is ending is simply not the caller's any more.
+                    return Err(if end.was_live {
+                        Unusable::Ending
+                    } else {
+                        Unusable::Failed(end.clone())
+                    });
+                }
+            }
+            let (answer, receiver) = oneshot::channel();
+            if self.mailbox.send(Command::Begin(answer)).await.is_err() {
+                return Err(Unusable::Ending);
+            }
+            match receiver.await {
+                Ok(Ok(work)) => return Ok(work),
+                Ok(Err(Refusal::NotReady)) => {
+                    if view.changed().await.is_err() {
+                        return Err(Unusable::Ending);
+                    }
+                }
+                // The view says which of the two kinds of end it is.
+                Ok(Err(Refusal::Ending)) | Err(_) => {
+                    let seen = self.view();
+                    return Err(match seen.end {
+                        Some(end) if !end.was_live => Unusable::Failed(end),
+                        Some(_) | None => Unusable::Ending,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Asks it to end; does not wait.
+    pub async fn stop(&self, reason: EndReason) {
+        // A driver that is gone has ended it already.
+        let _ = self.mailbox.send(Command::Stop(reason)).await;
+    }
+
+    /// Waits until it has begun to end, and says how.
+    pub async fn ending(&self) -> Option<End> {
+        let mut view = self.view.clone();
+        let seen = view.wait_for(|view| view.end.is_some()).await.ok()?;
+        seen.end.clone()
+    }
+
+    /// Waits until nothing of it is left.
+    pub async fn over(&self) {
+        let mut view = self.view.clone();
+        // An error means that the driver is gone, which is over too.
+        let _ = view
+            .wait_for(|view| matches!(view.phase, Phase::Ended | Phase::Failed))
+            .await;
+    }
+
+    /// Its numbers, while it lives.
+    pub async fn activity(&self) -> Option<Activity> {
+        let (answer, receiver) = oneshot::channel();
+        self.mailbox.send(Command::Inspect(answer)).await.ok()?;
+        receiver.await.ok()
+    }
+}

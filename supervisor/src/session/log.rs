@@ -1,0 +1,256 @@
+//! The output of one session: a bounded file, the last lines in memory, and whoever follows.
+//!
+//! The file holds one JSON [`LogRecord`] a line. When it reaches [`FILE_BYTES`] it becomes `.1` (replacing the older one),
+//! so a session keeps between one and two times that much. The broker made the directory and is the only writer; what an
+//! agent wrote is data in the lines, never a name.
+
+use proto::api::LogRecord;
+use proto::shim::{Log, LogStream};
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tokio::sync::broadcast;
+
+/// Size at which the file is turned over.
+pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Lines kept in memory for error messages.
+const TAIL_LINES: usize = 40;
+
+/// Bytes of them shown at most.
+const TAIL_BYTES: usize = 8 * 1024;
+
+/// Batches that a follower may lag behind before it loses some (it is told how many).
+const FOLLOW_QUEUE: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub struct SessionLog {
+    path: PathBuf,
+    started: SystemTime,
+    inner: Mutex<Inner>,
+    follow: broadcast::Sender<LogRecord>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    file: Option<File>,
+    written: u64,
+    tail: VecDeque<String>,
+    dropped: u64,
+    /// Set once writing has failed, so that the failure is logged once.
+    broken: bool,
+}
+
+impl SessionLog {
+    /// A log that will live at `path`; the file is made with the first line.
+    #[must_use]
+    pub fn new(path: PathBuf) -> Self {
+        let (follow, _) = broadcast::channel(FOLLOW_QUEUE);
+        Self {
+            path,
+            started: SystemTime::now(),
+            inner: Mutex::default(),
+            follow,
+        }
+    }
+
+    /// Takes a batch from the shim.
+    pub fn append(&self, log: Log) {
+        if log.dropped > 0 {
+            self.inner().dropped += log.dropped;
+            self.note(&format!(
+                "{} lines of output were dropped (over the rate limit)",
+                log.dropped
+            ));
+        }
+        for line in log.lines {
+            let at = self.started + Duration::from_millis(line.at_ms);
+            self.write(at, Some(line.stream), line.text);
+        }
+    }
+
+    /// Adds a line of the daemon's own.
+    pub fn note(&self, text: &str) {
+        self.write(SystemTime::now(), None, text.to_owned());
+    }
+
+    fn write(&self, at: SystemTime, stream: Option<LogStream>, text: String) {
+        let record = LogRecord {
+            at: crate::time::rfc3339(at),
+            stream,
+            text,
+        };
+        let mut inner = self.inner();
+        if inner.tail.len() == TAIL_LINES {
+            inner.tail.pop_front();
+        }
+        inner.tail.push_back(record.text.clone());
+        if let Err(error) = self.store(&mut inner, &record)
+            && !inner.broken
+        {
+            inner.broken = true;
+            tracing::warn!(path = %self.path.display(), %error, "session log: writing failed; lines are lost");
+        }
+        drop(inner);
+        // Nobody following is the usual case.
+        let _ = self.follow.send(record);
+    }
+
+    fn store(&self, inner: &mut Inner, record: &LogRecord) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        if inner.written >= FILE_BYTES {
+            inner.file = None;
+            std::fs::rename(&self.path, rotated(&self.path))?;
+            inner.written = 0;
+        }
+        if inner.file.is_none() {
+            inner.file = Some(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(&self.path)?,
+            );
+        }
+        if let Some(file) = inner.file.as_mut() {
+            file.write_all(&line)?;
+            inner.written += u64::try_from(line.len()).unwrap_or(u64::MAX);
+            inner.broken = false;
+        }
+        Ok(())
+    }
+
+    /// The last lines, for a caller whose invocation failed.
+    #[must_use]
+    pub fn tail(&self) -> Vec<String> {
+        let inner = self.inner();
+        let mut bytes = 0;
+        let mut lines: Vec<String> = inner
+            .tail
+            .iter()
+            .rev()
+            .take_while(|line| {
+                bytes += line.len();
+                bytes <= TAIL_BYTES
+            })
+            .cloned()
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// Lines dropped so far.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.inner().dropped
+    }
+
+    /// What comes from now on.
+    #[must_use]
+    pub fn follow(&self) -> broadcast::Receiver<LogRecord> {
+        self.follow.subscribe()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while it holds the lock; the state is whole in any case.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn rotated(path: &Path) -> PathBuf {
+    path.with_extension("log.1")
+}
+
+/// Reads the last `count` records of a stored log (blocking). A session that said nothing has no file: no records.
+pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
+    let mut last = VecDeque::with_capacity(count.min(1024));
+    for file in [rotated(path), path.to_path_buf()] {
+        let file = match File::open(file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for line in BufReader::new(file).lines() {
+            // A line cut short by a crash is the last one; it is not a record.
+            let Ok(record) = serde_json::from_str(&line?) else {
+                continue;
+            };
+            if last.len() == count {
+                last.pop_front();
+            }
+            if count > 0 {
+                last.push_back(record);
+            }
+        }
+    }
+    Ok(last.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::shim::LogLine;
+
+    fn line(text: &str) -> Log {
+        Log {
+            lines: vec![LogLine {
+                stream: LogStream::Stdout,
+                at_ms: 5,
+                text: text.to_owned(),
+            }],
+            dropped: 0,
+        }
+    }
+
+    #[test]
+    fn lines_are_stored_kept_and_followed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("s.log");
+        let log = SessionLog::new(path.clone());
+        let mut follower = log.follow();
+        log.append(line("one\u{1b}[31m\ntwo"));
+        log.append(Log {
+            lines: Vec::new(),
+            dropped: 7,
+        });
+        assert_eq!(log.tail()[0], "one\u{1b}[31m\ntwo");
+        assert_eq!(log.dropped(), 7);
+        assert_eq!(
+            follower.try_recv().expect("followed").text,
+            "one\u{1b}[31m\ntwo"
+        );
+        let stored = read_last(&path, 10).expect("read");
+        assert_eq!(stored.len(), 2);
+        assert_eq!(stored[0].stream, Some(LogStream::Stdout));
+        assert_eq!(stored[1].stream, None);
+        let raw = std::fs::read_to_string(&path).expect("raw");
+        assert!(
+            !raw.contains('\u{1b}'),
+            "escape bytes stay escaped in the file"
+        );
+    }
+
+    #[test]
+    fn the_file_stays_within_twice_its_bound() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("s.log");
+        let log = SessionLog::new(path.clone());
+        let text = "x".repeat(16 * 1024);
+        for _ in 0..(3 * FILE_BYTES / (16 * 1024)) {
+            log.append(line(&text));
+        }
+        let total: u64 = [path.clone(), rotated(&path)]
+            .iter()
+            .map(|path| std::fs::metadata(path).expect("both files").len())
+            .sum();
+        assert!(
+            total > FILE_BYTES && total <= 2 * FILE_BYTES + 64 * 1024,
+            "{total}"
+        );
+        assert_eq!(read_last(&path, 3).expect("read").len(), 3);
+    }
+}

@@ -1,0 +1,109 @@
+//! Places for sessions to come: a name, and a stager parked in the cgroups of that name.
+//!
+//! Entering a cgroup costs milliseconds on cgroup v1 (the move of a process waits for an RCU grace period), so a few are
+//! made ahead, off the request's path. A burst that empties the shelf makes its own.
+
+use crate::broker::Broker;
+use proto::ids::SessionId;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// Slots kept ready. Enough that two cores launching at full speed find the next one made (a launch takes about as long
+/// as a preparation), few enough that their processes do not matter (one small parked process each).
+pub const SHELF: usize = 6;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Slots {
+    shelf: Mutex<VecDeque<SessionId>>,
+    taken: Notify,
+}
+
+impl Slots {
+    /// A name: of a prepared slot, or a fresh one.
+    pub fn take(&self) -> SessionId {
+        let ready = self
+            .shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        self.taken.notify_one();
+        ready.unwrap_or_else(fresh_name)
+    }
+
+    /// Takes everything off the shelf (at shutdown).
+    pub fn drain(&self) -> Vec<SessionId> {
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
+    }
+
+    fn missing(&self) -> bool {
+        self.shelf
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+            < SHELF
+    }
+}
+
+/// Keeps the shelf full for as long as the broker lives. A failure is told once per streak and tried again with the next
+/// launch, which meets the same fault on its own path and reports it to its caller.
+pub async fn keep_full(broker: Arc<Broker>) {
+    let mut failing = false;
+    loop {
+        while broker.slots.missing() {
+            match prepare(&broker).await {
+                Ok(slot) => {
+                    failing = false;
+                    broker
+                        .slots
+                        .shelf
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push_back(slot);
+                }
+                Err(fault) => {
+                    if !failing {
+                        tracing::warn!(fault, "no slot could be prepared; launches make their own");
+                    }
+                    failing = true;
+                    break;
+                }
+            }
+        }
+        broker.slots.taken.notified().await;
+    }
+}
+
+async fn prepare(broker: &Broker) -> Result<SessionId, String> {
+    let session = fresh_name();
+    match broker.launcher.prepare(session.clone()).await {
+        Ok(()) => Ok(session),
+        Err(fault) => Err(crate::fault::chain(&fault)),
+    }
+}
+
+/// `s` and 16 characters of a random number: unique without asking anyone, and not guessable.
+fn fresh_name() -> SessionId {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let random = uuid::Uuid::new_v4().as_u128();
+    let name: String = (0..16)
+        .map(|at| char::from(ALPHABET[usize::try_from(random >> (at * 5) & 31).unwrap_or(0)]))
+        .collect();
+    SessionId::parse(format!("s{name}")).expect("17 characters of a-z and 2-7, a letter first")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_well_formed_and_differ() {
+        let names: std::collections::HashSet<_> = (0..1000).map(|_| fresh_name()).collect();
+        assert_eq!(names.len(), 1000);
+    }
+}

@@ -1,0 +1,290 @@
+//! Start-up, in the order that privilege demands:
+//!
+//! configuration ▸ locks, directories, uid block ▸ base ▸ sockets bound ▸ **launcher forked** (no thread exists yet) ▸
+//! locks and sockets stay with the broker ▸ **privileges dropped** ▸ tokio.
+//!
+//! Exit codes: 0, 2 usage or configuration, 75 another daemon holds the directories, 1 anything else.
+
+use crate::api::identify::Access;
+use crate::base;
+use crate::broker::Ground;
+use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat};
+use crate::fault::chain;
+use crate::instance::{Instance, InstanceError, Where};
+use crate::launcher::message::Limits;
+use crate::launcher::{self, LauncherSetup};
+use crate::run::{self, Start};
+use crate::store::UidBlock;
+use proto::units::MemoryBytes;
+use sandbox::plan::{self, SessionSpec};
+use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
+use sandbox::{privileges, seccomp};
+use session_core::spec::Interpreters;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Slots that the launcher keeps at most, whatever the broker asks for.
+const MAX_PREPARED: usize = 64;
+
+/// Where the shim is installed if it is not beside the daemon.
+const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
+    #[error("root file system of sessions")]
+    Base(#[from] base::BaseError),
+    #[error("cannot {verb} {what}")]
+    Io {
+        verb: &'static str,
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "agentcore-shim is neither beside this program nor in {SHIM_DIRECTORY}; build it with `cargo build --release`, or install the package"
+    )]
+    NoShim,
+    #[error("start of the launcher")]
+    Launcher(#[from] launcher::StartError),
+    #[error("drop of privileges")]
+    Privileges(#[from] privileges::PrivilegeError),
+    #[error(transparent)]
+    Run(#[from] run::RunError),
+}
+
+/// Everything that `main` does.
+pub fn main(args: Args) -> ExitCode {
+    if args.print_plan {
+        return print_plan();
+    }
+    let config = match config::load(&args) {
+        Ok(config) => config,
+        Err(faults) => {
+            complain(&faults.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    if args.check_config {
+        say("the configuration is sound");
+        return ExitCode::SUCCESS;
+    }
+    log(&config);
+    for note in &config.notes {
+        tracing::warn!("{note}");
+    }
+    match start(args, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&chain(&error));
+            match error {
+                StartError::Instance(error) => ExitCode::from(error.exit_code()),
+                StartError::Base(_)
+                | StartError::Io { .. }
+                | StartError::NoShim
+                | StartError::Launcher(_)
+                | StartError::Privileges(_)
+                | StartError::Run(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn start(args: Args, config: Config) -> Result<(), StartError> {
+    let instance = Instance::open(Where {
+        state_dir: &config.state_dir,
+        runtime_dir: &config.runtime_dir,
+        broker_user: &config.broker_user,
+        uid_registry: Path::new(uid_block::REGISTRY),
+    })?;
+    let layout = &instance.layout;
+    let chosen = match &config.base {
+        BaseChoice::Host => None,
+        BaseChoice::Directory(path) => Some(path.as_path()),
+    };
+    let base = base::prepare(&layout.state_dir, chosen)?;
+    for note in &base.notes {
+        tracing::warn!("{note}");
+    }
+    let unix = instance.bind_api_socket(&config.socket)?;
+    let tcp = bind_tcp(&config)?;
+    let mut listen = vec![format!("unix:{}", config.socket.display())];
+    for listener in &tcp {
+        let address = listener
+            .local_addr()
+            .map_err(io("ask the address of", "a listener"))?;
+        listen.push(format!("http://{address}"));
+    }
+    let ground = Ground {
+        instance: layout.id.clone(),
+        directory: layout.broker_dir.path().to_path_buf(),
+        sessions: layout.sessions.path().to_path_buf(),
+        uids: UidBlock {
+            // The block's first range is the broker's.
+            first: layout.uids.range().start + UIDS_PER_SESSION,
+            width: UIDS_PER_SESSION,
+            ranges: BLOCK_SIZE / UIDS_PER_SESSION - 1,
+        },
+        interpreters: interpreters(&base.root),
+        base: base.versions.clone(),
+        boot_id: boot_id()?,
+        access: Access::new(layout.broker.uid, access_group(layout.broker.api_gid)),
+        listen,
+    };
+    let broker = layout.broker.clone();
+    let setup = LauncherSetup {
+        instance: layout.id.clone(),
+        runtime_dir: layout.runtime_dir.clone(),
+        state_dir: layout.state_dir.clone(),
+        base_root: base.root,
+        shim: shim()?,
+        broker_uid: broker.uid,
+        broker_gid: broker.gid,
+        uid_block: layout.uids.range(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        ceilings: ceilings(&config),
+        max_prepared: MAX_PREPARED,
+    };
+    let launcher = launcher::start(setup)?;
+    privileges::become_broker(broker.uid, broker.gid)?;
+    // From here on nothing runs with privilege in this process, and threads may exist.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("agentcored")
+        .build()
+        .map_err(io("start", "the runtime"))?;
+    let start = Start {
+        args,
+        config,
+        ground,
+        launcher: launcher.link,
+        unix,
+        tcp,
+    };
+    let outcome = runtime.block_on(run::run(start));
+    // A blocking task that hangs (a resolver, say) must not keep the daemon from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    drop(instance);
+    Ok(outcome?)
+}
+
+fn bind_tcp(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    config
+        .listen
+        .iter()
+        .map(|address| TcpListener::bind(address).map_err(io("listen on", &address.to_string())))
+        .collect()
+}
+
+fn ceilings(config: &Config) -> Limits {
+    Limits {
+        memory_bytes: config.ceilings.memory.0,
+        cpu_millis: config.ceilings.cpus.0,
+        pids: config.ceilings.pids,
+        tmp_bytes: config.ceilings.tmp_size.0,
+        nofile: config.open_files,
+    }
+}
+
+/// What of the base can run agents.
+fn interpreters(base: &Path) -> Interpreters {
+    let there = |path: &str| {
+        base.join(path.trim_start_matches('/'))
+            .symlink_metadata()
+            .is_ok()
+            .then(|| path.to_owned())
+    };
+    Interpreters {
+        python: there("/usr/bin/python3"),
+        node: there("/usr/bin/node"),
+    }
+}
+
+fn boot_id() -> Result<String, StartError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(io("read", path))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Group whose members may use the API socket.
+fn access_group(gid: u32) -> Option<nix::unistd::Group> {
+    nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid))
+        .ok()
+        .flatten()
+}
+
+/// Beside this program, then where packages put it.
+fn shim() -> Result<PathBuf, StartError> {
+    let beside = std::env::current_exe().ok().and_then(|program| {
+        program
+            .parent()
+            .map(|directory| directory.join("agentcore-shim"))
+    });
+    beside
+        .into_iter()
+        .chain([Path::new(SHIM_DIRECTORY).join("agentcore-shim")])
+        .find(|path| path.is_file())
+        .ok_or(StartError::NoShim)
+}
+
+fn log(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Fails only if a subscriber is set already, which nothing does before this.
+    let set = match config.log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    drop(set);
+}
+
+/// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.
+fn print_plan() -> ExitCode {
+    let plan = seccomp::filters()
+        .map_err(|error| chain(&error))
+        .and_then(|filters| {
+            plan::compile(&SessionSpec {
+                uid_base: uid_block::FIRST_UID,
+                tmp_bytes: MemoryBytes::mib(64).0,
+                nofile: 4096,
+                nproc: 256,
+                staging: PathBuf::from("/run/agentcore/staging"),
+                core_is_piped: false,
+                filters,
+            })
+            .map_err(|error| chain(&error))
+        });
+    match plan {
+        Ok(plan) => {
+            for name in plan.names() {
+                say(name);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn io(verb: &'static str, what: &str) -> impl FnOnce(std::io::Error) -> StartError {
+    let what = what.to_owned();
+    move |source| StartError::Io { verb, what, source }
+}
+
+fn say(text: &str) {
+    // Standard output that is closed has no reader to miss it.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "agentcored: {text}");
+}

@@ -1,0 +1,289 @@
+//! Sessions from launch to removal, through the launcher's client.
+
+use super::ground::{Daemon, Ground, LIMITS, end_of, id};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::WaitStatus;
+use procfs::process::Process;
+use std::os::fd::AsFd;
+use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
+
+type Test = (&'static str, fn());
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_session_lives_and_leaves_nothing", || run("li", lives)),
+    ("an_exit_is_noticed_and_its_record_returned", || {
+        run("ex", exits)
+    }),
+    ("a_prepared_session_is_launched", || run("pr", prepared)),
+    ("orders_out_of_bounds_are_refused", || run("re", refused)),
+    ("out_of_memory_ends_the_whole_session", || {
+        run("oo", starved)
+    }),
+    ("a_fork_bomb_stops_at_its_limit_and_dies", || {
+        run("bo", bombed)
+    }),
+    ("sessions_outlive_launcher_and_broker", || {
+        run("ou", outlived)
+    }),
+    ("a_dead_launcher_is_told", || run("de", dead)),
+];
+
+fn run<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    runtime.block_on(test(Ground::new(name)));
+}
+
+async fn lives(ground: Ground) {
+    let daemon = ground.daemon();
+    let launched = daemon
+        .launch(&ground, "slives", "stay")
+        .await
+        .expect("launch");
+    let (_link, hello) = ground.hello(&id("slives"));
+    assert_eq!(hello, "stay");
+
+    let process = Process::new(launched.pid).expect("process");
+    let status = process.status().expect("status");
+    assert_eq!(
+        [status.ruid, status.rgid],
+        [ground.setup.uid_block.start + 16; 2],
+        "a uid of its own"
+    );
+    assert_eq!(status.nspid.as_deref().and_then(<[i32]>::last), Some(&1));
+    assert_eq!(process.stat().expect("stat").starttime, launched.start_time);
+    let mine = Process::myself()
+        .expect("me")
+        .namespaces()
+        .expect("namespaces")
+        .0;
+    for (name, namespace) in process.namespaces().expect("namespaces").0 {
+        let shared = mine
+            .get(&name)
+            .is_some_and(|own| own.identifier == namespace.identifier);
+        // The one namespace that a session shares: clocks.
+        assert_eq!(
+            shared,
+            name.to_string_lossy().starts_with("time"),
+            "{name:?}"
+        );
+    }
+    let usage = daemon.usage_of(&id("slives"), 1).await;
+    assert!(
+        usage.pids == 1 && usage.memory_bytes > 0 && usage.oom_kills == 0,
+        "{usage:?}"
+    );
+
+    let removed = daemon.client.remove(id("slives")).await.expect("remove");
+    assert!(
+        removed.record.is_empty() && removed.usage.cpu_us > 0,
+        "{removed:?}"
+    );
+    ground.leaves_nothing().await;
+    assert_eq!(
+        daemon.client.kill(id("slives")).await,
+        Err(OrderFault::Unknown)
+    );
+    assert_eq!(end_of_exit(daemon).await, 0);
+}
+
+async fn end_of_exit(daemon: Daemon) -> i32 {
+    match daemon.end().await {
+        WaitStatus::Exited(_, code) => code,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn exits(ground: Ground) {
+    let mut daemon = ground.daemon();
+    let launched = daemon
+        .launch(&ground, "sexits", "exit")
+        .await
+        .expect("launch");
+    let exited = daemon.exit().await;
+    assert_eq!((exited.session, exited.code), (id("sexits"), 3));
+    let mut ended = [nix::poll::PollFd::new(
+        launched.pidfd.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    assert_eq!(
+        nix::poll::poll(&mut ended, 0u8),
+        Ok(1),
+        "the pidfd says so too"
+    );
+    let removed = daemon.client.remove(id("sexits")).await.expect("remove");
+    assert_eq!(removed.record, b"{\"how\":\"asked\"}\n");
+    ground.leaves_nothing().await;
+}
+
+async fn prepared(ground: Ground) {
+    let daemon = ground.daemon();
+    for name in ["sone", "stwo"] {
+        daemon.client.prepare(id(name)).await.expect("prepare");
+    }
+    let third = daemon.client.prepare(id("sthree")).await;
+    assert!(
+        matches!(third, Err(OrderFault::Refused(_))),
+        "at most two: {third:?}"
+    );
+    daemon
+        .launch(&ground, "sone", "stay")
+        .await
+        .expect("launch");
+    assert_eq!(ground.hello(&id("sone")).1, "stay");
+    let again = daemon.launch_with(&ground, "sone", "stay", 2, LIMITS).await;
+    assert!(
+        matches!(again, Err(OrderFault::Refused(_))),
+        "a name is used once: {again:?}"
+    );
+    assert_eq!(
+        ground.hello(&id("sone")).1,
+        "stay",
+        "and the first one lives on"
+    );
+    for name in ["sone", "stwo"] {
+        daemon.client.remove(id(name)).await.expect("remove");
+    }
+    ground.leaves_nothing().await;
+}
+
+async fn refused(ground: Ground) {
+    let daemon = ground.daemon();
+    let order = |uid_base, limits| LaunchOrder {
+        session: id("srefused"),
+        uid_base,
+        limits,
+    };
+    let block = ground.setup.uid_block.clone();
+    let good = block.start + 0x10;
+    let limits = |change: fn(&mut Limits)| {
+        let mut limits = LIMITS;
+        change(&mut limits);
+        limits
+    };
+    for (what, order) in [
+        ("uid 0", order(0, LIMITS)),
+        ("below the block", order(good - 0x20, LIMITS)),
+        ("the broker's range", order(good - 0x10, LIMITS)),
+        ("not aligned", order(good + 1, LIMITS)),
+        ("past the block", order(block.end, LIMITS)),
+        ("at the end of all uids", order(u32::MAX - 15, LIMITS)),
+        ("memory", order(good, limits(|l| l.memory_bytes = 2 << 30))),
+        ("no memory", order(good, limits(|l| l.memory_bytes = 0))),
+        ("cpu", order(good, limits(|l| l.cpu_millis += 1))),
+        ("pids", order(good, limits(|l| l.pids += 1))),
+        ("tmp", order(good, limits(|l| l.tmp_bytes = u64::MAX))),
+        ("nofile", order(good, limits(|l| l.nofile = 1 << 30))),
+    ] {
+        let boot = sandbox::memfd::sealed(b"stay").expect("memfd");
+        let answer = daemon.client.launch(order, boot, ground.bundle()).await;
+        assert!(
+            matches!(answer, Err(OrderFault::Refused(_))),
+            "{what}: {answer:?}"
+        );
+    }
+    let file = || std::fs::File::open("/etc/passwd").expect("open").into();
+    let roots = || std::fs::File::open("/var/tmp").expect("open").into();
+    let sealed = || sandbox::memfd::sealed(b"stay").expect("memfd");
+    for (what, boot, bundle) in [
+        ("boot is a file", file(), ground.bundle()),
+        ("boot is not sealed", ground.bundle(), ground.bundle()),
+        ("bundle is root's", sealed(), roots()),
+        ("bundle is a file", sealed(), file()),
+    ] {
+        let answer = daemon
+            .client
+            .launch(order(good, LIMITS), boot, bundle)
+            .await;
+        assert!(
+            matches!(answer, Err(OrderFault::Refused(_))),
+            "{what}: {answer:?}"
+        );
+    }
+    ground.leaves_nothing().await;
+}
+
+async fn starved(ground: Ground) {
+    let mut daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sstarved", "stay")
+        .await
+        .expect("launch");
+    let (link, _) = ground.hello(&id("sstarved"));
+    link.send(b"starve", &[]).expect("send");
+    // The one who starves is a child; that PID 1 ends as well is the launcher's doing (v1) or the kernel's (v2).
+    let exited = daemon.exit().await;
+    assert_eq!(exited.code, 128 + 9);
+    assert!(exited.oom_kills > 0, "{exited:?}");
+    let removed = daemon.client.remove(id("sstarved")).await.expect("remove");
+    assert!(
+        removed.usage.oom_kills > 0 && removed.usage.memory_peak_bytes > 32 << 20,
+        "{removed:?}"
+    );
+    ground.leaves_nothing().await;
+}
+
+async fn bombed(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sbombed", "stay")
+        .await
+        .expect("launch");
+    let (link, _) = ground.hello(&id("sbombed"));
+    link.send(b"bomb", &[]).expect("send");
+    let mut buffer = [0; 16];
+    let heard = link.recv(&mut buffer).expect("recv").len;
+    // The limit counts PID 1 too.
+    assert_eq!(&buffer[..heard], b"63");
+    daemon.usage_of(&id("sbombed"), 64).await;
+    daemon.client.remove(id("sbombed")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn outlived(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "soutlived", "stay")
+        .await
+        .expect("launch");
+    daemon.client.prepare(id("sparked")).await.expect("prepare");
+    assert_eq!(end_of_exit(daemon).await, 0);
+    assert_eq!(ground.hello(&id("soutlived")).1, "stay");
+
+    let next = ground.daemon();
+    let parked = next.client.usage(id("sparked")).await;
+    assert_eq!(
+        parked,
+        Err(OrderFault::Unknown),
+        "what was only prepared is gone"
+    );
+    next.usage_of(&id("soutlived"), 1).await;
+    let again = next.launch(&ground, "soutlived", "stay").await;
+    assert!(matches!(again, Err(OrderFault::Refused(_))), "{again:?}");
+    next.client.remove(id("soutlived")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn dead(ground: Ground) {
+    let mut daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sdead", "stay")
+        .await
+        .expect("launch");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    daemon.client.closed().await;
+    assert!(daemon.exits.recv().await.is_none());
+    let answer = daemon.client.usage(id("sdead")).await;
+    assert!(matches!(answer, Err(OrderFault::Host { .. })), "{answer:?}");
+    end_of(daemon.pid).await;
+    assert_eq!(
+        ground.hello(&id("sdead")).1,
+        "stay",
+        "the session does not notice"
+    );
+    let next = ground.daemon();
+    next.client.remove(id("sdead")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
