@@ -14,12 +14,13 @@ use head::{Head, HeadError};
 use policy::Refused;
 use session_core::egress::Target;
 use std::io;
-use std::net::TcpStream as StdTcpStream;
+use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// How long the agent may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,10 +28,28 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Notes in the session's log for its first refusals; later ones are only counted, so that a loop cannot flood the log.
 const NOTED_REFUSALS: u64 = 50;
 
+/// Names being resolved at once, for all sessions. The resolver's calls block one thread each, for as long as a name server
+/// keeps silent, and nothing can interrupt them: without a bound, agents that ask for such names would take all of the
+/// runtime's blocking threads, which launches and logs need too.
+const LOOKUPS: usize = 128;
+
+/// The same for one session.
+const LOOKUPS_PER_SESSION: usize = 8;
+
 /// The broker's half of every session's proxy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Egress {
     broker: OnceLock<Weak<Broker>>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            broker: OnceLock::new(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
 }
 
 impl Egress {
@@ -38,6 +57,32 @@ impl Egress {
     pub fn belong_to(&self, broker: &Arc<Broker>) {
         // A second call would say the same.
         let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// Addresses of a name. A lookup keeps its places until the resolver returns, also when nobody waits any more.
+    async fn resolve(
+        &self,
+        session: &SessionHandle,
+        target: &Target,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let own = Arc::clone(&session.lookups).acquire_owned().await;
+        let own = own.map_err(closed)?;
+        let place = Arc::clone(&self.lookups).acquire_owned().await;
+        let place = place.map_err(closed)?;
+        let (host, port) = (target.host.clone(), target.port);
+        tokio::task::spawn_blocking(move || {
+            let resolved = (host.as_str(), port).to_socket_addrs();
+            drop((own, place));
+            resolved.map(Iterator::collect)
+        })
+        .await?
+    }
+
+    /// How many lookups a session may have under way.
+    #[must_use]
+    pub fn lookups_of_a_session() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(LOOKUPS_PER_SESSION))
     }
 
     /// Serves one connection of a session in a task of its own.
@@ -149,14 +194,17 @@ async fn dial(
     let attempt = async {
         let resolved: Vec<_> = match target.address() {
             Some(address) => vec![(address, target.port).into()],
-            None => tokio::net::lookup_host((target.host.as_str(), target.port))
+            None => broker
+                .egress
+                .resolve(session, target)
                 .await
                 .map_err(|error| {
                     Dial::Failed(format!("{} could not be resolved: {error}", target.host))
-                })?
-                .collect(),
+                })?,
         };
-        let own = policy::own_addresses();
+        let own = policy::own_addresses().map_err(|error| {
+            Dial::Failed(format!("this host's own addresses are not known: {error}"))
+        })?;
         let dialled = policy::may_dial(&config.network.allow_private, target, &resolved, &own)
             .map_err(Dial::Refused)?;
         TcpStream::connect(dialled.as_slice())

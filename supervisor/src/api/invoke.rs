@@ -132,12 +132,26 @@ where
         return Err(too_large(size, max_body));
     }
     let content_length = limited.size_hint().exact();
-    let body = exchange::take_small(limited).await.map_err(|error| {
-        ApiError::new(
-            ErrorCode::Validation,
-            format!("the request body broke off: {error}"),
-        )
-    })?;
+    let timeout = handle.version.spec.timeouts.invocation;
+    let deadline = Instant::now() + timeout;
+    // The session counts as busy already, so a client that does not send what it announced must not have for ever.
+    let body = tokio::time::timeout_at(deadline, exchange::take_small(limited))
+        .await
+        .map_err(|_elapsed| {
+            ApiError::new(
+                ErrorCode::Validation,
+                format!(
+                    "the request body did not come within {} s",
+                    timeout.as_secs()
+                ),
+            )
+        })?
+        .map_err(|error| {
+            ApiError::new(
+                ErrorCode::Validation,
+                format!("the request body broke off: {error}"),
+            )
+        })?;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -148,8 +162,6 @@ where
             RequestBody::Stream(_) => content_length,
         },
     };
-    let timeout = handle.version.spec.timeouts.invocation;
-    let deadline = Instant::now() + timeout;
     let answered =
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
@@ -343,15 +355,12 @@ impl HttpBody for Inner {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending() {
-            // Out of time in the middle of an answer: the connection breaks, so it cannot look complete.
-            return self
-                .deadline
-                .as_mut()
-                .poll(cx)
-                .map(|()| Some(Err(BodyError::Truncated)));
+        // Asked first: an agent that never pauses is out of time too. In the middle of an answer the connection breaks,
+        // so it cannot look complete.
+        if !self.body.is_end_stream() && self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::Truncated)));
         }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         }

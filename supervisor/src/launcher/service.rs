@@ -343,7 +343,7 @@ impl Launcher {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let Some(event) = &session.oom else {
+        let Some((_, event)) = &session.oom else {
             return;
         };
         // Re-arms it. On v1 the removal of the cgroup is an event too, which then never ends: no more of those.
@@ -376,13 +376,13 @@ impl Launcher {
         }
     }
 
-    /// Watches a descriptor on behalf of a session.
-    fn watch(&mut self, fd: BorrowedFd<'_>, source: Source, events: EpollFlags) -> io::Result<()> {
+    /// Watches a descriptor on behalf of a session; says by which key.
+    fn watch(&mut self, fd: BorrowedFd<'_>, source: Source, events: EpollFlags) -> io::Result<u64> {
         let key = self.next_key;
         self.epoll.add(fd, EpollEvent::new(events, key))?;
         self.next_key += 1;
         self.sources.insert(key, source);
-        Ok(())
+        Ok(key)
     }
 
     fn reply(&mut self, number: u64, reply: Result<Reply, OrderFault>, fd: Option<OwnedFd>) {
