@@ -5,11 +5,13 @@
 //! (so a name that changes its mind cannot slip through) and carries bytes. Refusals are counted and noted in the
 //! session's log. Which addresses are whose is `session_core::egress`.
 
+mod agent_stream;
 mod head;
 mod policy;
 
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
+use agent_stream::AgentStream;
 use head::{Head, HeadError};
 use policy::Refused;
 use session_core::egress::Target;
@@ -95,7 +97,7 @@ impl Egress {
             return;
         };
         tokio::spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else {
+            let Ok(stream) = AgentStream::new(stream) else {
                 return;
             };
             // Ends with the session: a connection must not outlive the one who may use it.
@@ -116,7 +118,7 @@ impl Egress {
 async fn connection(
     broker: &Broker,
     session: &SessionHandle,
-    mut agent: TcpStream,
+    mut agent: AgentStream,
 ) -> io::Result<()> {
     let read = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut agent)).await;
     let head = match read {
@@ -154,7 +156,6 @@ async fn connection(
     };
     // Small writes of a conversation (TLS handshakes, JSON) should not wait for each other.
     server.set_nodelay(true)?;
-    agent.set_nodelay(true)?;
     if head.is_connect() {
         agent
             .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -165,7 +166,7 @@ async fn connection(
     Ok(())
 }
 
-async fn read_head(agent: &mut TcpStream) -> Result<Head, HeadError> {
+async fn read_head(agent: &mut AgentStream) -> Result<Head, HeadError> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
         if let Some(head) = head::parse(&buffer)? {
@@ -240,7 +241,12 @@ fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
     }
 }
 
-async fn refuse(agent: &mut TcpStream, status: u16, reason: &str, detail: &str) -> io::Result<()> {
+async fn refuse(
+    agent: &mut AgentStream,
+    status: u16,
+    reason: &str,
+    detail: &str,
+) -> io::Result<()> {
     let body = format!("agentcore: {detail}\n");
     let answer = format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",

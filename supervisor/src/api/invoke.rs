@@ -35,6 +35,18 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 /// way from the launcher.
 const REASON_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Headers of an answer that belong to one connection, or frame its body; this server says its own.
+const THIS_HOP: &[&str] = &[
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// How much of a failing agent's answer a caller is shown.
 const EVIDENCE_BYTES: usize = 4096;
 
@@ -184,6 +196,10 @@ where
     };
     let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
     for (name, value) in &exchange.head.headers {
+        // The shim has taken these off; one that has not would decide how the client reads this answer's end.
+        if THIS_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop)) {
+            continue;
+        }
         // The shim has checked them; what this library finds wrong all the same is not passed on.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
