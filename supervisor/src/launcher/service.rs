@@ -135,6 +135,7 @@ impl Launcher {
                     LINK => {
                         if !self.link_event(event.events())? {
                             self.give_up_parked();
+                            self.give_up_cgroup();
                             return Ok(());
                         }
                     }

@@ -130,6 +130,14 @@ impl Launcher {
             }
         }
     }
+
+    /// Removes the instance's own cgroup, unless sessions live on in it: then the kernel refuses, and the next daemon finds
+    /// them there.
+    pub(super) fn give_up_cgroup(&self) {
+        if let Err(error) = self.ground.cgroups.clone().remove_self() {
+            tracing::debug!(error = %error, "the instance's cgroup stays");
+        }
+    }
 }
 
 fn clear(session: &Session) -> Result<(), OrderFault> {
