@@ -55,7 +55,7 @@ impl Slots {
 pub async fn keep_full(broker: Arc<Broker>) {
     let mut failing = false;
     loop {
-        while broker.slots.missing() {
+        while broker.slots.missing() && !broker.draining() {
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;

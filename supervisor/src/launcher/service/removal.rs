@@ -130,12 +130,17 @@ impl Launcher {
             }
         }
     }
+}
 
-    /// Removes the instance's own cgroup, unless sessions live on in it: then the kernel refuses, and the next daemon finds
-    /// them there.
-    pub(super) fn give_up_cgroup(&self) {
-        if let Err(error) = self.ground.cgroups.clone().remove_self() {
-            tracing::debug!(error = %error, "the instance's cgroup stays");
+impl Launcher {
+    /// Removes the instance's own cgroup after an orderly end, unless sessions live on in it.
+    pub(super) fn retire(&self) {
+        let parked = |session: &Session| matches!(session.phase, Phase::Parked { .. });
+        if !self.retiring || !self.sessions.values().all(parked) {
+            return;
+        }
+        if let Err(error) = self.ground.cgroups.remove_self() {
+            tracing::warn!(error = %error, "the instance's cgroup stays behind");
         }
     }
 }
