@@ -6,6 +6,7 @@
 use crate::failure::Failure;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -78,6 +79,15 @@ impl Screen {
         }
     }
 
+    /// Somebody else's text for standard output: on a terminal, without what could move its cursor or set its title.
+    pub(crate) fn foreign<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if self.out_terminal {
+            harmless(text, !self.no_colour)
+        } else {
+            Cow::Borrowed(text)
+        }
+    }
+
     /// A line of the result.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<(), Failure> {
         self.bytes(format!("{}\n", text.as_ref()).as_bytes())
@@ -113,6 +123,15 @@ impl Screen {
         }
     }
 
+    /// A note that quotes somebody else.
+    pub(crate) fn quote(&self, mark: &str, text: &str) {
+        if self.err_terminal {
+            self.note(format!("{mark} {}", harmless(text, !self.no_colour)));
+        } else {
+            self.note(format!("{mark} {text}"));
+        }
+    }
+
     /// Something that the user should know although the verb goes on.
     pub(crate) fn warn(&self, text: impl AsRef<str>) {
         let label = self.paint_error(Tone::Warn, "warning:");
@@ -124,13 +143,18 @@ impl Screen {
         if failure.silent {
             return;
         }
+        // Both may hold an agent's words.
+        let shown = |text: &str| match self.err_terminal {
+            true => harmless(text, false).into_owned(),
+            false => text.to_owned(),
+        };
         let mut text = format!(
             "{} {}\n",
             self.paint_error(Tone::Bad, "error:"),
-            failure.what
+            shown(&failure.what)
         );
         for line in &failure.details {
-            text.push_str(&format!("  {line}\n"));
+            text.push_str(&format!("  {}\n", shown(line)));
         }
         if let Some(advice) = &failure.advice {
             text.push_str(&format!(
@@ -181,6 +205,40 @@ impl Screen {
     }
 }
 
+/// `text` with control characters made visible, but for tabs, line ends and (if `colour`) colours: ECMA-48 `SGR`.
+fn harmless(text: &str, colour: bool) -> Cow<'_, str> {
+    let bad = |c: char| c.is_control() && c != '\t' && c != '\n';
+    if !text.contains(bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(bad) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let sgr = rest.strip_prefix("\x1b[").and_then(|tail| {
+            let end = tail.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+            tail[end..]
+                .starts_with('m')
+                .then_some("\x1b[".len() + end + 1)
+        });
+        match sgr.filter(|_| colour) {
+            Some(length) => {
+                out.push_str(&rest[..length]);
+                rest = &rest[length..];
+            }
+            None => {
+                out.push('\u{fffd}');
+                let mut characters = rest.chars();
+                characters.next();
+                rest = characters.as_str();
+            }
+        }
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
 /// A running stage; its line goes away when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Stage(ProgressBar);
@@ -200,5 +258,24 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_wrote_cannot_steer_the_terminal() {
+        let title = "a\x1b]0;evil\x07b\x1b[2Jc\rd\u{9b}e";
+        let shown = harmless(title, true);
+        assert_eq!(
+            shown,
+            "a\u{fffd}]0;evil\u{fffd}b\u{fffd}[2Jc\u{fffd}d\u{fffd}e"
+        );
+        let coloured = "\x1b[1;31mred\x1b[0m\tplain\n";
+        assert_eq!(harmless(coloured, true), coloured);
+        assert!(!harmless(coloured, false).contains('\x1b'));
+        assert_eq!(harmless("\x1b[", true), "\u{fffd}[");
     }
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,10 +123,10 @@ def test_sys_exit_ends_neither_loop_nor_thread(kind: str, own_agent: Start) -> N
     for _ in range(3):
         if kind == "websocket":
             with (
-                connect(f"ws://127.0.0.1:{agent.port}/ws?how=exit") as socket,
+                connect(f"ws://127.0.0.1:{agent.port}/ws?how=exit") as peer,
                 pytest.raises(ConnectionClosed) as closed,
             ):
-                socket.recv(20)
+                peer.recv(20)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
         elif kind == "async":
             assert invoke(agent.port, {"case": "exit", "code": 3}).shape == (500, TEXT, b"Internal Server Error")
@@ -207,6 +208,38 @@ def test_log_lines_are_the_same_before_and_after_logging_is_imported(own_agent: 
     after = json.loads(agent.log_lines()[-1])
     assert list(after) == list(before)
     assert {k: v for k, v in after.items() if k != "timestamp"} == {k: v for k, v in before.items() if k != "timestamp"}
+
+
+def test_connections_leave_nothing_behind(own_agent: Start, tmp_path: Path) -> None:
+    """However they end: descriptors go back to what they were, and of the threads only the kept ones stay."""
+    agent = own_agent("builtin", "async_generator")
+    invoke(agent.port, {"names": ["none"]})  # the worker loop is there from now on
+    process = Path(f"/proc/{agent.process.pid}")
+    descriptors = len(list((process / "fd").iterdir()))
+    endless = json.dumps({"told": str(tmp_path / "told"), "closed": str(tmp_path / "closed")}).encode()
+    for round_ in range(20):
+        open_ones = [Probe(agent.port) for _ in range(20)]
+        for number, probe in enumerate(open_ones):
+            if number % 5 == 0:
+                probe.send(b"GET /pi")
+            elif number % 5 == 1:
+                probe.send(request("POST", "/invocations", headers={"Content-Length": "100"}) + b"{")
+            elif number % 5 == 2:
+                probe.send(request("POST", "/invocations", endless))
+                assert probe.head().status == 200
+            elif number % 5 == 3:
+                probe.send(b"nonsense\r\n\r\n")
+            else:
+                probe.send(request("GET", "/ping"))
+                assert probe.answer().status == 200
+        if round_ % 2:
+            for probe in open_ones:
+                probe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
+        for probe in open_ones:
+            probe.close()
+    wait_until(lambda: len(list((process / "fd").iterdir())) <= descriptors, "every descriptor is closed")
+    wait_until(lambda: len(list((process / "task").iterdir())) <= 2 + 8, "main, loop and eight kept threads")
+    assert invoke(agent.port, {"names": ["none"]}).chunks == [b"data: null\n\n"]
 
 
 OTHERS = ["python3.9", "python3.10", "python3.12", "python3.13", "/usr/bin/python3"]

@@ -2,7 +2,7 @@
 //! and a test compares it line by line without root.
 //!
 //! ```text
-//! stager, ahead of the order    clones the base's mount, makes the session's own /dev
+//! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
 //! stager, with the order        clones the bundle's mount
 //! clone3                        seven namespaces at once
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
@@ -130,11 +130,10 @@ pub enum DevNode {
     },
 }
 
-/// Done by the stager before the session is known.
+/// Done by the launcher before it forks the stager. Not by the stager, because in a session's cgroup nobody, root included,
+/// may make a device node.
 #[derive(Debug, Clone)]
 pub enum AheadAct {
-    /// Writes `/proc/self/oom_score_adj`: a daemon protected from the OOM killer must not protect its sessions.
-    OomScore(i32),
     /// Clones the base's mount, with these attributes.
     CloneBase(Vec<Attr>),
     /// Makes the session's own `/dev`: a tmpfs of root's (so that its device nodes work) with these nodes, then read-only.
@@ -151,6 +150,8 @@ pub enum AheadAct {
 /// Done by the stager when it has the order.
 #[derive(Debug, Clone)]
 pub enum OrderAct {
+    /// Writes `/proc/self/oom_score_adj`: a daemon protected from the OOM killer must not protect its sessions.
+    OomScore(i32),
     /// Clones the bundle's mount, with these attributes.
     CloneBundle(Vec<Attr>),
 }
@@ -290,7 +291,6 @@ impl Plan {
         let mut names = Vec::new();
         for step in &self.ahead {
             match &step.act {
-                AheadAct::OomScore(_) => names.push(step.name),
                 AheadAct::CloneBase(attrs) => {
                     names.push(step.name);
                     names.extend(attrs.iter().map(|a| a.name));
@@ -303,9 +303,10 @@ impl Plan {
             }
         }
         for step in &self.order {
-            let OrderAct::CloneBundle(attrs) = &step.act;
             names.push(step.name);
-            names.extend(attrs.iter().map(|a| a.name));
+            if let OrderAct::CloneBundle(attrs) = &step.act {
+                names.extend(attrs.iter().map(|a| a.name));
+            }
         }
         names.extend(self.namespaces.iter().map(|step| step.name));
         names.extend(self.maps.iter().map(|step| step.name));

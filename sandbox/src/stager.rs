@@ -1,9 +1,9 @@
-//! Executes a [`Plan`]: the half that runs in the stager, a one-shot process that is root and sits in the session's
-//! cgroup already. The other half, in the new process, is [`child`].
+//! Executes a [`Plan`]: what the launcher does ahead, and the half that runs in the stager, a one-shot process that is root
+//! and sits in the session's cgroup already. The other half, in the new process, is [`child`].
 //!
 //! ```text
-//! Staged::prepare   ahead of any order: what costs time and does not depend on the session
-//! Staged::launch    clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
+//! Staged::prepare   launcher, before the stager is forked: what does not depend on the session
+//! Staged::launch    stager: clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
 //! ```
 //!
 //! A fault anywhere means: the new process is dead (it is PID 1, so everything in the session is), all mounts were detached
@@ -43,7 +43,7 @@ pub struct OrderFds {
     pub shim: [OwnedFd; 3],
 }
 
-/// A stager that has done all that can be done without an order.
+/// What can be made without an order.
 #[derive(Debug)]
 pub struct Staged {
     base: OwnedFd,
@@ -106,7 +106,7 @@ impl Staged {
 
     /// Makes the session: the caller becomes the elder sibling of its PID 1.
     pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
-        let bundle = clone_bundle(&plan.order, order.bundle.as_fd()).map_err(fault)?;
+        let bundle = follow_order(&plan.order, order.bundle.as_fd()).map_err(fault)?;
         let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;
         let Pipes {
             go: (go_read, go_write),
@@ -218,9 +218,6 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
     let (mut base, mut dev) = (None, None);
     for Step { name, act } in steps {
         match act {
-            AheadAct::OomScore(score) => step(name, || {
-                std::fs::write("/proc/self/oom_score_adj", score.to_string())
-            })?,
             AheadAct::CloneBase(attrs) => {
                 base = Some(clone_with(name, attrs, host.base.as_fd())?);
             }
@@ -237,11 +234,15 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
     }
 }
 
-fn clone_bundle(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<OwnedFd> {
+fn follow_order(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<OwnedFd> {
     let mut made = None;
     for Step { name, act } in steps {
-        let OrderAct::CloneBundle(attrs) = act;
-        made = Some(clone_with(name, attrs, bundle)?);
+        match act {
+            OrderAct::OomScore(score) => step(name, || {
+                std::fs::write("/proc/self/oom_score_adj", score.to_string())
+            })?,
+            OrderAct::CloneBundle(attrs) => made = Some(clone_with(name, attrs, bundle)?),
+        }
     }
     made.ok_or(("plan", Errno::EINVAL.into()))
 }

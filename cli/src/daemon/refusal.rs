@@ -125,15 +125,11 @@ impl Refusal {
     /// For the person.
     pub(crate) fn failure(&self) -> Failure {
         let mut details = self.faults.clone();
+        let mut what = self.message.clone();
         if let Some(agent) = &self.agent {
-            details.push(format!("the agent answered {}:", agent.status));
-            details.extend(
-                agent
-                    .body
-                    .lines()
-                    .take(MAX_LINES)
-                    .map(|line| format!("  {line}")),
-            );
+            // The daemon's own words are those of AWS and speak of a body; here its content is shown.
+            what = format!("the agent answered with status {}", agent.status);
+            details.extend(agent.body.lines().take(MAX_LINES).map(str::to_owned));
         }
         if !self.log.is_empty() {
             details.push("the agent's last log lines:".to_owned());
@@ -142,7 +138,7 @@ impl Refusal {
         if let Some(id) = self.request_id.as_ref().filter(|_| self.status >= 500) {
             details.push(format!("request id {id}"));
         }
-        let failure = Failure::new(self.exit(), self.message.clone()).details(details);
+        let failure = Failure::new(self.exit(), what).details(details);
         match self.hint() {
             Some(hint) => failure.advice(hint),
             None => failure,
@@ -192,9 +188,9 @@ fn faults(document: &Value) -> Vec<String> {
     list.iter().filter_map(line).collect()
 }
 
-/// `log`: lines as strings or as log records, or one text.
+/// `agentLog`: lines as strings or as log records, or one text.
 fn log(document: &Value) -> Vec<String> {
-    let lines: Vec<String> = match document.get("log").or_else(|| document.get("logTail")) {
+    let lines: Vec<String> = match document.get("agentLog") {
         Some(Value::String(text)) => text.lines().map(str::to_owned).collect(),
         Some(Value::Array(list)) => list
             .iter()
@@ -245,13 +241,14 @@ mod tests {
     #[test]
     fn aws_errors_bring_the_agents_last_words() {
         let body = r#"{"message":"Received error (500) from runtime.","agentStatus":500,
-            "agentBody":"{\"error\":\"boom\"}","log":["Traceback","ValueError: boom"]}"#;
+            "agentBody":"{\"error\":\"boom\"}","agentLog":["Traceback","ValueError: boom"]}"#;
         let read = refusal(424, &[("x-amzn-errortype", "RuntimeClientError")], body);
         assert_eq!(read.exit(), Exit::Failed);
         let failure = read.failure();
-        assert_eq!(failure.details.len(), 5, "{:?}", failure.details);
-        assert!(failure.details[1].contains("boom"));
-        assert!(failure.details[4].ends_with("ValueError: boom"));
+        assert_eq!(failure.what, "the agent answered with status 500");
+        assert_eq!(failure.details.len(), 4, "{:?}", failure.details);
+        assert!(failure.details[0].contains("boom"));
+        assert!(failure.details[3].ends_with("ValueError: boom"));
     }
 
     #[test]

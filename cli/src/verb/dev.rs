@@ -218,11 +218,7 @@ impl Site<'_> {
     async fn close(self) -> Result<(), Failure> {
         let Some(live) = self.live else { return Ok(()) };
         self.desk.screen.note("-- stopping");
-        match withdraw(&self.desk, live.config.name.as_str(), &self.artifacts).await {
-            // Deleted by somebody else, or never made.
-            Err(failure) if failure.exit == Exit::NotFound => Ok(()),
-            other => other,
-        }
+        withdraw(&self.desk, live.config.name.as_str(), &self.artifacts).await
     }
 }
 

@@ -18,7 +18,7 @@ use proto::api::{CheckState, Doctor, Info, Session};
 use proto::config::{
     Entrypoint, Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig,
 };
-use proto::ids::{ArtifactId, RuntimeName};
+use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -48,14 +48,7 @@ pub(super) async fn run(desk: &Desk) -> Result<ExitCode, Failure> {
         }
         screen.line("Inside a session")?;
     }
-    let findings = tokio::select! {
-        findings = look(desk) => findings?,
-        // `look` has a guard of its own for what it made: see there.
-        _ = tokio::signal::ctrl_c() => {
-            return Err(Failure::new(Exit::Failed, "interrupted")
-                .advice("a runtime named agentcore_doctor_… may be left: `agentcore runtime list`"));
-        }
-    };
+    let findings = look(desk).await?;
     let well = findings.iter().all(|finding| finding.ok)
         && host
             .checks
@@ -109,23 +102,20 @@ async fn look(desk: &Desk) -> Result<Vec<Finding>, Failure> {
     let config = config()?;
     let stage = desk.screen.stage("Testing from inside a session");
     let name = config.name.clone();
-    let outcome = match deploy(desk, &config, &packed).await {
-        Ok(_) => ask(desk, &name).await,
-        Err(failure) => Err(failure),
+    let work = async {
+        deploy(desk, &config, &packed).await?;
+        ask(desk, &name).await
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        // Not the end of this process: what was made must be deleted first.
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "interrupted")),
     };
     drop(stage);
-    let gone = clean(desk, &name, &packed.artifact).await;
+    let gone = withdraw(desk, name.as_str(), [&packed.artifact]).await;
     let findings = outcome?;
     gone?;
     Ok(findings)
-}
-
-async fn clean(desk: &Desk, name: &RuntimeName, artifact: &ArtifactId) -> Result<(), Failure> {
-    match withdraw(desk, name.as_str(), [artifact]).await {
-        // Never got as far as being there.
-        Err(failure) if failure.exit == Exit::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 fn config() -> Result<RuntimeConfig, Failure> {

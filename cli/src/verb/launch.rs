@@ -313,22 +313,23 @@ pub(super) fn how_to_call(desk: &Desk, info: &Info, runtime: &Runtime) -> String
     howto::text(desk.daemon.endpoint(), info, runtime)
 }
 
-/// Deletes the runtime `name` (its sessions are stopped), and those `artifacts` that nothing else uses.
+/// Deletes the runtime `name` (its sessions are stopped), and those `artifacts` that nothing else uses. What is gone
+/// already, or was never made, is no failure.
 pub(super) async fn withdraw<'a>(
     desk: &Desk,
     name: &str,
     artifacts: impl IntoIterator<Item = &'a ArtifactId>,
 ) -> Result<(), Failure> {
-    desk.daemon
-        .delete(&format!("/v1/runtimes/{}", encode(name)))
-        .await?;
+    let runtime = format!("/v1/runtimes/{}", encode(name));
+    match desk.daemon.delete(&runtime).await {
+        Ok(()) => {}
+        Err(DaemonError::Refused(refusal)) if refusal.status == 404 => {}
+        Err(error) => return Err(error.into()),
+    }
     for artifact in artifacts {
-        match desk
-            .daemon
-            .delete(&format!("/v1/artifacts/{artifact}"))
-            .await
-        {
-            // In use by another runtime, or collected already: both are fine.
+        let path = format!("/v1/artifacts/{artifact}");
+        match desk.daemon.delete(&path).await {
+            // Another runtime uses it, or it was collected.
             Ok(()) | Err(DaemonError::Refused(_)) => {}
             Err(error) => return Err(error.into()),
         }

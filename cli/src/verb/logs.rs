@@ -114,12 +114,13 @@ fn show(
     } else {
         String::new()
     };
+    let text = screen.foreign(&record.text);
     match record.stream {
-        Some(_) => screen.line(format!("{prefix}{}", record.text)),
+        Some(_) => screen.line(format!("{prefix}{text}")),
         // The daemon's own note about the session.
         None => screen.line(format!(
             "{prefix}{}",
-            screen.paint(Tone::Faint, &format!("-- {}", record.text))
+            screen.paint(Tone::Faint, &format!("-- {text}"))
         )),
     }
 }

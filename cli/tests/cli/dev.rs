@@ -1,21 +1,20 @@
 //! `dev`.
 
 use crate::fake::{Fake, Script};
-use crate::ran::{eventually, finished, signal};
+use crate::ran::{Heard, eventually, finished, signal};
 use hyper::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
 
 const SESSION: &str = "x-amzn-bedrock-agentcore-runtime-session-id";
 
 /// A running `agentcore dev`.
 struct Dev {
     child: Child,
-    said: Arc<Mutex<String>>,
+    said: Heard,
     address: String,
 }
 
@@ -29,19 +28,8 @@ impl Dev {
             .stderr(Stdio::piped())
             .spawn()
             .expect("started");
-        let said = Arc::new(Mutex::new(String::new()));
-        let mut err = child.stderr.take().expect("piped");
-        let into = Arc::clone(&said);
-        std::thread::spawn(move || {
-            let mut chunk = [0; 4096];
-            while let Ok(length @ 1..) = err.read(&mut chunk) {
-                let text = String::from_utf8_lossy(&chunk[..length]).into_owned();
-                into.lock().expect("sound").push_str(&text);
-            }
-        });
-        let mut line = String::new();
-        let out = child.stdout.as_mut().expect("piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
+        let said = Heard::from(child.stderr.take().expect("piped"));
+        let line = Heard::from(child.stdout.take().expect("piped")).until("\n");
         let first: Value =
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         assert_eq!(first["runtime"], "shop_dev");
@@ -78,19 +66,12 @@ impl Dev {
         self.call(&post(body, headers))
     }
 
-    /// Waits until it has said this on standard error.
-    #[track_caller]
-    fn says(&self, words: &str) {
-        let said = || self.said.lock().expect("sound").clone();
-        let told = || said().contains(words).then_some(());
-        eventually(words, told);
-    }
-
     /// Ends it and gives everything that it said.
     fn stop(self) -> String {
         signal(&self.child, Signal::INT);
         finished(self.child).exits(0);
-        self.said.lock().expect("sound").clone()
+        self.said.rest();
+        self.said.all()
     }
 }
 
@@ -186,14 +167,14 @@ fn answers_stream_and_an_agents_own_error_comes_through() {
     fake.state().script = Script::Answer(
         424,
         vec![],
-        json!({ "message": "it died", "log": ["x"] }).to_string(),
+        json!({ "message": "it died", "agentLog": ["x"] }).to_string(),
     );
     assert_eq!(
         dev.post("{}", ""),
         (424, "{\"error\":\"it died\",\"log\":[\"x\"]}".into())
     );
-    dev.says("teapot");
-    dev.says("it died");
+    dev.said.until("teapot");
+    dev.said.until("it died");
     dev.stop();
 }
 
@@ -213,12 +194,14 @@ fn a_change_reloads_and_begins_a_new_session() {
     };
     fake.state().logs.insert(id, vec![line("first breath")]);
 
+    dev.said.until("| first breath");
+
     // A fault in the configuration is shown, and the old version goes on.
     fake.write(
         "agentcore.toml",
         "name = \"shop\"\nentrypoint = \"gone.py\"\n",
     );
-    dev.says("gone.py is not in the bundle");
+    dev.said.until("gone.py is not in the bundle");
     assert_eq!(dev.post("{}", "").0, 200);
     assert_eq!(fake.state().runtimes["shop_dev"].len(), 1);
 
@@ -238,11 +221,32 @@ fn a_change_reloads_and_begins_a_new_session() {
         .collect();
     assert_eq!(ids[0], ids[1]);
     assert_ne!(ids[1], ids[2], "the old session is gone");
-    dev.says("-- reloaded");
-    dev.says("| first breath");
     let said = dev.stop();
     assert_eq!(said.matches("-- reloaded").count(), 1, "{said}");
     assert!(fake.state().runtimes.is_empty() && fake.state().artifacts.is_empty());
+}
+
+#[test]
+fn its_own_log_in_the_folder_is_no_change() {
+    let fake = Fake::start();
+    fake.write("agentcore.toml", "name = \"shop\"\nentrypoint = \"a.py\"\n");
+    fake.write("a.py", "1");
+    let log = std::fs::File::create(fake.home().join("dev.log")).expect("made");
+    let mut child = fake
+        .command(&["dev", "--json", "-p", "0"])
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("started");
+    Heard::from(child.stdout.take().expect("piped")).until("\n");
+    let versions = || fake.state().runtimes["shop_dev"].len();
+    fake.write("a.py", "22");
+    eventually("the change", || (versions() == 2).then_some(()));
+    // The note about it has been written by now; were that a change, the next version would follow within a second.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(versions(), 2);
+    signal(&child, Signal::INT);
+    finished(child).exits(0);
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! `doctor`, against a session that the test describes. That the agent reports the truth is for the end-to-end tests.
 
 use crate::fake::{Fake, Refusal, Script};
+use crate::ran::{finished, signal};
 use hyper::Method;
 use proto::api::{Check, CheckState};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::io::{Cursor, Read};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 fn isolated() -> Value {
     json!({
@@ -112,7 +114,8 @@ fn what_the_host_lacks_is_exit_1_too() {
 #[test]
 fn a_session_that_does_not_start_is_cleaned_up_too() {
     let fake = Fake::start();
-    let body = json!({ "message": "the agent could not start", "log": ["bind: no such device"] });
+    let body =
+        json!({ "message": "the agent could not start", "agentLog": ["bind: no such device"] });
     fake.state().script = Script::Answer(424, vec![], body.to_string());
     fake.run(&["doctor"])
         .exits(1)
@@ -122,6 +125,23 @@ fn a_session_that_does_not_start_is_cleaned_up_too() {
     fake.state().python = None;
     let done = fake.run(&["doctor"]).exits(1);
     assert!(done.out.contains("no python3"), "{}", done.out);
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_either() {
+    let fake = Fake::start();
+    fake.state().script = Script::Hang;
+    let child = fake
+        .command(&["doctor"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("started");
+    fake.await_invocations(1);
+    signal(&child, Signal::INT);
+    finished(child).exits(1).says(&["interrupted"]);
+    let state = fake.state();
+    assert!(state.runtimes.is_empty() && state.artifacts.is_empty());
 }
 
 #[test]

@@ -1,15 +1,12 @@
 //! `exec`.
 
 use crate::fake::Fake;
-use crate::ran::{PATIENCE, eventually, finished, signal};
+use crate::ran::{eventually, finished, signal};
+use crate::terminal::Terminal;
 use proto::shim::TtySize;
 use rustix::process::Signal;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
-use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::process::Stdio;
-use std::sync::mpsc;
 
 fn session() -> Fake {
     let fake = Fake::start();
@@ -96,126 +93,45 @@ fn a_terminal_is_raw_while_it_lasts_follows_its_size_and_is_restored() {
         .exits(2)
         .says(&["-t needs a terminal"]);
 
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
-    grantpt(&master).expect("granted");
-    unlockpt(&master).expect("unlocked");
-    let name = ptsname(&master, Vec::new())
-        .expect("named")
-        .into_string()
-        .expect("text");
-    let size = |rows, cols| Winsize {
-        ws_row: rows,
-        ws_col: cols,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(&master, size(33, 99)).expect("set");
-    let slave = || {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(&name)
-            .expect("opened")
-    };
-    let kept = slave();
-    let echo = || {
-        tcgetattr(&kept)
-            .expect("a terminal")
-            .local_modes
-            .contains(LocalModes::ECHO)
-    };
-    assert!(echo(), "as terminals begin");
-
-    let child = fake
-        .command(&["exec", "-it", "-s", "sess1", "shell"])
-        .stdin(slave())
-        .stdout(slave())
+    let terminal = Terminal::open(33, 99);
+    assert!(terminal.echoes(), "as terminals begin");
+    let mut command = fake.command(&["exec", "-it", "-s", "sess1", "shell"]);
+    let child = terminal
+        .gives(&mut command)
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    let mut terminal = File::from(master);
-    let shown = reading(terminal.try_clone().expect("cloned"));
-    shown.until("rows: 33, cols: 99");
+    terminal.shows("rows: 33, cols: 99");
     assert_eq!(
         fake.state().execs[0].tty,
         Some(TtySize { rows: 33, cols: 99 })
     );
-    eventually("raw mode", || (!echo()).then_some(()));
+    eventually("raw mode", || (!terminal.echoes()).then_some(()));
 
     // Ctrl-C is a byte for the command, not the end of ours.
-    terminal.write_all(&[3]).expect("typed");
-    shown.until("[3]");
-    tcsetwinsize(&terminal, size(10, 20)).expect("set");
+    terminal.types(&[3]);
+    terminal.shows("[3]");
+    terminal.resize(10, 20);
     signal(&child, Signal::WINCH);
-    shown.until("{\"rows\":10,\"cols\":20}");
-    terminal.write_all(b"q").expect("typed");
+    terminal.shows("{\"rows\":10,\"cols\":20}");
+    terminal.types(b"q");
     finished(child).exits(7);
-    assert!(echo(), "restored");
+    assert!(terminal.echoes(), "restored");
 }
 
 #[test]
 fn a_killed_command_line_restores_its_terminal_too() {
     let fake = session();
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
-    grantpt(&master).expect("granted");
-    unlockpt(&master).expect("unlocked");
-    let name = ptsname(&master, Vec::new())
-        .expect("named")
-        .into_string()
-        .expect("text");
-    let slave = || {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(&name)
-            .expect("opened")
-    };
-    let kept = slave();
-    let echo = || {
-        tcgetattr(&kept)
-            .expect("a terminal")
-            .local_modes
-            .contains(LocalModes::ECHO)
-    };
-    let child = fake
-        .command(&["exec", "-it", "-s", "sess1", "shell"])
-        .stdin(slave())
-        .stdout(slave())
+    let terminal = Terminal::open(24, 80);
+    let mut command = fake.command(&["exec", "-it", "-s", "sess1", "shell"]);
+    let child = terminal
+        .gives(&mut command)
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    let shown = reading(File::from(master));
-    shown.until("TtySize");
-    eventually("raw mode", || (!echo()).then_some(()));
+    terminal.shows("TtySize");
+    eventually("raw mode", || (!terminal.echoes()).then_some(()));
     signal(&child, Signal::TERM);
     finished(child).exits(128 + 15);
-    assert!(echo(), "restored");
-}
-
-/// What a terminal shows, read in a thread since a read of it cannot be bounded.
-struct Shown(mpsc::Receiver<Vec<u8>>);
-
-fn reading(mut terminal: File) -> Shown {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(length @ 1..) = terminal.read(&mut chunk) {
-            if send.send(chunk[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    });
-    Shown(receive)
-}
-
-impl Shown {
-    #[track_caller]
-    fn until(&self, words: &str) {
-        let mut all = String::new();
-        while !all.contains(words) {
-            let more = self.0.recv_timeout(PATIENCE);
-            let more = more.unwrap_or_else(|error| panic!("{error}: no {words:?} in {all:?}"));
-            all.push_str(&String::from_utf8_lossy(&more));
-        }
-    }
+    assert!(terminal.echoes(), "restored");
 }

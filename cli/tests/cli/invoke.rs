@@ -1,10 +1,10 @@
 //! `invoke`.
 
 use crate::fake::{Fake, NEW_SESSION, Script};
-use crate::ran::{eventually, finished};
+use crate::ran::{Heard, eventually, finished};
 use serde_json::json;
-use std::io::{Read, Write};
-use std::process::{ChildStdout, Stdio};
+use std::io::Write;
+use std::process::Stdio;
 
 const SESSION: &str = "x-amzn-bedrock-agentcore-runtime-session-id";
 
@@ -95,7 +95,7 @@ fn sessions_and_users_travel_in_their_headers() {
     );
     fake.run(&["invoke", "{}", "--session-id", "short"])
         .exits(2)
-        .says(&["33 to 256", "uuidgen"]);
+        .says(&["33 to 256", "UUID"]);
 }
 
 #[test]
@@ -145,26 +145,18 @@ fn streams_are_decoded_and_shown_at_once() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    let mut out = child.stdout.take().expect("piped");
+    let out = Heard::from(child.stdout.take().expect("piped"));
     fake.go_on.notify_one();
     assert_eq!(
-        next(&mut out, 5),
+        out.until("Hello"),
         "Hello",
         "shown before the next event was sent"
     );
     fake.go_on.notify_one();
-    assert_eq!(next(&mut out, 7), ", world");
+    assert_eq!(out.until(", world"), ", world");
     fake.go_on.notify_one();
-    let mut rest = String::new();
-    out.read_to_string(&mut rest).expect("read");
-    assert_eq!(rest, "\n{\"tool\":1}\nend\n");
+    assert_eq!(out.rest(), "\n{\"tool\":1}\nend\n");
     finished(child).exits(0);
-}
-
-fn next(out: &mut ChildStdout, bytes: usize) -> String {
-    let mut buffer = vec![0; bytes];
-    out.read_exact(&mut buffer).expect("read");
-    String::from_utf8(buffer).expect("text")
 }
 
 #[test]
@@ -213,13 +205,12 @@ fn an_answer_that_breaks_off_is_a_failure() {
 fn an_agents_failure_comes_with_its_last_words() {
     let fake = shop();
     let body = json!({ "message": "Received error (500) from runtime.", "agentStatus": 500, "agentBody": "{\"error\":\"boom\"}",
-        "log": ["Traceback:", "ValueError: boom"] });
+        "agentLog": ["Traceback:", "ValueError: boom"] });
     let error = ("x-amzn-errortype", "RuntimeClientError");
     fake.state().script = Script::Answer(424, vec![error], body.to_string());
     let done = fake.run(&["invoke", "{}"]).exits(1);
     done.says(&[
-        "Received error (500)",
-        "the agent answered 500",
+        "the agent answered with status 500",
         "boom",
         "ValueError: boom",
     ]);

@@ -1,11 +1,10 @@
 //! `logs`.
 
 use crate::fake::Fake;
-use crate::ran::{eventually, finished, signal};
+use crate::ran::{Heard, eventually, finished, signal};
 use proto::api::LogRecord;
 use proto::shim::LogStream;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 fn record(second: u32, text: &str) -> LogRecord {
@@ -85,8 +84,15 @@ fn following_one_session_ends_with_it() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("started");
-    let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = || out.next().expect("a line").expect("text");
+    let out = Heard::from(child.stdout.take().expect("piped"));
+    let next = || {
+        out.until(
+            "
+",
+        )
+        .trim_end()
+        .to_owned()
+    };
     assert_eq!(next(), "-- note five");
     fake.state()
         .logs
@@ -111,8 +117,15 @@ fn following_a_runtime_takes_new_sessions_in() {
         .stderr(Stdio::null())
         .spawn()
         .expect("started");
-    let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut next = || out.next().expect("a line").expect("text");
+    let out = Heard::from(child.stdout.take().expect("piped"));
+    let next = || {
+        out.until(
+            "
+",
+        )
+        .trim_end()
+        .to_owned()
+    };
     assert_eq!(
         [next(), next(), next()],
         ["sess1 one", "sess1 three", "sess1 -- note five"]

@@ -15,3 +15,4 @@ mod launch;
 mod logs;
 mod manage;
 mod ran;
+mod terminal;

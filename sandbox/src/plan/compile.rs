@@ -48,22 +48,25 @@ fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOpti
 pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     Ok(Plan {
         ahead: ahead()?,
-        order: vec![step(
-            "app.clone",
-            OrderAct::CloneBundle(vec![
-                attr("app.readonly", MountAttrs::RDONLY),
-                attr("app.nosuid", MountAttrs::NOSUID),
-                attr("app.nodev", MountAttrs::NODEV),
-                attr("app.private", MountAttrs::PRIVATE),
-            ]),
-        )],
+        order: vec![
+            step("oom.score", OrderAct::OomScore(100)),
+            step(
+                "app.clone",
+                OrderAct::CloneBundle(vec![
+                    attr("app.readonly", MountAttrs::RDONLY),
+                    attr("app.nosuid", MountAttrs::NOSUID),
+                    attr("app.nodev", MountAttrs::NODEV),
+                    attr("app.private", MountAttrs::PRIVATE),
+                ]),
+            ),
+        ],
         namespaces: namespaces(),
         maps: maps(spec.uid_base),
         child: child(spec)?,
     })
 }
 
-/// The part that does not depend on the session: a stager takes these steps before it has an order.
+/// The part that does not depend on the session: taken before there is a stager.
 pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
     let device = |name: &CStr, minor| DevNode::Device {
         name: name.to_owned(),
@@ -75,7 +78,6 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
         to: to.to_owned(),
     };
     Ok(vec![
-        step("oom.score", AheadAct::OomScore(100)),
         step(
             "rootfs.clone",
             AheadAct::CloneBase(vec![

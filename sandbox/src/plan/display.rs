@@ -61,7 +61,6 @@ fn attrs(f: &mut fmt::Formatter<'_>, attrs: &[Attr]) -> fmt::Result {
 impl fmt::Display for AheadAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OomScore(score) => write!(f, "{score}"),
             Self::CloneBase(list) => {
                 f.write_str("base")?;
                 attrs(f, list)
@@ -81,9 +80,13 @@ impl fmt::Display for AheadAct {
 
 impl fmt::Display for OrderAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::CloneBundle(list) = self;
-        f.write_str("bundle")?;
-        attrs(f, list)
+        match self {
+            Self::OomScore(score) => write!(f, "{score}"),
+            Self::CloneBundle(list) => {
+                f.write_str("bundle")?;
+                attrs(f, list)
+            }
+        }
     }
 }
 

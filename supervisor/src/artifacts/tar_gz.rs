@@ -41,6 +41,7 @@ pub(super) fn unpack(
         let mut entry = entry.map_err(stream::failure)?;
         let header = entry.header().clone();
         check_unused(&header)?;
+        check_numbers(&header)?;
         if extensions.take(&header, &mut entry)? {
             // Each describes the entry to come; a flood of them is one of entries.
             budget.entry()?;
@@ -77,6 +78,41 @@ fn check_unused(header: &Header) -> Result<(), ArtifactError> {
             Err(Refusal::Malformed("a header has data in unused fields").of(&header.path_bytes()))
         }
     }
+}
+
+/// Readers stop at a number that they cannot read, or skip what is not a digit, or take it for zero; so all numbers must
+/// be octal digits and what may follow them, used or not.
+fn check_numbers(header: &Header) -> Result<(), ArtifactError> {
+    const SIZE: usize = 124;
+    let bytes = header.as_bytes();
+    let mut fields = vec![
+        (100, 8),
+        (108, 8),
+        (116, 8),
+        (SIZE, 12),
+        (136, 12),
+        (148, 8),
+    ];
+    if header.as_ustar().is_some() || header.as_gnu().is_some() {
+        fields.extend([(329, 8), (337, 8)]);
+    }
+    for (at, width) in fields {
+        let field = &bytes[at..at + width];
+        // Large owners and times are written in base 256; a size that needs it is too large for us anyhow.
+        if at != SIZE && matches!(field[0], 0x80 | 0xff) {
+            continue;
+        }
+        let field = field.trim_ascii_start();
+        let digits = field
+            .iter()
+            .take_while(|b| (b'0'..=b'7').contains(b))
+            .count();
+        if field[digits..].iter().any(|b| !matches!(b, b' ' | 0)) {
+            let name = header.path_bytes();
+            return Err(Refusal::Malformed("a number in a header is not one").of(&name));
+        }
+    }
+    Ok(())
 }
 
 /// Puts header and extensions together.

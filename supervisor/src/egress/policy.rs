@@ -114,6 +114,7 @@ mod tests {
     fn names_are_asked_for_only_where_the_runtime_lists_them() {
         let listed = NetworkPolicy::Outbound {
             allow: Some(list(&["api.test:443"])),
+            ceiling: None,
         };
         assert_eq!(may_ask(&listed, &target("api.test:443")), Ok(()));
         assert_eq!(

@@ -44,6 +44,8 @@ pub(super) struct Ground {
     staging: PathBuf,
     /// What stagers need.
     pub(super) host: Host,
+    /// What is done ahead of every order.
+    pub(super) ahead: Vec<Step<AheadAct>>,
     filters: Filters,
     core_is_piped: bool,
     /// The instance's cgroup.
@@ -87,6 +89,8 @@ impl Ground {
             },
             sessions,
             staging,
+            ahead: sandbox::plan::ahead()
+                .map_err(|error| GroundError::new("plan", &setup.base_root, error))?,
             filters,
             core_is_piped: sandbox::host::core_is_piped().map_err(|error| {
                 GroundError::new("read", Path::new(sandbox::host::CORE_PATTERN), error)
@@ -101,11 +105,6 @@ impl Ground {
             ceilings: setup.ceilings,
             max_prepared: setup.max_prepared,
         })
-    }
-
-    /// The steps that a stager takes ahead of its order.
-    pub(super) fn ahead(&self) -> Result<Vec<Step<AheadAct>>, std::ffi::NulError> {
-        sandbox::plan::ahead()
     }
 
     /// The plan of one session.

@@ -81,7 +81,8 @@ impl Session {
     /// Whether a process of this launcher's is still to be waited for.
     pub(super) fn has_process(&self) -> bool {
         match self.phase {
-            Phase::Launching { .. } | Phase::Running => true,
+            Phase::Parked { fault: None, .. } | Phase::Launching { .. } | Phase::Running => true,
+            // A stager that has said why it cannot go on is not coming back.
             Phase::Parked { .. } | Phase::Ended | Phase::Foreign => false,
         }
     }

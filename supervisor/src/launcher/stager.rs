@@ -6,6 +6,7 @@
 
 use super::ground::Ground;
 use super::message::{Limits, OrderFault};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
@@ -13,11 +14,12 @@ use sandbox::cgroup::{CgroupError, SessionCgroup};
 use sandbox::plan::Fault;
 use sandbox::seqpacket::Seqpacket;
 use sandbox::stager::{OrderFds, Staged};
-use sandbox::sys::close_range;
 use sandbox::sys::fork::Clone3;
+use sandbox::sys::{close_range, errno_of, pidfd};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 /// Largest packet between launcher and stager.
 const MAX_PACKET: usize = 512;
@@ -47,25 +49,52 @@ pub(super) enum StagerReport {
 #[derive(Debug)]
 pub(super) struct Stager {
     pub(super) socket: Seqpacket,
+    pidfd: OwnedFd,
 }
 
 impl Stager {
-    /// Forks one that goes into `cgroup` and waits there.
-    pub(super) fn park(ground: &Ground, cgroup: &SessionCgroup) -> io::Result<Self> {
+    /// Forks one that goes into `cgroup` and waits there. The launcher itself makes the session's device nodes first:
+    /// within the cgroup nobody may.
+    pub(super) fn park(ground: &Ground, cgroup: &SessionCgroup) -> Result<Self, OrderFault> {
+        let staged = Staged::prepare(&ground.ahead, &ground.host)
+            .map_err(|fault| step_fault(fault.stage, fault.errno))?;
+        Self::fork(ground, cgroup, staged)
+            .map_err(|error| step_fault("stager".to_owned(), errno_of(&error)))
+    }
+
+    fn fork(ground: &Ground, cgroup: &SessionCgroup, staged: Staged) -> io::Result<Self> {
         let (socket, theirs) = Seqpacket::pair()?;
         let launcher = nix::unistd::getpid();
         let clone = Clone3 {
             cgroup: cgroup.clone_target(),
             ..Clone3::default()
         };
-        clone.spawn(|| run(ground, cgroup, &theirs, launcher))?;
-        Ok(Self { socket })
+        let cloned = clone.spawn(|| run(ground, cgroup, staged, &theirs, launcher))?;
+        Ok(Self {
+            socket,
+            pidfd: cloned.pidfd,
+        })
     }
 
     /// Hands it the order. Does not wait.
     pub(super) fn order(&self, order: &StagerOrder, fds: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
         let bytes = postcard::to_stdvec(order).map_err(io::Error::other)?;
         self.socket.send(&bytes, fds)
+    }
+
+    /// Kills it, wherever it is: on v1 it may not have entered the cgroup yet.
+    pub(super) fn kill(&self) {
+        // Fails only if it has ended by itself.
+        let _ = pidfd::send_signal(self.pidfd.as_fd(), Signal::SIGKILL);
+    }
+
+    /// Waits until it has ended.
+    pub(super) fn wait(&self, patience: Duration) {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(
+            &mut fds,
+            PollTimeout::try_from(patience).unwrap_or(PollTimeout::ZERO),
+        );
     }
 
     /// Its report, once the socket is readable; `None` if it has ended without one.
@@ -93,7 +122,7 @@ impl StagerReport {
     fn failed(stage: &str, error: &io::Error) -> Self {
         Self::Failed {
             stage: stage.to_owned(),
-            errno: sandbox::sys::errno_of(error),
+            errno: errno_of(error),
         }
     }
 }
@@ -104,8 +133,14 @@ pub(super) fn step_fault(stage: String, errno: i32) -> OrderFault {
 }
 
 /// The stager's whole life.
-fn run(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid) -> i32 {
-    let (report, pidfd) = match stage(ground, cgroup, link, launcher) {
+fn run(
+    ground: &Ground,
+    cgroup: &SessionCgroup,
+    staged: Staged,
+    link: &Seqpacket,
+    launcher: Pid,
+) -> i32 {
+    let (report, pidfd) = match stage(ground, cgroup, staged, link, launcher) {
         Ok(Some((report, pidfd))) => (report, Some(pidfd)),
         // Given up before any order came.
         Ok(None) => return 0,
@@ -119,7 +154,13 @@ fn run(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid)
 
 type Outcome = Result<Option<(StagerReport, OwnedFd)>, StagerReport>;
 
-fn stage(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pid) -> Outcome {
+fn stage(
+    ground: &Ground,
+    cgroup: &SessionCgroup,
+    staged: Staged,
+    link: &Seqpacket,
+    launcher: Pid,
+) -> Outcome {
     let io_step = |stage: &'static str| move |error: io::Error| StagerReport::failed(stage, &error);
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| io_step("stager")(e.into()))?;
     // The launcher may have died before that took effect.
@@ -127,15 +168,13 @@ fn stage(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pi
         return Ok(None);
     }
     prctl::set_name(c"agentc:stager").map_err(|e| io_step("stager")(e.into()))?;
-    let plan_error = |_| StagerReport::failed("plan", &io::ErrorKind::InvalidInput.into());
-    // Before entering the cgroup: on v1 nobody in there may make device nodes.
-    let staged = Staged::prepare(&ground.ahead().map_err(plan_error)?, &ground.host)?;
     if cgroup.clone_target().is_none() {
         cgroup.enter_self().map_err(|error| StagerReport::Failed {
             stage: "cgroup.enter".to_owned(),
             errno: CgroupError::errno(&error),
         })?;
     }
+    let plan_error = |_| StagerReport::failed("plan", &io::ErrorKind::InvalidInput.into());
     // Other stagers' sockets, the broker's link: nothing of it may live on here.
     let [base, dev] = staged.mounts();
     let host = &ground.host;
@@ -164,7 +203,7 @@ fn stage(ground: &Ground, cgroup: &SessionCgroup, link: &Seqpacket, launcher: Pi
         .plan(order.uid_base, &order.limits)
         .map_err(plan_error)?;
     let launched = staged.launch(&plan, &ground.host, &fds)?;
-    let micros = |d: std::time::Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let times = &launched.times;
     let report = StagerReport::Launched {
         pid: launched.pid.as_raw(),

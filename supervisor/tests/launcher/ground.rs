@@ -15,8 +15,11 @@ use supervisor::launcher::message::{Counters, Exited, LaunchOrder, Limits, Order
 use supervisor::launcher::{LauncherHandle, LauncherSetup, start};
 use tokio::sync::mpsc;
 
-/// First of 2^16 uids that no daemon's registry gives out (they begin higher).
-const UIDS: std::ops::Range<u32> = 0x3000_0000..0x3001_0000;
+/// 2^12 uids below those that daemons' registry gives out, others for each run of this test.
+fn uids() -> std::ops::Range<u32> {
+    let first = 0x1000_0000 + std::process::id() % 0x1_0000 * 0x1000;
+    first..first + 0x1000
+}
 
 /// Longest that any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,7 +55,7 @@ impl Ground {
         fs::create_dir_all(path("state/bundle")).expect("create");
         fs::write(path("state/bundle/main.py"), "print('hello')\n").expect("write");
         for name in ["state", "state/bundle", "state/bundle/main.py"] {
-            let (uid, gid) = (Uid::from_raw(UIDS.start), Gid::from_raw(UIDS.start));
+            let (uid, gid) = (Uid::from_raw(uids().start), Gid::from_raw(uids().start));
             chown(&path(name), Some(uid), Some(gid)).expect("chown");
         }
         let number = std::process::id() % 100_000;
@@ -63,9 +66,9 @@ impl Ground {
             state_dir: path("state"),
             base_root: path("base"),
             shim: PathBuf::from("/proc/self/exe"),
-            broker_uid: UIDS.start,
-            broker_gid: UIDS.start,
-            uid_block: UIDS,
+            broker_uid: uids().start,
+            broker_gid: uids().start,
+            uid_block: uids(),
             cgroup_parent: None,
             ceilings: Limits {
                 memory_bytes: 1 << 30,
@@ -105,8 +108,22 @@ impl Ground {
         (link, String::from_utf8_lossy(&buffer[..heard]).into_owned())
     }
 
+    /// Asserts that nothing of any session is left. Where a launcher has died, init needs a moment to collect its
+    /// children.
+    pub(crate) async fn leaves_nothing(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let traces = self.traces();
+            if traces.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {traces:#?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// Everything on the host that belongs to this instance's sessions, by name.
-    pub(crate) fn traces(&self) -> Vec<String> {
+    fn traces(&self) -> Vec<String> {
         let mut traces: Vec<String> = fs::read_dir(self.setup.runtime_dir.join("sessions"))
             .expect("list")
             .map(|entry| {
@@ -127,7 +144,7 @@ impl Ground {
                 .filter(|line| line.contains(&here))
                 .map(str::to_owned),
         );
-        traces.extend(processes_of(UIDS));
+        traces.extend(processes_of(&uids()));
         traces
     }
 }
@@ -149,7 +166,7 @@ impl Drop for Ground {
 }
 
 /// Processes whose uid is one of a session's.
-fn processes_of(uids: std::ops::Range<u32>) -> Vec<String> {
+fn processes_of(uids: &std::ops::Range<u32>) -> Vec<String> {
     procfs::process::all_processes()
         .expect("processes")
         .flatten()
@@ -180,7 +197,7 @@ impl Daemon {
     ) -> Result<Launched, OrderFault> {
         let order = LaunchOrder {
             session: id(name),
-            uid_base: UIDS.start + 16 * slot,
+            uid_base: uids().start + 16 * slot,
             limits,
         };
         let boot = sandbox::memfd::sealed(boot.as_bytes()).expect("memfd");

@@ -17,21 +17,20 @@ pub(crate) fn main() {
             .expect("write record");
         std::process::exit(3);
     }
-    let link = listener.accept().expect("accept");
-    link.send(boot.as_bytes(), &[]).expect("send hello");
-    let mut buffer = [0; 64];
-    let asked = link.recv(&mut buffer).expect("recv").len;
-    match &buffer[..asked] {
-        b"starve" => starve(),
-        b"bomb" => {
-            let forks = bomb();
-            link.send(forks.to_string().as_bytes(), &[]).expect("send");
-        }
-        // Closed, or a word that means nothing: stay.
-        _ => {}
-    }
     loop {
-        std::thread::sleep(Duration::from_secs(3600));
+        let link = listener.accept().expect("accept");
+        link.send(boot.as_bytes(), &[]).expect("send hello");
+        let mut buffer = [0; 64];
+        while let Ok(asked @ 1..) = link.recv(&mut buffer).map(|packet| packet.len) {
+            match &buffer[..asked] {
+                b"starve" => starve(),
+                b"bomb" => {
+                    let forks = bomb();
+                    link.send(forks.to_string().as_bytes(), &[]).expect("send");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }
 

@@ -49,7 +49,7 @@ async fn lives(ground: Ground) {
     let status = process.status().expect("status");
     assert_eq!(
         [status.ruid, status.rgid],
-        [0x3000_0010; 2],
+        [ground.setup.uid_block.start + 16; 2],
         "a uid of its own"
     );
     assert_eq!(status.nspid.as_deref().and_then(<[i32]>::last), Some(&1));
@@ -81,7 +81,7 @@ async fn lives(ground: Ground) {
         removed.record.is_empty() && removed.usage.cpu_us > 0,
         "{removed:?}"
     );
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
     assert_eq!(
         daemon.client.kill(id("slives")).await,
         Err(OrderFault::Unknown)
@@ -115,7 +115,7 @@ async fn exits(ground: Ground) {
     );
     let removed = daemon.client.remove(id("sexits")).await.expect("remove");
     assert_eq!(removed.record, b"{\"how\":\"asked\"}\n");
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn prepared(ground: Ground) {
@@ -146,7 +146,7 @@ async fn prepared(ground: Ground) {
     for name in ["sone", "stwo"] {
         daemon.client.remove(id(name)).await.expect("remove");
     }
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn refused(ground: Ground) {
@@ -156,7 +156,8 @@ async fn refused(ground: Ground) {
         uid_base,
         limits,
     };
-    let good = 0x3000_0010;
+    let block = ground.setup.uid_block.clone();
+    let good = block.start + 0x10;
     let limits = |change: fn(&mut Limits)| {
         let mut limits = LIMITS;
         change(&mut limits);
@@ -167,7 +168,7 @@ async fn refused(ground: Ground) {
         ("below the block", order(good - 0x20, LIMITS)),
         ("the broker's range", order(good - 0x10, LIMITS)),
         ("not aligned", order(good + 1, LIMITS)),
-        ("past the block", order(0x3001_0000, LIMITS)),
+        ("past the block", order(block.end, LIMITS)),
         ("at the end of all uids", order(u32::MAX - 15, LIMITS)),
         ("memory", order(good, limits(|l| l.memory_bytes = 2 << 30))),
         ("no memory", order(good, limits(|l| l.memory_bytes = 0))),
@@ -201,7 +202,7 @@ async fn refused(ground: Ground) {
             "{what}: {answer:?}"
         );
     }
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn starved(ground: Ground) {
@@ -221,7 +222,7 @@ async fn starved(ground: Ground) {
         removed.usage.oom_kills > 0 && removed.usage.memory_peak_bytes > 32 << 20,
         "{removed:?}"
     );
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn bombed(ground: Ground) {
@@ -238,7 +239,7 @@ async fn bombed(ground: Ground) {
     assert_eq!(&buffer[..heard], b"63");
     daemon.usage_of(&id("sbombed"), 64).await;
     daemon.client.remove(id("sbombed")).await.expect("remove");
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn outlived(ground: Ground) {
@@ -258,12 +259,11 @@ async fn outlived(ground: Ground) {
         Err(OrderFault::Unknown),
         "what was only prepared is gone"
     );
-    let usage = next.client.usage(id("soutlived")).await.expect("usage");
-    assert_eq!(usage.pids, 1);
+    next.usage_of(&id("soutlived"), 1).await;
     let again = next.launch(&ground, "soutlived", "stay").await;
     assert!(matches!(again, Err(OrderFault::Refused(_))), "{again:?}");
     next.client.remove(id("soutlived")).await.expect("remove");
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }
 
 async fn dead(ground: Ground) {
@@ -285,5 +285,5 @@ async fn dead(ground: Ground) {
     );
     let next = ground.daemon();
     next.client.remove(id("sdead")).await.expect("remove");
-    assert_eq!(ground.traces(), Vec::<String>::new());
+    ground.leaves_nothing().await;
 }

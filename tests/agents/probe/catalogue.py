@@ -191,7 +191,7 @@ N01.routes           | routes                                                   
 N01.up               | a connection over our own 127.0.0.1                                  | works                 | net.loopback
 N02.*                | connect to the host's listener ({name})                              | refused               | ns.net
 N03.*                | connect to the host's abstract socket ({name})                       | refused               | ns.net
-N04.*                | /proc/self/net/{name}                                                | absent                | proc.subset
+N04.*                | /proc/self/net/{name}                                                | own network only      | ns.net
 N05.allowed.*        | a socket of {name}                                                   | works                 | –
 N05.shown.*          | a socket of {name}                                                   | shown (INFO)          | –
 N05.high_bits        | AF_ALG with high bits in the family                                  | refused               | seccomp.socket_families

@@ -5,8 +5,8 @@ Pure data, for the catalogue, for measures.md (a self-test holds both together) 
 
 `red`    each of these ids must be green with the measure and red without it, and reads that measure's own effect.
 `steps`  what switching it off leaves out, all of it together: names of the sandbox plan (sandbox/src/plan/compile.rs),
-         `agent.*` for the shim's steps between fork and exec (sandbox/src/agent.rs), `refusal.*` for one entry of the
-         second filter (sandbox/src/seccomp/forbidden.rs).
+         `agent.*` for the shim's steps between fork and exec (sandbox/src/agent.rs), `shim.capabilities` for what
+         shim_entry::harden clears, `refusal.*` for one entry of the second filter (sandbox/src/seccomp/forbidden.rs).
 `cover`  other measures that hide the effect. They are off in *both* runs, so that the one under test is all that is
          left: green with it, red without it.
 `ground` what the harness must prepare for the effect to exist at all (a canary, a daemon started in a certain way).
@@ -57,7 +57,8 @@ MEASURES = {
         ground="off = the shim's copy has mode 0755 and nobody calls PR_SET_DUMPABLE: mode 0111 alone makes it non-dumpable too"),
     # The root.
     "mounts.private": Measure(
-        ("F03",), ("mounts.private", "app.private"), ground="the daemon's own mount namespace made rshared: else there is no peer group to be in"),
+        ("F03",), ("mounts.private", "app.private"),
+        ground="the daemon's own mount namespace made rshared or rslave: else there is no peer group to be in"),
     "rootfs.pivot": Measure(
         (), ("rootfs.pivot", "rootfs.detach_old"), host="`nsenter -m -t PID1 stat -c %i /` is the session's own root, not the host's",
         ground="off = a chroot onto the finished root, which looks the same from inside. As \"stay on the host's root\": F01.direct"),
@@ -92,23 +93,26 @@ MEASURES = {
         ("R01.core", "P10"), ("rlimit.core",), ground="daemon with an unlimited RLIMIT_CORE; P10 wants a core_pattern that is a file"),
     "rlimit.nofile": Measure(("R01.nofile", "R01.nofile_works"), ("rlimit.nofile",)),
     "rlimit.nproc": Measure(("R01.nproc",), ("rlimit.nproc",)),
-    "rlimit.memlock": Measure(("R01.memlock",), ("rlimit.memlock",), ground="limits.memlock, and a daemon that has another"),
+    "rlimit.memlock": Measure(("R01.memlock",), ("rlimit.memlock",), ground="limits.memlock, and a daemon with more (LimitMEMLOCK=infinity): never more is set than the daemon has"),
     "rlimit.sigpending": Measure(("R01.sigpending",), ("rlimit.sigpending",)),
     "rlimit.msgqueue": Measure(
-        ("R01.msgqueue",), ("rlimit.msgqueue",), ground="limits.msgqueue, and a daemon with more (VM) or less (`prlimit --msgqueue=`)"),
+        ("R01.msgqueue",), ("rlimit.msgqueue",), ground="as rlimit.memlock"),
     "rlimit.rtprio": Measure(
         ("R01.rtprio",), ("rlimit.rtprio",), ground="daemon with a hard RLIMIT_RTPRIO above 0 (needs CAP_SYS_RESOURCE: the VM), as 0 is the default"),
     "rlimit.nice": Measure(("R01.nice",), ("rlimit.nice",), ground="as rlimit.rtprio"),
     "oom.score": Measure(("I12.score",), ("oom.score",), ground="limits.oom_score_adj; the daemon's own is lower"),
     # Privilege.
     "no_new_privs": Measure(
-        ("K02.no_new_privs", "K02.prctl"), ("no_new_privs",), ground="the filters then need CAP_SYS_ADMIN, so they come before the capabilities go"),
-    "caps.bounding": Measure(("K01.bounding",), ("caps.bounding",)),
+        ("K02.no_new_privs", "K02.prctl"), ("no_new_privs", "agent.capabilities"),
+        ground="the shim checks it as well, so that goes too; the filters then need CAP_SYS_ADMIN: they come before the capabilities go"),
+    "caps.bounding": Measure(("K01.bounding",), ("caps.bounding", "agent.capabilities"), ground="the shim checks it as well, so that goes too"),
+    # The kernel empties the agent's sets four times over: at the change of uid, at exec (NOROOT), by the empty bounding set.
     "caps.permitted": Measure(
-        ("K01.permitted", "K01.capget"), ("agent.capabilities",), cover=("idmap.agent_uid",),
-        ground="a change of uid away from 0 empties the set by itself; so the agent keeps uid 0 in both runs"),
-    "caps.inheritable": Measure(("K01.inheritable", "K01.start.inheritable"), ("agent.capabilities",)),
-    "caps.ambient": Measure(("K01.ambient",), ("agent.capabilities",), cover=("idmap.agent_uid",), ground="as caps.permitted"),
+        ("K01.permitted", "K01.capget"), ("agent.capabilities", "shim.capabilities"), cover=("idmap.agent_uid",),
+        ground="a change of uid away from 0 empties the set by itself, so the agent keeps uid 0 in both runs"),
+    "caps.ambient": Measure(
+        ("K01.ambient",), ("agent.capabilities", "shim.capabilities"), cover=("idmap.agent_uid",), ground="as caps.permitted"),
+    "caps.inheritable": Measure(("K01.inheritable", "K01.start.inheritable"), ("agent.capabilities", "shim.capabilities")),
     "caps.shim": Measure(
         (), ("caps.permitted",), host="CapPrm and CapEff of PID 1 are exactly SETUID, SETGID and KILL (`grep Cap /proc/PID1/status`)"),
     "securebits": Measure(("K16",), ("securebits",)),

@@ -42,9 +42,7 @@ def refused(outcome, accept=CLOSED):
     if outcome.value != -1:
         return failed(f"succeeded with {outcome.value}")
     seen = name_of(outcome.error)
-    if outcome.error in accept:
-        return passed(seen)
-    return failed(f"{seen}: the call got past the door")
+    return passed(seen) if outcome.error in accept else failed(_unexpected(seen, accept))
 
 
 def attempt(action, accept=None):
@@ -53,10 +51,12 @@ def attempt(action, accept=None):
         value = action()
     except OSError as fault:
         seen = name_of(fault.errno)
-        if accept is None or fault.errno in accept:
-            return passed(seen)
-        return failed(f"{seen}: the call got past the door")
+        return passed(seen) if accept is None or fault.errno in accept else failed(_unexpected(seen, accept))
     return failed(f"succeeded: {value!r}"[:200])
+
+
+def _unexpected(seen, accept):
+    return f"{seen}, a refusal would be {' or '.join(sorted(name_of(number) for number in accept))}"
 
 
 def all_of(results):

@@ -63,6 +63,6 @@ pub(in super::super) async fn session(desk: &Desk, session: &Session) {
     };
     while let Ok(Some(record)) = stream.next().await {
         let mark = if record.stream.is_some() { "|" } else { "--" };
-        desk.screen.note(format!("{mark} {}", record.text));
+        desk.screen.quote(mark, &record.text);
     }
 }

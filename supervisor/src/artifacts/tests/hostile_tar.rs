@@ -202,7 +202,7 @@ fn kinds_that_are_not_taken() {
     refused(&[file("x", b"1").number(100, 8, 0o4755)], &Refusal::SetId);
     refused(&[file("x", b"1").number(100, 8, 0o2755)], &Refusal::SetId);
     let sparse = entry("x", b'S', b"").with(257, b"ustar  \0");
-    refused(&[sparse.clone()], &Refusal::Kind("sparse file"));
+    refused(std::slice::from_ref(&sparse), &Refusal::Kind("sparse file"));
     refused(
         &[sparse.with(386, b"00000000001")],
         &Refusal::Unsupported("sparse files"),

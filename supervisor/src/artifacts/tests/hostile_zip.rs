@@ -42,7 +42,7 @@ fn names_that_are_not_plain_and_inside() {
         (&"x".repeat(256), "has a part of more than 255 bytes"),
         (&vec!["a"; 65].join("/"), "has more than 64 parts"),
         (
-            &"abcdefg/".repeat(129).trim_end_matches('/'),
+            "abcdefg/".repeat(129).trim_end_matches('/'),
             "has more than 1024 bytes",
         ),
     ] {

@@ -92,6 +92,9 @@ pub(super) fn extra(id: u16, data: &[u8]) -> Vec<u8> {
     field
 }
 
+/// Makes a record of (count, size, start).
+type Record = fn(u64, u64, u64) -> Vec<u8>;
+
 /// What is around the entries.
 #[derive(Clone, Default)]
 pub(super) struct Around {
@@ -104,8 +107,8 @@ pub(super) struct Around {
     pub(super) directory_size: Option<u32>,
     pub(super) directory_start: Option<u32>,
     pub(super) disk: u16,
-    /// Makes the zip64 record of (count, size, start); absent: there is none.
-    pub(super) zip64: Option<fn(u64, u64, u64) -> Vec<u8>>,
+    /// Makes the zip64 record; absent: there is none.
+    pub(super) zip64: Option<Record>,
 }
 
 fn short(value: u64) -> u32 {

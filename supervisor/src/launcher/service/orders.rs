@@ -62,11 +62,11 @@ impl Launcher {
             .map_err(|e| cgroup_fault(&e))?;
         let stager = match Stager::park(&self.ground, &cgroup) {
             Ok(stager) => stager,
-            Err(error) => {
+            Err(fault) => {
                 if let Err(left) = cgroup.remove() {
                     tracing::error!(session_id = %id, error = %left, "remove its cgroup");
                 }
-                return Err(host_fault("cannot fork a stager", errno_of(&error)));
+                return Err(fault);
             }
         };
         let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());

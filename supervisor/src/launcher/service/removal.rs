@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// can take for ever; the removal goes on.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same for a stager when the launcher itself ends.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
 impl Launcher {
     /// Kills the session and remembers whom to tell when it is gone.
     pub(super) fn remove(&mut self, id: &SessionId, farewell: Farewell) {
@@ -36,10 +39,8 @@ impl Launcher {
         if let Err(error) = session.cgroup.kill() {
             tracing::error!(session_id = %id, error = %error, "kill");
         }
-        // A parked stager needs no farewell; it is dead or dies at the end of its socket.
-        if let Phase::Parked { stager, .. } = &session.phase {
-            let _ = self.epoll.delete(&stager.socket);
-            session.phase = Phase::Ended;
+        if let Phase::Parked { stager, .. } | Phase::Launching { stager, .. } = &session.phase {
+            stager.kill();
         }
     }
 
@@ -115,21 +116,17 @@ impl Launcher {
     }
 
     /// At the end of the launcher's life: prepared places are nobody's sessions.
-    pub(super) fn give_up_parked(&mut self) {
+    pub(super) fn give_up_parked(&self) {
         for (id, session) in &self.sessions {
-            if matches!(session.phase, Phase::Parked { .. }) {
-                let gone = session
-                    .cgroup
-                    .kill()
-                    .and_then(|()| {
-                        session
-                            .cgroup
-                            .wait_empty(Instant::now() + Duration::from_secs(1))
-                    })
-                    .and_then(|()| session.cgroup.remove());
-                if let Err(error) = gone {
-                    tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
-                }
+            let Phase::Parked { stager, .. } = &session.phase else {
+                continue;
+            };
+            stager.kill();
+            stager.wait(LAST_PATIENCE);
+            let deadline = Instant::now() + LAST_PATIENCE;
+            let emptied = session.cgroup.wait_empty(deadline);
+            if let Err(error) = emptied.and_then(|()| session.cgroup.remove()) {
+                tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
             }
         }
     }

@@ -105,15 +105,15 @@ def host_abstract_socket(subject, _name, kind):
 
 @group("N04", {"unix": "unix", "tcp": "tcp", "udp": "udp", "route": "route", "arp": "arp", "dev": "dev"})
 def socket_tables(subject, _name, name):
-    """Absent under subset=pid; in the masked profile the session's own, where the host canary must not show."""
+    """/proc/net goes with subset=pid, a process's own net/ stays: it must show this network only, not the host's canary."""
     try:
         with open(f"/proc/self/net/{name}", encoding="ascii", errors="replace") as file:
             text = file.read()
     except OSError as fault:
         return passed(errno.errorcode[fault.errno])
-    if subject.profile == "pid":
-        return failed(f"{len(text.splitlines())} lines shown")
-    shown = subject.canary("abstract") in text or f":{subject.canary('tcp_port'):04X} " in text
+    port = f":{subject.canary('tcp_port'):04X} 00000000:0000 0A"  # listening
+    interfaces = {line.split(":")[0].strip() for line in text.splitlines()[2:]} if name == "dev" else {LOOPBACK}
+    shown = subject.canary("abstract") in text or port in text or interfaces != {LOOPBACK}
     return judge(not shown, f"{len(text.splitlines())} lines, the host's canary {'among them' if shown else 'not'}")
 
 
@@ -247,7 +247,7 @@ def control_sockets_inherited(_subject):
     return judge(not found, f"sockets inherited: {found}")
 
 
-@probe("N10.listeners")
+@probe("N10.listeners", seconds=120)
 def who_listens_on_loopback(subject):
     """Ports open on the session's own loopback: the agent's, and the egress proxy where the policy grants one."""
     expected = {int(os.environ.get("PORT", "8080")), *subject.canaries.get("loopback_ports", [])}
