@@ -4,7 +4,7 @@
 //! What must be in order with a stream ([`proto::shim::BodyEnd`] before the end of file) waits for its [`Ticket`].
 
 pub(crate) mod door;
-pub(crate) mod order;
+pub mod order;
 
 use crate::poller::{Poller, Token, Watch};
 use nix::errno::Errno;

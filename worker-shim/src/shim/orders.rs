@@ -6,6 +6,7 @@ use crate::link::order::{self, Order, Refusal};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use proto::code::ErrorCode;
+use proto::jsonrpc::MAX_PACKET;
 use proto::shim::{Attached, GENERATION, Invoke};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -48,13 +49,13 @@ impl Shim {
 
     /// Takes everything that is on the link now, so that streams that have ended can be judged.
     pub(super) fn drain_link(&mut self, now: Instant) {
-        while self.take_order(now) {}
+        while self.link.broken().is_none() && self.take_order(now) {}
         self.invocations.link_drained(&mut self.link);
     }
 
     /// Takes one packet; whether there was one.
     pub(super) fn take_order(&mut self, now: Instant) -> bool {
-        let Some(received) = self.link.receive(&mut self.packet) else {
+        let Some(received) = self.link.receive(&mut self.packet[..MAX_PACKET]) else {
             return false;
         };
         if received.len == 0 {

@@ -2,6 +2,7 @@
 
 use crate::fake_agent::FakeAgent;
 use crate::harness::{Session, boot, free_port, wait_for};
+use nix::sys::signal::{Signal, kill};
 use proto::shim::HealthStatus;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
@@ -108,6 +109,28 @@ fn an_agent_that_never_answers_its_ping_becomes_unhealthy() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_session_that_was_frozen_is_not_late() {
+    let agent = FakeAgent::start_at("127.0.0.1:0", |asked| {
+        // Long enough that most freezes fall into a check.
+        std::thread::sleep(Duration::from_millis(300));
+        asked.say(crate::fake_agent::HEALTHY);
+        false
+    });
+    let mut boot = boot(agent.port);
+    boot.limits.ping_timeout_ms = 600;
+    let session = Session::start(&boot);
+    let mut broker = session.attach();
+    broker.healthy();
+    for _ in 0..3 {
+        kill(session.shim, Signal::SIGSTOP).expect("freeze");
+        std::thread::sleep(Duration::from_millis(1000));
+        kill(session.shim, Signal::SIGCONT).expect("thaw");
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    assert_eq!(broker.queued("health"), 0, "nothing changed");
 }
 
 #[test]
