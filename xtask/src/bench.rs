@@ -122,7 +122,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         subject.print_log();
         return Err(error);
     }
-    subject.end()?;
     facts.finish(began.elapsed())?;
     print!("{facts}\n{table}");
     if let Some(path) = &args.json {
@@ -130,5 +129,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         std::fs::write(path, serde_json::to_vec_pretty(&all)?)
             .with_context(|| format!("write {}", path.display()))?;
     }
-    Ok(())
+    // After the figures: a fault here says nothing about them.
+    subject.end()
 }

@@ -136,5 +136,9 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// What an agent is asked on the local wire.
 pub(crate) fn request(session: &str, body: &[u8]) -> Vec<u8> {
-    wire::post("/invocations", &[(e2e::client::SESSION_HEADER, session)], body)
+    wire::post(
+        "/invocations",
+        &[(e2e::client::SESSION_HEADER, session)],
+        body,
+    )
 }

@@ -70,7 +70,11 @@ pub(crate) fn native(subject: &Subject, effort: Effort, table: &mut Table) -> an
 const WARM_UP: usize = 3;
 
 /// As [`native`], by a daemon that prepares nothing: what a burst pays once it has used up the prepared launches.
-pub(crate) fn exhausted(subject: &Subject, effort: Effort, table: &mut Table) -> anyhow::Result<()> {
+pub(crate) fn exhausted(
+    subject: &Subject,
+    effort: Effort,
+    table: &mut Table,
+) -> anyhow::Result<()> {
     let (mut ours, mut bwrap) = (Samples::default(), Samples::default());
     for round in 0..effort.launches / 2 + WARM_UP {
         let times = [first_answer(subject, "native")?, peers::bwrap()?];

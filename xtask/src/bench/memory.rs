@@ -50,7 +50,7 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
     let shims: Vec<i32> = sessions.iter().filter_map(|session| session.pid).collect();
     ensure!(shims.len() == sessions.len(), "a session without a pid");
     let broker = subject.daemon().pid();
-    let launcher = subject.daemon().launcher()?;
+    let launcher = subject.launcher()?;
     let stagers = subject.stagers()?;
     let whole = f64::from(u32::try_from(shims.len())?);
     let mut parts = [(); 5].map(|()| Samples::default());

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 /// Launches that the daemon prepares ahead unless it is told otherwise (`limits.prepared_launches`).
 const PREPARED: usize = 6;
 
-/// What a prepared launch calls itself.
+/// What the daemon's processes call themselves.
+const LAUNCHER: &str = "agentc:launcher";
 const STAGER: &str = "agentc:stager";
 
 pub(crate) struct Subject {
@@ -94,22 +95,21 @@ impl Subject {
     /// The daemon's own unpacked copy of a runtime's bundle: the very files that its sessions see at `/app`.
     pub(crate) fn bundle(&self, name: &str) -> anyhow::Result<PathBuf> {
         let artifact = self.client().runtime(name)?.artifact;
-        let mut queue = vec![self.daemon.state_dir().join("artifacts")];
+        let mut queue = vec![self.daemon.state_dir()];
         while let Some(directory) = queue.pop() {
             if directory.join("my_agent.py").is_file() {
-                if directory
-                    .to_string_lossy()
-                    .contains(artifact.as_str())
-                {
+                if directory.to_string_lossy().contains(artifact.as_str()) {
                     return Ok(directory);
                 }
                 continue;
             }
-            for entry in std::fs::read_dir(&directory)?.flatten() {
-                if entry.file_type()?.is_dir() {
-                    queue.push(entry.path());
-                }
+            // A base is large, and no bundle.
+            if directory.ends_with("bases") {
+                continue;
             }
+            let entries = std::fs::read_dir(&directory)
+                .with_context(|| format!("read {}", directory.display()))?;
+            queue.extend(entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()));
         }
         anyhow::bail!("the bundle of {name} is not below the state directory")
     }
@@ -122,21 +122,31 @@ impl Subject {
         })
     }
 
+    /// The launcher's process.
+    pub(crate) fn launcher(&self) -> anyhow::Result<i32> {
+        children_named(self.daemon.pid(), LAUNCHER)
+            .next()
+            .context("the broker has no launcher")
+    }
+
     /// Processes of prepared launches.
     pub(crate) fn stagers(&self) -> anyhow::Result<Vec<i32>> {
-        Ok(host::children(self.daemon.launcher()?)
-            .into_iter()
-            .filter(|pid| {
-                std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                    .is_ok_and(|comm| comm.trim() == STAGER)
-            })
-            .collect())
+        Ok(children_named(self.launcher()?, STAGER).collect())
     }
 
     /// What the daemon has to say when a measurement has failed.
     pub(crate) fn print_log(&self) {
-        eprintln!("---- agentcored\n{}", self.daemon.log());
+        let log = self.daemon.log();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(20)..];
+        eprintln!("---- agentcored\n{}", tail.join("\n"));
     }
+}
+
+fn children_named(parent: i32, name: &'static str) -> impl Iterator<Item = i32> {
+    host::children(parent).into_iter().filter(move |pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    })
 }
 
 /// The optimised build of `examples/native`.

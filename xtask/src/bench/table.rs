@@ -53,7 +53,8 @@ impl Row {
     }
 
     fn cells(&self) -> [String; 9] {
-        let of_peer = |tell: &dyn Fn(&Peer) -> String| self.peer.as_ref().map_or_else(String::new, tell);
+        let of_peer =
+            |tell: &dyn Fn(&Peer) -> String| self.peer.as_ref().map_or_else(String::new, tell);
         [
             self.what.clone(),
             self.unit.to_owned(),
