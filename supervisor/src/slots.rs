@@ -53,7 +53,7 @@ pub async fn keep_full(broker: Arc<Broker>) {
     let wanted = broker.config().limits.prepared_launches;
     let mut failing = false;
     loop {
-        while broker.slots.ready() < wanted {
+        while broker.slots.ready() < wanted && !broker.draining() {
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;

@@ -148,6 +148,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;
+    let launcher_pid = launcher.pid;
     privileges::become_broker(broker.uid, broker.gid)?;
     // From here on nothing runs with privilege in this process, and threads may exist.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -166,6 +167,9 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
     let outcome = runtime.block_on(run::run(start));
     // A blocking task that hangs (a resolver, say) must not keep the daemon from ending.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    // Its link went with the runtime. The locks are held until it has ended: the next daemon finds either all of this
+    // instance's cgroups or none.
+    launcher::wait_for_end(launcher_pid);
     drop(instance);
     Ok(outcome?)
 }

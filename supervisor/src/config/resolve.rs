@@ -22,8 +22,8 @@ const DEV_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 /// Longest path of a Unix socket (`sun_path`, unix(7)), its NUL apart.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Room that sessions' socket names need below the runtime directory: instance, session id and file name.
-const SESSION_SOCKET_ROOM: usize = 64;
+/// What the launcher puts below the runtime directory: `/sessions/`, a session's name of at most 26 bytes, `.sock`.
+const SESSION_SOCKET_ROOM: usize = "/sessions/".len() + 26 + ".sock".len();
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
