@@ -8,7 +8,7 @@
 use crate::api::identify::Access;
 use crate::base;
 use crate::broker::Ground;
-use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat};
+use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat, MAX_PREPARED};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
@@ -25,9 +25,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-
-/// Slots that the launcher keeps at most, whatever the broker asks for.
-const MAX_PREPARED: usize = 64;
 
 /// Where the shim is installed if it is not beside the daemon.
 const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";

@@ -381,6 +381,7 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            prepared_launches: self.within("limits.prepared_launches", 6, 0..=super::MAX_PREPARED),
             max_body: self.within(
                 "limits.max_body",
                 MemoryBytes(100_000_000),
