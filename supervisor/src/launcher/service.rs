@@ -134,7 +134,7 @@ impl Launcher {
                 match event.data() {
                     LINK => {
                         if !self.link_event(event.events())? {
-                            self.give_up_parked();
+                            self.tidy_up();
                             return Ok(());
                         }
                     }

@@ -115,8 +115,9 @@ impl Launcher {
         }
     }
 
-    /// At the end of the launcher's life: prepared places are nobody's sessions.
-    pub(super) fn give_up_parked(&self) {
+    /// At the end of the launcher's life: prepared places are nobody's sessions, and without a session the instance has no
+    /// use for its cgroup.
+    pub(super) fn tidy_up(&self) {
         for (id, session) in &self.sessions {
             let Phase::Parked { stager, .. } = &session.phase else {
                 continue;
@@ -129,6 +130,8 @@ impl Launcher {
                 tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
             }
         }
+        // Refused by the kernel while sessions live there.
+        let _ = self.ground.cgroups.clone().remove_self();
     }
 }
 
