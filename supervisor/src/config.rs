@@ -27,6 +27,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Most launches that may be prepared ahead; the launcher holds to it whatever the broker asks for.
+pub const MAX_PREPARED: usize = 64;
+
 /// What the daemon runs with. Nothing is optional but what may really be absent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -118,6 +121,8 @@ pub enum LogFormat {
 pub struct Limits {
     /// Live sessions.
     pub max_sessions: u32,
+    /// Launches prepared ahead.
+    pub prepared_launches: usize,
     /// Body of an invocation, each way.
     pub max_body: MemoryBytes,
     /// Body of a control request (JSON).

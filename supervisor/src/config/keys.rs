@@ -70,6 +70,7 @@ pub const KEYS: &[Key] = &[
     live("ceilings.stop_grace", "300", "The longest grace that a runtime may ask for."),
     live("ceilings.invocation_timeout", "28800", "The longest invocation that a runtime may ask for."),
     fixed("limits.max_sessions", "1000", "Live sessions on this daemon."),
+    fixed("limits.prepared_launches", "6", "Launches prepared ahead, each a small parked process; a burst beyond them pays for its own."),
     live("limits.max_body", "100000000", "Largest body of an invocation, each way, in bytes."),
     live("limits.max_control_body", "\"1M\"", "Largest JSON body of a control request."),
     fixed("limits.max_head", "\"64K\"", "Largest head of a request."),

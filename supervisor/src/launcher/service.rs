@@ -70,6 +70,8 @@ pub(super) struct Launcher {
     outbox: VecDeque<Packet>,
     /// What the link is watched for.
     link_events: EpollFlags,
+    /// The broker has said that it ends in order.
+    retiring: bool,
 }
 
 impl Launcher {
@@ -98,6 +100,7 @@ impl Launcher {
             early_ends: HashMap::new(),
             outbox: VecDeque::new(),
             link_events: EpollFlags::EPOLLIN,
+            retiring: false,
         };
         launcher.find_foreign()?;
         Ok(launcher)
@@ -134,7 +137,8 @@ impl Launcher {
                 match event.data() {
                     LINK => {
                         if !self.link_event(event.events())? {
-                            self.tidy_up();
+                            self.give_up_parked();
+                            self.retire();
                             return Ok(());
                         }
                     }

@@ -32,6 +32,10 @@ impl Launcher {
                 }
             }
             Order::Probe => Ok(Some(self.probe())),
+            Order::Retire => {
+                self.retiring = true;
+                Ok(Some(Reply::Done))
+            }
         };
         match outcome {
             Ok(None) => {}

@@ -115,9 +115,8 @@ impl Launcher {
         }
     }
 
-    /// At the end of the launcher's life: prepared places are nobody's sessions, and without a session the instance has no
-    /// use for its cgroup.
-    pub(super) fn tidy_up(&self) {
+    /// At the end of the launcher's life: prepared places are nobody's sessions.
+    pub(super) fn give_up_parked(&self) {
         for (id, session) in &self.sessions {
             let Phase::Parked { stager, .. } = &session.phase else {
                 continue;
@@ -130,8 +129,19 @@ impl Launcher {
                 tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
             }
         }
-        // Refused by the kernel while sessions live there.
-        let _ = self.ground.cgroups.clone().remove_self();
+    }
+}
+
+impl Launcher {
+    /// Removes the instance's own cgroup after an orderly end, unless sessions live on in it.
+    pub(super) fn retire(&self) {
+        let parked = |session: &Session| matches!(session.phase, Phase::Parked { .. });
+        if !self.retiring || !self.sessions.values().all(parked) {
+            return;
+        }
+        if let Err(error) = self.ground.cgroups.remove_self() {
+            tracing::warn!(error = %error, "the instance's cgroup stays behind");
+        }
     }
 }
 
