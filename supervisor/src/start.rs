@@ -8,7 +8,7 @@
 use crate::api::identify::Access;
 use crate::base;
 use crate::broker::Ground;
-use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat};
+use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat, MAX_PREPARED};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
@@ -25,9 +25,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-
-/// Slots that the launcher keeps at most, whatever the broker asks for.
-const MAX_PREPARED: usize = 64;
 
 /// Where the shim is installed if it is not beside the daemon.
 const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";
@@ -148,6 +145,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         uid_block: layout.uids.range(),
         cgroup_parent: config.cgroup_parent.clone(),
         ceilings: ceilings(&config),
+        session_read_bps: config.limits.session_read_rate.map(|rate| rate.0),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;
@@ -240,7 +238,8 @@ fn log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // Fails only if a subscriber is set already, which nothing does before this.
     let set = match config.log.format {
         LogFormat::Text => builder.try_init(),

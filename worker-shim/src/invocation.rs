@@ -83,6 +83,10 @@ impl Failure {
         Self::new(ErrorCode::Cancelled, text)
     }
 
+    pub(crate) fn closed(text: &str) -> Self {
+        Self::new(ErrorCode::AgentClosed, text)
+    }
+
     fn unreachable(error: Errno) -> Self {
         Self::new(
             ErrorCode::AgentUnreachable,
@@ -234,10 +238,7 @@ impl Exchange {
     /// The agent's process has ended badly.
     pub(crate) fn note_agent_died(&self) -> Result<(), Failure> {
         match self.download {
-            Download::Doubtful { .. } => Err(Failure::new(
-                ErrorCode::AgentClosed,
-                "the agent died while it answered",
-            )),
+            Download::Doubtful { .. } => Err(Failure::closed("the agent died while it answered")),
             Download::Head { .. }
             | Download::Body(_)
             | Download::Complete { .. }
@@ -273,7 +274,7 @@ impl Exchange {
                     if !io.link.is_sent(said) {
                         return Ok(Turn::Waits);
                     }
-                    if matches!(self.upload, Upload::Open | Upload::Ended) {
+                    if self.more_is_coming() {
                         self.stream.finish();
                         let until = now + LINGER;
                         self.download = Download::Lingering { until };
@@ -305,6 +306,15 @@ impl Exchange {
         Ok(Turn::More)
     }
 
+    /// Whether the broker has, or may have, more of the request to write.
+    fn more_is_coming(&self) -> bool {
+        let whole = match self.framing {
+            RequestFraming::Length(length) => Some(length),
+            RequestFraming::Chunked | RequestFraming::Upgrade => self.declared,
+        };
+        matches!(self.upload, Upload::Open | Upload::Refused) && whole != Some(self.taken)
+    }
+
     fn throw_away(
         &mut self,
         until: Instant,
@@ -320,8 +330,12 @@ impl Exchange {
                 return Ok(Turn::Until(until));
             }
             match self.stream.read(io.scratch) {
-                Read::Data(_) | Read::Blocked => {}
+                Read::Data(n) => self.taken += n as u64,
+                Read::Blocked => {}
                 Read::End | Read::Failed(_) => return Ok(Turn::Over),
+            }
+            if !self.more_is_coming() {
+                return Ok(Turn::Over);
             }
         }
         Ok(Turn::More)

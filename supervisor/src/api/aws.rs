@@ -309,9 +309,16 @@ async fn stop(
 
 /// The caller's session id, if it gave one.
 pub fn session_id(headers: &HeaderMap) -> Result<Option<ClientSessionId>, ApiError> {
-    let Some(value) = headers.get(SESSION_ID) else {
+    let mut values = headers.get_all(SESSION_ID).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
+    if values.any(|other| other != value) {
+        return Err(ApiError::field(
+            "runtimeSessionId",
+            "is given more than once, each time another one",
+        ));
+    }
     let text = value
         .to_str()
         .map_err(|_| ApiError::field("runtimeSessionId", "must be visible ASCII"))?;

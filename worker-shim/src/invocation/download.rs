@@ -167,8 +167,9 @@ impl Exchange {
             }
             moved = true;
         }
-        if self.back_at == self.back.len() {
-            self.back.clear();
+        if self.back_at > 0 && self.back_at == self.back.len() {
+            // A stream may stay open for hours; what one slow moment needed is not kept for it.
+            self.back = Vec::new();
             self.back_at = 0;
         }
         Ok(moved)
@@ -192,12 +193,14 @@ impl Exchange {
                 Ok(())
             }
             Download::Head { .. } if self.may_say_again() => self.say_again(io),
-            Download::Head { bytes, .. } if bytes.is_empty() => Err(Failure::new(
-                ErrorCode::AgentClosed,
+            Download::Head { bytes, .. } if bytes.is_empty() => Err(Failure::closed(
                 "the agent closed the connection without an answer",
             )),
-            _ => Err(Failure::new(
-                ErrorCode::AgentClosed,
+            Download::Head { .. }
+            | Download::Body(_)
+            | Download::Doubtful { .. }
+            | Download::Complete { .. }
+            | Download::Lingering { .. } => Err(Failure::closed(
                 "the agent closed the connection in the middle of its answer",
             )),
         }
@@ -211,9 +214,7 @@ impl Exchange {
         if self.may_say_again() {
             return self.say_again(io);
         }
-        Err(Failure::new(
-            ErrorCode::AgentClosed,
-            format!("the agent's connection broke: {}", error.desc()),
-        ))
+        let text = format!("the agent's connection broke: {}", error.desc());
+        Err(Failure::closed(&text))
     }
 }

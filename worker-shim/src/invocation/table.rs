@@ -147,11 +147,11 @@ impl Invocations {
         }
     }
 
-    /// Ends all of them: their broker is gone.
-    pub(crate) fn cancel_all(&mut self, link: &mut Link) {
+    /// Ends all of them.
+    pub(crate) fn fail_all(&mut self, failure: &Failure, link: &mut Link) {
         let all: Vec<u64> = self.entries.keys().copied().collect();
         for serial in all {
-            self.fail(serial, Failure::cancelled("the daemon is gone"), link);
+            self.fail(serial, failure.clone(), link);
         }
     }
 

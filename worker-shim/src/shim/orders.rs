@@ -1,6 +1,7 @@
 //! The broker's orders, carried out.
 
 use super::Shim;
+use crate::invocation::Failure;
 use crate::link::door::Admitted;
 use crate::link::order::{self, Order, Refusal};
 use nix::errno::Errno;
@@ -43,7 +44,8 @@ impl Shim {
     /// The broker is gone, or must go. Its invocations have no caller any more; the agent goes on.
     pub(super) fn lose_link(&mut self, now: Instant) {
         self.link.detach();
-        self.invocations.cancel_all(&mut self.link);
+        let failure = Failure::cancelled("the daemon is gone");
+        self.invocations.fail_all(&failure, &mut self.link);
         self.ending.detached(now);
     }
 

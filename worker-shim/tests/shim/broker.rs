@@ -197,7 +197,7 @@ impl Broker {
 
     /// How many notifications of this kind have arrived and were not taken.
     pub(crate) fn queued(&mut self, method: &str) -> usize {
-        while self.is_readable(PollTimeout::ZERO) && self.hear() {}
+        while !self.closed && self.is_readable(PollTimeout::ZERO) && self.hear() {}
         self.notifications
             .iter()
             .filter(|heard| heard.method == method)

@@ -213,6 +213,21 @@ fn orphans_are_reaped() {
 }
 
 #[test]
+fn what_is_under_way_at_the_end_is_answered() {
+    let agent = crate::fake_agent::FakeAgent::start(|asked| {
+        asked.wait_closed();
+        false
+    });
+    let mut session = Session::start(&boot(agent.port));
+    let mut broker = session.attach();
+    let call = broker.begin(crate::broker::post(Some(0)));
+    broker.shutdown(5000);
+    let error = broker.finish(call).expect_err("ended");
+    assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::AgentClosed);
+    session.record();
+}
+
+#[test]
 fn work_is_refused_while_the_session_ends() {
     let mut boot = boot(free_port());
     shell(

@@ -100,7 +100,7 @@ fn what_cannot_be_started_is_answered() {
     forbidden.argv = vec!["/etc/passwd".to_owned()];
     assert_eq!(
         straight(&mut broker, &forbidden).0,
-        Err(ErrorCode::AgentFailed)
+        Err(ErrorCode::AccessDenied)
     );
     let rpc = broker.request("exec", &order(1, "true", false), &[]);
     assert_eq!(broker.answer::<Execed>(rpc), Err(ErrorCode::BadOrder));

@@ -3,7 +3,7 @@
 
 use crate::broker::post;
 use crate::fake_agent::FakeAgent;
-use crate::harness::{Session, boot, cpu_time, free_port};
+use crate::harness::{Session, boot, cpu_time, free_port, shell};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -168,6 +168,31 @@ fn throughput_of_large_bodies() {
             rate(through),
             rate(alone),
             session.memory("Anonymous")
+        );
+    }
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn cost_of_a_flood() {
+    for (what, script) in [
+        ("lines of one letter", "exec yes"),
+        (
+            "lines of 1000",
+            "exec yes $(head -c 1000 /dev/zero | tr '\\0' x)",
+        ),
+        ("no newline", "exec cat /dev/zero"),
+    ] {
+        let mut boot = boot(free_port());
+        shell(&mut boot, script);
+        let session = Session::start(&boot);
+        let _broker = session.attach();
+        std::thread::sleep(Duration::from_millis(300));
+        let before = cpu_time(session.shim);
+        std::thread::sleep(Duration::from_secs(1));
+        println!(
+            "{what}: {:?} of the shim's CPU in a second",
+            cpu_time(session.shim) - before
         );
     }
 }

@@ -163,12 +163,7 @@ impl Session {
     /// A line of the shim's `/proc/<pid>/smaps_rollup`, in KiB. `Anonymous` is what it costs by itself: pages of a program
     /// that was just built count as private and dirty until they are on disk.
     pub(crate) fn memory(&self, field: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.shim)).expect("smaps");
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|n| n.trim().parse().ok())
-            .expect(field)
+        memory_of(self.shim, field)
     }
 
     /// How many descriptors the shim has open.
@@ -191,7 +186,7 @@ impl Drop for Session {
 }
 
 /// The built shim. Not `env!`: the workspace's rustc wrapper is a shell script, and shells drop variables with a hyphen.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("own path");
     let program = test
         .ancestors()
@@ -241,6 +236,16 @@ fn spawn(place: Place, fds: &[OwnedFd; 3]) -> Child {
     }
     drop(guard);
     child
+}
+
+/// See [`Session::memory`].
+pub(crate) fn memory_of(pid: Pid, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps");
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .and_then(|n| n.trim().parse().ok())
+        .expect(field)
 }
 
 /// Waits for a condition, bounded.

@@ -80,6 +80,7 @@ fn what_breaks_the_protocol_closes_the_link_and_not_the_session() {
         let fds = if with { &fds[..] } else { &[] };
         broker.socket.send(bytes, fds).expect("send");
         assert!(broker.is_closed_by_peer(), "{}", bytes.escape_ascii());
+        assert_eq!(broker.queued("fault"), 1, "the reason is told");
     };
     raw(b"{", false);
     raw(b"[]", false);
