@@ -1,7 +1,7 @@
 //! Nothing may stay: what exists on the host because of one daemon, counted by name.
 //!
 //! A [`Snapshot`] is a multiset of (kind, name). Names are made comparable between sessions (session ids become `*`), and
-//! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::take`], run,
+//! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::steady`], run,
 //! [`Snapshot::settle`] until a second snapshot equals the first, bounded; the difference is the finding.
 //!
 //! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
@@ -95,6 +95,19 @@ impl Snapshot {
         snapshot.tree("state", &daemon.state_dir(), 4);
         snapshot.sysv(daemon);
         Ok(snapshot)
+    }
+
+    /// Looks until it has seen the same twice, half a second apart: a daemon that has just started is still filling its
+    /// store of prepared places.
+    pub fn steady(daemon: &Daemon) -> anyhow::Result<Self> {
+        let mut last = Self::take(daemon)?;
+        wait::until(20, "a steady state", || {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let now = Self::take(daemon)?;
+            let same = last.difference(&now).is_empty();
+            last = now;
+            Ok(same.then(|| last.clone()))
+        })
     }
 
     fn add(&mut self, kind: &str, name: &str, example: String) {

@@ -17,7 +17,7 @@ fn only_session(client: &Client) -> anyhow::Result<Session> {
 fn fails_to_start(mode: &str, reasons: &[EndReason], words: &str) -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        let before = leaks::Snapshot::take(daemon)?;
+        let before = leaks::Snapshot::steady(daemon)?;
         chaos::deploy(
             &client,
             "bad",
