@@ -7,6 +7,8 @@ pub mod attempts;
 pub mod aws;
 pub mod exec;
 pub mod identify;
+pub mod input;
+pub mod intake;
 pub mod invoke;
 pub mod listener;
 pub mod local;

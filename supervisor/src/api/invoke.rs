@@ -1,6 +1,7 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
 use super::attempts::Attempt;
+use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -12,7 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
@@ -115,29 +116,19 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
 }
 
 /// Relays a call over a session that is held by `work`.
-pub async fn relay<B>(
+pub async fn relay(
     broker: &Broker,
     handle: &SessionHandle,
     work: Work,
     call: &Call,
-    body: B,
-) -> Result<Answer, ApiError>
-where
-    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
+    intake: Intake,
+) -> Result<Answer, ApiError> {
     let max_body = broker.config().limits.max_body.0;
-    let limited = Limited::new(body, usize::try_from(max_body).unwrap_or(usize::MAX));
-    if let Some(size) = limited.size_hint().exact().filter(|size| *size > max_body) {
-        return Err(too_large(size, max_body));
-    }
-    let content_length = limited.size_hint().exact();
-    let body = exchange::take_small(limited).await.map_err(|error| {
-        ApiError::new(
-            ErrorCode::Validation,
-            format!("the request body broke off: {error}"),
-        )
-    })?;
+    let Intake {
+        body,
+        length,
+        trouble,
+    } = intake;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -145,7 +136,7 @@ where
         headers: call.headers.clone(),
         content_length: match &body {
             RequestBody::Whole(_) => None,
-            RequestBody::Stream(_) => content_length,
+            RequestBody::Stream(_) => length,
         },
     };
     let timeout = handle.version.spec.timeouts.invocation;
@@ -154,7 +145,13 @@ where
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
-        Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
+        Ok(Err(error)) => {
+            return Err(match trouble.told() {
+                // The caller's own doing: what the agent made of it does not matter.
+                Some(told) => told,
+                None => relay_failure(handle, &error).await,
+            });
+        }
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => {
             return Err(ApiError::new(
@@ -207,10 +204,11 @@ where
 const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The refusal of a body over its bound.
-pub fn too_large(size: u64, max: u64) -> ApiError {
+pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
+    let found = announced.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"));
     ApiError::new(
         ErrorCode::PayloadTooLarge,
-        format!("the body has {size} bytes; at most {max} are taken (limits.max_body_bytes)"),
+        format!("the body has {found}; at most {max} bytes are taken (limits.max_body)"),
     )
 }
 

@@ -4,7 +4,7 @@
 use super::attempts;
 use super::aws::{check_length, fresh_session_id, session_id, set_session};
 use super::invoke::{Call, SESSION_ID};
-use super::reply::ApiError;
+use super::reply::{ApiError, ERROR_TYPE};
 use super::router::RequestId;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -97,6 +97,8 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
         )
     })?;
     *response.headers_mut() = answer.headers;
+    // Marks errors of ours; an agent must not forge one.
+    response.headers_mut().remove(ERROR_TYPE);
     set_session(response.headers_mut(), &session);
     *response.body_mut() = answer.body.into();
     Ok(response)

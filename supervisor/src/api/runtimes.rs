@@ -1,19 +1,17 @@
 //! `/v1/runtimes`: deploy, list, inspect, delete.
 
+use super::input::{Path, Query, Reading, bounded};
 use super::reply::ApiError;
 use super::router::RequestId;
 use crate::broker::Broker;
 use crate::store::PageRequest;
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use proto::api::{EndReason, PutRuntime};
-use proto::code::ErrorCode;
+use proto::api::{EndReason, FieldFault, PutRuntime};
 use proto::ids::{RuntimeName, VersionNumber};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// `maxResults` and `nextToken` of every list.
@@ -36,22 +34,6 @@ pub fn respond(result: Result<Response, ApiError>, id: &RequestId) -> Response {
     result.unwrap_or_else(|error| error.problem(&id.0))
 }
 
-/// A JSON body, bounded and typed; errors name the field.
-pub async fn json_body<T: DeserializeOwned>(broker: &Broker, body: Body) -> Result<T, ApiError> {
-    let max = broker.config().limits.max_control_body.0;
-    let bytes = axum::body::to_bytes(body, usize::try_from(max).unwrap_or(usize::MAX))
-        .await
-        .map_err(|_| {
-            ApiError::new(
-                ErrorCode::PayloadTooLarge,
-                format!("a control request has at most {max} bytes"),
-            )
-        })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::field("body", format!("is not what this operation takes: {error}"))
-    })
-}
-
 /// The name in a path.
 pub fn runtime_name(text: &str) -> Result<RuntimeName, ApiError> {
     RuntimeName::parse(text).map_err(|error| ApiError::field("name", error.to_string()))
@@ -66,13 +48,20 @@ pub async fn put(
 ) -> Response {
     let result = async {
         let name = runtime_name(&name)?;
-        let put: PutRuntime = json_body(&broker, request.into_body()).await?;
-        if put.config.name != name {
-            return Err(ApiError::field(
-                "config.name",
-                format!("must be `{name}`, as in the path"),
-            ));
+        let max = broker.config().limits.max_control_body.0;
+        let body = bounded(request.into_body(), max).await?;
+        let read = Reading::<PutRuntime>::of(&body)?;
+        let mut faults = Vec::new();
+        if let Some(put) = &read.value {
+            if put.config.name != name {
+                faults.push(FieldFault {
+                    name: "name".to_owned(),
+                    message: format!("must be `{name}`, as in the path"),
+                });
+            }
+            faults.extend(broker.faults(&put.config));
         }
+        let put = read.finish(faults)?;
         let (runtime, created) = broker.deploy(put).await?;
         let status = if created {
             StatusCode::CREATED

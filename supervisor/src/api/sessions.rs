@@ -1,5 +1,6 @@
 //! `/v1/sessions`: list, inspect, stop, logs.
 
+use super::input::{Path, Query};
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond, runtime_name};
@@ -9,7 +10,7 @@ use crate::session::log;
 use crate::store::SessionFilter;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
