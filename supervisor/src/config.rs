@@ -131,10 +131,8 @@ pub struct Limits {
     pub max_head: MemoryBytes,
     /// Headers of a request.
     pub max_headers: u32,
-    /// How long a request's head may take to arrive.
+    /// How long a request's head may take to arrive, the idle time before it included.
     pub head_timeout: Duration,
-    /// How long a connection may sit idle between requests.
-    pub keep_alive_timeout: Duration,
     /// Open connections.
     pub max_connections: u32,
     /// Open connections of one user (Unix socket).
@@ -145,6 +143,8 @@ pub struct Limits {
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.
     pub log_burst: MemoryBytes,
+    /// Bytes per second that each session may read from the base's disk; `None` is no limit.
+    pub session_read_rate: Option<MemoryBytes>,
     /// A session that no daemon attends ends after this.
     pub orphan_timeout: Duration,
 }

@@ -145,6 +145,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         uid_block: layout.uids.range(),
         cgroup_parent: config.cgroup_parent.clone(),
         ceilings: ceilings(&config),
+        session_read_bps: config.limits.session_read_rate.map(|rate| rate.0),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;

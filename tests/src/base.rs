@@ -7,7 +7,7 @@ use crate::{Daemon, Options, places};
 use anyhow::{Context as _, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 
 /// The shared base; made if this build's is not there yet.
@@ -17,9 +17,10 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     let binary = places::binaries().join("agentcored");
     let meta = fs::metadata(&binary).with_context(|| binary.display().to_string())?;
     // Short: the runtime directory below it has at most 43 bytes.
+    let place = format!("{:04x}-", short(&binary.to_string_lossy()) & 0xffff);
     let key = format!(
-        "{:x}",
-        meta.mtime().wrapping_mul(1_000_000_007) ^ meta.mtime_nsec()
+        "{place}{:08x}",
+        short(&format!("{:?}", meta.modified()?)) & 0xffff_ffff
     );
     let ready = home.join(&key).join("ready");
     if let Some(base) = named(&ready) {
@@ -31,8 +32,10 @@ pub fn shared() -> anyhow::Result<PathBuf> {
         return Ok(base);
     }
     for entry in fs::read_dir(&home)?.flatten() {
-        // Of earlier builds. A daemon that still uses one keeps its mounts.
-        if entry.file_type()?.is_dir() {
+        // Of earlier builds of the same place: other work trees of this machine use theirs at the same time. Builds of this
+        // one do not run tests of the last one any more.
+        let ours = entry.file_name().to_string_lossy().starts_with(&place);
+        if ours && entry.file_type()?.is_dir() {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -52,6 +55,12 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     ensure!(bases.len() == 1, "the daemon made not one base: {bases:?}");
     fs::write(&ready, bases[0].to_string_lossy().as_bytes())?;
     Ok(bases[0].clone())
+}
+
+fn short(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn named(ready: &Path) -> Option<PathBuf> {

@@ -323,9 +323,11 @@ pub fn session_id(headers: &HeaderMap) -> Result<Option<ClientSessionId>, ApiErr
     let Some(value) = values.next() else {
         return Ok(None);
     };
-    // Two ids cannot both be meant, and two readers might choose differently.
-    if values.next().is_some() {
-        return Err(ApiError::field("runtimeSessionId", "is given twice"));
+    if values.any(|other| other != value) {
+        return Err(ApiError::field(
+            "runtimeSessionId",
+            "is given more than once, each time another one",
+        ));
     }
     let text = value
         .to_str()

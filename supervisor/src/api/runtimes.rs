@@ -34,6 +34,11 @@ pub fn respond(result: Result<Response, ApiError>, id: &RequestId) -> Response {
     result.unwrap_or_else(|error| error.problem(&id.0))
 }
 
+/// The name in a query.
+pub fn runtime_param(text: &str) -> Result<RuntimeName, ApiError> {
+    RuntimeName::parse(text).map_err(|error| ApiError::field("runtime", error.to_string()))
+}
+
 /// The name in a path.
 pub fn runtime_name(text: &str) -> Result<RuntimeName, ApiError> {
     RuntimeName::parse(text).map_err(|error| ApiError::field("name", error.to_string()))
@@ -103,11 +108,20 @@ pub async fn show(
     respond(result.await, &id)
 }
 
-/// `DELETE /v1/runtimes/{name}`: no new sessions from now on; the live ones are stopped.
+/// Query of the delete.
+#[derive(Debug, Default, Deserialize)]
+pub struct Remove {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// `DELETE /v1/runtimes/{name}`: no new sessions from now on; the live ones are stopped, and with `?wait=true` they are
+/// gone when this answers.
 pub async fn remove(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
+    Query(query): Query<Remove>,
 ) -> Response {
     let result = async {
         let name = runtime_name(&name)?;
@@ -115,8 +129,14 @@ pub async fn remove(
         let version = broker.catalogue.by_name(&name);
         broker.catalogue.remove(&name);
         if let Some(version) = version {
-            for session in broker.registry.of_runtime(&version.runtime) {
+            let sessions = broker.registry.of_runtime(&version.runtime);
+            for session in &sessions {
                 session.stop(EndReason::Stopped).await;
+            }
+            if query.wait {
+                for session in &sessions {
+                    session.over().await;
+                }
             }
         }
         Ok(StatusCode::NO_CONTENT.into_response())

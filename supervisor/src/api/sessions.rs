@@ -3,7 +3,7 @@
 use super::input::{Path, Query};
 use super::reply::ApiError;
 use super::router::RequestId;
-use super::runtimes::{Paging, respond, runtime_name};
+use super::runtimes::{Paging, respond, runtime_param};
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
 use crate::session::log;
@@ -98,13 +98,13 @@ pub fn runtime_of(query: &str) -> Result<Option<RuntimeName>, ApiError> {
     query
         .split('&')
         .find_map(|pair| pair.strip_prefix("runtime="))
-        .map(runtime_name)
+        .map(runtime_param)
         .transpose()
 }
 
 /// A session, live or over, as the API shows it.
 async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Session, ApiError> {
-    let runtime = runtime.map(runtime_name).transpose()?;
+    let runtime = runtime.map(runtime_param).transpose()?;
     match live(broker, id, runtime.as_ref()) {
         Ok(handle) => {
             let row = broker.store.session(&handle.id).await;
@@ -184,7 +184,7 @@ pub async fn list(
             .transpose()?;
         let over = phase.map(|phase| matches!(phase, Phase::Ended | Phase::Failed));
         let wanted = SessionFilter {
-            runtime: filter.runtime.as_deref().map(runtime_name).transpose()?,
+            runtime: filter.runtime.as_deref().map(runtime_param).transpose()?,
             over,
             ..SessionFilter::default()
         };
@@ -230,7 +230,7 @@ pub async fn stop(
     Query(query): Query<Stop>,
 ) -> Response {
     let result = async {
-        let runtime = query.runtime.as_deref().map(runtime_name).transpose()?;
+        let runtime = query.runtime.as_deref().map(runtime_param).transpose()?;
         let handle = live(&broker, &session, runtime.as_ref())?;
         handle.stop(EndReason::Stopped).await;
         handle.ending().await;

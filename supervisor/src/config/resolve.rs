@@ -398,12 +398,7 @@ impl Resolver<'_> {
                 MemoryBytes(8 << 10)..=MemoryBytes::mib(1),
             ),
             max_headers: self.within("limits.max_headers", 100, 16..=1000),
-            head_timeout: self.duration("limits.head_timeout", 10 * second, second..=600 * second),
-            keep_alive_timeout: self.duration(
-                "limits.keep_alive_timeout",
-                60 * second,
-                second..=3600 * second,
-            ),
+            head_timeout: self.duration("limits.head_timeout", 30 * second, second..=600 * second),
             max_connections: self.within("limits.max_connections", 4096, 1..=1_000_000),
             max_connections_per_user: self.within(
                 "limits.max_connections_per_user",
@@ -425,6 +420,12 @@ impl Resolver<'_> {
                 MemoryBytes::mib(1),
                 MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
             ),
+            session_read_rate: Some(self.within(
+                "limits.session_read_rate",
+                MemoryBytes(0),
+                MemoryBytes(0)..=MemoryBytes::mib(1 << 20),
+            ))
+            .filter(|rate| rate.0 > 0),
             orphan_timeout: self.duration(
                 "limits.orphan_timeout",
                 3600 * second,

@@ -38,6 +38,8 @@ pub struct LauncherSetup {
     pub cgroup_parent: Option<String>,
     /// No session gets more than this.
     pub ceilings: Limits,
+    /// Bytes per second that each session may read from the disk that the base is on.
+    pub session_read_bps: Option<u64>,
     /// Most stagers parked at once.
     pub max_prepared: usize,
 }
