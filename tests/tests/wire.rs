@@ -609,6 +609,8 @@ fn bad_runtime_bodies_name_their_fields_all_at_once() -> Result {
         let problem = expect_problem(put("bad", &many)?, 400, "")?;
         let mut named: Vec<_> = problem.errors.iter().map(|e| e.name.as_str()).collect();
         named.sort_unstable();
+        // One value may break two rules.
+        named.dedup();
         assert_eq!(
             named,
             [

@@ -168,10 +168,8 @@ impl<T: DeserializeOwned> Reading<T> {
         }
         if faults.is_empty() {
             // What a tree cannot show: a key that is given twice.
-            faults.push(FieldFault {
-                name: "body".to_owned(),
-                message: format!("cannot be taken: {first}"),
-            });
+            let (name, message) = told(&[], &first.to_string());
+            faults.push(FieldFault { name, message });
         }
         Ok(Self { value, faults })
     }
@@ -211,6 +209,10 @@ fn told(path: &[String], fault: &str) -> (String, String) {
     if let Some((field, _)) = quoted("missing field ") {
         let whole: Vec<String> = path.iter().cloned().chain([field.to_owned()]).collect();
         return (name(&whole), MISSING.to_owned());
+    }
+    if let Some((field, _)) = quoted("duplicate field ") {
+        let whole: Vec<String> = path.iter().cloned().chain([field.to_owned()]).collect();
+        return (name(&whole), "is given twice".to_owned());
     }
     if let Some((_, expected)) = quoted("unknown field ") {
         return (name(path), format!("is not known here{expected}"));
@@ -302,7 +304,7 @@ mod tests {
             assert_eq!(names(text), ["body"], "{text:?}");
         }
         let twice = body(r#""entrypoint": "a.py", "entrypoint": "b.py""#);
-        assert_eq!(names(&twice), ["body"]);
+        assert_eq!(names(&twice), ["entrypoint"]);
     }
 
     #[test]
@@ -313,7 +315,7 @@ mod tests {
         struct Paging {
             max_results: Option<u32>,
         }
-        for text in ["maxResults=x", "maxResults=-1", "maxResults=1&maxResults=2"] {
+        for text in ["maxResults=x", "maxResults=", "maxResults=1&maxResults=2"] {
             let error = query::<Paging>(text).expect_err(text);
             assert_eq!(error.fields[0].name, "maxResults", "{text}");
         }
