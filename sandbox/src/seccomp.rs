@@ -10,10 +10,12 @@
 //! The agent may add filters of its own; it cannot remove these.
 
 mod allowed;
+mod dispatch;
 mod forbidden;
 
 use crate::faults;
 use crate::plan::Filters;
+use dispatch::{Decision, line};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
@@ -50,6 +52,12 @@ pub enum FilterError {
     /// The compiler refused it.
     #[error("seccomp filter does not compile")]
     Backend(#[from] seccompiler::BackendError),
+    /// More runs of numbers than a conditional jump reaches.
+    #[error("seccomp filter is too long")]
+    TooLong,
+    /// No call can have this number.
+    #[error("{0} is no number of a system call")]
+    Number(libc::c_long),
 }
 
 /// Compiles both filters; once per daemon, they are the same for all sessions.
@@ -87,44 +95,52 @@ fn reason(groups: &[Group], call: libc::c_long) -> Option<&'static str> {
         .map(|group| group.reason)
 }
 
-fn errno_action(errno: Errno) -> SeccompAction {
-    SeccompAction::Errno((errno as i32).cast_unsigned())
+/// The filter's answer for a refusal.
+fn refuse(errno: Errno) -> u32 {
+    libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned()
 }
 
 fn allow_list() -> Result<BpfProgram, FilterError> {
-    let rules = allowed::GROUPS
-        .iter()
-        .flat_map(|group| group.calls)
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    compile(rules, errno_action(Errno::ENOSYS), SeccompAction::Allow)
-}
-
-fn refusals() -> Result<BpfProgram, FilterError> {
-    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = forbidden::GROUPS
-        .iter()
-        .flat_map(|group| group.calls)
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    for refusal in forbidden::refusals()? {
-        rules.entry(refusal.call).or_default().extend(refusal.rules);
-    }
-    compile(rules, SeccompAction::Allow, errno_action(Errno::EPERM))
-}
-
-fn compile(
-    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, FilterError> {
-    let filter = SeccompFilter::new(rules.into_iter().collect(), mismatch, matched, ARCH)?;
+    let allow = Decision::Answer(libc::SECCOMP_RET_ALLOW);
+    let listed = listed(allowed::GROUPS, allow);
     let mut program = foreign_tables();
-    program.extend(BpfProgram::try_from(filter)?);
+    program.extend(dispatch::tree(
+        &listed,
+        Decision::Answer(refuse(Errno::ENOSYS)),
+    )?);
     Ok(program)
 }
 
-/// `ENOSYS` for calls through another table than the one that the numbers below belong to. The library's own check of the
-/// architecture would kill the process, which a program that merely asks does not deserve.
+fn refusals() -> Result<BpfProgram, FilterError> {
+    let mut listed = listed(forbidden::GROUPS, Decision::Answer(refuse(Errno::EPERM)));
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = BTreeMap::new();
+    for refusal in forbidden::refusals()? {
+        listed.insert(refusal.call, Decision::Beyond);
+        rules.entry(refusal.call).or_default().extend(refusal.rules);
+    }
+    let by_argument = SeccompFilter::new(
+        rules.into_iter().collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned()),
+        ARCH,
+    )?;
+    let mut program = foreign_tables();
+    program.extend(dispatch::tree(
+        &listed,
+        Decision::Answer(libc::SECCOMP_RET_ALLOW),
+    )?);
+    program.extend(BpfProgram::try_from(by_argument)?);
+    Ok(program)
+}
+
+fn listed(groups: &[Group], decision: Decision) -> BTreeMap<libc::c_long, Decision> {
+    let calls = groups.iter().flat_map(|group| group.calls);
+    calls.map(|call| (*call, decision)).collect()
+}
+
+/// `ENOSYS` for calls through another table than the one that the numbers below belong to; then the number is in the
+/// accumulator. The library's own check of the architecture would kill the process, which a program that merely asks does
+/// not deserve.
 fn foreign_tables() -> BpfProgram {
     use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
     #[cfg(target_arch = "x86_64")]
@@ -136,23 +152,17 @@ fn foreign_tables() -> BpfProgram {
     /// Offsets in `struct seccomp_data`.
     const NR: u32 = 0;
     const ARCH: u32 = 4;
-    let line = |code: u32, jt: u8, jf: u8, k: u32| seccompiler::sock_filter {
-        code: u16::try_from(code).unwrap_or(u16::MAX),
-        jt,
-        jf,
-        k,
-    };
-    let refuse = if faults::is_off("refusal.foreign_tables") {
+    let answer = if faults::is_off("refusal.foreign_tables") {
         libc::SECCOMP_RET_ALLOW
     } else {
-        libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as i32).cast_unsigned()
+        refuse(Errno::ENOSYS)
     };
     vec![
         line(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
         line(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
         line(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
         line(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
-        line(BPF_RET | BPF_K, 0, 0, refuse),
+        line(BPF_RET | BPF_K, 0, 0, answer),
     ]
 }
 
