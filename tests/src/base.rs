@@ -17,9 +17,13 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     let binary = places::binaries().join("agentcored");
     let meta = fs::metadata(&binary).with_context(|| binary.display().to_string())?;
     // Short: the runtime directory below it has at most 43 bytes.
+    let ours = format!(
+        "{:04x}-",
+        short_hash(binary.as_os_str().as_encoded_bytes()) & 0xffff
+    );
     let key = format!(
-        "{:x}",
-        meta.mtime().wrapping_mul(1_000_000_007) ^ meta.mtime_nsec()
+        "{ours}{:08x}",
+        short_hash(format!("{}.{}", meta.mtime(), meta.mtime_nsec()).as_bytes())
     );
     let ready = home.join(&key).join("ready");
     if let Some(base) = named(&ready) {
@@ -31,8 +35,10 @@ pub fn shared() -> anyhow::Result<PathBuf> {
         return Ok(base);
     }
     for entry in fs::read_dir(&home)?.flatten() {
-        // Of earlier builds. A daemon that still uses one keeps its mounts.
-        if entry.file_type()?.is_dir() {
+        // Of earlier builds of this checkout. Others may be in use by suites of other checkouts, whose sessions would lose
+        // their mounts: the kernel detaches what is mounted on a directory that is removed, in every namespace.
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() && name.to_string_lossy().starts_with(&ours) {
             fs::remove_dir_all(entry.path())?;
         }
     }
@@ -52,6 +58,13 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     ensure!(bases.len() == 1, "the daemon made not one base: {bases:?}");
     fs::write(&ready, bases[0].to_string_lossy().as_bytes())?;
     Ok(bases[0].clone())
+}
+
+/// FNV-1a, folded: the names need to differ, not to resist anyone.
+fn short_hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 fn named(ready: &Path) -> Option<PathBuf> {

@@ -53,6 +53,15 @@ pub fn title(pid: i32) -> String {
         .to_owned()
 }
 
+/// The name that a process has given itself (`prctl(PR_SET_NAME)`, at most 15 bytes).
+#[must_use]
+pub fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
 /// Children of all of a process's threads.
 #[must_use]
 pub fn children(pid: i32) -> Vec<i32> {
