@@ -249,13 +249,15 @@ impl Daemon {
             .unwrap_or(0)
     }
 
-    /// The launcher's process id: the broker's only child, known by the name that it gave itself.
+    /// The launcher's process id.
     pub fn launcher(&self) -> anyhow::Result<i32> {
         let broker = self.pid();
         host::children(broker)
             .into_iter()
-            .find(|pid| host::name(*pid).contains("launcher"))
-            .with_context(|| format!("the broker {broker} has no child named launcher"))
+            .find(|pid| {
+                host::name(*pid).contains("launcher") || host::title(*pid).contains("launcher")
+            })
+            .with_context(|| format!("the broker {broker} has no child titled launcher"))
     }
 
     /// Instance id: part of all names that it makes on the host.

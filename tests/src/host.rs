@@ -43,21 +43,21 @@ pub fn start_time(pid: i32) -> Option<u64> {
         .ok()
 }
 
+/// What the process calls itself (at most 15 characters).
+#[must_use]
+pub fn name(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
 /// Command line, words joined by spaces.
 #[must_use]
 pub fn title(pid: i32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes)
         .replace('\0', " ")
-        .trim()
-        .to_owned()
-}
-
-/// The name that a process has given itself (`prctl(PR_SET_NAME)`, at most 15 bytes).
-#[must_use]
-pub fn name(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm"))
-        .unwrap_or_default()
         .trim()
         .to_owned()
 }

@@ -37,8 +37,26 @@ pub struct Difference {
 }
 
 impl Snapshot {
-    /// Looks now.
+    /// Looks, once the daemon stands still: after its start (and after each session) it prepares for the next ones.
     pub fn take(daemon: &Daemon) -> anyhow::Result<Self> {
+        let mut last = Self::now(daemon)?;
+        let mut same = 0;
+        wait::until_true(20, "the daemon to stand still", || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let next = Self::now(daemon)?;
+            same = if last.difference(&next).is_empty() {
+                same + 1
+            } else {
+                0
+            };
+            last = next;
+            Ok(same == 5)
+        })?;
+        Ok(last)
+    }
+
+    /// Looks now.
+    fn now(daemon: &Daemon) -> anyhow::Result<Self> {
         let mut snapshot = Self::default();
         let broker = daemon.pid();
         let launcher = daemon.launcher()?;
@@ -128,8 +146,8 @@ impl Snapshot {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            // Kept on purpose, and as many as were uploaded.
-            if kind == "state" && matches!(name.as_str(), "bases" | "artifacts" | "bundles") {
+            // Kept on purpose: as many as were uploaded, and the logs of sessions that are over.
+            if kind == "state" && matches!(name.as_str(), "bases" | "artifacts" | "logs") {
                 continue;
             }
             // The database's own files come and go with its transactions.
@@ -200,7 +218,7 @@ impl Snapshot {
     pub fn settle(&self, daemon: &Daemon) -> anyhow::Result<()> {
         let mut last = Vec::new();
         let settled = wait::until_true(10, "the host to be as before", || {
-            last = self.difference(&Self::take(daemon)?);
+            last = self.difference(&Self::now(daemon)?);
             Ok(last.is_empty())
         });
         settled.map_err(|_| anyhow::anyhow!("leaked: {last:#?}"))
