@@ -38,6 +38,9 @@ const LOOKUPS: usize = 128;
 /// The same for one session.
 const LOOKUPS_PER_SESSION: usize = 8;
 
+/// How long a refusal takes once there were more than [`NOTED_REFUSALS`].
+const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
+
 /// The broker's half of every session's proxy.
 #[derive(Debug)]
 pub struct Egress {
@@ -134,7 +137,10 @@ async fn connection(
     let mut server = match dial(broker, session, &head.target).await {
         Ok(server) => server,
         Err(Dial::Refused(refused)) => {
-            note_refusal(session, &head.target, &refused);
+            if note_refusal(session, &head.target, &refused) > NOTED_REFUSALS {
+                // Held in its place: a loop of refused requests costs the broker's time, which nobody charges to the agent.
+                tokio::time::sleep(REFUSAL_PAUSE).await;
+            }
             return refuse(
                 &mut agent,
                 403,
@@ -223,7 +229,8 @@ async fn dial(
     }
 }
 
-fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
+/// Counts it; says how many there are.
+fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) -> u64 {
     let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
     if count <= NOTED_REFUSALS {
         session.log.note(&format!(
@@ -239,6 +246,7 @@ fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
             "outbound connection refused"
         );
     }
+    count
 }
 
 async fn refuse(
