@@ -205,6 +205,7 @@ impl Driver {
                 let idle = self.broker.clock.now() - self.session.last_activity();
                 let _ = answer.send(Activity {
                     phase: self.session.phase(),
+                    says_busy: self.session.says_busy(),
                     in_flight: self.session.in_flight(),
                     idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
                 });
