@@ -128,6 +128,10 @@ async fn connection(
         Ok(Ok(head)) => head,
         Ok(Err(HeadError::Io(error))) => return Err(error),
         Ok(Err(error)) => {
+            if let HeadError::Target(refused) = &error {
+                // An address in a notation that only a resolver would understand is an attempt like any other.
+                count_refusal(session, "a target", refused).await;
+            }
             return refuse(&mut agent, 400, "Bad Request", &error.to_string()).await;
         }
         Err(_elapsed) => {
@@ -137,10 +141,8 @@ async fn connection(
     let mut server = match dial(broker, session, &head.target).await {
         Ok(server) => server,
         Err(Dial::Refused(refused)) => {
-            if note_refusal(session, &head.target, &refused) > NOTED_REFUSALS {
-                // Held in its place: a loop of refused requests costs the broker's time, which nobody charges to the agent.
-                tokio::time::sleep(REFUSAL_PAUSE).await;
-            }
+            let asked = format!("{}:{}", head.target.host, head.target.port);
+            count_refusal(session, &asked, &refused).await;
             return refuse(
                 &mut agent,
                 403,
@@ -229,24 +231,23 @@ async fn dial(
     }
 }
 
-/// Counts it; says how many there are.
-fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) -> u64 {
+/// Counts a refusal and notes the first ones.
+async fn count_refusal(session: &SessionHandle, asked: &str, why: &impl std::fmt::Display) {
     let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
-    if count <= NOTED_REFUSALS {
-        session.log.note(&format!(
-            "outbound connection to {}:{} refused: {refused}",
-            target.host, target.port
-        ));
-        tracing::info!(
-            session_id = %session.id,
-            runtime = %session.version.name,
-            host = target.host,
-            port = target.port,
-            reason = %refused,
-            "outbound connection refused"
-        );
+    if count > NOTED_REFUSALS {
+        // Held in its place: a loop of refused requests costs the broker's time, which nobody charges to the agent.
+        return tokio::time::sleep(REFUSAL_PAUSE).await;
     }
-    count
+    session
+        .log
+        .note(&format!("outbound connection to {asked} refused: {why}"));
+    tracing::info!(
+        session_id = %session.id,
+        runtime = %session.version.name,
+        asked,
+        reason = %why,
+        "outbound connection refused"
+    );
 }
 
 async fn refuse(
