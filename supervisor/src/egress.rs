@@ -27,6 +27,13 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Notes in the session's log for its first refusals; later ones are only counted, so that a loop cannot flood the log.
 const NOTED_REFUSALS: u64 = 50;
 
+/// What [`head::parse`] reads, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
+    let head = head::parse(bytes).ok()??;
+    Some((head.target, head.forward))
+}
+
 /// The broker's half of every session's proxy.
 #[derive(Debug, Default)]
 pub struct Egress {
