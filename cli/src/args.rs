@@ -375,7 +375,9 @@ fn runtime_name(text: &str) -> Result<RuntimeName, String> {
 }
 
 fn session_id(text: &str) -> Result<ClientSessionId, String> {
-    ClientSessionId::parse(text).map_err(|error| format!("{error}; `uuidgen` makes a good one"))
+    ClientSessionId::parse(text).map_err(|error| {
+        format!("{error}; a UUID is a good one, and without -s a new one is made and told")
+    })
 }
 
 fn shell(text: &str) -> Result<Shell, String> {

@@ -7,7 +7,9 @@
 //! Bodies: `invoke` carries one end of a Unix *stream* socketpair. Request body bytes flow in, response body bytes flow
 //! out, raw. The sender of each direction says [`BodyEnd`] on the link **before** it shuts down its writing half; a
 //! reader that sees end of file first takes what is queued on the link, and if there is no `body.end` with exactly the
-//! number of bytes that it read, the body was aborted. So truncation never looks like success.
+//! number of bytes that it read, the body was aborted. So truncation never looks like success. A request with a
+//! `content_length` needs no `body.end`. The first bytes of an answer may be in the stream before its head is on the link.
+//! Quickest is a caller that writes a small body into the stream before it sends `invoke`.
 //!
 //! | direction | method | parameters ▸ result | fds |
 //! |---|---|---|---|
@@ -340,7 +342,8 @@ impl std::fmt::Display for ExitStatus {
     }
 }
 
-/// `agent.exited`. The session has nothing left to do: the shim waits for `shutdown` (at most `stop_grace_ms`), then exits.
+/// `agent.exited`: said on every link, after all output that came before it, also where [`Attached::exited`] has told of it
+/// already. The session has nothing left to do: the shim waits for `shutdown` (at most `stop_grace_ms`), then exits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentExited {

@@ -4,6 +4,7 @@
 //! All that allocates happens before the fork; between fork and exec there are system calls only. The child stays
 //! non-dumpable until its exec, so that a process of the agent's uid cannot read the shim's memory out of the copy.
 
+use crate::faults;
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::exec::{CStringArray, execve};
 use crate::sys::{close_range, errno_of, fork, signal, standard_fds, terminal};
@@ -65,22 +66,30 @@ impl From<SpawnError> for io::Error {
     }
 }
 
-/// The steps between fork and exec, in order. A fault travels home as its index here.
+/// The steps between fork and exec, in order; a test build can leave them out by these names. A fault travels home as its
+/// index here, and is told without the prefix.
 const STAGES: [&str; 13] = [
-    "fork",
-    "session",
-    "terminal",
-    "signals",
-    "umask",
-    "gid",
-    "uid",
-    "capabilities",
-    "deathsig",
-    "cwd",
-    "stdio",
-    "descriptors",
-    "exec",
+    "agent.fork",
+    "agent.session",
+    "agent.terminal",
+    "agent.signals",
+    "agent.umask",
+    "agent.gid",
+    "agent.uid",
+    "agent.capabilities",
+    "agent.deathsig",
+    "agent.cwd",
+    "agent.stdio",
+    "agent.descriptors",
+    "agent.exec",
 ];
+
+fn told(stage: u8) -> &'static str {
+    STAGES
+        .get(usize::from(stage))
+        .and_then(|name| name.strip_prefix("agent."))
+        .unwrap_or("exec")
+}
 
 /// Everything that the child needs, made before the fork.
 struct Prepared {
@@ -130,7 +139,7 @@ impl Prepared {
 /// reap). The process is not reaped here: its end shows in [`crate::sys::reap::reap_all`].
 pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
     let before_fork = |errno: i32| SpawnError {
-        stage: STAGES[0],
+        stage: told(0),
         errno,
     };
     if spec.uid == 0 || spec.gid == 0 {
@@ -158,11 +167,22 @@ pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
         // End of file without a word: exec closed the pipe, the program runs.
         [] => Ok(pid),
         [stage, b0, b1, b2, b3] => Err(SpawnError {
-            stage: STAGES.get(usize::from(stage)).copied().unwrap_or("exec"),
+            stage: told(stage),
             errno: i32::from_le_bytes([b0, b1, b2, b3]),
         }),
         _ => Err(before_fork(Errno::EPIPE as i32)),
     }
+}
+
+/// One step in the child.
+fn step(stage: &mut u8, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    *stage += 1;
+    let name = STAGES.get(usize::from(*stage)).copied().unwrap_or_default();
+    if faults::is_off(name) {
+        return Ok(());
+    }
+    faults::strike(name)?;
+    act()
 }
 
 /// The child's way from the shim's identity to the agent's program.
@@ -171,55 +191,65 @@ fn become_agent(
     prepared: &Prepared,
     stage: &mut u8,
 ) -> Result<std::convert::Infallible, io::Error> {
-    let mut next = || *stage += 1;
-    next(); // session
-    if spec.new_session || spec.controlling_tty.is_some() {
-        setsid()?;
-    } else {
-        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-    }
-    next(); // terminal
-    if let Some(tty) = spec.controlling_tty {
-        terminal::make_controlling(tty)?;
-    }
-    next(); // signals
-    signal::reset_all()?;
-    next(); // umask
-    umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    next(); // gid
-    let gid = Gid::from_raw(spec.gid);
-    setresgid(gid, gid, gid)?;
-    next(); // uid
-    let uid = Uid::from_raw(spec.uid);
-    setresuid(uid, uid, uid)?;
-    next(); // capabilities
+    let myself = Pid::from_raw(0);
+    let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
+    step(stage, || {
+        if spec.new_session || spec.controlling_tty.is_some() {
+            setsid()?;
+        } else {
+            setpgid(myself, myself)?;
+        }
+        Ok(())
+    })?;
+    step(stage, || match spec.controlling_tty {
+        Some(tty) => terminal::make_controlling(tty),
+        None => Ok(()),
+    })?;
+    step(stage, signal::reset_all)?;
+    step(stage, || {
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        Ok(())
+    })?;
+    step(stage, || Ok(setresgid(gid, gid, gid)?))?;
+    step(stage, || Ok(setresuid(uid, uid, uid)?))?;
+    step(stage, give_up_capabilities)?;
+    // After the change of uid, which clears it.
+    step(stage, || Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))?;
+    // As the agent: it must be able to enter it itself.
+    step(stage, || Ok(chdir(prepared.cwd.as_c_str())?))?;
+    step(stage, || {
+        standard_fds::place(0, &[spec.stdin, spec.stdout, spec.stderr])
+    })?;
+    step(stage, || close_range::cloexec_from(3))?;
+    step(stage, || Err(exec(prepared)))?;
+    Err(Errno::ENOEXEC.into())
+}
+
+/// All five sets empty, and looked at.
+fn give_up_capabilities() -> io::Result<()> {
     capability::clear_ambient()?;
     capability::set(CapSets {
         effective: CapMask::EMPTY,
         permitted: CapMask::EMPTY,
         inheritable: CapMask::EMPTY,
     })?;
-    if !capability::all_empty()? || !prctl::get_no_new_privs()? {
-        return Err(Errno::EPERM.into());
+    if capability::all_empty()? && prctl::get_no_new_privs()? {
+        Ok(())
+    } else {
+        Err(Errno::EPERM.into())
     }
-    next(); // deathsig, after the change of uid, which clears it
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    next(); // cwd, as the agent: it must be able to enter it itself
-    chdir(prepared.cwd.as_c_str())?;
-    next(); // stdio
-    standard_fds::place(0, &[spec.stdin, spec.stdout, spec.stderr])?;
-    next(); // descriptors
-    close_range::cloexec_from(3)?;
-    next(); // exec
+}
+
+/// As execvp: goes on past what is not there, and remembers that something was, but not for us.
+fn exec(prepared: &Prepared) -> io::Error {
     let mut error = io::Error::from(Errno::ENOENT);
     for candidate in &prepared.candidates {
         let found = execve(candidate, &prepared.argv, &prepared.env);
         match found.raw_os_error() {
-            // As execvp: go on past what is not there; remember that something was, but not for us.
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             Some(libc::EACCES) => error = found,
-            _ => return Err(found),
+            _ => return found,
         }
     }
-    Err(error)
+    error
 }

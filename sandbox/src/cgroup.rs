@@ -243,7 +243,7 @@ impl CgroupRoot {
     }
 
     /// Removes the instance's own cgroup. Fails while it has sessions.
-    pub fn remove_self(self) -> Result<()> {
+    pub fn remove_self(&self) -> Result<()> {
         for branch in self.tree.branches() {
             branch.parent.remove_child(&self.tree.name)?;
         }

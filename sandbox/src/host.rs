@@ -152,3 +152,26 @@ mod tests {
         }
     }
 }
+
+/// Major and minor number of the disk that a file system's device is on: itself, or the disk that it is a partition of
+/// (limits are kept per disk). Source: sysfs(5), `/sys/dev/block/M:m/partition`.
+pub fn whole_disk(device: u64) -> io::Result<(u32, u32)> {
+    let numbers = |device: u64| {
+        (
+            u32::try_from(nix::sys::stat::major(device)),
+            u32::try_from(nix::sys::stat::minor(device)),
+        )
+    };
+    let (Ok(major), Ok(minor)) = numbers(device) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let entry = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}"))?;
+    if !entry.join("partition").exists() {
+        return Ok((major, minor));
+    }
+    let text = std::fs::read_to_string(entry.join("../dev"))?;
+    text.trim()
+        .split_once(':')
+        .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}

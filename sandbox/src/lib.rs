@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod faults;
 pub mod host;
 pub mod memfd;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! Sealed memory files: bytes (or a program) that nobody can change any more, passed as a descriptor.
 
+use crate::faults;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -37,7 +38,12 @@ pub fn sealed_program(name: &CStr, mut from: impl Read) -> io::Result<OwnedFd> {
     };
     let mut file = File::from(fd);
     io::copy(&mut from, &mut file)?;
-    finish(file, Mode::S_IXUSR | Mode::S_IXGRP | Mode::S_IXOTH)
+    let mode = if faults::is_off("dumpable") {
+        0o755
+    } else {
+        0o111
+    };
+    finish(file, Mode::from_bits_truncate(mode))
 }
 
 /// Whether `fd` is a file of at most `max` bytes that nobody can change.

@@ -16,6 +16,8 @@
 //! Not for: cgroups (the process is born in its cgroup, see `supervisor`'s launcher), and what the agent loses beyond its
 //! shim ([`crate::agent`]).
 
+#[cfg(feature = "fault-injection")]
+mod ablate;
 mod compile;
 mod display;
 
@@ -145,6 +147,9 @@ pub enum AheadAct {
         /// Of the finished mount.
         attrs: Vec<Attr>,
     },
+    /// Instead of the above.
+    #[cfg(feature = "fault-injection")]
+    BindHostDev(Vec<Attr>),
 }
 
 /// Done by the stager when it has the order.
@@ -194,6 +199,17 @@ pub enum ChildAct {
     AttachDev(CString),
     /// Attaches the bundle.
     AttachBundle(CString),
+    /// Attaches a clone of what the host has mounted at `source`.
+    #[cfg(feature = "fault-injection")]
+    BindHost {
+        /// Path on the host.
+        source: CString,
+        /// Where, below the new root.
+        target: CString,
+    },
+    /// Instead of pivot_root.
+    #[cfg(feature = "fault-injection")]
+    Chroot,
     /// pivot_root(".", "."): the new root below, the old one on top of it.
     PivotRoot,
     /// Detaches the old root with all its mounts.
@@ -240,8 +256,8 @@ pub enum ChildAct {
     Chdir(CString),
     /// Opens the session's own null device as 0, 1 and 2, and puts the shim's three descriptors behind them.
     OwnDescriptors {
-        /// Path of the null device.
-        null: CString,
+        /// Path of the null device; without it 0, 1 and 2 stay as they are.
+        null: Option<CString>,
     },
     /// Everything else closes at exec.
     CloseRange {
@@ -300,6 +316,8 @@ impl Plan {
                     names.push(step.name);
                     names.extend(attrs.iter().map(|a| a.name));
                 }
+                #[cfg(feature = "fault-injection")]
+                AheadAct::BindHostDev(_) => names.push(step.name),
             }
         }
         for step in &self.order {
@@ -317,6 +335,11 @@ impl Plan {
             }
             names.push(step.name);
         }
+        // Owner and group are two options of one name.
+        names.dedup();
         names
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The first acts of a shim: what it must do before it reads a byte, and the descriptors that it was started with.
 
+use crate::faults;
 use crate::seqpacket::SeqpacketListener;
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::standard_fds::take_over;
@@ -29,12 +30,16 @@ pub const MAX_BOOT: u64 = 1 << 20;
 /// exec has made the process dumpable again unless its file was unreadable, so that is set anew here (CVE-2016-9962 is
 /// the window that this closes). The ambient set was only the way to carry three capabilities through exec.
 pub fn harden(title: &str) -> io::Result<()> {
-    prctl::set_dumpable(false)?;
-    capability::clear_ambient()?;
-    capability::set(CapSets {
-        inheritable: CapMask::EMPTY,
-        ..capability::get()?
-    })?;
+    if !faults::is_off("dumpable") {
+        prctl::set_dumpable(false)?;
+    }
+    if !faults::is_off("shim.capabilities") {
+        capability::clear_ambient()?;
+        capability::set(CapSets {
+            inheritable: CapMask::EMPTY,
+            ..capability::get()?
+        })?;
+    }
     prctl::set_name(&CString::new(title).map_err(|_| Errno::EINVAL)?)?;
     Ok(())
 }

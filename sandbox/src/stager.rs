@@ -12,6 +12,7 @@
 mod child;
 mod dev;
 
+use crate::faults;
 use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, Plan, Step};
 use crate::sys::errno_of;
 use crate::sys::fork::{Clone3, Cloned};
@@ -82,7 +83,9 @@ type StepResult<T> = Result<T, (&'static str, io::Error)>;
 
 /// Runs one named act.
 fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> StepResult<T> {
-    act().map_err(|error| (name, error))
+    faults::strike(name)
+        .and_then(|()| act())
+        .map_err(|error| (name, error))
 }
 
 fn fault((stage, error): (&'static str, io::Error)) -> Fault {
@@ -106,6 +109,7 @@ impl Staged {
 
     /// Makes the session: the caller becomes the elder sibling of its PID 1.
     pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
+        refuse_dangerous_ablations(plan)?;
         let bundle = follow_order(&plan.order, order.bundle.as_fd()).map_err(fault)?;
         let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;
         let Pipes {
@@ -127,6 +131,9 @@ impl Staged {
             sibling: true,
             cgroup: None,
         };
+        for namespace in &plan.namespaces {
+            step(namespace.name, || Ok(())).map_err(fault)?;
+        }
         let cloned = clone
             .spawn(|| {
                 // Without our copies of the stager's ends, its death is an end of file here.
@@ -192,6 +199,16 @@ impl Staged {
     }
 }
 
+/// Test builds can leave out a namespace, and two of those would let a session loose on the host.
+fn refuse_dangerous_ablations(plan: &Plan) -> Result<(), Fault> {
+    let has = |name| plan.namespaces.iter().any(|ns| ns.name == name);
+    // Its mounts and its pivot_root would be the host's; its kill(-1) would reach every process there is.
+    if has("ns.mnt") && (has("ns.user") || has("ns.pid")) {
+        return Ok(());
+    }
+    Err(fault(("clone", Errno::EPERM.into())))
+}
+
 fn start_time(pid: Pid) -> io::Result<u64> {
     Process::new(pid.as_raw())
         .and_then(|process| process.stat())
@@ -226,6 +243,11 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
                 nodes,
                 attrs,
             } => dev = Some(dev::make(name, options, nodes, attrs)?),
+            #[cfg(feature = "fault-injection")]
+            AheadAct::BindHostDev(attrs) => {
+                let host = step(name, || File::open("/dev"))?;
+                dev = Some(clone_with(name, attrs, host.as_fd())?);
+            }
         }
     }
     match (base, dev) {
@@ -255,13 +277,14 @@ fn clone_with(name: &'static str, attrs: &[Attr], of: BorrowedFd<'_>) -> StepRes
 }
 
 fn add_attrs(name: &'static str, attrs: &[Attr], mount: BorrowedFd<'_>) -> StepResult<()> {
-    step(name, || mount::add_attrs(mount, union(attrs)))
+    let all = union(attrs)?;
+    step(name, || mount::add_attrs(mount, all))
 }
 
-fn union(attrs: &[Attr]) -> MountAttrs {
-    attrs
-        .iter()
-        .fold(MountAttrs::default(), |all, one| all | one.attr)
+fn union(attrs: &[Attr]) -> StepResult<MountAttrs> {
+    attrs.iter().try_fold(MountAttrs::default(), |all, one| {
+        step(one.name, || Ok(all | one.attr))
+    })
 }
 
 /// Makes a file system: each option by its own name, the rest by the step's.
@@ -269,8 +292,9 @@ fn make_fs(
     name: &'static str,
     fstype: &std::ffi::CStr,
     options: &[FsOption],
-    attrs: MountAttrs,
+    attrs: &[Attr],
 ) -> StepResult<OwnedFd> {
+    let attrs = union(attrs)?;
     let context = step(name, || FsContext::open(fstype))?;
     for option in options {
         step(option.name, || context.option(&option.key, &option.value))?;

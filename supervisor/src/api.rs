@@ -10,6 +10,7 @@ pub mod identify;
 pub mod invoke;
 pub mod listener;
 pub mod local;
+mod params;
 pub mod reply;
 pub mod router;
 pub mod runtimes;

@@ -27,6 +27,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Most launches that may be prepared ahead; the launcher holds to it whatever the broker asks for.
+pub const MAX_PREPARED: usize = 64;
+
 /// What the daemon runs with. Nothing is optional but what may really be absent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -118,6 +121,8 @@ pub enum LogFormat {
 pub struct Limits {
     /// Live sessions.
     pub max_sessions: u32,
+    /// Launches prepared ahead.
+    pub prepared_launches: usize,
     /// Body of an invocation, each way.
     pub max_body: MemoryBytes,
     /// Body of a control request (JSON).
@@ -126,10 +131,8 @@ pub struct Limits {
     pub max_head: MemoryBytes,
     /// Headers of a request.
     pub max_headers: u32,
-    /// How long a request's head may take to arrive.
+    /// How long a request's head may take to arrive, the idle time before it included.
     pub head_timeout: Duration,
-    /// How long a connection may sit idle between requests.
-    pub keep_alive_timeout: Duration,
     /// Open connections.
     pub max_connections: u32,
     /// Open connections of one user (Unix socket).
@@ -140,6 +143,8 @@ pub struct Limits {
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.
     pub log_burst: MemoryBytes,
+    /// Bytes per second that each session may read from the base's disk; `None` is no limit.
+    pub session_read_rate: Option<MemoryBytes>,
     /// A session that no daemon attends ends after this.
     pub orphan_timeout: Duration,
 }

@@ -24,4 +24,4 @@ mod session;
 mod setup;
 mod stager;
 
-pub use setup::{LauncherHandle, LauncherSetup, StartError, start};
+pub use setup::{LauncherHandle, LauncherSetup, StartError, start, wait_for_end};

@@ -122,6 +122,8 @@ pub async fn run(start: Start) -> Result<(), RunError> {
             // A slot that is gone already needs no removal.
             let _ = broker.launcher.remove(slot).await;
         }
+        // A launcher that is gone has nothing to retire from.
+        let _ = broker.launcher.retire().await;
     }
     outcome
 }

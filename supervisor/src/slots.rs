@@ -1,17 +1,15 @@
 //! Places for sessions to come: a name, and a stager parked in the cgroups of that name.
 //!
 //! Entering a cgroup costs milliseconds on cgroup v1 (the move of a process waits for an RCU grace period), so a few are
-//! made ahead, off the request's path. A burst that empties the shelf makes its own.
+//! made ahead, off the request's path. A burst that empties the shelf makes its own. The usual six (`limits.prepared_launches`)
+//! are enough that two cores launching at full speed find the next one made (a launch takes about as long as a preparation),
+//! few enough that their processes do not matter.
 
 use crate::broker::Broker;
 use proto::ids::SessionId;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
-
-/// Slots kept ready. Enough that two cores launching at full speed find the next one made (a launch takes about as long
-/// as a preparation), few enough that their processes do not matter (one small parked process each).
-pub const SHELF: usize = 6;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -41,21 +39,21 @@ impl Slots {
             .collect()
     }
 
-    fn missing(&self) -> bool {
+    fn ready(&self) -> usize {
         self.shelf
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len()
-            < SHELF
     }
 }
 
 /// Keeps the shelf full for as long as the broker lives. A failure is told once per streak and tried again with the next
 /// launch, which meets the same fault on its own path and reports it to its caller.
 pub async fn keep_full(broker: Arc<Broker>) {
+    let wanted = broker.config().limits.prepared_launches;
     let mut failing = false;
     loop {
-        while broker.slots.missing() {
+        while broker.slots.ready() < wanted && !broker.draining() {
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;

@@ -8,7 +8,7 @@
 use crate::api::identify::Access;
 use crate::base;
 use crate::broker::Ground;
-use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat};
+use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat, MAX_PREPARED};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
@@ -25,9 +25,6 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-
-/// Slots that the launcher keeps at most, whatever the broker asks for.
-const MAX_PREPARED: usize = 64;
 
 /// Where the shim is installed if it is not beside the daemon.
 const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";
@@ -148,9 +145,11 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         uid_block: layout.uids.range(),
         cgroup_parent: config.cgroup_parent.clone(),
         ceilings: ceilings(&config),
+        session_read_bps: config.limits.session_read_rate.map(|rate| rate.0),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;
+    let launcher_pid = launcher.pid;
     privileges::become_broker(broker.uid, broker.gid)?;
     // From here on nothing runs with privilege in this process, and threads may exist.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -169,6 +168,9 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
     let outcome = runtime.block_on(run::run(start));
     // A blocking task that hangs (a resolver, say) must not keep the daemon from ending.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    // Its link went with the runtime. The locks are held until it has ended: the next daemon finds either all of this
+    // instance's cgroups or none.
+    launcher::wait_for_end(launcher_pid);
     drop(instance);
     Ok(outcome?)
 }
@@ -236,7 +238,8 @@ fn log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // Fails only if a subscriber is set already, which nothing does before this.
     let set = match config.log.format {
         LogFormat::Text => builder.try_init(),

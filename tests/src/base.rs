@@ -16,7 +16,11 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&home)?;
     let binary = places::binaries().join("agentcored");
     let meta = fs::metadata(&binary).with_context(|| binary.display().to_string())?;
-    let key = format!("{}-{}-{}", meta.mtime(), meta.mtime_nsec(), meta.size());
+    // Short: the runtime directory below it has at most 43 bytes.
+    let key = format!(
+        "{:x}",
+        meta.mtime().wrapping_mul(1_000_000_007) ^ meta.mtime_nsec()
+    );
     let ready = home.join(&key).join("ready");
     if let Some(base) = named(&ready) {
         return Ok(base);

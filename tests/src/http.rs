@@ -64,13 +64,12 @@ impl Target {
         let mut stream = self.connect()?;
         let head = request.head();
         let is_head = request.method == "HEAD";
-        stream
-            .write_all(head.as_bytes())
-            .context("write request head")?;
+        // A server may answer and close before it has taken everything: then its answer counts, not our broken pipe.
+        let mut sent = stream.write_all(head.as_bytes());
         let writer = match request.body {
             Body::None => None,
             Body::Bytes(bytes) if bytes.len() <= 16 * 1024 => {
-                stream.write_all(&bytes).context("write request body")?;
+                sent = sent.and_then(|()| stream.write_all(&bytes));
                 None
             }
             // Large bodies are written beside the reading: an answer may begin before the request ends.
@@ -83,7 +82,10 @@ impl Target {
                 Some(write_beside(stream.try_clone()?, reader, length.is_none()))
             }
         };
-        let mut response = Response::read(stream, is_head)?;
+        let mut response = match (Response::read(stream, is_head), sent) {
+            (Err(error), Err(broken)) => return Err(error.context(broken)),
+            (response, _) => response?,
+        };
         response.writer = writer;
         Ok(response)
     }

@@ -14,7 +14,7 @@
 //! | `AGENTCORE_BIN_DIR` | the profile directory that this test was built in |
 //! | `AGENTCORE_FAULT_BIN_DIR` | `target/fault-injection` |
 //! | `AGENTCORE_SOURCE_DIR` | the workspace |
-//! | `AGENTCORE_TEST_DIR` | `/var/tmp/agentcore-e2e` |
+//! | `AGENTCORE_TEST_DIR` | `/var/tmp/ac-e2e` |
 //! | `AGENTCORE_SKIPS` | a file that skips are appended to, one a line |
 //! | `AGENTCORE_PATIENCE` | `1`: factor on every waiting time (emulated machines need 10) |
 

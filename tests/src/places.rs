@@ -40,7 +40,7 @@ pub fn fault_binaries() -> PathBuf {
 /// 108 bytes.
 #[must_use]
 pub fn scratch() -> PathBuf {
-    from_env("AGENTCORE_TEST_DIR").unwrap_or_else(|| PathBuf::from("/var/tmp/agentcore-e2e"))
+    from_env("AGENTCORE_TEST_DIR").unwrap_or_else(|| PathBuf::from("/var/tmp/ac-e2e"))
 }
 
 /// An agent of `tests/agents`.

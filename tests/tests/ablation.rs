@@ -101,7 +101,7 @@ fn without_any_one_measure_its_probe_turns_red() -> Result {
     let measures = measures()?;
     Daemon::with(canaries.around(Options::default().faults()), |daemon| {
         let config =
-            json!({"resources": {"memory": "256M", "cpus": "0.5", "pids": 128, "tmp_size": "16M"}});
+            json!({"resources": {"memory": "256M", "cpus": 0.5, "pids": 128, "tmp_size": "16M"}});
         probe::deploy(&daemon.client(), "probe", config)?;
         let wanted: BTreeSet<_> = measures.values().flat_map(|m| m.red.clone()).collect();
         let all_on = probed(&canaries, daemon, &BTreeSet::new(), &json!(wanted))?;

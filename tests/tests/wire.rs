@@ -494,9 +494,11 @@ fn malformed_http_gets_a_clear_end_and_never_two_readings() -> Result {
                 }
             }
             client.send(Request::get("/healthz"))?.expect(200)?;
-            assert!(
-                client.sessions("")?.is_empty(),
-                "a malformed request started a session"
+            // Three of them have a sound head (one framing counts) and are wrong in their body only, which streams.
+            let started = client.sessions("")?.len();
+            ensure!(
+                started <= 3,
+                "{started} sessions were started by malformed heads"
             );
             Ok(())
         },
@@ -688,8 +690,17 @@ http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Agent).serve_forever()
                 "traceparent",
                 "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             );
+        // The AWS wire passes on what its contract names; the local one is the agent's own.
+        let local = Request::post("/invocations", "{}")
+            .header("content-type", "application/json")
+            .header(SESSION_HEADER, session.clone());
+        let local = client.send(local)?.expect(200)?;
+        assert_eq!(local.header("x-own"), Some("kept"));
+        for hop in ["keep-alive", "proxy-authenticate", "x-hop"] {
+            assert_eq!(local.header(hop), None, "{hop}");
+        }
         let answer = client.send(request)?.expect(200)?;
-        assert_eq!(answer.header("x-own"), Some("kept"));
+        assert_eq!(answer.header("x-own"), None);
         for hop in ["keep-alive", "proxy-authenticate", "x-hop"] {
             assert_eq!(answer.header(hop), None, "{hop}");
         }

@@ -92,10 +92,11 @@ impl Execs {
                 new_session: true,
             })
             .map_err(|error| {
-                let code = if error.errno == Errno::ENOENT as i32 {
-                    ErrorCode::NotFound
-                } else {
-                    ErrorCode::AgentFailed
+                // As a shell tells them apart (127, 126); the rest is the session's trouble.
+                let code = match Errno::from_raw(error.errno) {
+                    Errno::ENOENT | Errno::ENOTDIR => ErrorCode::NotFound,
+                    Errno::EACCES | Errno::ENOEXEC | Errno::EPERM => ErrorCode::AccessDenied,
+                    _ => ErrorCode::AgentFailed,
                 };
                 (code, describe(&exec.argv, cwd, error))
             })

@@ -41,12 +41,20 @@ use std::time::{Duration, Instant};
 /// How long the rest of a request is thrown away after its answer is complete.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How long the end of an answer that ends with its connection is held back. If the agent's process died, that is what
-/// closed the connection and the answer is cut short; its SIGCHLD comes a moment after the end of file.
-const DOUBT: Duration = Duration::from_millis(5);
+/// How long the end of an answer that ends with its connection is held back (its bytes are not). If the agent's process
+/// died, that is what closed the connection, and the answer is cut short; but the SIGCHLD comes after the end of file, on a
+/// busy machine by some time slices. HTTP/1.1 servers frame their answers, so hardly anyone waits for this.
+const DOUBT: Duration = Duration::from_millis(50);
+
+/// Largest piece moved at once. Larger ones gain nothing: it is what a socket buffer has room for.
+const PIECE: usize = 64 * 1024;
 
 /// Pieces of one direction moved in one turn; then the others have theirs.
 const PIECES_PER_TURN: usize = 8;
+
+/// When a waiting exchange begins to watch the broker's stream for a hang-up. A caller that goes away is told by `cancel`;
+/// the quick answers, which are many, need not pay for this second way.
+const WATCH_AFTER: Duration = Duration::from_millis(10);
 
 /// What an exchange works with.
 pub(crate) struct Io<'a> {
@@ -73,6 +81,10 @@ impl Failure {
 
     pub(crate) fn cancelled(text: &str) -> Self {
         Self::new(ErrorCode::Cancelled, text)
+    }
+
+    pub(crate) fn closed(text: &str) -> Self {
+        Self::new(ErrorCode::AgentClosed, text)
     }
 
     fn unreachable(error: Errno) -> Self {
@@ -152,6 +164,7 @@ pub(crate) struct Exchange {
     back_at: usize,
     /// Body bytes for the stream so far.
     given: u64,
+    watch_at: Instant,
 }
 
 impl Exchange {
@@ -162,6 +175,7 @@ impl Exchange {
         stream: Socket,
         request: Request,
         agent: Connection,
+        now: Instant,
     ) -> Self {
         Self {
             id,
@@ -188,6 +202,7 @@ impl Exchange {
             back: Vec::new(),
             back_at: 0,
             given: 0,
+            watch_at: now + WATCH_AFTER,
         }
     }
 
@@ -223,10 +238,7 @@ impl Exchange {
     /// The agent's process has ended badly.
     pub(crate) fn note_agent_died(&self) -> Result<(), Failure> {
         match self.download {
-            Download::Doubtful { .. } => Err(Failure::new(
-                ErrorCode::AgentClosed,
-                "the agent died while it answered",
-            )),
+            Download::Doubtful { .. } => Err(Failure::closed("the agent died while it answered")),
             Download::Head { .. }
             | Download::Body(_)
             | Download::Complete { .. }
@@ -251,6 +263,9 @@ impl Exchange {
 
     /// Moves what can be moved, for a turn.
     pub(crate) fn turn(&mut self, io: &mut Io<'_>, now: Instant) -> Result<Turn, Failure> {
+        if let Download::Lingering { until } = self.download {
+            return self.throw_away(until, io, now);
+        }
         for _ in 0..PIECES_PER_TURN {
             let up = self.upload(io)?;
             let down = self.download(io, now)?;
@@ -259,7 +274,7 @@ impl Exchange {
                     if !io.link.is_sent(said) {
                         return Ok(Turn::Waits);
                     }
-                    if matches!(self.upload, Upload::Open | Upload::Ended) {
+                    if self.more_is_coming() {
                         self.stream.finish();
                         let until = now + LINGER;
                         self.download = Download::Lingering { until };
@@ -267,9 +282,11 @@ impl Exchange {
                     }
                     return Ok(Turn::Over);
                 }
-                Download::Lingering { until } => return self.throw_away(until, io, now),
                 Download::Doubtful { until } => return Ok(Turn::Until(until)),
-                Download::Head { .. } | Download::Body(_) | Download::Complete { .. } => {}
+                Download::Head { .. }
+                | Download::Body(_)
+                | Download::Complete { .. }
+                | Download::Lingering { .. } => {}
             }
             if self.upload == Upload::Ended {
                 return Ok(Turn::DrainLink);
@@ -278,11 +295,24 @@ impl Exchange {
                 return Err(Failure::cancelled("the caller closed its stream"));
             }
             if !up && !down {
+                let needs_stream = !self.back.is_empty() || self.upload == Upload::Open;
+                if !needs_stream && now < self.watch_at {
+                    return Ok(Turn::Until(self.watch_at));
+                }
                 self.watch_stream(io.poller)?;
                 return Ok(Turn::Waits);
             }
         }
         Ok(Turn::More)
+    }
+
+    /// Whether the broker has, or may have, more of the request to write.
+    fn more_is_coming(&self) -> bool {
+        let whole = match self.framing {
+            RequestFraming::Length(length) => Some(length),
+            RequestFraming::Chunked | RequestFraming::Upgrade => self.declared,
+        };
+        matches!(self.upload, Upload::Open | Upload::Refused) && whole != Some(self.taken)
     }
 
     fn throw_away(
@@ -300,8 +330,12 @@ impl Exchange {
                 return Ok(Turn::Until(until));
             }
             match self.stream.read(io.scratch) {
-                Read::Data(_) | Read::Blocked => {}
+                Read::Data(n) => self.taken += n as u64,
+                Read::Blocked => {}
                 Read::End | Read::Failed(_) => return Ok(Turn::Over),
+            }
+            if !self.more_is_coming() {
+                return Ok(Turn::Over);
             }
         }
         Ok(Turn::More)

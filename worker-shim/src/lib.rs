@@ -22,6 +22,8 @@ mod shim;
 mod shutdown;
 mod socket;
 
+pub use link::order;
+
 use nix::sys::prctl;
 use sandbox::shim_entry;
 use std::ffi::CString;

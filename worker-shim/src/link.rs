@@ -4,12 +4,13 @@
 //! What must be in order with a stream ([`proto::shim::BodyEnd`] before the end of file) waits for its [`Ticket`].
 
 pub(crate) mod door;
-pub(crate) mod order;
+pub mod order;
 
 use crate::poller::{Poller, Token, Watch};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, ErrorObject, MAX_PACKET};
+use proto::shim::Fault;
 use sandbox::seqpacket::Seqpacket;
 use sandbox::sys::scm::Received;
 use serde::Serialize;
@@ -35,6 +36,7 @@ struct Attached {
     socket: Seqpacket,
     queue: VecDeque<Packet>,
     watch: Watch,
+    /// Why it is to be closed.
     broken: Option<String>,
 }
 
@@ -65,8 +67,15 @@ impl Link {
         Ok(())
     }
 
+    /// Closes the connection; if because of its other end, that is told why, as far as one more packet goes out.
     pub(crate) fn detach(&mut self) {
-        self.attached = None;
+        let Some(attached) = self.attached.take() else {
+            return;
+        };
+        if let Some(detail) = attached.broken {
+            let packet = jsonrpc::notification("fault", &Fault { detail });
+            let _ = attached.socket.send(&packet, &[]);
+        }
     }
 
     pub(crate) fn is_attached(&self) -> bool {

@@ -30,6 +30,9 @@ const PIECE: usize = 64 * 1024;
 /// How long a pipe rests after a piece of which lines were dropped.
 const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 
+/// How long an unfinished line is waited for: a prompt or a progress bar is shown all the same.
+const UNFINISHED: Duration = Duration::from_secs(1);
+
 /// Most bytes read from one pipe after its agent's end: the pipe's own content, and some of what others still write.
 const LAST_BYTES: usize = 256 * 1024;
 
@@ -40,6 +43,8 @@ struct Source {
     lost: Lost,
     /// Not watched until then.
     rests_until: Option<Instant>,
+    /// An unfinished line is passed on then.
+    unfinished_until: Option<Instant>,
 }
 
 /// See the module.
@@ -60,6 +65,7 @@ impl Logs {
             lines: Lines::default(),
             lost: Lost::default(),
             rests_until: None,
+            unfinished_until: None,
         };
         Self {
             started,
@@ -98,13 +104,23 @@ impl Logs {
 
     /// Reads on where a pipe has rested; says when to come again.
     pub(crate) fn tick(&mut self, poller: &Poller, now: Instant) -> Option<Instant> {
+        for index in 0..self.sources.len() {
+            let unfinished = self.sources.get(index).and_then(|s| s.unfinished_until);
+            if unfinished.is_some_and(|until| until <= now) {
+                self.end_lines(index, now);
+            }
+        }
         for (index, source) in self.sources.iter_mut().enumerate() {
             if source.rests_until.is_some_and(|until| until <= now) {
                 source.rests_until = None;
                 source.watch(index, poller, Watch::Reading);
             }
         }
-        self.sources.iter().filter_map(|s| s.rests_until).min()
+        self.sources
+            .iter()
+            .flat_map(|source| [source.rests_until, source.unfinished_until])
+            .flatten()
+            .min()
     }
 
     /// The agent is gone: takes what its pipes still hold. Whoever else holds them may go on writing, so this is bounded.
@@ -156,30 +172,27 @@ impl Logs {
         };
         let at_ms = millis(now.duration_since(self.started));
         self.bucket.refill(now);
-        let Source {
-            stream,
-            lines,
-            lost,
-            ..
-        } = source;
         let mut admission = Admission {
             bucket: &mut self.bucket,
             store: &mut self.store,
             dropped: &mut self.dropped,
-            stream: *stream,
+            stream: source.stream,
             at_ms,
         };
-        lines.take(&scratch[..n], |line, rest| {
+        let lost = &mut source.lost;
+        source.lines.take(&scratch[..n], |line, rest| {
             if admission.admit(line) {
                 lost.clear();
             } else {
                 lost.add(line, rest);
             }
         });
+        let unfinished = !source.lines.is_between();
+        source.unfinished_until = unfinished.then(|| now + UNFINISHED);
         Pipe::More
     }
 
-    /// A stream has ended: passes on a last line without a newline, and the newest of what was dropped.
+    /// A stream has ended or paused: passes on a last line without a newline, and the newest of what was dropped.
     fn end_lines(&mut self, index: usize, now: Instant) {
         let at_ms = millis(now.duration_since(self.started));
         self.bucket.refill(now);
@@ -193,6 +206,7 @@ impl Logs {
             stream: source.stream,
             at_ms,
         };
+        source.unfinished_until = None;
         let lost = &mut source.lost;
         source.lines.end(|line| {
             if admission.admit(line) {

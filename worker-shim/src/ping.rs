@@ -109,10 +109,10 @@ impl Ping {
         matches!(&self.state, State::Asking { connection, .. } if connection.serial == agent)
     }
 
-    /// The whole session stood still for `gap` (frozen): a check under way is not late by that.
-    pub(crate) fn note_gap(&mut self, gap: Duration) {
+    /// The whole session stood still (frozen): a check under way has all its time once more.
+    pub(crate) fn note_freeze(&mut self, now: Instant) {
         if let State::Asking { until, .. } = &mut self.state {
-            *until += gap;
+            *until = now + self.timeout;
         }
     }
 

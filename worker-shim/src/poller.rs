@@ -160,8 +160,8 @@ impl Poller {
             Some(short) if !short.is_zero() && short < PRECISE => {
                 let mut this = [PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN)];
                 match ppoll(&mut this, Some(TimeSpec::from_duration(short)), None) {
-                    Ok(0) | Err(nix::Error::EINTR) => return Ok(()),
-                    Ok(_) => EpollTimeout::ZERO,
+                    Ok(0) => return Ok(()),
+                    Ok(_) | Err(nix::Error::EINTR) => EpollTimeout::ZERO,
                     Err(error) => return Err(error.into()),
                 }
             }
@@ -170,11 +170,11 @@ impl Poller {
                 .unwrap_or(EpollTimeout::MAX),
             None => EpollTimeout::NONE,
         };
-        match self.epoll.wait(&mut self.events, timeout) {
-            Ok(ready) => self.ready = ready,
-            Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.ready = match self.epoll.wait(&mut self.events, timeout) {
+            // Stopped and continued, or frozen and thawed: what has happened meanwhile counts before what is due by now.
+            Err(nix::Error::EINTR) => self.epoll.wait(&mut self.events, EpollTimeout::ZERO)?,
+            other => other?,
+        };
         Ok(())
     }
 

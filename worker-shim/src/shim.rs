@@ -29,11 +29,9 @@ use sandbox::sys::signal;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The scratch buffer for bodies and output. Reads of a splice-free relay gain little from larger ones.
-const SCRATCH: usize = 64 * 1024 + 64;
-
-/// Packets read from the link in one turn.
-const ORDERS_PER_TURN: usize = 16;
+/// Size of the two buffers. Half would do; but from 128 KiB on malloc maps fresh pages, and what is never used of those
+/// costs nothing: an idle session's small packets touch a page or two.
+const BUFFER: usize = 136 * 1024;
 
 /// Between two log packets, so that an agent that prints line by line does not cost a packet for each.
 const LOG_PAUSE: Duration = Duration::from_millis(5);
@@ -92,9 +90,8 @@ impl Shim {
         Ok(Self {
             session: boot.session,
             started,
-            // Large enough to come from fresh pages: what is never used is never touched.
-            scratch: vec![0; SCRATCH].into_boxed_slice(),
-            packet: vec![0; MAX_PACKET].into_boxed_slice(),
+            scratch: vec![0; BUFFER].into_boxed_slice(),
+            packet: vec![0; BUFFER].into_boxed_slice(),
             signals,
             door,
             link: Link::default(),
@@ -130,7 +127,7 @@ impl Shim {
             if let Some(late) = deadline.and_then(|at| woke.checked_duration_since(at))
                 && late > FREEZE
             {
-                self.ping.note_gap(late);
+                self.ping.note_freeze(woke);
             }
             self.dispatch(woke);
         };
@@ -146,7 +143,9 @@ impl Shim {
         if let Some(act) = self.ending.tick(now) {
             self.perform(act);
         }
-        let health = if self.agent.exited().is_none() {
+        // An agent that is being ended, or has ended, is not asked how it is.
+        let asking = self.ending.is_running();
+        let health = if asking {
             self.ping.tick(&mut self.port, &self.poller, now)
         } else {
             None
@@ -177,7 +176,7 @@ impl Shim {
         if let Some(egress) = &mut self.egress {
             egress.settle(&self.link, &self.poller);
         }
-        let ping = self.agent.exited().is_none().then(|| self.ping.deadline());
+        let ping = asking.then(|| self.ping.deadline());
         let deadline = [
             self.ending.deadline(),
             ping,
@@ -203,12 +202,9 @@ impl Shim {
                 None => {}
             }
         }
-        if orders {
-            for _ in 0..ORDERS_PER_TURN {
-                if !self.link.has_room() || !self.take_order(now) {
-                    break;
-                }
-            }
+        // One order for each wait: the usual case is that there is one, and asking for more would be a call in vain.
+        if orders && self.link.has_room() {
+            self.take_order(now);
         }
     }
 
@@ -217,7 +213,7 @@ impl Shim {
             Token::Signals => self.take_signals(now),
             Token::Listener => self.door.accept(&self.poller, now),
             Token::Pending(serial) => {
-                if let Some(admitted) = self.door.hear(serial, &mut self.packet) {
+                if let Some(admitted) = self.door.hear(serial, &mut self.packet[..MAX_PACKET]) {
                     self.attach(admitted, now);
                 }
             }

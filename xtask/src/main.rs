@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -31,6 +32,8 @@ enum Verb {
     Test(test::Args),
     /// Build, start a daemon of its own, deploy an agent, invoke it three ways, prove two sessions isolated, stop.
     Demo(demo::Args),
+    /// Every promise of speed and size beside its peer, in one table.
+    Bench(bench::Args),
     /// Licences, bans and sources of every dependency, against deny.toml; offline.
     Deny,
     /// Lines of code per crate, tests apart.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::build(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Deny => deny::run(),
         Verb::Loc => loc::run(),
     };

@@ -50,6 +50,11 @@ pub(crate) fn for_tests() -> anyhow::Result<()> {
     install(&lacking(&[DEMO, TEST, BENCH], PYTHON))
 }
 
+/// For the benchmarks.
+pub(crate) fn for_bench() -> anyhow::Result<()> {
+    install(&lacking(&[DEMO, TEST, BENCH], PYTHON))
+}
+
 /// Everything.
 pub(crate) fn everything() -> anyhow::Result<()> {
     let packages = lacking(&[DEMO, TEST, BENCH], PYTHON);

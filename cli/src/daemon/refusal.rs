@@ -125,15 +125,11 @@ impl Refusal {
     /// For the person.
     pub(crate) fn failure(&self) -> Failure {
         let mut details = self.faults.clone();
+        let mut what = self.message.clone();
         if let Some(agent) = &self.agent {
-            details.push(format!("the agent answered {}:", agent.status));
-            details.extend(
-                agent
-                    .body
-                    .lines()
-                    .take(MAX_LINES)
-                    .map(|line| format!("  {line}")),
-            );
+            // The daemon's own words are those of AWS and speak of a body; here its content is shown.
+            what = format!("the agent answered with status {}", agent.status);
+            details.extend(agent.body.lines().take(MAX_LINES).map(str::to_owned));
         }
         if !self.log.is_empty() {
             details.push("the agent's last log lines:".to_owned());
@@ -142,7 +138,7 @@ impl Refusal {
         if let Some(id) = self.request_id.as_ref().filter(|_| self.status >= 500) {
             details.push(format!("request id {id}"));
         }
-        let failure = Failure::new(self.exit(), self.message.clone()).details(details);
+        let failure = Failure::new(self.exit(), what).details(details);
         match self.hint() {
             Some(hint) => failure.advice(hint),
             None => failure,
@@ -249,9 +245,10 @@ mod tests {
         let read = refusal(424, &[("x-amzn-errortype", "RuntimeClientError")], body);
         assert_eq!(read.exit(), Exit::Failed);
         let failure = read.failure();
-        assert_eq!(failure.details.len(), 5, "{:?}", failure.details);
-        assert!(failure.details[1].contains("boom"));
-        assert!(failure.details[4].ends_with("ValueError: boom"));
+        assert_eq!(failure.what, "the agent answered with status 500");
+        assert_eq!(failure.details.len(), 4, "{:?}", failure.details);
+        assert!(failure.details[0].contains("boom"));
+        assert!(failure.details[3].ends_with("ValueError: boom"));
     }
 
     #[test]

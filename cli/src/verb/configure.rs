@@ -38,6 +38,7 @@ pub(super) fn run(desk: &Desk, args: &Configure) -> Result<(), Failure> {
         }
     })?;
     let file = draft.save()?;
+    let file = file.strip_prefix(".").unwrap_or(&file);
     if desk.screen.json {
         return desk
             .screen

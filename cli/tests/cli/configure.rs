@@ -64,7 +64,7 @@ fn every_flag_becomes_its_key() {
             "network": { "mode": "none" },
         })
     );
-    assert_eq!(done["file"], "./agentcore.toml");
+    assert_eq!(done["file"], "agentcore.toml");
 }
 
 #[test]

@@ -227,6 +227,29 @@ fn a_change_reloads_and_begins_a_new_session() {
 }
 
 #[test]
+fn its_own_log_in_the_folder_is_no_change() {
+    let fake = Fake::start();
+    fake.write("agentcore.toml", "name = \"shop\"\nentrypoint = \"a.py\"\n");
+    fake.write("a.py", "1");
+    let log = std::fs::File::create(fake.home().join("dev.log")).expect("made");
+    let mut child = fake
+        .command(&["dev", "--json", "-p", "0"])
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .expect("started");
+    Heard::from(child.stdout.take().expect("piped")).until("\n");
+    let versions = || fake.state().runtimes["shop_dev"].len();
+    fake.write("a.py", "22");
+    eventually("the change", || (versions() == 2).then_some(()));
+    // The note about it has been written by now; were that a change, the next version would follow within a second.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert_eq!(versions(), 2);
+    signal(&child, Signal::INT);
+    finished(child).exits(0);
+}
+
+#[test]
 fn a_taken_port_is_said() {
     let fake = Fake::start();
     fake.write("agentcore.toml", "name = \"shop\"\nentrypoint = \"a.py\"\n");

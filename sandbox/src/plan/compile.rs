@@ -46,7 +46,7 @@ fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOpti
 
 /// Compiles. Fails only if a path of the spec contains a null byte.
 pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
-    Ok(Plan {
+    let plan = Plan {
         ahead: ahead()?,
         order: vec![
             step("oom.score", OrderAct::OomScore(100)),
@@ -63,7 +63,14 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
         namespaces: namespaces(),
         maps: maps(spec.uid_base),
         child: child(spec)?,
-    })
+    };
+    #[cfg(feature = "fault-injection")]
+    let plan = {
+        let mut plan = plan;
+        super::ablate::plan(&mut plan);
+        plan
+    };
+    Ok(plan)
 }
 
 /// The part that does not depend on the session: taken before there is a stager.
@@ -77,7 +84,7 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
         name: name.to_owned(),
         to: to.to_owned(),
     };
-    Ok(vec![
+    let steps = vec![
         step(
             "rootfs.clone",
             AheadAct::CloneBase(vec![
@@ -118,7 +125,14 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
                 ],
             },
         ),
-    ])
+    ];
+    #[cfg(feature = "fault-injection")]
+    let steps = {
+        let mut steps = steps;
+        super::ablate::ahead(&mut steps);
+        steps
+    };
+    Ok(steps)
 }
 
 fn namespaces() -> Vec<Step<u64>> {
@@ -201,7 +215,7 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step(
             "stdio.own",
             ChildAct::OwnDescriptors {
-                null: c"/dev/null".to_owned(),
+                null: Some(c"/dev/null".to_owned()),
             },
         ),
         step("close_range", ChildAct::CloseRange { first: 6 }),
@@ -217,7 +231,7 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
             "exec",
             ChildAct::Exec {
                 argv: vec![c"agentcore-shim".to_owned()],
-                env: Vec::new(),
+                env: crate::faults::shim_environment(),
             },
         ),
     ]);

@@ -74,6 +74,8 @@ impl fmt::Display for AheadAct {
                 options(f, opts)?;
                 attrs(f, list)
             }
+            #[cfg(feature = "fault-injection")]
+            Self::BindHostDev(_) => f.write_str("the host's"),
         }
     }
 }
@@ -130,7 +132,16 @@ impl fmt::Display for ChildAct {
             }
             Self::Securebits(bits) => write!(f, "{bits:#x}"),
             Self::Umask(mask) => write!(f, "{mask:04o}"),
-            Self::OwnDescriptors { null } => write!(f, "{} 0 1 2, then 3 4 5", text(null)),
+            Self::OwnDescriptors { null: Some(null) } => {
+                write!(f, "{} 0 1 2, then 3 4 5", text(null))
+            }
+            Self::OwnDescriptors { null: None } => f.write_str("3 4 5"),
+            #[cfg(feature = "fault-injection")]
+            Self::BindHost { source, target } => {
+                write!(f, "{} on {}", text(source), text(target))
+            }
+            #[cfg(feature = "fault-injection")]
+            Self::Chroot => f.write_str("chroot"),
             Self::CloseRange { first } => write!(f, "from {first}"),
             Self::Seccomp(_) => f.write_str("filter"),
             Self::Exec { argv, env } => {

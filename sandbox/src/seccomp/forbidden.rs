@@ -1,6 +1,7 @@
 //! Calls that a session is told it may not make: always, or with some arguments.
 
 use super::{FilterError, Group, Refusal};
+use crate::faults;
 use libc::*;
 use seccompiler::SeccompCmpArgLen::Dword;
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
@@ -194,8 +195,15 @@ fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, FilterError> {
 
 /// Every refusal that depends on arguments.
 pub(super) fn refusals() -> Result<Vec<Refusal>, FilterError> {
+    let mut refusals = all()?;
+    refusals.retain(|refusal| !faults::is_off(refusal.name));
+    Ok(refusals)
+}
+
+fn all() -> Result<Vec<Refusal>, FilterError> {
     let mut refusals = vec![
         Refusal {
+            name: "refusal.clone",
             reason: "clone with a namespace flag",
             call: SYS_clone,
             rules: NAMESPACES
@@ -207,6 +215,7 @@ pub(super) fn refusals() -> Result<Vec<Refusal>, FilterError> {
                 .collect::<Result<_, _>>()?,
         },
         Refusal {
+            name: "refusal.ioctl",
             reason: "terminal injection and line disciplines",
             call: SYS_ioctl,
             rules: TERMINAL
@@ -215,6 +224,7 @@ pub(super) fn refusals() -> Result<Vec<Refusal>, FilterError> {
                 .collect::<Result<_, _>>()?,
         },
         Refusal {
+            name: "refusal.prctl",
             reason: "options that change what the kernel believes about the process",
             call: SYS_prctl,
             rules: PRCTL
@@ -223,21 +233,25 @@ pub(super) fn refusals() -> Result<Vec<Refusal>, FilterError> {
                 .collect::<Result<_, _>>()?,
         },
         Refusal {
+            name: "refusal.personality",
             reason: "other personalities weaken address space randomisation and memory protection",
             call: SYS_personality,
             rules: vec![rule(vec![when(0, Ne, 0)?, when(0, Ne, 0xFFFF_FFFFu32)?])?],
         },
         Refusal {
+            name: "refusal.socket",
             reason: "families and protocols without use here, each a kernel subsystem of its own (T11, T12)",
             call: SYS_socket,
             rules: sockets()?,
         },
         Refusal {
+            name: "refusal.socketpair",
             reason: "pairs of other families than UNIX",
             call: SYS_socketpair,
             rules: vec![rule(vec![when(0, Ne, AF_UNIX)?])?],
         },
         Refusal {
+            name: "refusal.mknodat",
             reason: "device nodes",
             call: SYS_mknodat,
             rules: nodes(2)?,
@@ -245,6 +259,7 @@ pub(super) fn refusals() -> Result<Vec<Refusal>, FilterError> {
     ];
     #[cfg(target_arch = "x86_64")]
     refusals.push(Refusal {
+        name: "refusal.mknod",
         reason: "device nodes",
         call: SYS_mknod,
         rules: nodes(1)?,

@@ -3,7 +3,7 @@
 //! System calls on things made before the clone; the first that fails is reported home as (errno, name) and the process
 //! ends. Everything it has done by then dies with it: its mount namespace, its tmpfs, its network.
 
-use super::{StepResult, make_fs, step, union};
+use super::{StepResult, make_fs, step};
 use crate::plan::{ChildAct, FsMount, Step};
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::exec::{CStringArray, execve_fd};
@@ -104,11 +104,14 @@ fn simple(act: &ChildAct, with: &Resources<'_>) -> io::Result<()> {
         ChildAct::Mount(_) => {}
         ChildAct::AttachDev(target) => attach(with.dev, with.base, target)?,
         ChildAct::AttachBundle(target) => attach(with.bundle, with.base, target)?,
+        #[cfg(feature = "fault-injection")]
+        ChildAct::BindHost { source, target } => bind_host(source, target, with.base)?,
+        #[cfg(feature = "fault-injection")]
+        ChildAct::Chroot => nix::unistd::chroot(".")?,
         ChildAct::PivotRoot => pivot_root(".", ".")?,
         // The old root lies on top of the new one: "." names the topmost mount there.
         ChildAct::DetachOldRoot => {
             umount2(".", MntFlags::MNT_DETACH)?;
-            chdir("/")?;
         }
         ChildAct::RequireEmpty(path) => require_empty(path)?,
         ChildAct::Hostname(name) => sethostname(std::ffi::OsStr::from_bytes(name.to_bytes()))?,
@@ -137,7 +140,7 @@ fn simple(act: &ChildAct, with: &Resources<'_>) -> io::Result<()> {
             umask(Mode::from_bits_truncate(*mask));
         }
         ChildAct::Chdir(path) => chdir(path.as_c_str())?,
-        ChildAct::OwnDescriptors { null } => own_descriptors(null, &with.descriptors)?,
+        ChildAct::OwnDescriptors { null } => own_descriptors(null.as_deref(), &with.descriptors)?,
         ChildAct::CloseRange { first } => close_range::cloexec_from(*first)?,
         ChildAct::Seccomp(program) => seccomp::install(program)?,
         ChildAct::Exec { argv, env } => {
@@ -178,7 +181,7 @@ fn attach(mount: BorrowedFd<'_>, root: BorrowedFd<'_>, target: &CStr) -> io::Res
 }
 
 fn mount_fs(name: &'static str, fs: &FsMount, root: BorrowedFd<'_>) -> StepResult<()> {
-    let mount = make_fs(name, &fs.fstype, &fs.options, union(&fs.attrs))?;
+    let mount = make_fs(name, &fs.fstype, &fs.options, &fs.attrs)?;
     step(name, || attach(mount.as_fd(), root, &fs.target))
 }
 
@@ -212,7 +215,20 @@ fn final_caps(keep: CapMask) -> io::Result<()> {
     }
 }
 
-fn own_descriptors(null: &CStr, shim: &[BorrowedFd<'_>; 3]) -> io::Result<()> {
+#[cfg(feature = "fault-injection")]
+fn bind_host(source: &CStr, target: &CStr, root: BorrowedFd<'_>) -> io::Result<()> {
+    let source = open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    attach(
+        mount::clone_whole_tree(source.as_fd())?.as_fd(),
+        root,
+        target,
+    )
+}
+
+fn own_descriptors(null: Option<&CStr>, shim: &[BorrowedFd<'_>; 3]) -> io::Result<()> {
+    let Some(null) = null else {
+        return standard_fds::place(3, shim);
+    };
     let null = open(null, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
     let null = null.as_fd();
     let [boot, listener, record] = *shim;

@@ -6,7 +6,6 @@
 
 use super::{StepResult, add_attrs, make_fs, step};
 use crate::plan::{Attr, DevNode, FsOption};
-use crate::sys::mount::MountAttrs;
 use nix::sys::stat::{Mode, SFlag, fchmodat, makedev, mkdirat, mknodat};
 use nix::unistd::symlinkat;
 use std::io;
@@ -18,7 +17,7 @@ pub(super) fn make(
     nodes: &[DevNode],
     attrs: &[Attr],
 ) -> StepResult<OwnedFd> {
-    let dev = make_fs(name, c"tmpfs", options, MountAttrs::default())?;
+    let dev = make_fs(name, c"tmpfs", options, &[])?;
     for node in nodes {
         step(name, || make_node(dev.as_fd(), node))?;
     }

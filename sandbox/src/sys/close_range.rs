@@ -25,6 +25,10 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
 /// For a fresh fork that goes on with `keep` alone and ends without returning into the code that it was forked from: what
 /// that code owned is closed here, and must be neither used nor dropped in this process.
 pub fn close_all_except(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    #[cfg(feature = "fault-injection")]
+    if crate::faults::is_off("close_range") {
+        return close_what_exec_would(keep);
+    }
     let mut keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     keep.retain(|fd| *fd >= 3);
     keep.sort_unstable();
@@ -42,5 +46,23 @@ pub fn close_all_except(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 fn close(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: whoever owned these descriptors does not run in this process any more (see the caller's contract).
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    Ok(())
+}
+
+/// With the measure left out: what was opened carelessly, without close-on-exec, stays open, and nothing else (locks of the
+/// daemon, above all).
+#[cfg(feature = "fault-injection")]
+fn close_what_exec_would(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let open: Vec<RawFd> = std::fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open {
+        // SAFETY: only asks for a flag, and fails on a number that is not open (the directory's own).
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        let kept = keep.iter().any(|keep| keep.as_raw_fd() == fd);
+        if fd >= 3 && !kept && flags != -1 && flags & libc::FD_CLOEXEC != 0 {
+            close(fd.cast_unsigned(), fd.cast_unsigned())?;
+        }
+    }
     Ok(())
 }

@@ -113,13 +113,26 @@ impl FsContext {
 
 /// A detached mount of the directory or file that `of` is open on; without what is mounted below it.
 pub fn clone_tree(of: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    clone_tree_with(of, 0)
+}
+
+/// The same with all that is mounted below it.
+#[cfg(feature = "fault-injection")]
+pub fn clone_whole_tree(of: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    clone_tree_with(of, libc::AT_RECURSIVE.cast_unsigned())
+}
+
+fn clone_tree_with(of: BorrowedFd<'_>, flags: libc::c_uint) -> io::Result<OwnedFd> {
     // SAFETY: the empty path is null-terminated.
     new_fd(unsafe {
         libc::syscall(
             libc::SYS_open_tree,
             of.as_raw_fd(),
             c"".as_ptr(),
-            libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.cast_unsigned(),
+            flags
+                | libc::OPEN_TREE_CLONE
+                | libc::OPEN_TREE_CLOEXEC
+                | libc::AT_EMPTY_PATH.cast_unsigned(),
         )
     })
 }

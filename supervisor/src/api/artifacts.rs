@@ -1,11 +1,12 @@
 //! `/v1/artifacts`: upload and list bundles.
 
+use super::params::Params;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond};
 use crate::broker::Broker;
 use axum::Json;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use proto::ids::ArtifactId;
@@ -34,7 +35,7 @@ pub async fn upload(
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Query(paging): Query<Paging>,
+    Params(paging): Params<Paging>,
 ) -> Response {
     let result =
         async { Ok(Json(broker.store.artifacts(paging.request()?).await?).into_response()) };

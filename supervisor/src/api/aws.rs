@@ -236,11 +236,22 @@ async fn invoke(
         version,
     };
     check_length(broker, &parts.headers)?;
-    let (handle, answer) = super::attempts::answer(broker, call, body).await?;
-    if !(200..300).contains(&answer.status) {
-        let error = invoke::agent_error(&handle, answer).await;
-        return Err(error);
-    }
+    let answered = match super::attempts::answer(broker, call, body).await {
+        Ok((handle, answer)) if !(200..300).contains(&answer.status) => {
+            Err(invoke::agent_error(&handle, answer).await)
+        }
+        Ok((_handle, answer)) => Ok(answer),
+        Err(error) => Err(error),
+    };
+    let answer = match answered {
+        Ok(answer) => answer,
+        // With the session's id: its log and its next invocation are what the caller wants now.
+        Err(error) => {
+            let mut response = error.aws(&request_id);
+            set_session(response.headers_mut(), &session);
+            return Ok(response);
+        }
+    };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::OK;
     for name in PASSED_OUT {
@@ -298,9 +309,16 @@ async fn stop(
 
 /// The caller's session id, if it gave one.
 pub fn session_id(headers: &HeaderMap) -> Result<Option<ClientSessionId>, ApiError> {
-    let Some(value) = headers.get(SESSION_ID) else {
+    let mut values = headers.get_all(SESSION_ID).iter();
+    let Some(value) = values.next() else {
         return Ok(None);
     };
+    if values.any(|other| other != value) {
+        return Err(ApiError::field(
+            "runtimeSessionId",
+            "is given more than once, each time another one",
+        ));
+    }
     let text = value
         .to_str()
         .map_err(|_| ApiError::field("runtimeSessionId", "must be visible ASCII"))?;

@@ -33,6 +33,9 @@ const PROTOCOL: &str = "agentcore-exec";
 /// Frames on their way to the client; more than a screenful of output waits in the pipes instead.
 const FRAME_QUEUE: usize = 16;
 
+/// How long a client may take to close after the last frame.
+const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Most bytes of an `exec` request.
 const MAX_REQUEST: usize = 60 * 1024;
 
@@ -87,12 +90,26 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         Unusable::Ending => ApiError::not_found("the session is ending"),
         Unusable::Failed(end) => ApiError::new(ErrorCode::AgentFailed, end.detail),
     })?;
-    let process = start(&work.link, &wanted).await?;
+    let process = match start(&work.link, &wanted).await {
+        Ok(process) => Ok(process),
+        Err(error) => Err(not_run(&error).ok_or(error)?),
+    };
     tokio::spawn(async move {
-        // A client that does not take the upgrade leaves a process without input: it is ended.
-        match on_upgrade.await {
-            Ok(upgraded) => serve(TokioIo::new(upgraded), process, work, &handle).await,
-            Err(_gone) => hang_up(&work.link, process.id).await,
+        match (process, on_upgrade.await) {
+            (Ok(process), Ok(upgraded)) => {
+                serve(TokioIo::new(upgraded), process, work, &handle).await;
+            }
+            // A client that does not take the upgrade leaves a process without input: it is ended.
+            (Ok(process), Err(_gone)) => hang_up(&work.link, process.id).await,
+            (Err(outcome), Ok(upgraded)) => {
+                let (from_client, to_client) = tokio::io::split(TokioIo::new(upgraded));
+                let (frames, queue) = mpsc::channel(1);
+                let writer = tokio::spawn(write_frames(to_client, queue));
+                tell_outcome(frames, &outcome).await;
+                let _ = writer.await;
+                until_closed(from_client).await;
+            }
+            (Err(_), Err(_gone)) => {}
         }
     });
     let mut response = Response::new(Body::empty());
@@ -112,6 +129,32 @@ struct Process {
     exited: oneshot::Receiver<ExitStatus>,
     input: Box<dyn AsyncWrite + Send + Unpin>,
     outputs: Vec<(ExecChannel, Box<dyn AsyncRead + Send + Unpin>)>,
+}
+
+/// A program that is not there or may not be executed is an outcome as a shell would tell it, not an error of the call.
+fn not_run(error: &ApiError) -> Option<ExecOutcome> {
+    let exit_code = match error.code {
+        ErrorCode::NotFound => 127,
+        ErrorCode::AccessDenied => 126,
+        _ => return None,
+    };
+    Some(ExecOutcome {
+        exit_code,
+        error: Some(error.message.clone()),
+    })
+}
+
+async fn tell_outcome(frames: mpsc::Sender<(ExecChannel, Vec<u8>)>, outcome: &ExecOutcome) {
+    let status = serde_json::to_vec(outcome).unwrap_or_default();
+    // A client that is gone has nobody to tell.
+    let _ = frames.send((ExecChannel::Status, status)).await;
+}
+
+/// Reads what a client still sends until it closes, for a moment: closing first, with its bytes unread, would reset the
+/// connection and could take the last frame with it.
+async fn until_closed(mut client: impl AsyncRead + Unpin) {
+    let mut sink = tokio::io::sink();
+    let _ = tokio::time::timeout(CLOSE_PATIENCE, tokio::io::copy(&mut client, &mut sink)).await;
 }
 
 /// The client of a process is gone: tell it as a terminal would, then as a service manager would.
@@ -207,11 +250,11 @@ where
         .into_iter()
         .map(|(channel, output)| tokio::spawn(pump(output, channel, frames.clone())))
         .collect();
-    let status = tokio::select! {
-        status = &mut exited => status,
+    let (status, client) = tokio::select! {
+        status = &mut exited => (status, Some(reader)),
         Hangup::Gone = gone(&mut reader) => {
             hang_up(&work.link, id).await;
-            exited.await
+            (exited.await, None)
         }
     };
     let outcome = match status {
@@ -234,11 +277,16 @@ where
     for pump in pumps {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;
     }
-    let status = serde_json::to_vec(&outcome).unwrap_or_default();
-    let _ = frames.send((ExecChannel::Status, status)).await;
-    drop(frames);
-    reader.abort();
+    tell_outcome(frames, &outcome).await;
     let _ = writer.await;
+    // See `until_closed`: the client closes when it has the status.
+    if let Some(mut reader) = client
+        && tokio::time::timeout(CLOSE_PATIENCE, &mut reader)
+            .await
+            .is_err()
+    {
+        reader.abort();
+    }
 }
 
 /// Waits for the client's half to end; a reader that panicked counts as a client that is gone.

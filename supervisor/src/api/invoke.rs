@@ -12,7 +12,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
@@ -20,7 +20,8 @@ use proto::shim::Invoke;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -127,10 +128,15 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let max_body = broker.config().limits.max_body.0;
-    let limited = Limited::new(body, usize::try_from(max_body).unwrap_or(usize::MAX));
-    if let Some(size) = limited.size_hint().exact().filter(|size| *size > max_body) {
+    if let Some(size) = body.size_hint().exact().filter(|size| *size > max_body) {
         return Err(too_large(size, max_body));
     }
+    let over = Arc::new(AtomicBool::new(false));
+    let limited = Bounded {
+        inner: body,
+        left: max_body,
+        over: Arc::clone(&over),
+    };
     let content_length = limited.size_hint().exact();
     let body = exchange::take_small(limited).await.map_err(|error| {
         ApiError::new(
@@ -154,6 +160,10 @@ where
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
+        // Its length was not announced: the agent has seen the beginning, and then an abort.
+        Ok(Err(_aborted)) if over.load(Ordering::Relaxed) => {
+            return Err(too_large(max_body + 1, max_body));
+        }
         Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => {
@@ -210,8 +220,63 @@ const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 pub fn too_large(size: u64, max: u64) -> ApiError {
     ApiError::new(
         ErrorCode::PayloadTooLarge,
-        format!("the body has {size} bytes; at most {max} are taken (limits.max_body_bytes)"),
+        format!("the body has {size} bytes or more; at most {max} are taken (limits.max_body)"),
     )
+}
+
+/// A request body that may not exceed its bound, and says that it did.
+struct Bounded<B> {
+    inner: B,
+    left: u64,
+    over: Arc<AtomicBool>,
+}
+
+/// Why a request body broke off.
+#[derive(Debug, thiserror::Error)]
+enum RequestBroken<E: std::error::Error> {
+    #[error("it is over its limit")]
+    TooLarge,
+    #[error(transparent)]
+    Client(E),
+}
+
+impl<B> HttpBody for Bounded<B>
+where
+    B: HttpBody<Data = Bytes> + Unpin,
+    B::Error: std::error::Error,
+{
+    type Data = Bytes;
+    type Error = RequestBroken<B::Error>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_err(RequestBroken::Client)?;
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        match self
+            .left
+            .checked_sub(u64::try_from(size).unwrap_or(u64::MAX))
+        {
+            Some(left) => self.left = left,
+            None => {
+                self.over.store(true, Ordering::Relaxed);
+                return Poll::Ready(Some(Err(RequestBroken::TooLarge)));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 fn start_failure(end: &End) -> ApiError {

@@ -9,8 +9,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -59,6 +60,7 @@ struct Server {
 }
 
 async fn accept_unix(mut server: Server, listener: UnixListener) {
+    let users = Users::default();
     let mut connections = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
@@ -74,17 +76,64 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
                 let Ok(credentials) = stream.peer_cred() else {
                     continue;
                 };
+                let Some(user) = users.enter(credentials.uid(), &server.broker) else {
+                    continue;
+                };
                 let peer = Peer::Unix {
                     uid: credentials.uid(),
                     gid: credentials.gid(),
                 };
-                connections.spawn(server.clone().connection(stream, peer, place));
+                let served = server.clone().connection(stream, peer, place);
+                connections.spawn(async move {
+                    served.await;
+                    drop(user);
+                });
             }
             Err(error) => pause(&error).await,
         }
         while connections.try_join_next().is_some() {}
     }
     while connections.join_next().await.is_some() {}
+}
+
+/// Open connections of each local user, so that one of them cannot take all places.
+#[derive(Debug, Clone, Default)]
+struct Users(Arc<Mutex<HashMap<u32, u32>>>);
+
+/// One connection of a user; dropping it counts it off.
+#[derive(Debug)]
+struct UserPlace {
+    users: Users,
+    uid: u32,
+}
+
+impl Users {
+    /// A place for one more connection of `uid`; `None` closes it. Root is not bounded.
+    fn enter(&self, uid: u32, broker: &Broker) -> Option<UserPlace> {
+        let most = broker.config().limits.max_connections_per_user;
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(uid).or_default();
+        if *count >= most && uid != 0 {
+            return None;
+        }
+        *count += 1;
+        Some(UserPlace {
+            users: self.clone(),
+            uid,
+        })
+    }
+}
+
+impl Drop for UserPlace {
+    fn drop(&mut self) {
+        let mut counts = self.users.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.uid);
+            }
+        }
+    }
 }
 
 async fn accept_tcp(mut server: Server, listener: TcpListener) {

@@ -104,18 +104,17 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
 
 /// The only runtime, else the configured one, else a conflict that lists the names.
 fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
-    let configured = broker.config().default_runtime.clone();
-    if let Some(name) = configured {
-        return broker.catalogue.by_name(&name).ok_or_else(|| {
-            ApiError::not_found(format!("default_runtime `{name}` is not deployed"))
-        });
-    }
     let mut all = broker.catalogue.all();
     match all.len() {
         1 => Ok(all.remove(0)),
         0 => Err(ApiError::not_found(
             "no runtime is deployed; `agentcore launch` deploys one",
         )),
+        _ if broker.config().default_runtime.is_some() => {
+            let name = broker.config().default_runtime.clone();
+            name.and_then(|name| broker.catalogue.by_name(&name))
+                .ok_or_else(|| ApiError::not_found("default_runtime is not deployed"))
+        }
         _ => {
             let names: Vec<&str> = all.iter().map(|version| version.name.as_str()).collect();
             Err(ApiError::new(

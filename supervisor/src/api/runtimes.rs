@@ -1,12 +1,13 @@
 //! `/v1/runtimes`: deploy, list, inspect, delete.
 
+use super::params::Params;
 use super::reply::ApiError;
 use super::router::RequestId;
 use crate::broker::Broker;
 use crate::store::PageRequest;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, Request, State};
+use axum::extract::{Extension, Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use proto::api::{EndReason, PutRuntime};
@@ -47,9 +48,22 @@ pub async fn json_body<T: DeserializeOwned>(broker: &Broker, body: Body) -> Resu
                 format!("a control request has at most {max} bytes"),
             )
         })?;
-    serde_json::from_slice(&bytes).map_err(|error| {
-        ApiError::field("body", format!("is not what this operation takes: {error}"))
-    })
+    let mut reader = serde_json::Deserializer::from_slice(&bytes);
+    let typed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        // The whole body has no path.
+        let name = if path == "." { "body" } else { &path };
+        ApiError::field(name, format!("is not what is expected: {}", error.inner()))
+    })?;
+    reader
+        .end()
+        .map_err(|error| ApiError::field("body", format!("goes on after its end: {error}")))?;
+    Ok(typed)
+}
+
+/// The name in a query.
+pub fn runtime_param(text: &str) -> Result<RuntimeName, ApiError> {
+    RuntimeName::parse(text).map_err(|error| ApiError::field("runtime", error.to_string()))
 }
 
 /// The name in a path.
@@ -88,7 +102,7 @@ pub async fn put(
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Query(paging): Query<Paging>,
+    Params(paging): Params<Paging>,
 ) -> Response {
     let result = async {
         let mut page = broker.store.runtimes(paging.request()?).await?;
@@ -140,7 +154,7 @@ pub async fn versions(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
-    Query(paging): Query<Paging>,
+    Params(paging): Params<Paging>,
 ) -> Response {
     let result = async {
         let page = broker

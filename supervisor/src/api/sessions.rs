@@ -1,15 +1,16 @@
 //! `/v1/sessions`: list, inspect, stop, logs.
 
+use super::params::Params;
 use super::reply::ApiError;
 use super::router::RequestId;
-use super::runtimes::{Paging, respond, runtime_name};
+use super::runtimes::{Paging, respond, runtime_param};
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
 use crate::session::log;
 use crate::store::SessionFilter;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Query, State};
+use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -97,13 +98,13 @@ pub fn runtime_of(query: &str) -> Result<Option<RuntimeName>, ApiError> {
     query
         .split('&')
         .find_map(|pair| pair.strip_prefix("runtime="))
-        .map(runtime_name)
+        .map(runtime_param)
         .transpose()
 }
 
 /// A session, live or over, as the API shows it.
 async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Session, ApiError> {
-    let runtime = runtime.map(runtime_name).transpose()?;
+    let runtime = runtime.map(runtime_param).transpose()?;
     match live(broker, id, runtime.as_ref()) {
         Ok(handle) => {
             let row = broker.store.session(&handle.id).await;
@@ -170,8 +171,8 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Query(paging): Query<Paging>,
-    Query(filter): Query<Filter>,
+    Params(paging): Params<Paging>,
+    Params(filter): Params<Filter>,
 ) -> Response {
     let result = async {
         let phase: Option<Phase> = filter
@@ -183,7 +184,7 @@ pub async fn list(
             .transpose()?;
         let over = phase.map(|phase| matches!(phase, Phase::Ended | Phase::Failed));
         let wanted = SessionFilter {
-            runtime: filter.runtime.as_deref().map(runtime_name).transpose()?,
+            runtime: filter.runtime.as_deref().map(runtime_param).transpose()?,
             over,
             ..SessionFilter::default()
         };
@@ -213,7 +214,7 @@ pub async fn show(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Query(filter): Query<Filter>,
+    Params(filter): Params<Filter>,
 ) -> Response {
     let result = async {
         Ok(Json(find(&broker, &session, filter.runtime.as_deref()).await?).into_response())
@@ -226,10 +227,10 @@ pub async fn stop(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Query(query): Query<Stop>,
+    Params(query): Params<Stop>,
 ) -> Response {
     let result = async {
-        let runtime = query.runtime.as_deref().map(runtime_name).transpose()?;
+        let runtime = query.runtime.as_deref().map(runtime_param).transpose()?;
         let handle = live(&broker, &session, runtime.as_ref())?;
         handle.stop(EndReason::Stopped).await;
         handle.ending().await;
@@ -252,7 +253,7 @@ pub async fn logs(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Query(query): Query<Logs>,
+    Params(query): Params<Logs>,
     headers: HeaderMap,
 ) -> Response {
     let result = async {

@@ -22,8 +22,8 @@ const DEV_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 /// Longest path of a Unix socket (`sun_path`, unix(7)), its NUL apart.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// Room that sessions' socket names need below the runtime directory: instance, session id and file name.
-const SESSION_SOCKET_ROOM: usize = 64;
+/// What the launcher puts below the runtime directory: `/sessions/`, a session's name of at most 26 bytes, `.sock`.
+const SESSION_SOCKET_ROOM: usize = "/sessions/".len() + 26 + ".sock".len();
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -381,6 +381,7 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            prepared_launches: self.within("limits.prepared_launches", 6, 0..=super::MAX_PREPARED),
             max_body: self.within(
                 "limits.max_body",
                 MemoryBytes(100_000_000),
@@ -397,12 +398,7 @@ impl Resolver<'_> {
                 MemoryBytes(8 << 10)..=MemoryBytes::mib(1),
             ),
             max_headers: self.within("limits.max_headers", 100, 16..=1000),
-            head_timeout: self.duration("limits.head_timeout", 10 * second, second..=600 * second),
-            keep_alive_timeout: self.duration(
-                "limits.keep_alive_timeout",
-                60 * second,
-                second..=3600 * second,
-            ),
+            head_timeout: self.duration("limits.head_timeout", 30 * second, second..=600 * second),
             max_connections: self.within("limits.max_connections", 4096, 1..=1_000_000),
             max_connections_per_user: self.within(
                 "limits.max_connections_per_user",
@@ -424,6 +420,12 @@ impl Resolver<'_> {
                 MemoryBytes::mib(1),
                 MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
             ),
+            session_read_rate: Some(self.within(
+                "limits.session_read_rate",
+                MemoryBytes(0),
+                MemoryBytes(0)..=MemoryBytes::mib(1 << 20),
+            ))
+            .filter(|rate| rate.0 > 0),
             orphan_timeout: self.duration(
                 "limits.orphan_timeout",
                 3600 * second,

@@ -288,8 +288,8 @@ fn contradictions_between_keys_are_faults() {
             "holds \"http://a.example\"",
         ),
         (
-            "runtime_dir = '/very/long/directory/name/that/leaves/no/room'",
-            "at most 43 bytes long",
+            "runtime_dir = '/a/very/long/directory/name/that/leaves/no/room/for/the/sockets/below'",
+            "at most 66 bytes long",
         ),
         ("state_dir = '/a/../b'", "without `.` and `..`"),
         ("broker_user = 'root'", "must not be root"),

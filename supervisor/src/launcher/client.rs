@@ -187,6 +187,11 @@ impl LauncherClient {
         let _ = self.gone.clone().wait_for(|gone| *gone).await;
     }
 
+    /// Tells the launcher that the broker ends in order.
+    pub async fn retire(&self) -> Result<(), OrderFault> {
+        self.done(Order::Retire).await
+    }
+
     async fn done(&self, order: Order) -> Result<(), OrderFault> {
         match self.order(order, &[]).await? {
             (Reply::Done, _) => Ok(()),

@@ -4,7 +4,7 @@ use super::message::Limits;
 use super::setup::LauncherSetup;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
-use sandbox::cgroup::CgroupRoot;
+use sandbox::cgroup::{CgroupRoot, IoLimits};
 use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step};
 use sandbox::stager::Host;
 use std::fs::File;
@@ -58,6 +58,8 @@ pub(super) struct Ground {
     pub(super) uid_block: Range<u32>,
     /// Largest limits.
     pub(super) ceilings: Limits,
+    /// What every session may do on the base's disk.
+    pub(super) io: Option<IoLimits>,
     /// Most parked stagers.
     pub(super) max_prepared: usize,
 }
@@ -103,6 +105,7 @@ impl Ground {
             broker: (setup.broker_uid, setup.broker_gid),
             uid_block: setup.uid_block.clone(),
             ceilings: setup.ceilings,
+            io: io_limits(setup)?,
             max_prepared: setup.max_prepared,
         })
     }
@@ -119,6 +122,22 @@ impl Ground {
             filters: self.filters.clone(),
         })
     }
+}
+
+/// Sessions have no writable disk: what they can do to one is read the base and their bundle, which are on one file system.
+fn io_limits(setup: &LauncherSetup) -> Result<Option<IoLimits>, GroundError> {
+    let Some(read_bps) = setup.session_read_bps else {
+        return Ok(None);
+    };
+    let base = open_directory(&setup.base_root)?;
+    let device = status(&base, &setup.base_root)?.st_dev;
+    let device = sandbox::host::whole_disk(device)
+        .map_err(|error| GroundError::new("find the disk of", &setup.base_root, error))?;
+    Ok(Some(IoLimits {
+        device,
+        read_bps: Some(read_bps),
+        ..IoLimits::default()
+    }))
 }
 
 fn cgroup_io(error: sandbox::cgroup::CgroupError) -> io::Error {

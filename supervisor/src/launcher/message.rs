@@ -49,6 +49,10 @@ pub enum Order {
     },
     /// What this host offers. Safe: reads only.
     Probe,
+    /// The broker is about to end in order: when it is gone, leave nothing of this instance behind that no session needs.
+    /// Without it (a broker that was killed) the instance's own cgroup stays for the next daemon, which may be starting
+    /// already. Safe: removes our own cgroup, and only if it is empty.
+    Retire,
 }
 
 /// What a session is made of, as far as privilege is concerned.

@@ -70,6 +70,8 @@ pub(super) struct Launcher {
     outbox: VecDeque<Packet>,
     /// What the link is watched for.
     link_events: EpollFlags,
+    /// The broker has said that it ends in order.
+    retiring: bool,
 }
 
 impl Launcher {
@@ -98,6 +100,7 @@ impl Launcher {
             early_ends: HashMap::new(),
             outbox: VecDeque::new(),
             link_events: EpollFlags::EPOLLIN,
+            retiring: false,
         };
         launcher.find_foreign()?;
         Ok(launcher)
@@ -135,6 +138,7 @@ impl Launcher {
                     LINK => {
                         if !self.link_event(event.events())? {
                             self.give_up_parked();
+                            self.retire();
                             return Ok(());
                         }
                     }

@@ -38,6 +38,8 @@ pub struct LauncherSetup {
     pub cgroup_parent: Option<String>,
     /// No session gets more than this.
     pub ceilings: Limits,
+    /// Bytes per second that each session may read from the disk that the base is on.
+    pub session_read_bps: Option<u64>,
     /// Most stagers parked at once.
     pub max_prepared: usize,
 }
@@ -50,6 +52,23 @@ pub struct LauncherHandle {
     /// Its process, a child of the caller.
     pub pid: i32,
 }
+
+/// Waits until a launcher has ended, which it does when its link is closed; at most a few seconds, since a launcher that
+/// cannot end must not keep its broker from ending.
+pub fn wait_for_end(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    let deadline = std::time::Instant::now() + END_PATIENCE;
+    // Polled: the caller is `main` at its very end, single-threaded again and without a loop to wait in.
+    while let Ok(nix::sys::wait::WaitStatus::StillAlive) =
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+        && std::time::Instant::now() < deadline
+    {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+/// See [`wait_for_end`].
+const END_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Why there is no launcher.
 #[derive(Debug, thiserror::Error)]

@@ -88,8 +88,9 @@ where
 {
     request.id = InvocationId(link.next_id());
     let id = request.id;
-    let (ours, theirs) = UnixStream::pair().map_err(|_| CallError::LinkClosed)?;
-    let theirs = theirs.into_std().map_err(|_| CallError::LinkClosed)?;
+    let no_stream = |error: io::Error| CallError::NoStream(error.to_string());
+    let (ours, theirs) = UnixStream::pair().map_err(no_stream)?;
+    let theirs = theirs.into_std().map_err(no_stream)?;
     let (reader, mut writer) = ours.into_split();
     let mut cancel = CancelOnDrop {
         link: Arc::clone(link),
@@ -104,17 +105,15 @@ where
             if writer.write_all(&bytes).await.is_err() {
                 return Err(CallError::LinkClosed);
             }
-            let (head, end) = link
-                .invoke(&request, theirs.as_fd(), Some(length(&bytes)))
-                .await?;
-            // Not earlier: an end of file before `body.end` is on the link would be an abort.
+            // Its length is declared, which is its end: no `body.end` is needed.
+            let (head, end) = link.invoke(&request, theirs.as_fd()).await?;
             drop(writer);
             drop(theirs);
             Ok(assemble(head, reader, end, cancel))
         }
         RequestBody::Stream(body) => {
             let pump = tokio::spawn(send_body(Arc::clone(link), id, body, writer));
-            let answered = link.invoke(&request, theirs.as_fd(), None).await;
+            let answered = link.invoke(&request, theirs.as_fd()).await;
             drop(theirs);
             match answered {
                 Ok((head, end)) => Ok(assemble(head, reader, end, cancel)),

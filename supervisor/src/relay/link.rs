@@ -82,6 +82,9 @@ pub enum CallError {
     /// The answer's type does not fit.
     #[error("the shim's answer does not fit the protocol: {0}")]
     Shape(String),
+    /// No stream could be made for it: the broker is out of descriptors.
+    #[error("the daemon has no descriptor left for this: {0}")]
+    NoStream(String),
     /// The order could not be sent.
     #[error("the order does not fit a packet ({0} bytes)")]
     TooLarge(usize),
@@ -95,6 +98,7 @@ impl CallError {
             Self::Remote(error) => ErrorCode::from_rpc(error.code),
             Self::LinkClosed => ErrorCode::AgentClosed,
             Self::Shape(_) => ErrorCode::Internal,
+            Self::NoStream(_) => ErrorCode::Throttled,
             Self::TooLarge(_) => ErrorCode::Validation,
         }
     }
@@ -155,25 +159,15 @@ impl Link {
     }
 
     /// Orders an invocation; the result is the agent's response head, the receiver tells the length of its body once
-    /// the shim has sent all of it. `whole`: the request body is in the stream already and has this many bytes.
+    /// the shim has sent all of it.
     pub async fn invoke(
         &self,
         invoke: &Invoke,
         stream: BorrowedFd<'_>,
-        whole: Option<u64>,
     ) -> Result<(InvokeHead, oneshot::Receiver<u64>), CallError> {
         let (end, receiver) = oneshot::channel();
         self.waiting().bodies.insert(invoke.id, end);
-        let body_end = whole.map(|bytes| {
-            jsonrpc::notification(
-                "body.end",
-                &BodyEnd {
-                    id: invoke.id,
-                    bytes,
-                },
-            )
-        });
-        let head = self.call_then("invoke", invoke, &[stream], body_end).await;
+        let head = self.call("invoke", invoke, &[stream]).await;
         if head.is_err() {
             self.forget(invoke.id);
         }
@@ -247,17 +241,6 @@ impl Link {
         params: &P,
         fds: &[BorrowedFd<'_>],
     ) -> Result<R, CallError> {
-        self.call_then(method, params, fds, None).await
-    }
-
-    /// A call, and a notification that must come right after it.
-    async fn call_then<P: Serialize, R: DeserializeOwned>(
-        &self,
-        method: &str,
-        params: &P,
-        fds: &[BorrowedFd<'_>],
-        then: Option<Vec<u8>>,
-    ) -> Result<R, CallError> {
         let id = self.next_id();
         let packet = jsonrpc::request(id, method, params);
         if packet.len() > MAX_PACKET {
@@ -275,9 +258,6 @@ impl Link {
         let _entry = CallEntry { link: self, id };
         if self.socket.send(&packet, fds).await.is_err() {
             return Err(CallError::LinkClosed);
-        }
-        if let Some(packet) = then {
-            self.send_quietly(&packet, &[]).await;
         }
         match receiver.await {
             Ok(Ok(raw)) => {

@@ -212,9 +212,7 @@ impl Driver {
                     if let Some(health) = attached.health {
                         self.health(health);
                     }
-                    if let Some(exited) = attached.exited {
-                        self.agent_exited(exited).await;
-                    }
+                    // That the agent has ended already is said again on the link, after its last words.
                 }
                 Err(fault) => {
                     self.notes.fault = Some(fault);

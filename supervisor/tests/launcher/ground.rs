@@ -74,6 +74,7 @@ impl Ground {
                 memory_bytes: 1 << 30,
                 ..LIMITS
             },
+            session_read_bps: None,
             max_prepared: 2,
         };
         Self { dir, setup }

@@ -100,23 +100,6 @@ impl Decoder {
         matches!(self, Self::UntilClose)
     }
 
-    /// How many more bytes are surely plain body, without any framing between: what may be spliced.
-    #[must_use]
-    pub fn plain_ahead(&self) -> u64 {
-        match self {
-            Self::Length(left) => *left,
-            Self::Chunked(_) => 0,
-            Self::UntilClose => u64::MAX,
-        }
-    }
-
-    /// Says that `n` bytes of [`Self::plain_ahead`] went past the decoder.
-    pub fn passed(&mut self, n: u64) {
-        if let Self::Length(left) = self {
-            *left = left.saturating_sub(n);
-        }
-    }
-
     /// Takes the next bytes. The body's bytes are moved together inside `buffer`, so that one write takes them all.
     pub fn decode(&mut self, buffer: &mut [u8]) -> Result<Decoded, BodyError> {
         match self {

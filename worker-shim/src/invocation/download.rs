@@ -2,7 +2,7 @@
 
 use super::body::{BodyError, Decoder};
 use super::head::{self, Framing, Head, HeadError};
-use super::{DOUBT, Download, Exchange, Failure, Io, Upload};
+use super::{DOUBT, Download, Exchange, Failure, Io, PIECE, Upload};
 use crate::link::Link;
 use crate::socket::{Read, Written};
 use nix::errno::Errno;
@@ -45,7 +45,7 @@ impl Exchange {
         if !self.agent.socket.is_readable() {
             return Ok(moved);
         }
-        match self.agent.socket.read(io.scratch) {
+        match self.agent.socket.read(&mut io.scratch[..PIECE]) {
             Read::Data(n) => self.received(n, io)?,
             Read::Blocked => return Ok(moved),
             Read::End => self.ended(io, now)?,
@@ -57,7 +57,10 @@ impl Exchange {
     /// `n` bytes of the agent are in the scratch buffer.
     fn received(&mut self, n: usize, io: &mut Io<'_>) -> Result<(), Failure> {
         let Download::Head { bytes, interim } = &mut self.download else {
-            return self.pass_on(&mut io.scratch[..n], io.link);
+            if self.pass_on(&mut io.scratch[..n])? {
+                self.complete(io.link);
+            }
+            return Ok(());
         };
         let searched = bytes.len();
         let mut carried = std::mem::take(bytes);
@@ -90,12 +93,17 @@ impl Exchange {
                 return Err(Failure::new(ErrorCode::AgentProtocol, text));
             }
         };
+        self.begin_body(&head);
+        // The bytes first: whoever is woken by the answer finds them in the stream.
+        let complete = self.pass_on(&mut bytes[start..])?;
         self.answer(head, io.link);
-        self.pass_on(&mut bytes[start..], io.link)
+        if complete {
+            self.complete(io.link);
+        }
+        Ok(())
     }
 
-    /// The final head: the broker's request is answered.
-    fn answer(&mut self, head: Head, link: &mut Link) {
+    fn begin_body(&mut self, head: &Head) {
         self.keep_alive = head.keep_alive;
         self.download = Download::Body(Decoder::new(head.framing));
         if self.upload == Upload::Held {
@@ -106,6 +114,10 @@ impl Exchange {
                 Upload::Told
             };
         }
+    }
+
+    /// The final head: the broker's request is answered.
+    fn answer(&mut self, head: Head, link: &mut Link) {
         if let Some(rpc) = self.rpc.take() {
             link.answer(
                 rpc,
@@ -118,20 +130,17 @@ impl Exchange {
         }
     }
 
-    /// Decodes a piece of the body and gives it to the broker.
-    fn pass_on(&mut self, bytes: &mut [u8], link: &mut Link) -> Result<(), Failure> {
+    /// Decodes a piece of the body and gives it to the broker; whether the body is complete.
+    fn pass_on(&mut self, bytes: &mut [u8]) -> Result<bool, Failure> {
         let Download::Body(decoder) = &mut self.download else {
-            return Ok(());
+            return Ok(false);
         };
         let decoded = decoder.decode(bytes)?;
         let complete = decoder.is_complete();
+        // Bytes after the answer's end: nobody asked for them, and the connection cannot be trusted with another.
+        self.keep_alive &= !complete || decoded.consumed == bytes.len();
         self.give(&bytes[decoded.data])?;
-        if complete {
-            // Bytes after the answer's end: nobody asked for them, and the connection cannot be trusted with another.
-            self.keep_alive &= decoded.consumed == bytes.len();
-            self.complete(link);
-        }
-        Ok(())
+        Ok(complete)
     }
 
     fn give(&mut self, data: &[u8]) -> Result<(), Failure> {
@@ -158,8 +167,9 @@ impl Exchange {
             }
             moved = true;
         }
-        if self.back_at == self.back.len() {
-            self.back.clear();
+        if self.back_at > 0 && self.back_at == self.back.len() {
+            // A stream may stay open for hours; what one slow moment needed is not kept for it.
+            self.back = Vec::new();
             self.back_at = 0;
         }
         Ok(moved)
@@ -183,12 +193,14 @@ impl Exchange {
                 Ok(())
             }
             Download::Head { .. } if self.may_say_again() => self.say_again(io),
-            Download::Head { bytes, .. } if bytes.is_empty() => Err(Failure::new(
-                ErrorCode::AgentClosed,
+            Download::Head { bytes, .. } if bytes.is_empty() => Err(Failure::closed(
                 "the agent closed the connection without an answer",
             )),
-            _ => Err(Failure::new(
-                ErrorCode::AgentClosed,
+            Download::Head { .. }
+            | Download::Body(_)
+            | Download::Doubtful { .. }
+            | Download::Complete { .. }
+            | Download::Lingering { .. } => Err(Failure::closed(
                 "the agent closed the connection in the middle of its answer",
             )),
         }
@@ -202,9 +214,7 @@ impl Exchange {
         if self.may_say_again() {
             return self.say_again(io);
         }
-        Err(Failure::new(
-            ErrorCode::AgentClosed,
-            format!("the agent's connection broke: {}", error.desc()),
-        ))
+        let text = format!("the agent's connection broke: {}", error.desc());
+        Err(Failure::closed(&text))
     }
 }

@@ -193,6 +193,7 @@ pub fn is_hop_by_hop(lower_name: &str) -> bool {
         "connection"
             | "content-length"
             | "keep-alive"
+            | "proxy-authenticate"
             | "proxy-connection"
             | "te"
             | "trailer"

@@ -8,7 +8,7 @@ use crate::socket::Socket;
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use proto::shim::{BodyEnd, Cancel, Invoke};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -18,6 +18,8 @@ struct Entry {
     agent: u64,
     /// It is in `runnable`.
     queued: bool,
+    /// Its place in `timers`.
+    timer: Option<Instant>,
 }
 
 /// See the module.
@@ -29,7 +31,7 @@ pub(crate) struct Invocations {
     by_agent: BTreeMap<u64, u64>,
     /// Exchanges that used their turn up, each once: bounded by `most`.
     runnable: VecDeque<u64>,
-    timers: Vec<(Instant, u64)>,
+    timers: BTreeSet<(Instant, u64)>,
     wants_drain: bool,
 }
 
@@ -42,7 +44,7 @@ impl Invocations {
             by_id: BTreeMap::new(),
             by_agent: BTreeMap::new(),
             runnable: VecDeque::new(),
-            timers: Vec::new(),
+            timers: BTreeSet::new(),
             wants_drain: false,
         }
     }
@@ -79,11 +81,12 @@ impl Invocations {
         self.next_serial += 1;
         let agent = connection.serial;
         let stream = Socket::new(stream);
-        let exchange = Exchange::new(invoke.id, serial, rpc, stream, request, connection);
+        let exchange = Exchange::new(invoke.id, serial, rpc, stream, request, connection, now);
         let entry = Entry {
             exchange,
             agent,
             queued: false,
+            timer: None,
         };
         self.entries.insert(serial, entry);
         self.by_id.insert(invoke.id, serial);
@@ -144,11 +147,11 @@ impl Invocations {
         }
     }
 
-    /// Ends all of them: their broker is gone.
-    pub(crate) fn cancel_all(&mut self, link: &mut Link) {
+    /// Ends all of them.
+    pub(crate) fn fail_all(&mut self, failure: &Failure, link: &mut Link) {
         let all: Vec<u64> = self.entries.keys().copied().collect();
         for serial in all {
-            self.fail(serial, Failure::cancelled("the daemon is gone"), link);
+            self.fail(serial, failure.clone(), link);
         }
     }
 
@@ -179,12 +182,15 @@ impl Invocations {
     /// Gives a turn to everyone who has more to do; whether someone still has.
     pub(crate) fn run(&mut self, io: &mut Io<'_>, now: Instant) -> bool {
         let mut due = Vec::new();
-        self.timers.retain(|&(at, serial)| {
-            if at <= now {
+        while let Some((at, serial)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            if let Some(entry) = self.entries.get_mut(&serial) {
+                entry.timer = None;
                 due.push(serial);
             }
-            at > now
-        });
+        }
         for serial in std::mem::take(&mut self.runnable) {
             if let Some(entry) = self.entries.get_mut(&serial) {
                 entry.queued = false;
@@ -199,7 +205,7 @@ impl Invocations {
 
     /// When to call [`Self::run`] next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.iter().map(|(at, _)| *at).min()
+        self.timers.first().map(|(at, _)| *at)
     }
 
     fn turn(&mut self, serial: u64, io: &mut Io<'_>, now: Instant) {
@@ -222,8 +228,10 @@ impl Invocations {
             }
             Ok(Turn::DrainLink) => self.wants_drain = true,
             Ok(Turn::Until(at)) => {
-                self.timers.retain(|&(_, timed)| timed != serial);
-                self.timers.push((at, serial));
+                if let Some(before) = entry.timer.replace(at) {
+                    self.timers.remove(&(before, serial));
+                }
+                self.timers.insert((at, serial));
             }
             Ok(Turn::Over) => {
                 if let Some(exchange) = self.remove(serial) {
@@ -255,7 +263,9 @@ impl Invocations {
         let entry = self.entries.remove(&serial)?;
         self.by_agent.remove(&entry.agent);
         self.by_id.remove(&entry.exchange.id);
-        self.timers.retain(|&(_, timed)| timed != serial);
+        if let Some(at) = entry.timer {
+            self.timers.remove(&(at, serial));
+        }
         Some(entry.exchange)
     }
 }

@@ -1,7 +1,7 @@
 //! The request's direction: broker's stream ▸ agent's connection.
 
 use super::request::RequestFraming;
-use super::{Download, Exchange, Failure, Io, Upload};
+use super::{Download, Exchange, Failure, Io, PIECE, Upload};
 use crate::socket::{Read, Written};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
@@ -46,14 +46,13 @@ impl Exchange {
         if !self.stream.is_readable() {
             return Ok(false);
         }
-        let room = io.scratch.len() - CHUNK_FRONT - CHUNK_BACK;
         let wanted = match self.framing {
             RequestFraming::Length(length) => {
                 usize::try_from(length - self.taken).unwrap_or(usize::MAX)
             }
             RequestFraming::Chunked | RequestFraming::Upgrade => usize::MAX,
         };
-        let most = wanted.min(most).min(room);
+        let most = wanted.min(most).min(PIECE);
         let n = match self
             .stream
             .read(&mut io.scratch[CHUNK_FRONT..CHUNK_FRONT + most])

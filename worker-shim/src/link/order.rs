@@ -11,24 +11,39 @@ use std::os::fd::OwnedFd;
 
 /// One order.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub enum Order {
+    /// `invoke`.
     Invoke {
+        /// The request to answer.
         rpc: u64,
+        /// Its parameters.
         invoke: Invoke,
+        /// The body stream.
         stream: OwnedFd,
     },
+    /// `cancel`.
     Cancel(Cancel),
+    /// `body.end`.
     BodyEnd(BodyEnd),
+    /// `exec`.
     Exec {
+        /// The request to answer.
         rpc: u64,
+        /// Its parameters.
         exec: Exec,
+        /// What the process reads and writes.
         stdio: ExecFds,
     },
+    /// `resize`.
     Resize(Resize),
+    /// `signal`.
     Signal {
+        /// The request to answer.
         rpc: u64,
+        /// Its parameters.
         signal: Signal,
     },
+    /// `shutdown`.
     Shutdown(Shutdown),
     /// A notification of a newer generation.
     Unknown,
@@ -36,7 +51,7 @@ pub(crate) enum Order {
 
 /// The descriptors of an `exec`.
 #[derive(Debug)]
-pub(crate) enum ExecFds {
+pub enum ExecFds {
     /// Standard input, output and error.
     Straight([OwnedFd; 3]),
     /// One stream, for a terminal that the shim pumps.
@@ -45,11 +60,14 @@ pub(crate) enum ExecFds {
 
 /// Why a packet is not an order.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub enum Refusal {
     /// Answer this request so.
     Answer {
+        /// The request.
         rpc: u64,
+        /// Of the error.
         code: ErrorCode,
+        /// Of the error.
         text: String,
     },
     /// Close the connection.
@@ -57,7 +75,7 @@ pub(crate) enum Refusal {
 }
 
 /// Types one packet.
-pub(crate) fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
+pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
     match jsonrpc::parse(packet) {
         Ok(Message::Request { id, method, params }) => match &*method {
             "invoke" => {
@@ -153,4 +171,77 @@ fn due<const N: usize>(rpc: u64, method: &str, fds: Vec<OwnedFd>) -> Result<[Own
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fds(n: usize) -> Vec<OwnedFd> {
+        (0..n)
+            .map(|_| OwnedFd::from(std::io::pipe().expect("pipe").0))
+            .collect()
+    }
+
+    fn exec(tty: &str) -> Vec<u8> {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"exec","params":{{"id":1,"argv":["a"],"env":{{}},"cwd":null,"tty":{tty}}}}}"#
+        )
+        .into_bytes()
+    }
+
+    #[test]
+    fn exactly_the_descriptors_that_are_due() {
+        let packets = [
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"invoke","params":{"id":1,"method":"GET","target":"/","headers":[],"content_length":null}}"#.to_vec(),
+                1,
+            ),
+            (exec("null"), 3),
+            (exec(r#"{"rows":1,"cols":1}"#), 1),
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"signal","params":{"id":null,"signal":1}}"#.to_vec(),
+                0,
+            ),
+        ];
+        for (packet, due) in packets {
+            for given in 0..5 {
+                let order = parse(&packet, fds(given));
+                let as_due = match order {
+                    Ok(_) => given == due,
+                    Err(Refusal::Answer { code, .. }) => given < due && code == ErrorCode::BadOrder,
+                    Err(Refusal::Close(_)) => given > due,
+                };
+                assert!(
+                    as_due,
+                    "{due} due, {given} given: {}",
+                    packet.escape_ascii()
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_packets_never_panic(packet in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&packet, Vec::new());
+        }
+
+        #[test]
+        fn unknown_methods_are_answered_and_unknown_notifications_ignored(
+            method in "[a-z.]{1,12}",
+        ) {
+            prop_assume!(!["invoke", "exec", "signal", "attach", "cancel", "body.end", "resize", "shutdown"]
+                .contains(&method.as_str()));
+            let request = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#);
+            let answered = matches!(
+                parse(request.as_bytes(), Vec::new()),
+                Err(Refusal::Answer { rpc: 7, code: ErrorCode::NoSuchMethod, .. })
+            );
+            prop_assert!(answered);
+            let told = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{{}}}}"#);
+            prop_assert!(matches!(parse(told.as_bytes(), Vec::new()), Ok(Order::Unknown)));
+        }
+    }
 }

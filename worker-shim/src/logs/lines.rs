@@ -43,6 +43,11 @@ impl Lines {
         }
     }
 
+    /// Whether no line is unfinished.
+    pub(super) fn is_between(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// Hands out what has no newline yet.
     pub(super) fn end(&mut self, mut line: impl FnMut(&[u8])) {
         if !self.partial.is_empty() {

@@ -1,11 +1,13 @@
 //! The broker's orders, carried out.
 
 use super::Shim;
+use crate::invocation::Failure;
 use crate::link::door::Admitted;
 use crate::link::order::{self, Order, Refusal};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use proto::code::ErrorCode;
+use proto::jsonrpc::MAX_PACKET;
 use proto::shim::{Attached, GENERATION, Invoke};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -42,19 +44,20 @@ impl Shim {
     /// The broker is gone, or must go. Its invocations have no caller any more; the agent goes on.
     pub(super) fn lose_link(&mut self, now: Instant) {
         self.link.detach();
-        self.invocations.cancel_all(&mut self.link);
+        let failure = Failure::cancelled("the daemon is gone");
+        self.invocations.fail_all(&failure, &mut self.link);
         self.ending.detached(now);
     }
 
     /// Takes everything that is on the link now, so that streams that have ended can be judged.
     pub(super) fn drain_link(&mut self, now: Instant) {
-        while self.take_order(now) {}
+        while self.link.broken().is_none() && self.take_order(now) {}
         self.invocations.link_drained(&mut self.link);
     }
 
     /// Takes one packet; whether there was one.
     pub(super) fn take_order(&mut self, now: Instant) -> bool {
-        let Some(received) = self.link.receive(&mut self.packet) else {
+        let Some(received) = self.link.receive(&mut self.packet[..MAX_PACKET]) else {
             return false;
         };
         if received.len == 0 {

@@ -1,6 +1,7 @@
 //! PID 1's duties: reaping everyone, and ending everyone.
 
 use super::{Shim, is_pid_1};
+use crate::invocation::Failure;
 use crate::shutdown::Act;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -83,6 +84,8 @@ impl Shim {
     /// Passes on what is left to say, as far as the broker takes it.
     pub(super) fn last_words(&mut self) {
         let until = Instant::now() + LAST_WORDS;
+        let failure = Failure::closed("the session has ended");
+        self.invocations.fail_all(&failure, &mut self.link);
         self.logs.take_last(&mut self.scratch, Instant::now());
         while self.link.is_attached() && self.link.broken().is_none() {
             let now = Instant::now();

@@ -195,6 +195,15 @@ impl Broker {
         serde_json::from_value(heard.params).expect("log")
     }
 
+    /// How many notifications of this kind have arrived and were not taken.
+    pub(crate) fn queued(&mut self, method: &str) -> usize {
+        while !self.closed && self.is_readable(PollTimeout::ZERO) && self.hear() {}
+        self.notifications
+            .iter()
+            .filter(|heard| heard.method == method)
+            .count()
+    }
+
     /// The next `log` that has been heard already.
     pub(crate) fn queued_log(&mut self) -> Option<Log> {
         let at = self.notifications.iter().position(|n| n.method == "log")?;
@@ -250,12 +259,12 @@ impl Broker {
     /// What `body.end` said of an invocation whose stream has ended: what is queued counts, nothing later.
     pub(crate) fn body_end(&mut self, id: InvocationId) -> Option<u64> {
         while self.is_readable(PollTimeout::ZERO) && self.hear() {}
-        self.notifications
-            .iter()
-            .filter(|heard| heard.method == "body.end")
-            .filter_map(|heard| serde_json::from_value::<BodyEnd>(heard.params.clone()).ok())
-            .find(|end| end.id == id)
-            .map(|end| end.bytes)
+        let end = |heard: &Heard| serde_json::from_value::<BodyEnd>(heard.params.clone()).ok();
+        let at = self.notifications.iter().position(|heard| {
+            heard.method == "body.end" && end(heard).is_some_and(|end| end.id == id)
+        })?;
+        let heard = self.notifications.remove(at)?;
+        Some(end(&heard)?.bytes)
     }
 
     /// A whole invocation with a small body.

@@ -209,7 +209,22 @@ fn orphans_are_reaped() {
         let children = std::fs::read_to_string(children).expect("children");
         (children.split_whitespace().count() == 1).then_some(())
     });
-    assert!(session.memory("Private_Dirty") < 1024);
+    assert!(session.memory("Anonymous") < 1024);
+}
+
+#[test]
+fn what_is_under_way_at_the_end_is_answered() {
+    let agent = crate::fake_agent::FakeAgent::start(|asked| {
+        asked.wait_closed();
+        false
+    });
+    let mut session = Session::start(&boot(agent.port));
+    let mut broker = session.attach();
+    let call = broker.begin(crate::broker::post(Some(0)));
+    broker.shutdown(5000);
+    let error = broker.finish(call).expect_err("ended");
+    assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::AgentClosed);
+    session.record();
 }
 
 #[test]
@@ -226,4 +241,24 @@ fn work_is_refused_while_the_session_ends() {
     let error = broker.invoke(b"").expect_err("refused");
     assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::Unavailable);
     session.record();
+}
+
+#[test]
+fn a_shim_that_is_not_pid_1_spares_everyone_else() {
+    let mut boot = boot(free_port());
+    shell(&mut boot, "echo up; sleep 1000");
+    let mut session = Session::start_beside_a_neighbour(&boot);
+    let mut broker = session.attach();
+    assert_eq!(broker.log().lines[0].text, "up");
+    broker.shutdown(200);
+    let record = session.record();
+    assert_eq!(record.cause, ExitCause::Shutdown);
+    assert_eq!(
+        record.agent.expect("agent").status,
+        Ok(ExitStatus::Signal(15))
+    );
+    assert!(
+        session.spared(),
+        "a process that was not the session's was killed"
+    );
 }

@@ -100,7 +100,7 @@ fn what_cannot_be_started_is_answered() {
     forbidden.argv = vec!["/etc/passwd".to_owned()];
     assert_eq!(
         straight(&mut broker, &forbidden).0,
-        Err(ErrorCode::AgentFailed)
+        Err(ErrorCode::AccessDenied)
     );
     let rpc = broker.request("exec", &order(1, "true", false), &[]);
     assert_eq!(broker.answer::<Execed>(rpc), Err(ErrorCode::BadOrder));
@@ -229,7 +229,7 @@ fn one_that_shows_without_end_to_nobody_holds_nothing_up() {
     let mut fine = String::new();
     stdout.read_to_string(&mut fine).expect("read");
     assert_eq!(fine, "fine\n");
-    assert!(session.memory("Private_Dirty") < 1024);
+    assert!(session.memory("Anonymous") < 1024);
     drop(stream);
     loop {
         let ended = exited(&mut broker);

@@ -86,6 +86,20 @@ pub(crate) fn shell(boot: &mut Boot, script: &str) {
 
 impl Session {
     pub(crate) fn start(boot: &Boot) -> Self {
+        Self::start_as(Place::First, boot)
+    }
+
+    /// As an ordinary child of the namespace's PID 1, beside a process that is not its own; see [`Self::spared`].
+    pub(crate) fn start_beside_a_neighbour(boot: &Boot) -> Self {
+        Self::start_as(Place::Second, boot)
+    }
+
+    /// Whether that neighbour was still there after the shim's end.
+    pub(crate) fn spared(&mut self) -> bool {
+        self.outer.wait().expect("wait").success()
+    }
+
+    fn start_as(place: Place, boot: &Boot) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "tier root: the shim starts its agent under another uid"
@@ -105,7 +119,7 @@ impl Session {
             .expect("record");
         let fds = [sealed, listener.into_fd(), OwnedFd::from(record)];
         let started = Instant::now();
-        let outer = spawn(&fds);
+        let outer = spawn(place, &fds);
         drop(fds);
         let shim = Pid::from_raw(wait_for("the shim's process", || {
             let path = format!("/proc/{0}/task/{0}/children", outer.id());
@@ -146,14 +160,10 @@ impl Session {
         self.outer.try_wait().expect("wait").is_none()
     }
 
-    /// A line of the shim's `/proc/<pid>/smaps_rollup`, in KiB.
+    /// A line of the shim's `/proc/<pid>/smaps_rollup`, in KiB. `Anonymous` is what it costs by itself: pages of a program
+    /// that was just built count as private and dirty until they are on disk.
     pub(crate) fn memory(&self, field: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.shim)).expect("smaps");
-        text.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().strip_suffix(" kB"))
-            .and_then(|n| n.trim().parse().ok())
-            .expect(field)
+        memory_of(self.shim, field)
     }
 
     /// How many descriptors the shim has open.
@@ -176,7 +186,7 @@ impl Drop for Session {
 }
 
 /// The built shim. Not `env!`: the workspace's rustc wrapper is a shell script, and shells drop variables with a hyphen.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("own path");
     let program = test
         .ancestors()
@@ -187,18 +197,33 @@ fn program() -> PathBuf {
     program
 }
 
-fn spawn(fds: &[OwnedFd; 3]) -> Child {
+/// Where in its pid namespace a shim runs.
+#[derive(Clone, Copy)]
+enum Place {
+    /// As PID 1, as in a session.
+    First,
+    /// As the child of a shell, whose exit status tells of another child of that shell.
+    Second,
+}
+
+fn spawn(place: Place, fds: &[OwnedFd; 3]) -> Child {
     let guard = STARTING.lock().unwrap_or_else(|broken| broken.into_inner());
     for fd in fds {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).expect("inheritable");
     }
     let [boot, listener, record] = fds.each_ref().map(AsRawFd::as_raw_fd);
+    let confined = format!(
+        "setpriv --inh-caps={SHIM_CAPS} --ambient-caps={SHIM_CAPS} \
+         setpriv --bounding-set=-all --no-new-privs \"$0\""
+    );
+    let inner = match place {
+        Place::First => format!("exec {confined}"),
+        Place::Second => format!("sleep 1000 & neighbour=$!; {confined}; kill -0 $neighbour"),
+    };
     let script = format!(
         "exec 203<&{boot} 204<&{listener} 205>&{record} {boot}<&- {listener}<&- {record}<&-\n\
          exec 3<&203- 4<&204- 5>&205-\n\
-         exec unshare --pid --mount-proc --fork --kill-child \\\n\
-           setpriv --inh-caps={SHIM_CAPS} --ambient-caps={SHIM_CAPS} \\\n\
-           setpriv --bounding-set=-all --no-new-privs \"$0\""
+         exec unshare --pid --mount-proc --fork --kill-child bash -c '{inner}' \"$0\""
     );
     let child = Command::new("bash")
         .args(["-c", &script])
@@ -211,6 +236,16 @@ fn spawn(fds: &[OwnedFd; 3]) -> Child {
     }
     drop(guard);
     child
+}
+
+/// See [`Session::memory`].
+pub(crate) fn memory_of(pid: Pid, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("smaps");
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|rest| rest.trim().strip_suffix(" kB"))
+        .and_then(|n| n.trim().parse().ok())
+        .expect(field)
 }
 
 /// Waits for a condition, bounded.

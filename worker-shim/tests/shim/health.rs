@@ -2,8 +2,10 @@
 
 use crate::fake_agent::FakeAgent;
 use crate::harness::{Session, boot, free_port, wait_for};
+use nix::sys::signal::{Signal, kill};
 use proto::shim::HealthStatus;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -108,6 +110,42 @@ fn an_agent_that_never_answers_its_ping_becomes_unhealthy() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_session_that_was_frozen_is_not_late() {
+    // The whole session freezes: its agent, too, goes on with its answer only afterwards.
+    let frozen = Arc::new(AtomicBool::new(false));
+    let asked_frozen = Arc::new(AtomicUsize::new(0));
+    let (ice, count) = (Arc::clone(&frozen), Arc::clone(&asked_frozen));
+    let agent = FakeAgent::start_at("127.0.0.1:0", move |asked| {
+        if ice.load(Ordering::Relaxed) {
+            count.fetch_add(1, Ordering::Relaxed);
+            while ice.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        asked.say(crate::fake_agent::HEALTHY);
+        false
+    });
+    let mut boot = boot(agent.port);
+    boot.limits.ping_timeout_ms = 600;
+    let session = Session::start(&boot);
+    let mut broker = session.attach();
+    broker.healthy();
+    for round in 1..=3 {
+        frozen.store(true, Ordering::Relaxed);
+        wait_for("a check under way", || {
+            (asked_frozen.load(Ordering::Relaxed) == round).then_some(())
+        });
+        kill(session.shim, Signal::SIGSTOP).expect("freeze");
+        std::thread::sleep(Duration::from_millis(1000));
+        frozen.store(false, Ordering::Relaxed);
+        kill(session.shim, Signal::SIGCONT).expect("thaw");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(broker.queued("health"), 0, "nothing changed");
 }
 
 #[test]

@@ -105,8 +105,22 @@ fn malformed_chunks_end_the_answer_as_incomplete() {
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\nzz\r\nmore\r\n0\r\n\r\n"
             .to_vec(),
     );
-    let answer = broker.invoke(b"{}").expect("the head came");
-    assert_eq!(answer.end, None);
+    // The head and the fault came together, so the head is not worth passing on.
+    let error = broker.invoke(b"{}").expect_err("refused");
+    assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::AgentProtocol);
+    let agent = FakeAgent::start(|asked| {
+        asked.body().expect("body");
+        asked.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        asked.say("zz\r\nmore\r\n0\r\n\r\n");
+        true
+    });
+    let session = Session::start(&boot(agent.port));
+    let answer = session
+        .attach()
+        .invoke(b"{}")
+        .expect("the head came before");
+    assert_eq!((&answer.body[..], answer.end), (&b"12345"[..], None));
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn what_breaks_the_protocol_closes_the_link_and_not_the_session() {
         let fds = if with { &fds[..] } else { &[] };
         broker.socket.send(bytes, fds).expect("send");
         assert!(broker.is_closed_by_peer(), "{}", bytes.escape_ascii());
+        assert_eq!(broker.queued("fault"), 1, "the reason is told");
     };
     raw(b"{", false);
     raw(b"[]", false);
@@ -174,13 +175,13 @@ fn coming_and_going_leaves_nothing_behind() {
     };
     (0..100).for_each(round);
     session.attach().invoke(b"{}").expect("answer");
-    let (fds, memory) = (session.descriptors(), session.memory("Private_Dirty"));
+    let (fds, memory) = (session.descriptors(), session.memory("Anonymous"));
     (0..3000).for_each(round);
     session.attach().invoke(b"{}").expect("answer");
     wait_for("descriptors to be closed", || {
         (session.descriptors() <= fds + 2).then_some(())
     });
-    let grown = session.memory("Private_Dirty").saturating_sub(memory);
+    let grown = session.memory("Anonymous").saturating_sub(memory);
     assert!(grown <= 64, "{grown} KiB more after 3000 brokers");
 }
 
@@ -204,7 +205,7 @@ fn a_broker_that_does_not_read_is_let_go() {
         }
     }
     // It was slowed down, not believed: the shim is small, and serves the next one.
-    assert!(session.memory("Private_Dirty") < 1024);
+    assert!(session.memory("Anonymous") < 1024);
     let mut next = session.attach();
     let call = next.begin(post(Some(0)));
     drop(call.stream);

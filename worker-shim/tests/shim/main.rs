@@ -10,6 +10,7 @@ mod harness;
 mod egress;
 mod ending;
 mod exec;
+mod figures;
 mod health;
 mod hostile;
 mod invoke;

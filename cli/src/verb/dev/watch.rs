@@ -3,10 +3,11 @@
 //! Looking is enough for a folder of sources and works on every file system (shared folders of virtual machines tell
 //! nobody of changes); a big folder is looked at less often, so that this never takes more than a tenth of a core.
 
-use crate::bundle::{Entry, Selection};
+use crate::bundle::{BundleError, Entry, Selection};
 use crate::failure::Failure;
 use crate::project::Project;
 use proto::config::Language;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ pub(super) struct Watch {
     folder: PathBuf,
     language: Language,
     known: Vec<Entry>,
+    /// Files that we write ourselves (`agentcore dev > dev.log`): a note about a reload is no reason for the next.
+    own: Vec<(u64, u64)>,
     pause: Duration,
 }
 
@@ -25,12 +28,24 @@ impl Watch {
     /// Remembers how the folder is now.
     pub(super) fn begin(project: &Project) -> Result<Self, Failure> {
         let language = project.language();
-        Ok(Self {
-            known: Selection::of(&project.folder, language)?.entries,
+        let mut watch = Self {
+            known: Vec::new(),
             folder: project.folder.clone(),
             language,
+            own: own_output(),
             pause: EVERY,
-        })
+        };
+        watch.known = watch.look()?;
+        Ok(watch)
+    }
+
+    fn look(&self) -> Result<Vec<Entry>, BundleError> {
+        let mut entries = Selection::of(&self.folder, self.language)?.entries;
+        entries.retain(|entry| {
+            let id = std::fs::metadata(&entry.source).map(|meta| (meta.dev(), meta.ino()));
+            !id.is_ok_and(|id| self.own.contains(&id))
+        });
+        Ok(entries)
     }
 
     /// Resolves when something has changed and has come to rest: an editor or `git checkout` writes many files.
@@ -40,18 +55,25 @@ impl Watch {
             tokio::time::sleep(self.pause).await;
             let started = Instant::now();
             // A file that vanishes while we look is a change on its way: look again.
-            let Ok(now) = Selection::of(&self.folder, self.language) else {
-                continue;
-            };
+            let Ok(now) = self.look() else { continue };
             self.pause = EVERY.max(started.elapsed() * 10);
-            if now.entries != self.known {
-                self.known = now.entries;
+            if now != self.known {
+                self.known = now;
                 moving = true;
             } else if moving {
                 return;
             }
         }
     }
+}
+
+/// Device and inode of what standard output and standard error are.
+fn own_output() -> Vec<(u64, u64)> {
+    let descriptors = ["/proc/self/fd/1", "/proc/self/fd/2"];
+    let files = descriptors
+        .iter()
+        .filter_map(|path| std::fs::metadata(path).ok());
+    files.map(|meta| (meta.dev(), meta.ino())).collect()
 }
 
 #[cfg(test)]

@@ -32,6 +32,10 @@ impl Launcher {
                 }
             }
             Order::Probe => Ok(Some(self.probe())),
+            Order::Retire => {
+                self.retiring = true;
+                Ok(Some(Reply::Done))
+            }
         };
         match outcome {
             Ok(None) => {}
@@ -154,7 +158,7 @@ impl Launcher {
         };
         session
             .cgroup
-            .apply(&cgroup_limits(&order.limits))
+            .apply(&cgroup_limits(&order.limits, self.ground.io))
             .map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
         let (listener, record) = session
             .endpoint
@@ -244,11 +248,11 @@ pub(super) fn own_counters(from: sandbox::cgroup::Counters) -> Counters {
     }
 }
 
-fn cgroup_limits(from: &Limits) -> sandbox::cgroup::Limits {
+fn cgroup_limits(from: &Limits, io: Option<sandbox::cgroup::IoLimits>) -> sandbox::cgroup::Limits {
     sandbox::cgroup::Limits {
         memory_bytes: from.memory_bytes,
         cpu_millis: from.cpu_millis,
         pids: from.pids,
-        io: None,
+        io,
     }
 }

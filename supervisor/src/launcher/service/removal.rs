@@ -132,6 +132,19 @@ impl Launcher {
     }
 }
 
+impl Launcher {
+    /// Removes the instance's own cgroup after an orderly end, unless sessions live on in it.
+    pub(super) fn retire(&self) {
+        let parked = |session: &Session| matches!(session.phase, Phase::Parked { .. });
+        if !self.retiring || !self.sessions.values().all(parked) {
+            return;
+        }
+        if let Err(error) = self.ground.cgroups.remove_self() {
+            tracing::warn!(error = %error, "the instance's cgroup stays behind");
+        }
+    }
+}
+
 fn clear(session: &Session) -> Result<(), OrderFault> {
     session
         .cgroup

@@ -1,0 +1,107 @@
+//! Where and with what was measured: without it a figure means nothing.
+
+use super::subject::Subject;
+use crate::command::root;
+use anyhow::Context as _;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::process::Command;
+use std::time::Duration;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Facts {
+    processor: String,
+    processors: usize,
+    memory: String,
+    kernel: String,
+    /// Program ▸ its version.
+    versions: BTreeMap<String, String>,
+    /// Load averages before and after: how busy others kept this machine.
+    load: Vec<String>,
+    seconds: u64,
+}
+
+fn field(path: &str, name: &str) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    Ok(text
+        .lines()
+        .find(|line| line.starts_with(name))
+        .and_then(|line| line.split_once(':'))
+        .map_or_else(String::new, |(_, value)| value.trim().to_owned()))
+}
+
+fn load() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))
+}
+
+/// First line of what a program prints about itself.
+fn version(program: &str, argument: &str) -> anyhow::Result<String> {
+    let output = Command::new(program)
+        .arg(argument)
+        .current_dir(root())
+        .env("PATH", "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
+        .output()
+        .with_context(|| format!("start {program}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or("").trim().to_owned())
+}
+
+pub(crate) fn of_this_host(subject: &Subject) -> anyhow::Result<Facts> {
+    let info = subject.client().info()?;
+    let commit = Command::new("git")
+        .args(["describe", "--always", "--dirty"])
+        .current_dir(root())
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        .unwrap_or_default();
+    let versions = [
+        ("agentcored", format!("{} {commit}", info.version)),
+        ("bwrap", version("bwrap", "--version")?),
+        ("runc", version("runc", "--version")?),
+        ("haproxy", version("haproxy", "-v")?),
+        ("python3", version("/usr/bin/python3", "--version")?),
+    ];
+    Ok(Facts {
+        processor: field("/proc/cpuinfo", "model name")?,
+        processors: std::thread::available_parallelism()?.get(),
+        memory: field("/proc/meminfo", "MemTotal")?,
+        kernel: info.kernel,
+        versions: versions
+            .into_iter()
+            .map(|(name, version)| (name.to_owned(), version))
+            .collect(),
+        load: vec![load()?],
+        seconds: 0,
+    })
+}
+
+impl Facts {
+    pub(crate) fn finish(&mut self, took: Duration) -> anyhow::Result<()> {
+        self.load.push(load()?);
+        self.seconds = took.as_secs();
+        Ok(())
+    }
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} × {}, {}, Linux {}; load {}; {} s",
+            self.processors,
+            self.processor,
+            self.memory,
+            self.kernel,
+            self.load.join(" ▸ "),
+            self.seconds
+        )?;
+        let versions: Vec<_> = self
+            .versions
+            .iter()
+            .map(|(name, version)| format!("{name}: {version}"))
+            .collect();
+        writeln!(f, "{}", versions.join("; "))
+    }
+}

@@ -1,0 +1,136 @@
+//! The programs that we are compared with: bubblewrap, runc, HAProxy. Their newest Debian versions, their usual options.
+
+use super::direct::{Running, free_port, reach};
+use anyhow::{Context as _, ensure};
+use e2e::http::Target;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// From fork to the end of a command that must succeed.
+fn run(command: &mut Command) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .context("start")?;
+    let took = began.elapsed();
+    ensure!(status.success(), "{:?}: {status}", command.get_program());
+    Ok(took)
+}
+
+/// `true` in namespaces of its own with `/proc`, `/dev` and a scratch `/tmp`: no cgroups, no seccomp, no network setup
+/// beyond loopback.
+pub(crate) fn bwrap() -> anyhow::Result<Duration> {
+    run(Command::new("bwrap").args([
+        "--unshare-all",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "true",
+    ]))
+}
+
+/// A bundle with `true` in it.
+pub(crate) struct Runc {
+    bundle: PathBuf,
+    state: PathBuf,
+    next: u32,
+}
+
+impl Runc {
+    /// `runc spec`, its own default configuration, with another command.
+    pub(crate) fn prepare(directory: &Path) -> anyhow::Result<Self> {
+        let bundle = directory.join("runc");
+        let rootfs = bundle.join("rootfs");
+        fs::create_dir_all(&rootfs)?;
+        for file in std::iter::once("/bin/true".to_owned()).chain(libraries("/bin/true")?) {
+            let to = rootfs.join(file.trim_start_matches('/'));
+            fs::create_dir_all(to.parent().context("parent")?)?;
+            fs::copy(&file, &to).with_context(|| format!("copy {file}"))?;
+        }
+        let made = Command::new("runc")
+            .arg("spec")
+            .current_dir(&bundle)
+            .status()
+            .context("start runc")?;
+        ensure!(made.success(), "runc spec: {made}");
+        let path = bundle.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
+        config["process"]["args"] = json!(["/bin/true"]);
+        config["process"]["terminal"] = json!(false);
+        fs::write(&path, serde_json::to_vec(&config)?)?;
+        Ok(Self {
+            bundle,
+            state: directory.join("runc-state"),
+            next: 0,
+        })
+    }
+
+    pub(crate) fn run(&mut self) -> anyhow::Result<Duration> {
+        self.next += 1;
+        run(Command::new("runc")
+            .arg("--root")
+            .arg(&self.state)
+            .args(["run", "--bundle"])
+            .arg(&self.bundle)
+            .arg(format!("bench-{}-{}", std::process::id(), self.next)))
+    }
+}
+
+/// Absolute paths of what a program links.
+fn libraries(program: &str) -> anyhow::Result<Vec<String>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd")?;
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// A one-hop proxy with one thread, kept connections on both sides, and no log.
+pub(crate) struct Haproxy {
+    pub(crate) target: Target,
+    _process: Running,
+}
+
+impl Haproxy {
+    pub(crate) fn start(directory: &Path, to: &Target) -> anyhow::Result<Self> {
+        let Target::Tcp(to) = to else {
+            anyhow::bail!("HAProxy's server is not a TCP address");
+        };
+        let port = free_port()?;
+        let text = format!(
+            "global\n  nbthread 1\n  maxconn 64\ndefaults\n  mode http\n  http-reuse always\n  timeout connect 5s\n  \
+             timeout client 60s\n  timeout server 60s\nfrontend front\n  bind 127.0.0.1:{port}\n  default_backend back\n\
+             backend back\n  server agent {to}\n"
+        );
+        let file = directory.join("haproxy.cfg");
+        fs::write(&file, text)?;
+        let process = Command::new("haproxy")
+            .arg("-db")
+            .arg("-f")
+            .arg(&file)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .spawn()
+            .context("start haproxy")?;
+        let process = Running(process);
+        reach(port)?;
+        Ok(Self {
+            target: Target::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            _process: process,
+        })
+    }
+}
