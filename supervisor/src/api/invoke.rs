@@ -36,6 +36,18 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 /// way from the launcher.
 const REASON_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Headers of an answer that belong to one connection, or frame its body; this server says its own.
+const THIS_HOP: &[&str] = &[
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// How much of a failing agent's answer a caller is shown.
 const EVIDENCE_BYTES: usize = 4096;
 
@@ -138,12 +150,26 @@ where
         over: Arc::clone(&over),
     };
     let content_length = limited.size_hint().exact();
-    let body = exchange::take_small(limited).await.map_err(|error| {
-        ApiError::new(
-            ErrorCode::Validation,
-            format!("the request body broke off: {error}"),
-        )
-    })?;
+    let timeout = handle.version.spec.timeouts.invocation;
+    let deadline = Instant::now() + timeout;
+    // The session counts as busy already, so a client that does not send what it announced must not have for ever.
+    let body = tokio::time::timeout_at(deadline, exchange::take_small(limited))
+        .await
+        .map_err(|_elapsed| {
+            ApiError::new(
+                ErrorCode::Validation,
+                format!(
+                    "the request body did not come within {} s",
+                    timeout.as_secs()
+                ),
+            )
+        })?
+        .map_err(|error| {
+            ApiError::new(
+                ErrorCode::Validation,
+                format!("the request body broke off: {error}"),
+            )
+        })?;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -154,8 +180,6 @@ where
             RequestBody::Stream(_) => content_length,
         },
     };
-    let timeout = handle.version.spec.timeouts.invocation;
-    let deadline = Instant::now() + timeout;
     let answered =
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
@@ -182,6 +206,10 @@ where
     };
     let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
     for (name, value) in &exchange.head.headers {
+        // The shim has taken these off; one that has not would decide how the client reads this answer's end.
+        if THIS_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop)) {
+            continue;
+        }
         // The shim has checked them; what this library finds wrong all the same is not passed on.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
@@ -408,15 +436,12 @@ impl HttpBody for Inner {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending() {
-            // Out of time in the middle of an answer: the connection breaks, so it cannot look complete.
-            return self
-                .deadline
-                .as_mut()
-                .poll(cx)
-                .map(|()| Some(Err(BodyError::Truncated)));
+        // Asked first: an agent that never pauses is out of time too. In the middle of an answer the connection breaks,
+        // so it cannot look complete.
+        if !self.body.is_end_stream() && self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::Truncated)));
         }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         }

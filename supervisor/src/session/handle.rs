@@ -108,6 +108,8 @@ pub struct SessionHandle {
     pub egress_refused: std::sync::atomic::AtomicU64,
     /// Outbound connections that it may still open.
     pub egress_places: Arc<tokio::sync::Semaphore>,
+    /// Names that it may still have resolved at the same time.
+    pub lookups: Arc<tokio::sync::Semaphore>,
     pub(super) mailbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
 }
