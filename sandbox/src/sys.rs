@@ -15,6 +15,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod standard_fds;
 pub mod terminal;
+pub mod title;
 
 use nix::errno::Errno;
 use std::io;

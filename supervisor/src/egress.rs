@@ -41,6 +41,13 @@ const LOOKUPS_PER_SESSION: usize = 8;
 /// How long a refusal takes once there were more than [`NOTED_REFUSALS`].
 const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
+/// What [`head::parse`] reads, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
+    let head = head::parse(bytes).ok()??;
+    Some((head.target, head.forward))
+}
+
 /// The broker's half of every session's proxy.
 #[derive(Debug)]
 pub struct Egress {
