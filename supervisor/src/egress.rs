@@ -38,6 +38,13 @@ const LOOKUPS: usize = 128;
 /// The same for one session.
 const LOOKUPS_PER_SESSION: usize = 8;
 
+/// What [`head::parse`] reads, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
+    let head = head::parse(bytes).ok()??;
+    Some((head.target, head.forward))
+}
+
 /// The broker's half of every session's proxy.
 #[derive(Debug)]
 pub struct Egress {

@@ -277,6 +277,11 @@ async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
                 end.detail
             ),
         ),
+        // Nothing was sent yet; its next attempt starts a new session.
+        None if code == ErrorCode::RetryableConflict => {
+            ApiError::new(code, format!("the agent did not answer: {error}"))
+                .retry_after(Duration::from_secs(1))
+        }
         None => ApiError::new(code, format!("the agent did not answer: {error}")),
     }
     .evidence(AgentEvidence {
