@@ -3,6 +3,7 @@
 //! After the 101 both sides speak frames ([`ExecChannel`]). Without a terminal the process gets three pipes of its own;
 //! with one, the shim makes a pseudo-terminal in the session and carries it over one stream.
 
+use super::input::{Path, Reading, bounded};
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::sessions;
@@ -10,7 +11,7 @@ use crate::broker::Broker;
 use crate::relay::link::Link;
 use crate::session::handle::{SessionHandle, Unusable, Work};
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -36,8 +37,11 @@ const FRAME_QUEUE: usize = 16;
 /// How long a client may take to close after the last frame.
 const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// How long a process may go on after its client has gone and it was told so.
+const HANG_UP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Most bytes of an `exec` request.
-const MAX_REQUEST: usize = 60 * 1024;
+const MAX_REQUEST: u64 = 60 * 1024;
 
 /// The route.
 pub async fn exec(
@@ -69,16 +73,8 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
     let query = request.uri().query().unwrap_or("").to_owned();
-    let body = axum::body::to_bytes(request.into_body(), MAX_REQUEST)
-        .await
-        .map_err(|_| {
-            ApiError::new(
-                ErrorCode::PayloadTooLarge,
-                format!("an exec request has at most {MAX_REQUEST} bytes"),
-            )
-        })?;
-    let wanted: ExecRequest = serde_json::from_slice(&body)
-        .map_err(|error| ApiError::field("body", format!("is not an exec request: {error}")))?;
+    let body = bounded(request.into_body(), MAX_REQUEST).await?;
+    let wanted = Reading::<ExecRequest>::of(&body)?.finish(Vec::new())?;
     if wanted.argv.is_empty() || wanted.argv.iter().any(|word| word.contains('\0')) {
         return Err(ApiError::field(
             "argv",
@@ -100,7 +96,9 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
                 serve(TokioIo::new(upgraded), process, work, &handle).await;
             }
             // A client that does not take the upgrade leaves a process without input: it is ended.
-            (Ok(process), Err(_gone)) => hang_up(&work.link, process.id).await,
+            (Ok(mut process), Err(_gone)) => {
+                let _ = after_hang_up(&work.link, process.id, &mut process.exited).await;
+            }
             (Err(outcome), Ok(upgraded)) => {
                 let (from_client, to_client) = tokio::io::split(TokioIo::new(upgraded));
                 let (frames, queue) = mpsc::channel(1);
@@ -168,6 +166,27 @@ async fn hang_up(link: &Link, id: ExecId) {
             })
             .await;
     }
+}
+
+/// [`hang_up`], and what follows for a process that does not listen: nobody could ever end it, or use it, and the session
+/// would count as busy for its sake.
+async fn after_hang_up(
+    link: &Link,
+    id: ExecId,
+    exited: &mut oneshot::Receiver<ExitStatus>,
+) -> Result<ExitStatus, oneshot::error::RecvError> {
+    hang_up(link, id).await;
+    if let Ok(status) = tokio::time::timeout(HANG_UP_GRACE, &mut *exited).await {
+        return status;
+    }
+    // It has ended by itself just now, or ends by this.
+    let _ = link
+        .signal(Signal {
+            id: Some(id),
+            signal: nix::libc::SIGKILL,
+        })
+        .await;
+    exited.await
 }
 
 async fn start(link: &Arc<Link>, wanted: &ExecRequest) -> Result<Process, ApiError> {
@@ -253,8 +272,7 @@ where
     let (status, client) = tokio::select! {
         status = &mut exited => (status, Some(reader)),
         Hangup::Gone = gone(&mut reader) => {
-            hang_up(&work.link, id).await;
-            (exited.await, None)
+            (after_hang_up(&work.link, id, &mut exited).await, None)
         }
     };
     let outcome = match status {
@@ -273,6 +291,8 @@ where
             }
         }
     };
+    // A client that does not read its output keeps that, not the session, from ending.
+    drop(work);
     // The shim reports an exit after the output is drained; what a grandchild still holds open is not waited for.
     for pump in pumps {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;

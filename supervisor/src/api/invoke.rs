@@ -1,6 +1,7 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
 use super::attempts::Attempt;
+use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -20,8 +21,7 @@ use proto::shim::Invoke;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -31,6 +31,9 @@ pub const SESSION_ID: HeaderName =
 
 /// How long a caller waits for a place among the live sessions before it is refused.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long, beyond its grace period, a caller waits for the end of a session whose id it wants to use anew.
+const ENDING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to wait for the reason when a session's link breaks in the middle of an exchange: the end is already on its
 /// way from the launcher.
@@ -93,7 +96,17 @@ pub async fn obtain(
             Ok(work) => return Ok((handle, work)),
             // The caller's id is about to be free again: waiting comes before refusing.
             Err(Unusable::Ending) => {
-                handle.over().await;
+                let grace = handle.version.spec.timeouts.stop_grace;
+                if tokio::time::timeout(grace + ENDING_PATIENCE, handle.over())
+                    .await
+                    .is_err()
+                {
+                    return Err(ApiError::new(
+                        ErrorCode::RetryableConflict,
+                        "the session of this id is ending, and its processes do not die; try again later or use another id",
+                    )
+                    .retry_after(ENDING_PATIENCE));
+                }
                 broker.registry.remove(&handle);
             }
             Err(Unusable::Failed(end)) => return Err(start_failure(&end)),
@@ -128,48 +141,19 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
 }
 
 /// Relays a call over a session that is held by `work`.
-pub async fn relay<B>(
+pub async fn relay(
     broker: &Broker,
     handle: &SessionHandle,
     work: Work,
     call: &Call,
-    body: B,
-) -> Result<Answer, ApiError>
-where
-    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
+    intake: Intake,
+) -> Result<Answer, ApiError> {
     let max_body = broker.config().limits.max_body.0;
-    if let Some(size) = body.size_hint().exact().filter(|size| *size > max_body) {
-        return Err(too_large(size, max_body));
-    }
-    let over = Arc::new(AtomicBool::new(false));
-    let limited = Bounded {
-        inner: body,
-        left: max_body,
-        over: Arc::clone(&over),
-    };
-    let content_length = limited.size_hint().exact();
-    let timeout = handle.version.spec.timeouts.invocation;
-    let deadline = Instant::now() + timeout;
-    // The session counts as busy already, so a client that does not send what it announced must not have for ever.
-    let body = tokio::time::timeout_at(deadline, exchange::take_small(limited))
-        .await
-        .map_err(|_elapsed| {
-            ApiError::new(
-                ErrorCode::Validation,
-                format!(
-                    "the request body did not come within {} s",
-                    timeout.as_secs()
-                ),
-            )
-        })?
-        .map_err(|error| {
-            ApiError::new(
-                ErrorCode::Validation,
-                format!("the request body broke off: {error}"),
-            )
-        })?;
+    let Intake {
+        body,
+        length,
+        trouble,
+    } = intake;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -177,18 +161,22 @@ where
         headers: call.headers.clone(),
         content_length: match &body {
             RequestBody::Whole(_) => None,
-            RequestBody::Stream(_) => content_length,
+            RequestBody::Stream(_) => length,
         },
     };
+    let timeout = handle.version.spec.timeouts.invocation;
+    let deadline = Instant::now() + timeout;
     let answered =
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
-        // Its length was not announced: the agent has seen the beginning, and then an abort.
-        Ok(Err(_aborted)) if over.load(Ordering::Relaxed) => {
-            return Err(too_large(max_body + 1, max_body));
+        Ok(Err(error)) => {
+            return Err(match trouble.told() {
+                // The caller's own doing: what the agent made of it does not matter.
+                Some(told) => told,
+                None => relay_failure(handle, &error).await,
+            });
         }
-        Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => {
             return Err(ApiError::new(
@@ -245,66 +233,12 @@ where
 const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The refusal of a body over its bound.
-pub fn too_large(size: u64, max: u64) -> ApiError {
+pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
+    let found = announced.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"));
     ApiError::new(
         ErrorCode::PayloadTooLarge,
-        format!("the body has {size} bytes or more; at most {max} are taken (limits.max_body)"),
+        format!("the body has {found}; at most {max} bytes are taken (limits.max_body)"),
     )
-}
-
-/// A request body that may not exceed its bound, and says that it did.
-struct Bounded<B> {
-    inner: B,
-    left: u64,
-    over: Arc<AtomicBool>,
-}
-
-/// Why a request body broke off.
-#[derive(Debug, thiserror::Error)]
-enum RequestBroken<E: std::error::Error> {
-    #[error("it is over its limit")]
-    TooLarge,
-    #[error(transparent)]
-    Client(E),
-}
-
-impl<B> HttpBody for Bounded<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
-    type Data = Bytes;
-    type Error = RequestBroken<B::Error>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
-            return Poll::Ready(None);
-        };
-        let frame = frame.map_err(RequestBroken::Client)?;
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        match self
-            .left
-            .checked_sub(u64::try_from(size).unwrap_or(u64::MAX))
-        {
-            Some(left) => self.left = left,
-            None => {
-                self.over.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(RequestBroken::TooLarge)));
-            }
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 fn start_failure(end: &End) -> ApiError {
@@ -356,6 +290,11 @@ async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
                 end.detail
             ),
         ),
+        // Nothing was sent yet; its next attempt starts a new session.
+        None if code == ErrorCode::RetryableConflict => {
+            ApiError::new(code, format!("the agent did not answer: {error}"))
+                .retry_after(Duration::from_secs(1))
+        }
         None => ApiError::new(code, format!("the agent did not answer: {error}")),
     }
     .evidence(AgentEvidence {

@@ -52,6 +52,8 @@ pub struct End {
 pub struct Activity {
     /// Where it is.
     pub phase: Phase,
+    /// Whether its agent said `HealthyBusy` last.
+    pub says_busy: bool,
     /// Invocations, streams and execs in flight.
     pub in_flight: u32,
     /// Milliseconds since the last begin or end of work.
