@@ -19,6 +19,9 @@ use tokio::sync::{Notify, watch};
 /// launches without a pause, must not keep it empty.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// How long it waits beyond that: a session that is ready has its first call still before it.
+const FIRST_CALL: Duration = Duration::from_millis(5);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Slots {
@@ -88,6 +91,7 @@ pub async fn keep_full(broker: Arc<Broker>) {
     loop {
         while broker.slots.ready() < wanted && !broker.draining() {
             broker.slots.calm().await;
+            tokio::time::sleep(FIRST_CALL).await;
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;
