@@ -1,6 +1,8 @@
 //! Lists the built-in Python package so that the daemon carries it: the base root file system gets its files from the
 //! binary, not from a folder that may not be installed.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};

@@ -107,7 +107,8 @@ fn canonical_host(host: &str) -> Result<String, TargetError> {
 }
 
 /// `::ffff:1.2.3.4` and other forms that carry an IPv4 address, as that address.
-fn unmapped(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn unmapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match embedded_v4(v6) {

@@ -182,6 +182,13 @@ impl Session {
         }
     }
 
+    /// Whether its agent said `HealthyBusy` last. Work in flight does not count: it is the daemon's to know, and an agent's
+    /// ping does not tell of it (contract §1.2).
+    #[must_use]
+    pub fn says_busy(&self) -> bool {
+        matches!(self.state, State::Live { busy: true, .. })
+    }
+
     /// Why it ends or ended.
     #[must_use]
     pub fn end_reason(&self) -> Option<EndReason> {

@@ -48,7 +48,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// `"my_agent.py"` or `["my_agent.py", "--flag"]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a file's name, or a list of words")]
 pub enum Entrypoint {
     /// A file of the bundle.
     File(String),

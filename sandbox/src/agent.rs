@@ -9,18 +9,24 @@ use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::exec::{CStringArray, execve};
 use crate::sys::{close_range, errno_of, fork, signal, standard_fds, terminal};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, chdir, pipe2, setpgid, setresgid, setresuid, setsid};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// Where a program is looked for when the environment names no `PATH`.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// How long the way from fork to exec may take. From its change of uid on the child is within reach of the agent's other
+/// processes, which may stop it (`kill(-1, SIGSTOP)`); whoever starts it must not wait for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Most entries of `PATH` that are tried.
 const MAX_PATH_ENTRIES: usize = 64;
@@ -159,10 +165,14 @@ pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
     })
     .map_err(|error| before_fork(errno_of(&error)))?;
     drop(report);
-    let mut answer = Vec::new();
-    File::from(reader)
-        .read_to_end(&mut answer)
-        .map_err(|error| before_fork(errno_of(&error)))?;
+    let answer = match report_of_child(reader, PATIENCE) {
+        Ok(answer) => answer,
+        Err(error) => {
+            // It is our own child and has not been reaped, so its number is still its own.
+            let _ = kill(pid, Signal::SIGKILL);
+            return Err(before_fork(errno_of(&error)));
+        }
+    };
     match answer[..] {
         // End of file without a word: exec closed the pipe, the program runs.
         [] => Ok(pid),
@@ -171,6 +181,28 @@ pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
             errno: i32::from_le_bytes([b0, b1, b2, b3]),
         }),
         _ => Err(before_fork(Errno::EPIPE as i32)),
+    }
+}
+
+/// What the child says of a step that failed; empty if its program runs; `ETIMEDOUT` if it does not get there.
+fn report_of_child(reader: OwnedFd, patience: Duration) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + patience;
+    let mut reader = File::from(reader);
+    let mut answer = Vec::new();
+    let mut piece = [0; 8];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(reader.as_fd(), PollFlags::POLLIN)], left) {
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+            Ok(0) => return Err(Errno::ETIMEDOUT.into()),
+            Ok(_) => {}
+        }
+        match reader.read(&mut piece)? {
+            0 => return Ok(answer),
+            n => answer.extend_from_slice(&piece[..n]),
+        }
     }
 }
 
@@ -252,4 +284,23 @@ fn exec(prepared: &Prepared) -> io::Error {
         }
     }
     error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_held_before_its_exec_is_given_up() {
+        let (reader, mut writer) = std::io::pipe().expect("pipe");
+        let wait = |reader: &std::io::PipeReader| {
+            let copy = reader.try_clone().expect("dup").into();
+            report_of_child(copy, Duration::from_millis(20))
+        };
+        let error = wait(&reader).expect_err("nothing is said and nothing ends");
+        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+        writer.write_all(&[12, 2, 0, 0, 0]).expect("write");
+        drop(writer);
+        assert_eq!(wait(&reader).expect("report"), [12, 2, 0, 0, 0]);
+    }
 }

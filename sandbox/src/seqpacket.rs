@@ -190,6 +190,22 @@ mod tests {
         assert!(received.truncated && received.fds.len() <= scm::MAX_FDS);
     }
 
+    /// A pipe's write end that was dropped everywhere is felt at its read end: no copy of it is left in this process.
+    #[test]
+    fn descriptors_that_come_along_uninvited_are_closed() {
+        let (a, b) = Seqpacket::pair().expect("pair");
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let many = [writer.as_fd(); 100];
+        a.send(b"x", &many).expect("send");
+        drop(writer);
+        let received = b.recv(&mut [0; 10]).expect("recv");
+        assert!(received.truncated);
+        drop(received);
+        set_nonblocking(reader.as_fd(), true).expect("fcntl");
+        let end = reader.read(&mut [0; 1]).expect("end of file, not EAGAIN");
+        assert_eq!(end, 0);
+    }
+
     #[test]
     fn a_closed_peer_is_length_zero_and_no_signal() {
         let (a, b) = Seqpacket::pair().expect("pair");

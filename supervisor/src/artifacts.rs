@@ -89,6 +89,15 @@ impl ArtifactStore {
         })
     }
 
+    /// Refuses a bundle of this many bytes if that is too many.
+    pub fn admit(&self, packed: u64) -> Result<(), ArtifactError> {
+        let most = self.places.bounds.packed;
+        if packed > most {
+            return Err(Refusal::Packed(most).whole());
+        }
+        Ok(())
+    }
+
     /// Begins to receive a bundle.
     pub fn begin_upload(&self) -> Result<Upload, ArtifactError> {
         Upload::begin(self.clone())

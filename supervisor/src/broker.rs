@@ -16,8 +16,8 @@ use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
-use proto::api::{Info, PutRuntime, Runtime, Session, Usage};
-use proto::config::Language;
+use proto::api::{FieldFault, Info, PutRuntime, Runtime, Session, Usage};
+use proto::config::{Language, RuntimeConfig};
 use proto::ids::{InstanceId, RuntimeId, SessionId};
 use session_core::spec::{HostPolicy, Interpreters, RuntimeSpec};
 use std::collections::BTreeMap;
@@ -185,7 +185,7 @@ impl Broker {
             Some(_) => String::new(),
         };
         if !fault.is_empty() {
-            return Err(ApiError::field("config.entrypoint", fault));
+            return Err(ApiError::field("entrypoint", fault));
         }
         let (runtime, created) = self.store.put_runtime(put).await?;
         let version = self.compile(runtime.clone())?;
@@ -199,6 +199,14 @@ impl Broker {
             },
             created,
         ))
+    }
+
+    /// What this host would not run of a configuration, field by field.
+    #[must_use]
+    pub fn faults(&self, config: &RuntimeConfig) -> Vec<FieldFault> {
+        RuntimeSpec::resolve(config, &self.host_policy())
+            .err()
+            .unwrap_or_default()
     }
 
     fn compile(&self, runtime: Runtime) -> Result<RuntimeVersion, ApiError> {

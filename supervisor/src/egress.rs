@@ -5,21 +5,24 @@
 //! (so a name that changes its mind cannot slip through) and carries bytes. Refusals are counted and noted in the
 //! session's log. Which addresses are whose is `session_core::egress`.
 
+mod agent_stream;
 mod head;
 mod policy;
 
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
+use agent_stream::AgentStream;
 use head::{Head, HeadError};
 use policy::Refused;
 use session_core::egress::Target;
 use std::io;
-use std::net::TcpStream as StdTcpStream;
+use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// How long the agent may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,10 +30,28 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Notes in the session's log for its first refusals; later ones are only counted, so that a loop cannot flood the log.
 const NOTED_REFUSALS: u64 = 50;
 
+/// Names being resolved at once, for all sessions. The resolver's calls block one thread each, for as long as a name server
+/// keeps silent, and nothing can interrupt them: without a bound, agents that ask for such names would take all of the
+/// runtime's blocking threads, which launches and logs need too.
+const LOOKUPS: usize = 128;
+
+/// The same for one session.
+const LOOKUPS_PER_SESSION: usize = 8;
+
 /// The broker's half of every session's proxy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Egress {
     broker: OnceLock<Weak<Broker>>,
+    lookups: Arc<Semaphore>,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self {
+            broker: OnceLock::new(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+        }
+    }
 }
 
 impl Egress {
@@ -38,6 +59,32 @@ impl Egress {
     pub fn belong_to(&self, broker: &Arc<Broker>) {
         // A second call would say the same.
         let _ = self.broker.set(Arc::downgrade(broker));
+    }
+
+    /// Addresses of a name. A lookup keeps its places until the resolver returns, also when nobody waits any more.
+    async fn resolve(
+        &self,
+        session: &SessionHandle,
+        target: &Target,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let own = Arc::clone(&session.lookups).acquire_owned().await;
+        let own = own.map_err(closed)?;
+        let place = Arc::clone(&self.lookups).acquire_owned().await;
+        let place = place.map_err(closed)?;
+        let (host, port) = (target.host.clone(), target.port);
+        tokio::task::spawn_blocking(move || {
+            let resolved = (host.as_str(), port).to_socket_addrs();
+            drop((own, place));
+            resolved.map(Iterator::collect)
+        })
+        .await?
+    }
+
+    /// How many lookups a session may have under way.
+    #[must_use]
+    pub fn lookups_of_a_session() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(LOOKUPS_PER_SESSION))
     }
 
     /// Serves one connection of a session in a task of its own.
@@ -50,7 +97,7 @@ impl Egress {
             return;
         };
         tokio::spawn(async move {
-            let Ok(stream) = TcpStream::from_std(stream) else {
+            let Ok(stream) = AgentStream::new(stream) else {
                 return;
             };
             // Ends with the session: a connection must not outlive the one who may use it.
@@ -71,7 +118,7 @@ impl Egress {
 async fn connection(
     broker: &Broker,
     session: &SessionHandle,
-    mut agent: TcpStream,
+    mut agent: AgentStream,
 ) -> io::Result<()> {
     let read = tokio::time::timeout(HEAD_TIMEOUT, read_head(&mut agent)).await;
     let head = match read {
@@ -109,7 +156,6 @@ async fn connection(
     };
     // Small writes of a conversation (TLS handshakes, JSON) should not wait for each other.
     server.set_nodelay(true)?;
-    agent.set_nodelay(true)?;
     if head.is_connect() {
         agent
             .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -120,7 +166,7 @@ async fn connection(
     Ok(())
 }
 
-async fn read_head(agent: &mut TcpStream) -> Result<Head, HeadError> {
+async fn read_head(agent: &mut AgentStream) -> Result<Head, HeadError> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
         if let Some(head) = head::parse(&buffer)? {
@@ -149,14 +195,17 @@ async fn dial(
     let attempt = async {
         let resolved: Vec<_> = match target.address() {
             Some(address) => vec![(address, target.port).into()],
-            None => tokio::net::lookup_host((target.host.as_str(), target.port))
+            None => broker
+                .egress
+                .resolve(session, target)
                 .await
                 .map_err(|error| {
                     Dial::Failed(format!("{} could not be resolved: {error}", target.host))
-                })?
-                .collect(),
+                })?,
         };
-        let own = policy::own_addresses();
+        let own = policy::own_addresses().map_err(|error| {
+            Dial::Failed(format!("this host's own addresses are not known: {error}"))
+        })?;
         let dialled = policy::may_dial(&config.network.allow_private, target, &resolved, &own)
             .map_err(Dial::Refused)?;
         TcpStream::connect(dialled.as_slice())
@@ -192,7 +241,12 @@ fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
     }
 }
 
-async fn refuse(agent: &mut TcpStream, status: u16, reason: &str, detail: &str) -> io::Result<()> {
+async fn refuse(
+    agent: &mut AgentStream,
+    status: u16,
+    reason: &str,
+    detail: &str,
+) -> io::Result<()> {
     let body = format!("agentcore: {detail}\n");
     let answer = format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",

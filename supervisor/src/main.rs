@@ -1,5 +1,7 @@
 //! `agentcored`: see `supervisor::start` for the order of start-up.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use std::process::ExitCode;
 use supervisor::config::Args;

@@ -9,11 +9,19 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Held by this process for its life, so that no other build's tests remove the base under it.
+static IN_USE: OnceLock<(PathBuf, Flock<File>)> = OnceLock::new();
 
 /// The shared base; made if this build's is not there yet.
 pub fn shared() -> anyhow::Result<PathBuf> {
+    if let Some((base, _)) = IN_USE.get() {
+        return Ok(base.clone());
+    }
     let home = places::scratch().join("bases");
     fs::create_dir_all(&home)?;
+    let _alone = locked(&home.join("lock"), FlockArg::LockExclusive)?;
     let binary = places::binaries().join("agentcored");
     let meta = fs::metadata(&binary).with_context(|| binary.display().to_string())?;
     // Short: the runtime directory below it has at most 43 bytes.
@@ -21,25 +29,43 @@ pub fn shared() -> anyhow::Result<PathBuf> {
         "{:x}",
         meta.mtime().wrapping_mul(1_000_000_007) ^ meta.mtime_nsec()
     );
-    let ready = home.join(&key).join("ready");
-    if let Some(base) = named(&ready) {
-        return Ok(base);
-    }
-    let lock = File::create(home.join("lock"))?;
-    let _held = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
-    if let Some(base) = named(&ready) {
-        return Ok(base);
-    }
-    for entry in fs::read_dir(&home)?.flatten() {
-        // Of earlier builds. A daemon that still uses one keeps its mounts.
-        if entry.file_type()?.is_dir() {
+    let dir = home.join(&key);
+    fs::create_dir_all(&dir)?;
+    let used = locked(&dir.join("used"), FlockArg::LockShared)?;
+    let ready = dir.join("ready");
+    let base = match named(&ready) {
+        Some(base) => base,
+        None => {
+            remove_unused(&home)?;
+            let base = make(&dir)?;
+            fs::write(&ready, base.to_string_lossy().as_bytes())?;
+            base
+        }
+    };
+    Ok(IN_USE.get_or_init(|| (base, used)).0.clone())
+}
+
+fn locked(path: &Path, how: FlockArg) -> anyhow::Result<Flock<File>> {
+    let file = File::options().create(true).append(true).open(path)?;
+    Ok(Flock::lock(file, how).map_err(|(_, error)| error)?)
+}
+
+/// Bases of earlier builds that nobody tests with any more.
+fn remove_unused(home: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(home)?.flatten() {
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        if locked(&entry.path().join("used"), FlockArg::LockExclusiveNonblock).is_ok() {
             fs::remove_dir_all(entry.path())?;
         }
     }
-    let dir = home.join(&key);
-    fs::create_dir_all(&dir)?;
+    Ok(())
+}
+
+fn make(dir: &Path) -> anyhow::Result<PathBuf> {
     let options = Options {
-        dir: Some(dir.clone()),
+        dir: Some(dir.to_owned()),
         ..Options::default()
     };
     let daemon = Daemon::start(options.config("base = \"host\""))?;
@@ -50,7 +76,6 @@ pub fn shared() -> anyhow::Result<PathBuf> {
         .collect();
     daemon.end()?;
     ensure!(bases.len() == 1, "the daemon made not one base: {bases:?}");
-    fs::write(&ready, bases[0].to_string_lossy().as_bytes())?;
     Ok(bases[0].clone())
 }
 

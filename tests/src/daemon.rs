@@ -254,7 +254,9 @@ impl Daemon {
         let broker = self.pid();
         host::children(broker)
             .into_iter()
-            .find(|pid| host::title(*pid).contains("launcher"))
+            .find(|pid| {
+                host::name(*pid).contains("launcher") || host::title(*pid).contains("launcher")
+            })
             .with_context(|| format!("the broker {broker} has no child titled launcher"))
     }
 

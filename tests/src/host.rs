@@ -43,6 +43,15 @@ pub fn start_time(pid: i32) -> Option<u64> {
         .ok()
 }
 
+/// What the process calls itself (at most 15 characters).
+#[must_use]
+pub fn name(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
 /// Command line, words joined by spaces.
 #[must_use]
 pub fn title(pid: i32) -> String {

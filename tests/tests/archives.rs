@@ -210,8 +210,13 @@ fn an_upload_over_the_limit_is_refused_on_its_head_and_one_cut_off_leaves_nothin
         let client = daemon.client();
         let before = tree(&daemon.state_dir());
         let mut stream = client.target.connect()?;
+        // 250 MB as in every size of ours: powers of 1024.
+        let length = 250 * 1024 * 1024 + 1;
         stream.write_all(
-            b"POST /v1/artifacts HTTP/1.1\r\nhost: localhost\r\ncontent-length: 250000001\r\n\r\n",
+            format!(
+                "POST /v1/artifacts HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
+            )
+            .as_bytes(),
         )?;
         let answer = Response::read(stream, false)?;
         ensure!(answer.status == 413, "{}", answer.status);

@@ -320,7 +320,8 @@ pub(super) async fn withdraw<'a>(
     name: &str,
     artifacts: impl IntoIterator<Item = &'a ArtifactId>,
 ) -> Result<(), Failure> {
-    let runtime = format!("/v1/runtimes/{}", encode(name));
+    // What was withdrawn is gone when we say so, its sessions too.
+    let runtime = format!("/v1/runtimes/{}?wait=true", encode(name));
     match desk.daemon.delete(&runtime).await {
         Ok(()) => {}
         Err(DaemonError::Refused(refusal)) if refusal.status == 404 => {}

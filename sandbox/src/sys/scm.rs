@@ -1,8 +1,7 @@
 //! Descriptor passing over Unix sockets: [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SCM_RIGHTS`.
 
-use nix::cmsg_space;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
-use std::io::{self, IoSlice, IoSliceMut};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Most descriptors that one packet may carry here. The kernel's own limit is 253.
@@ -34,34 +33,72 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
 }
 
 /// Receives one packet with its descriptors. Descriptors past [`MAX_FDS`] are closed by the kernel (`MSG_CTRUNC`).
+///
+/// Not through nix: its `cmsgs()` gives nothing at all of a truncated control buffer, while the kernel has put those
+/// descriptors that did fit into this process, where they would stay for good (security bar C08).
 pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut control = cmsg_space!([RawFd; MAX_FDS]);
-    let mut parts = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<UnixAddr>(
-        socket.as_raw_fd(),
-        &mut parts,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let mut control = Control([0; CONTROL]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all zeroes is a header without name, parts and control.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL;
+    // SAFETY: the header points to one part and one control buffer of the lengths that it says; all live across the call.
+    let len =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    // Negative: an error.
+    let Ok(len) = usize::try_from(len) else {
+        return Err(io::Error::last_os_error());
+    };
+    Ok(Received {
+        len,
+        fds: take_rights(&message),
+        truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+    })
+}
+
+/// Room for the control message of [`MAX_FDS`] descriptors.
+const CONTROL: usize =
+    // SAFETY: plain arithmetic.
+    unsafe { libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as libc::c_uint) } as usize;
+
+/// A control buffer begins with a header, and is aligned for it.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// All descriptors that the kernel has put into this process with `message`, whether it was truncated or not.
+fn take_rights(message: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    // cmsgs() fails only where the control buffer was truncated; the flag below says so too.
-    if let Ok(messages) = message.cmsgs() {
-        for entry in messages {
-            if let ControlMessageOwned::ScmRights(raw) = entry {
-                for fd in raw {
-                    // SAFETY: the kernel has just made `fd` in this process for this message, and nix hands each
-                    // number out once, so nobody else owns it.
-                    fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
-                }
+    // SAFETY: the kernel has filled the control buffer of `message` (which is borrowed, and lives) and said in its length
+    // how much of it holds.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    while !header.is_null() {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR give null or a header that lies in the buffer.
+        let (level, kind, length) = unsafe {
+            (
+                (*header).cmsg_level,
+                (*header).cmsg_type,
+                (*header).cmsg_len,
+            )
+        };
+        if (level, kind) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: plain arithmetic.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            // SAFETY: the data follows the header, within the buffer.
+            let data = unsafe { libc::CMSG_DATA(header) }.cast::<RawFd>();
+            for at in 0..length.saturating_sub(empty) / size_of::<RawFd>() {
+                // SAFETY: within the length that the kernel gave; it has just made the descriptor in this process for
+                // this message, each is read once, so nobody else owns it.
+                fds.push(unsafe { OwnedFd::from_raw_fd(data.add(at).read_unaligned()) });
             }
         }
+        // SAFETY: as above.
+        header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    let truncated = message
-        .flags
-        .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-    Ok(Received {
-        len: message.bytes,
-        fds,
-        truncated,
-    })
+    fds
 }

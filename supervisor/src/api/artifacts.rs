@@ -1,14 +1,15 @@
 //! `/v1/artifacts`: upload and list bundles.
 
-use super::params::Params;
+use super::input::{Path, Query};
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond};
 use crate::broker::Broker;
 use axum::Json;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use http_body::Body as _;
 use proto::ids::ArtifactId;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub async fn upload(
     request: Request,
 ) -> Response {
     let result = async {
+        // Its announced length is enough to refuse it.
+        broker.artifacts.admit(request.body().size_hint().lower())?;
         let pieces = request.into_body().into_data_stream();
         let (artifact, created) = broker.artifacts.receive(pieces).await?;
         let status = if created {
@@ -35,7 +38,7 @@ pub async fn upload(
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Params(paging): Params<Paging>,
+    Query(paging): Query<Paging>,
 ) -> Response {
     let result =
         async { Ok(Json(broker.store.artifacts(paging.request()?).await?).into_response()) };

@@ -4,6 +4,7 @@
 //! How: such a call runs in a task of its own, and the request only waits for it. When the request goes away, the task
 //! lingers for [`LINGER`]; a new attempt of the same invocation in that time keeps it running.
 
+use super::intake::Intake;
 use super::invoke::{self, Answer, Call};
 use super::reply::ApiError;
 use crate::broker::Broker;
@@ -125,7 +126,13 @@ async fn run(
     call: &Call,
     body: Body,
 ) -> Result<(Arc<SessionHandle>, Answer), ApiError> {
+    let patience = call.version.spec.timeouts.invocation;
+    let intake = Intake::begin(body, broker.config().limits.max_body.0);
+    // A caller that never begins its body must not wait here for ever.
+    let intake = tokio::time::timeout(patience, intake)
+        .await
+        .map_err(|_| ApiError::field("body", "did not come within the invocation's time"))??;
     let (handle, work) = invoke::obtain(broker, call).await?;
-    let answer = invoke::relay(broker, &handle, work, call, body).await?;
+    let answer = invoke::relay(broker, &handle, work, call, intake).await?;
     Ok((handle, answer))
 }

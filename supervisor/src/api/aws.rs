@@ -12,7 +12,7 @@ use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use proto::api::EndReason;
@@ -70,12 +70,22 @@ pub async fn dispatch(State(broker): State<Arc<Broker>>, request: Request) -> Re
         .unwrap_or_default();
     match route(&broker, request).await {
         Ok(response) => response,
-        Err(error) => error.aws(&id),
+        Err(error) => {
+            let mut response = error.aws(&id);
+            if error.code == ErrorCode::MethodNotAllowed {
+                let headers = response.headers_mut();
+                headers.insert(ALLOW, HeaderValue::from_static("POST"));
+            }
+            response
+        }
     }
 }
 
 async fn route(broker: &Arc<Broker>, request: Request) -> Result<Response, ApiError> {
     let (operation, label) = split(request.uri().path())?;
+    if request.method() == Method::OPTIONS {
+        return Ok((StatusCode::NO_CONTENT, [(ALLOW, "POST")]).into_response());
+    }
     if request.method() != Method::POST {
         return Err(ApiError::new(
             ErrorCode::MethodNotAllowed,
@@ -347,7 +357,7 @@ pub fn check_length(broker: &Broker, headers: &HeaderMap) -> Result<(), ApiError
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.parse::<u64>().ok());
     match length {
-        Some(size) if size > max => Err(invoke::too_large(size, max)),
+        Some(size) if size > max => Err(invoke::too_large(Some(size), max)),
         Some(_) | None => Ok(()),
     }
 }

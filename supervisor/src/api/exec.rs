@@ -3,6 +3,7 @@
 //! After the 101 both sides speak frames ([`ExecChannel`]). Without a terminal the process gets three pipes of its own;
 //! with one, the shim makes a pseudo-terminal in the session and carries it over one stream.
 
+use super::input::{Path, Reading, bounded};
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::sessions;
@@ -10,7 +11,7 @@ use crate::broker::Broker;
 use crate::relay::link::Link;
 use crate::session::handle::{SessionHandle, Unusable, Work};
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
@@ -37,7 +38,7 @@ const FRAME_QUEUE: usize = 16;
 const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Most bytes of an `exec` request.
-const MAX_REQUEST: usize = 60 * 1024;
+const MAX_REQUEST: u64 = 60 * 1024;
 
 /// The route.
 pub async fn exec(
@@ -69,16 +70,8 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
     let query = request.uri().query().unwrap_or("").to_owned();
-    let body = axum::body::to_bytes(request.into_body(), MAX_REQUEST)
-        .await
-        .map_err(|_| {
-            ApiError::new(
-                ErrorCode::PayloadTooLarge,
-                format!("an exec request has at most {MAX_REQUEST} bytes"),
-            )
-        })?;
-    let wanted: ExecRequest = serde_json::from_slice(&body)
-        .map_err(|error| ApiError::field("body", format!("is not an exec request: {error}")))?;
+    let body = bounded(request.into_body(), MAX_REQUEST).await?;
+    let wanted = Reading::<ExecRequest>::of(&body)?.finish(Vec::new())?;
     if wanted.argv.is_empty() || wanted.argv.iter().any(|word| word.contains('\0')) {
         return Err(ApiError::field(
             "argv",

@@ -1,6 +1,7 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
 use super::attempts::Attempt;
+use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -20,8 +21,7 @@ use proto::shim::Invoke;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
@@ -35,6 +35,18 @@ const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait for the reason when a session's link breaks in the middle of an exchange: the end is already on its
 /// way from the launcher.
 const REASON_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Headers of an answer that belong to one connection, or frame its body; this server says its own.
+const THIS_HOP: &[&str] = &[
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// How much of a failing agent's answer a caller is shown.
 const EVIDENCE_BYTES: usize = 4096;
@@ -116,34 +128,19 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
 }
 
 /// Relays a call over a session that is held by `work`.
-pub async fn relay<B>(
+pub async fn relay(
     broker: &Broker,
     handle: &SessionHandle,
     work: Work,
     call: &Call,
-    body: B,
-) -> Result<Answer, ApiError>
-where
-    B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
+    intake: Intake,
+) -> Result<Answer, ApiError> {
     let max_body = broker.config().limits.max_body.0;
-    if let Some(size) = body.size_hint().exact().filter(|size| *size > max_body) {
-        return Err(too_large(size, max_body));
-    }
-    let over = Arc::new(AtomicBool::new(false));
-    let limited = Bounded {
-        inner: body,
-        left: max_body,
-        over: Arc::clone(&over),
-    };
-    let content_length = limited.size_hint().exact();
-    let body = exchange::take_small(limited).await.map_err(|error| {
-        ApiError::new(
-            ErrorCode::Validation,
-            format!("the request body broke off: {error}"),
-        )
-    })?;
+    let Intake {
+        body,
+        length,
+        trouble,
+    } = intake;
     let request = Invoke {
         id: InvocationId(0),
         method: call.method.clone(),
@@ -151,7 +148,7 @@ where
         headers: call.headers.clone(),
         content_length: match &body {
             RequestBody::Whole(_) => None,
-            RequestBody::Stream(_) => content_length,
+            RequestBody::Stream(_) => length,
         },
     };
     let timeout = handle.version.spec.timeouts.invocation;
@@ -160,11 +157,13 @@ where
         tokio::time::timeout_at(deadline, exchange::exchange(&work.link, request, body)).await;
     let exchange = match answered {
         Ok(Ok(exchange)) => exchange,
-        // Its length was not announced: the agent has seen the beginning, and then an abort.
-        Ok(Err(_aborted)) if over.load(Ordering::Relaxed) => {
-            return Err(too_large(max_body + 1, max_body));
+        Ok(Err(error)) => {
+            return Err(match trouble.told() {
+                // The caller's own doing: what the agent made of it does not matter.
+                Some(told) => told,
+                None => relay_failure(handle, &error).await,
+            });
         }
-        Ok(Err(error)) => return Err(relay_failure(handle, &error).await),
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => {
             return Err(ApiError::new(
@@ -182,6 +181,10 @@ where
     };
     let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
     for (name, value) in &exchange.head.headers {
+        // The shim has taken these off; one that has not would decide how the client reads this answer's end.
+        if THIS_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop)) {
+            continue;
+        }
         // The shim has checked them; what this library finds wrong all the same is not passed on.
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             headers.append(name, value);
@@ -217,66 +220,12 @@ where
 const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The refusal of a body over its bound.
-pub fn too_large(size: u64, max: u64) -> ApiError {
+pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
+    let found = announced.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"));
     ApiError::new(
         ErrorCode::PayloadTooLarge,
-        format!("the body has {size} bytes or more; at most {max} are taken (limits.max_body)"),
+        format!("the body has {found}; at most {max} bytes are taken (limits.max_body)"),
     )
-}
-
-/// A request body that may not exceed its bound, and says that it did.
-struct Bounded<B> {
-    inner: B,
-    left: u64,
-    over: Arc<AtomicBool>,
-}
-
-/// Why a request body broke off.
-#[derive(Debug, thiserror::Error)]
-enum RequestBroken<E: std::error::Error> {
-    #[error("it is over its limit")]
-    TooLarge,
-    #[error(transparent)]
-    Client(E),
-}
-
-impl<B> HttpBody for Bounded<B>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-    B::Error: std::error::Error,
-{
-    type Data = Bytes;
-    type Error = RequestBroken<B::Error>;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.inner).poll_frame(cx)) else {
-            return Poll::Ready(None);
-        };
-        let frame = frame.map_err(RequestBroken::Client)?;
-        let size = frame.data_ref().map_or(0, Bytes::len);
-        match self
-            .left
-            .checked_sub(u64::try_from(size).unwrap_or(u64::MAX))
-        {
-            Some(left) => self.left = left,
-            None => {
-                self.over.store(true, Ordering::Relaxed);
-                return Poll::Ready(Some(Err(RequestBroken::TooLarge)));
-            }
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 fn start_failure(end: &End) -> ApiError {
@@ -408,15 +357,12 @@ impl HttpBody for Inner {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        if polled.is_pending() {
-            // Out of time in the middle of an answer: the connection breaks, so it cannot look complete.
-            return self
-                .deadline
-                .as_mut()
-                .poll(cx)
-                .map(|()| Some(Err(BodyError::Truncated)));
+        // Asked first: an agent that never pauses is out of time too. In the middle of an answer the connection breaks,
+        // so it cannot look complete.
+        if !self.body.is_end_stream() && self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::Truncated)));
         }
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         }

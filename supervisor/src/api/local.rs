@@ -4,7 +4,7 @@
 use super::attempts;
 use super::aws::{check_length, fresh_session_id, session_id, set_session};
 use super::invoke::{Call, SESSION_ID};
-use super::reply::ApiError;
+use super::reply::{ApiError, ERROR_TYPE};
 use super::router::RequestId;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -14,7 +14,6 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::HeaderMap;
 use http::{StatusCode, header};
-use proto::api::Phase;
 use proto::code::ErrorCode;
 use proto::ids::EndpointName;
 use std::sync::Arc;
@@ -46,7 +45,8 @@ pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) ->
     }
 }
 
-/// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called.
+/// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called, busy if
+/// one of its sessions said so.
 pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
     let id = request
         .extensions()
@@ -55,11 +55,11 @@ pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Respon
         .unwrap_or_default();
     match default_runtime(&broker) {
         Ok(version) => {
-            let busy = broker
-                .registry
-                .of_runtime(&version.runtime)
-                .iter()
-                .any(|session| session.view().phase == Phase::Busy);
+            let mut busy = false;
+            for session in broker.registry.of_runtime(&version.runtime) {
+                let activity = session.activity().await;
+                busy |= activity.is_some_and(|activity| activity.says_busy);
+            }
             let status = if busy { "HealthyBusy" } else { "Healthy" };
             (
                 [(header::CONTENT_TYPE, "application/json")],
@@ -97,6 +97,8 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
         )
     })?;
     *response.headers_mut() = answer.headers;
+    // Marks errors of ours; an agent must not forge one.
+    response.headers_mut().remove(ERROR_TYPE);
     set_session(response.headers_mut(), &session);
     *response.body_mut() = answer.body.into();
     Ok(response)

@@ -7,8 +7,9 @@ use crate::broker::Broker;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use http::{Method, StatusCode};
 use proto::code::ErrorCode;
 use std::sync::Arc;
 
@@ -75,7 +76,12 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
     response
 }
 
+/// The `Allow` header is axum's to add.
+
 async fn method_not_allowed(request: Request) -> Response {
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let error = ApiError::new(
         ErrorCode::MethodNotAllowed,
         format!(

@@ -1,20 +1,17 @@
 //! `/v1/runtimes`: deploy, list, inspect, delete.
 
-use super::params::Params;
+use super::input::{Path, Query, Reading, bounded};
 use super::reply::ApiError;
 use super::router::RequestId;
 use crate::broker::Broker;
 use crate::store::PageRequest;
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use proto::api::{EndReason, PutRuntime};
-use proto::code::ErrorCode;
+use proto::api::{EndReason, FieldFault, PutRuntime};
 use proto::ids::{RuntimeName, VersionNumber};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// `maxResults` and `nextToken` of every list.
@@ -37,30 +34,6 @@ pub fn respond(result: Result<Response, ApiError>, id: &RequestId) -> Response {
     result.unwrap_or_else(|error| error.problem(&id.0))
 }
 
-/// A JSON body, bounded and typed; errors name the field.
-pub async fn json_body<T: DeserializeOwned>(broker: &Broker, body: Body) -> Result<T, ApiError> {
-    let max = broker.config().limits.max_control_body.0;
-    let bytes = axum::body::to_bytes(body, usize::try_from(max).unwrap_or(usize::MAX))
-        .await
-        .map_err(|_| {
-            ApiError::new(
-                ErrorCode::PayloadTooLarge,
-                format!("a control request has at most {max} bytes"),
-            )
-        })?;
-    let mut reader = serde_json::Deserializer::from_slice(&bytes);
-    let typed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        // The whole body has no path.
-        let name = if path == "." { "body" } else { &path };
-        ApiError::field(name, format!("is not what is expected: {}", error.inner()))
-    })?;
-    reader
-        .end()
-        .map_err(|error| ApiError::field("body", format!("goes on after its end: {error}")))?;
-    Ok(typed)
-}
-
 /// The name in a query.
 pub fn runtime_param(text: &str) -> Result<RuntimeName, ApiError> {
     RuntimeName::parse(text).map_err(|error| ApiError::field("runtime", error.to_string()))
@@ -80,13 +53,20 @@ pub async fn put(
 ) -> Response {
     let result = async {
         let name = runtime_name(&name)?;
-        let put: PutRuntime = json_body(&broker, request.into_body()).await?;
-        if put.config.name != name {
-            return Err(ApiError::field(
-                "config.name",
-                format!("must be `{name}`, as in the path"),
-            ));
+        let max = broker.config().limits.max_control_body.0;
+        let body = bounded(request.into_body(), max).await?;
+        let read = Reading::<PutRuntime>::of(&body)?;
+        let mut faults = Vec::new();
+        if let Some(put) = &read.value {
+            if put.config.name != name {
+                faults.push(FieldFault {
+                    name: "name".to_owned(),
+                    message: format!("must be `{name}`, as in the path"),
+                });
+            }
+            faults.extend(broker.faults(&put.config));
         }
+        let put = read.finish(faults)?;
         let (runtime, created) = broker.deploy(put).await?;
         let status = if created {
             StatusCode::CREATED
@@ -102,7 +82,7 @@ pub async fn put(
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Params(paging): Params<Paging>,
+    Query(paging): Query<Paging>,
 ) -> Response {
     let result = async {
         let mut page = broker.store.runtimes(paging.request()?).await?;
@@ -128,11 +108,20 @@ pub async fn show(
     respond(result.await, &id)
 }
 
-/// `DELETE /v1/runtimes/{name}`: no new sessions from now on; the live ones are stopped.
+/// Query of the delete.
+#[derive(Debug, Default, Deserialize)]
+pub struct Remove {
+    #[serde(default)]
+    wait: bool,
+}
+
+/// `DELETE /v1/runtimes/{name}`: no new sessions from now on; the live ones are stopped, and with `?wait=true` they are
+/// gone when this answers.
 pub async fn remove(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
+    Query(query): Query<Remove>,
 ) -> Response {
     let result = async {
         let name = runtime_name(&name)?;
@@ -140,8 +129,14 @@ pub async fn remove(
         let version = broker.catalogue.by_name(&name);
         broker.catalogue.remove(&name);
         if let Some(version) = version {
-            for session in broker.registry.of_runtime(&version.runtime) {
+            let sessions = broker.registry.of_runtime(&version.runtime);
+            for session in &sessions {
                 session.stop(EndReason::Stopped).await;
+            }
+            if query.wait {
+                for session in &sessions {
+                    session.over().await;
+                }
             }
         }
         Ok(StatusCode::NO_CONTENT.into_response())
@@ -154,7 +149,7 @@ pub async fn versions(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(name): Path<String>,
-    Params(paging): Params<Paging>,
+    Query(paging): Query<Paging>,
 ) -> Response {
     let result = async {
         let page = broker

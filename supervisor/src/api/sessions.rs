@@ -1,6 +1,6 @@
 //! `/v1/sessions`: list, inspect, stop, logs.
 
-use super::params::Params;
+use super::input::{Path, Query};
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond, runtime_param};
@@ -10,7 +10,7 @@ use crate::session::log;
 use crate::store::SessionFilter;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
@@ -171,8 +171,8 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
-    Params(paging): Params<Paging>,
-    Params(filter): Params<Filter>,
+    Query(paging): Query<Paging>,
+    Query(filter): Query<Filter>,
 ) -> Response {
     let result = async {
         let phase: Option<Phase> = filter
@@ -214,7 +214,7 @@ pub async fn show(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Params(filter): Params<Filter>,
+    Query(filter): Query<Filter>,
 ) -> Response {
     let result = async {
         Ok(Json(find(&broker, &session, filter.runtime.as_deref()).await?).into_response())
@@ -227,7 +227,7 @@ pub async fn stop(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Params(query): Params<Stop>,
+    Query(query): Query<Stop>,
 ) -> Response {
     let result = async {
         let runtime = query.runtime.as_deref().map(runtime_param).transpose()?;
@@ -253,7 +253,7 @@ pub async fn logs(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Params(query): Params<Logs>,
+    Query(query): Query<Logs>,
     headers: HeaderMap,
 ) -> Response {
     let result = async {

@@ -48,6 +48,11 @@ impl Library {
         Ok(library)
     }
 
+    /// Refuses a bundle of this many bytes if that is too many.
+    pub fn admit(&self, packed: u64) -> Result<(), ArtifactError> {
+        self.files.admit(packed)
+    }
+
     /// Receives a bundle. The second part of the answer says whether it is new. A body that fails or is given up leaves
     /// nothing.
     pub async fn receive<E>(

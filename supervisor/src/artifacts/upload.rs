@@ -1,8 +1,6 @@
 //! Receiving a bundle: spool and hash, unpack, publish.
 
-use super::{
-    ArtifactError, ArtifactStore, Measures, Meta, Refusal, make_directory, remove, unpack,
-};
+use super::{ArtifactError, ArtifactStore, Measures, Meta, make_directory, remove, unpack};
 use crate::store::NewArtifact;
 use proto::ids::ArtifactId;
 use sha2::{Digest, Sha256};
@@ -67,11 +65,8 @@ impl Upload {
 
     /// Takes the next bytes.
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), ArtifactError> {
-        let most = self.store.places.bounds.packed;
         self.packed += chunk.len() as u64;
-        if self.packed > most {
-            return Err(Refusal::Packed(most).whole());
-        }
+        self.store.admit(self.packed)?;
         self.hash.update(chunk);
         self.spool
             .write_all(chunk)

@@ -310,15 +310,16 @@ impl Resolver<'_> {
                 "defaults.tmp_size",
                 built_in.tmp_size.min(ceilings.tmp_size),
             ),
+            // The contract's minute binds what runtimes ask for, not what an operator gives to those that do not ask.
             idle_timeout: self.seconds(
                 "defaults.idle_timeout",
                 built_in.idle_timeout.min(ceilings.idle_timeout),
-                60..=1_209_600,
+                1..=1_209_600,
             ),
             max_lifetime: self.seconds(
                 "defaults.max_lifetime",
                 built_in.max_lifetime.min(ceilings.max_lifetime),
-                60..=1_209_600,
+                1..=1_209_600,
             ),
             start_timeout: self.seconds(
                 "defaults.start_timeout",

@@ -75,10 +75,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
     let authority = authority.rsplit('@').next().unwrap_or(authority);
     let target = Target::parse(authority, 80)?;
     let slash = if origin.starts_with('/') { "" } else { "/" };
-    let mut forward = format!("{method} {slash}{origin} HTTP/1.1\r\n").into_bytes();
+    // The host that was judged is the host that is asked, whatever the agent's own header says (RFC 9112 §3.2.2): an
+    // allowed server may serve others under the same address.
+    let mut forward =
+        format!("{method} {slash}{origin} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
     for header in request.headers.iter() {
         let name = header.name.to_ascii_lowercase();
-        if matches!(name.as_str(), "connection" | "keep-alive") || name.starts_with("proxy-") {
+        if matches!(name.as_str(), "host" | "connection" | "keep-alive")
+            || name.starts_with("proxy-")
+        {
             continue;
         }
         forward.extend_from_slice(header.name.as_bytes());
@@ -115,7 +120,7 @@ mod tests {
     #[test]
     fn absolute_requests_become_origin_requests_on_a_connection_of_their_own() {
         let head = parse(
-            b"POST http://u:p@models.test:8080/a?b=c HTTP/1.1\r\nHost: models.test:8080\r\nProxy-Connection: keep-alive\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
+            b"POST http://u:p@models.test:8080/a?b=c HTTP/1.1\r\nHost: another.test\r\nhost: third.test\r\nProxy-Connection: keep-alive\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
         )
         .expect("well-formed")
         .expect("complete");

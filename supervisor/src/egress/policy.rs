@@ -1,8 +1,9 @@
 //! The two questions of an outbound connection: may this target be asked for, may this address be dialled?
 
-use session_core::egress::{AddressKind, AllowList, Target, classify};
+use session_core::egress::{AddressKind, AllowList, Target, classify, unmapped};
 use session_core::spec::NetworkPolicy;
 use std::fmt;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 /// Why not. The text is for the agent's log and the operator's.
@@ -69,7 +70,7 @@ pub(super) fn may_dial(
             dialled.push(*socket);
         } else if kind != AddressKind::Public {
             refused = Refused::Address(address, kind.name());
-        } else if own.contains(&address) {
+        } else if own.contains(&unmapped(address)) {
             refused = Refused::Address(address, "host's own");
         } else {
             dialled.push(*socket);
@@ -82,12 +83,9 @@ pub(super) fn may_dial(
     }
 }
 
-/// Addresses of this host's interfaces, read each time: they change.
-pub(super) fn own_addresses() -> Vec<IpAddr> {
-    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else {
-        return Vec::new();
-    };
-    interfaces
+/// Addresses of this host's interfaces, read each time: they change. Who cannot read them cannot judge either.
+pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
+    Ok(nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| {
             let address = interface.address?;
             address
@@ -95,7 +93,7 @@ pub(super) fn own_addresses() -> Vec<IpAddr> {
                 .map(|v4| IpAddr::V4(v4.ip()))
                 .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         })
-        .collect()
+        .collect())
 }
 
 #[cfg(test)]
@@ -153,6 +151,9 @@ mod tests {
             may_dial(&none, &target("x.test"), &[public], &[public.ip()]),
             Err(Refused::Address(public.ip(), "host's own"))
         );
+        // The same address in an AAAA record.
+        let mapped: SocketAddr = "[::ffff:93.184.216.34]:443".parse().expect("addr");
+        assert!(may_dial(&none, &target("x.test"), &[mapped], &[public.ip()]).is_err());
         let open = list(&["127.0.0.1:443", "models.lan:443"]);
         assert_eq!(
             may_dial(&open, &target("127.0.0.1:443"), &[loopback], &[]),

@@ -48,6 +48,14 @@ impl Endpoint {
         Ok((listener.into_fd(), record.into()))
     }
 
+    /// Whether either of them was ever made (and not removed). What cannot be looked at counts as there.
+    pub(super) fn is_there(&self) -> bool {
+        [&self.socket, &self.record].iter().any(|path| {
+            fs::symlink_metadata(path)
+                .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true)
+        })
+    }
+
     /// The exit record as far as it was written; empty if there is none.
     pub(super) fn read_record(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -82,7 +90,9 @@ mod tests {
             nix::unistd::getuid().as_raw(),
             nix::unistd::getgid().as_raw(),
         );
+        assert!(!endpoint.is_there());
         let (_listener, record) = endpoint.create(me).expect("create");
+        assert!(endpoint.is_there());
         assert!(endpoint.create(me).is_err(), "never reuses a name");
         let mut record = File::from(record);
         for _ in 0..3 {

@@ -33,6 +33,9 @@ const TICK: Duration = Duration::from_millis(2);
 /// How long after an out-of-memory hint a kill is expected to show in the counters.
 const OOM_SUSPICION: Duration = Duration::from_secs(1);
 
+/// How long the stagers of a launcher that has just been killed may take to follow it.
+const STAGERS_DIE: Duration = Duration::from_secs(1);
+
 /// Most events taken at once.
 const MAX_EVENTS: usize = 64;
 
@@ -119,6 +122,16 @@ impl Launcher {
                 .open_existing(session.as_str())
                 .map_err(io::Error::other)?;
             let endpoint = Endpoint::of(&self.ground.sessions, session.as_str());
+            // A place that was prepared and never used: its socket would have been made before it was. Its stager dies
+            // with its launcher. No store knows of it, so nobody would ever ask for its removal.
+            if !endpoint.is_there() && cgroup.wait_empty(Instant::now() + STAGERS_DIE).is_ok() {
+                match cgroup.remove() {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        tracing::warn!(session_id = %session, error = %error, "an old prepared cgroup stays behind");
+                    }
+                }
+            }
             self.sessions
                 .insert(session, Session::new(cgroup, endpoint, Phase::Foreign));
         }
@@ -343,7 +356,7 @@ impl Launcher {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
-        let Some(event) = &session.oom else {
+        let Some((_, event)) = &session.oom else {
             return;
         };
         // Re-arms it. On v1 the removal of the cgroup is an event too, which then never ends: no more of those.
@@ -376,13 +389,13 @@ impl Launcher {
         }
     }
 
-    /// Watches a descriptor on behalf of a session.
-    fn watch(&mut self, fd: BorrowedFd<'_>, source: Source, events: EpollFlags) -> io::Result<()> {
+    /// Watches a descriptor on behalf of a session; says by which key.
+    fn watch(&mut self, fd: BorrowedFd<'_>, source: Source, events: EpollFlags) -> io::Result<u64> {
         let key = self.next_key;
         self.epoll.add(fd, EpollEvent::new(events, key))?;
         self.next_key += 1;
         self.sources.insert(key, source);
-        Ok(())
+        Ok(key)
     }
 
     fn reply(&mut self, number: u64, reply: Result<Reply, OrderFault>, fd: Option<OwnedFd>) {

@@ -58,8 +58,8 @@ pub(super) struct Session {
     /// First host uid, once launched.
     pub(super) uid_base: Option<u32>,
     pub(super) phase: Phase,
-    /// Becomes readable when the memory limit was hit.
-    pub(super) oom: Option<OwnedFd>,
+    /// Becomes readable when the memory limit was hit; with its key in the epoll.
+    pub(super) oom: Option<(u64, OwnedFd)>,
     /// The memory limit was hit, and until then it is looked whether that has killed someone.
     pub(super) oom_suspect: Option<Instant>,
     pub(super) removal: Option<Removal>,

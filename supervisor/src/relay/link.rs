@@ -409,29 +409,55 @@ fn typed<T: DeserializeOwned>(method: &str, params: &RawValue) -> Result<T, Prot
     })
 }
 
-/// The one descriptor that a shim may pass: a connected INET stream socket. Anything else (a file on a file system that
-/// never answers, say) is a fault, found without reading from it.
+/// The one descriptor that a shim may pass: an INET stream socket. Anything else (a file on a file system that never
+/// answers, say) is a fault, found without reading from it. Asked of the socket, not of its peer: one that has closed
+/// already has no name.
 fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
     use nix::sys::socket::{
-        SockType, SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt,
+        AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
     };
     use std::os::fd::AsRawFd;
     let kind = getsockopt(&fd.as_fd(), sockopt::SockType).ok();
-    let inet = getpeername::<SockaddrStorage>(fd.as_raw_fd())
+    let family = getsockname::<SockaddrStorage>(fd.as_raw_fd())
         .ok()
-        .and_then(|peer| {
-            peer.family().map(|family| {
-                matches!(
-                    family,
-                    nix::sys::socket::AddressFamily::Inet | nix::sys::socket::AddressFamily::Inet6
-                )
-            })
-        });
-    if kind != Some(SockType::Stream) || inet == Some(false) {
+        .and_then(|own| own.family());
+    let inet = matches!(family, Some(AddressFamily::Inet | AddressFamily::Inet6));
+    if kind != Some(SockType::Stream) || !inet {
         return Err(ProtocolFault::Descriptor("egress".to_owned()));
     }
-    // A peer that has already closed has no name any more: it is a socket of the right kind all the same.
     let stream = TcpStream::from(fd);
     stream.set_nonblocking(true)?;
     Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn only_inet_streams_are_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+        let (accepted, _) = listener.accept().expect("accept");
+        drop(client);
+        assert!(
+            inet_stream(accepted.into()).is_ok(),
+            "also if its peer is gone"
+        );
+        let (pair, other) = std::os::unix::net::UnixStream::pair().expect("pair");
+        drop(other);
+        let (pipe, _) = std::io::pipe().expect("pipe");
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let unconnected = nix::sys::socket::socket(
+            nix::sys::socket::AddressFamily::Unix,
+            nix::sys::socket::SockType::Stream,
+            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .expect("socket");
+        for fd in [pair.into(), pipe.into(), datagram.into(), unconnected] {
+            assert!(inet_stream(fd).is_err());
+        }
+    }
 }

@@ -26,6 +26,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
 /// Makes a session and the task that owns it.
 pub fn spawn(
@@ -52,6 +53,7 @@ pub fn spawn(
         egress_places: Arc::new(Semaphore::new(
             usize::try_from(broker.config().network.max_connections).unwrap_or(256),
         )),
+        lookups: crate::egress::Egress::lookups_of_a_session(),
         mailbox,
         view: watcher,
     });
@@ -70,6 +72,8 @@ pub fn spawn(
         completions: mpsc::channel(COMPLETIONS),
         permit: Some(permit),
         underway: Some(broker.slots.underway()),
+        launching: None,
+        in_a_row: 0,
         over: false,
     };
     tokio::spawn(driver.run(commands));
@@ -78,6 +82,10 @@ pub fn spawn(
 
 /// At most one launch, one kill and one removal are under way at once, and the exit notice.
 const COMPLETIONS: usize = 8;
+
+/// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
+/// stop or its lifetime by keeping the queue full.
+const IN_A_ROW: u32 = 16;
 
 /// What comes back from effects, and from the launcher.
 #[derive(Debug)]
@@ -128,6 +136,10 @@ struct Driver {
     permit: Option<Permit>,
     /// Until it is ready, or over.
     underway: Option<Underway>,
+    /// The launch, while it may still give its order.
+    launching: Option<JoinHandle<()>>,
+    /// Events of the shim taken since anybody else had a turn.
+    in_a_row: u32,
     over: bool,
 }
 
@@ -148,7 +160,10 @@ impl Driver {
                 // In order: what has happened is taken before anybody's new wish.
                 biased;
                 Some(completion) = self.completions.1.recv() => self.complete(completion).await,
-                event = next(&mut self.events) => self.shim_said(event).await,
+                event = next(&mut self.events), if self.in_a_row < IN_A_ROW => {
+                    self.in_a_row += 1;
+                    self.shim_said(event).await;
+                }
                 Some(_ended) = self.work.next(), if !self.work.is_empty() => self.step(Event::WorkEnds),
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -156,6 +171,8 @@ impl Driver {
                     None => self.step(Event::Stop(EndReason::Stopped)),
                 },
                 () = sleep_until(deadline) => self.step(Event::Tick),
+                // Everybody else has been asked: the shim may go on.
+                () = std::future::ready(()), if self.in_a_row >= IN_A_ROW => self.in_a_row = 0,
             }
             if self.over
                 && let Some(permit) = self.permit.take()
@@ -192,6 +209,7 @@ impl Driver {
                 let idle = self.broker.clock.now() - self.session.last_activity();
                 let _ = answer.send(Activity {
                     phase: self.session.phase(),
+                    says_busy: self.session.says_busy(),
                     in_flight: self.session.in_flight(),
                     idle_ms: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
                 });
@@ -410,11 +428,11 @@ impl Driver {
         let broker = Arc::clone(&self.broker);
         let handle = Arc::clone(&self.handle);
         let done = self.completions.0.clone();
-        tokio::spawn(async move {
+        self.launching = Some(tokio::spawn(async move {
             let outcome = boot::launch(&broker, &handle, &done).await;
-            // The driver outlives its launch: it waits for this.
+            // The driver outlives its launch, see `remove`.
             let _ = done.send(Completion::Launched(Box::new(outcome))).await;
-        });
+        }));
     }
 
     fn shutdown(&self, grace: std::time::Duration) {
@@ -441,7 +459,14 @@ impl Driver {
         let broker = Arc::clone(&self.broker);
         let id = self.handle.id.clone();
         let done = self.completions.0.clone();
+        let launching = self.launching.take();
         tokio::spawn(async move {
+            // A launch that has not given its order by now must not give it after the removal: the session would be
+            // nobody's. One that has is undone by the removal, which the launcher hears after it.
+            if let Some(launching) = launching {
+                launching.abort();
+                let _ = launching.await;
+            }
             let outcome = broker
                 .launcher
                 .remove(id)

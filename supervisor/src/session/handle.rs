@@ -52,6 +52,8 @@ pub struct End {
 pub struct Activity {
     /// Where it is.
     pub phase: Phase,
+    /// Whether its agent said `HealthyBusy` last.
+    pub says_busy: bool,
     /// Invocations, streams and execs in flight.
     pub in_flight: u32,
     /// Milliseconds since the last begin or end of work.
@@ -108,6 +110,8 @@ pub struct SessionHandle {
     pub egress_refused: std::sync::atomic::AtomicU64,
     /// Outbound connections that it may still open.
     pub egress_places: Arc<tokio::sync::Semaphore>,
+    /// Names that it may still have resolved at the same time.
+    pub lookups: Arc<tokio::sync::Semaphore>,
     pub(super) mailbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
 }

@@ -23,6 +23,9 @@ const TAIL_LINES: usize = 40;
 /// Bytes of them shown at most.
 const TAIL_BYTES: usize = 8 * 1024;
 
+/// See [`SessionLog::append`].
+const YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
+
 /// Batches that a follower may lag behind before it loses some (it is told how many).
 const FOLLOW_QUEUE: usize = 256;
 
@@ -61,14 +64,17 @@ impl SessionLog {
     /// Takes a batch from the shim.
     pub fn append(&self, log: Log) {
         if log.dropped > 0 {
-            self.inner().dropped += log.dropped;
+            let mut inner = self.inner();
+            inner.dropped = inner.dropped.saturating_add(log.dropped);
+            drop(inner);
             self.note(&format!(
                 "{} lines of output were dropped (over the rate limit)",
                 log.dropped
             ));
         }
         for line in log.lines {
-            let at = self.started + Duration::from_millis(line.at_ms);
+            // The shim's word, so bounded: no session is a year old, and a date beyond the year 9999 cannot be written.
+            let at = self.started + Duration::from_millis(line.at_ms.min(YEAR_MS));
             self.write(at, Some(line.stream), line.text);
         }
     }
@@ -232,6 +238,20 @@ mod tests {
             !raw.contains('\u{1b}'),
             "escape bytes stay escaped in the file"
         );
+    }
+
+    #[test]
+    fn a_shims_numbers_do_no_harm() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let log = SessionLog::new(dir.path().join("s.log"));
+        for _ in 0..2 {
+            let mut batch = line("x");
+            batch.lines[0].at_ms = u64::MAX;
+            batch.dropped = u64::MAX;
+            log.append(batch);
+        }
+        assert_eq!(log.dropped(), u64::MAX);
+        assert_eq!(log.tail().len(), 4);
     }
 
     #[test]

@@ -272,6 +272,7 @@ async fn dead(ground: Ground) {
         .launch(&ground, "sdead", "stay")
         .await
         .expect("launch");
+    daemon.client.prepare(id("sparked")).await.expect("prepare");
     kill(daemon.pid, Signal::SIGKILL).expect("kill");
     daemon.client.closed().await;
     assert!(daemon.exits.recv().await.is_none());
@@ -284,6 +285,12 @@ async fn dead(ground: Ground) {
         "the session does not notice"
     );
     let next = ground.daemon();
+    let parked = next.client.usage(id("sparked")).await;
+    assert_eq!(
+        parked,
+        Err(OrderFault::Unknown),
+        "what was only prepared is cleared away by the next launcher"
+    );
     next.client.remove(id("sdead")).await.expect("remove");
     ground.leaves_nothing().await;
 }

@@ -85,7 +85,7 @@ impl Launcher {
         };
         self.sessions
             .insert(id.clone(), Session::new(cgroup, endpoint, phase));
-        watched.map_err(|error| {
+        watched.map(drop).map_err(|error| {
             // Nobody waits for this removal; it ends like any other.
             self.begin_removal(&id);
             host_fault("cannot watch a stager", errno_of(&error))
@@ -189,11 +189,13 @@ impl Launcher {
             };
         }
         let source = Source::Oom(order.session.clone());
-        let watched = self.watch(oom.as_fd(), source, EpollFlags::EPOLLIN);
+        let key = self
+            .watch(oom.as_fd(), source, EpollFlags::EPOLLIN)
+            .map_err(failed("cannot watch its memory"))?;
         if let Some(session) = self.sessions.get_mut(&order.session) {
-            session.oom = Some(oom);
+            session.oom = Some((key, oom));
         }
-        watched.map_err(failed("cannot watch its memory"))
+        Ok(())
     }
 
     fn kill(&self, id: &SessionId) -> Result<(), OrderFault> {

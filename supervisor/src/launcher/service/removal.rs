@@ -65,8 +65,9 @@ impl Launcher {
             let _ = session.cgroup.kill();
             return self.complain_if_late(id);
         }
-        if let Some(oom) = session.oom.take() {
+        if let Some((key, oom)) = session.oom.take() {
             let _ = self.epoll.delete(oom);
+            self.sources.remove(&key);
         }
         let usage = session.cgroup.counters().map(own_counters);
         let record = session.endpoint.read_record();

@@ -1,0 +1,230 @@
+//! A caller's body on its way to an agent: bounded, and begun before anything is started for it.
+//!
+//! A small body is read whole, of a larger one the first piece: a request that breaks off or is malformed there has cost no
+//! session. What goes wrong later is noted, because the agent's side only sees that the body ended early, and the caller
+//! is to be told the cause.
+
+use super::invoke::too_large;
+use super::reply::ApiError;
+use crate::relay::exchange::{RequestBody, take_small};
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+/// Why a body cannot go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Fault {
+    /// More than a body may have.
+    #[error("the body has more than {0} bytes")]
+    TooLarge(u64),
+    /// The caller broke it off, or sent what is no body.
+    #[error("the body broke off: {0}")]
+    Broken(String),
+}
+
+impl Fault {
+    /// For the caller.
+    fn told(&self) -> ApiError {
+        match self {
+            Self::TooLarge(max) => too_large(None, *max),
+            Self::Broken(_) => ApiError::field("body", self.to_string()),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Intake {
+    /// What goes to the agent.
+    pub body: RequestBody<Bounded>,
+    /// Its length, if the caller gave it.
+    pub length: Option<u64>,
+    /// What went wrong with it later.
+    pub trouble: Trouble,
+}
+
+/// Where the fault of a body that is already on its way is found.
+#[derive(Debug, Clone, Default)]
+pub struct Trouble(Arc<OnceLock<Fault>>);
+
+impl Trouble {
+    /// The fault, for the caller.
+    #[must_use]
+    pub fn told(&self) -> Option<ApiError> {
+        self.0.get().map(Fault::told)
+    }
+}
+
+impl Intake {
+    /// Waits for the beginning of a body of at most `max` bytes.
+    pub async fn begin(body: Body, max: u64) -> Result<Self, ApiError> {
+        let length = body.size_hint().exact();
+        if let Some(size) = length.filter(|size| *size > max) {
+            return Err(too_large(Some(size), max));
+        }
+        let trouble = Trouble::default();
+        let bounded = Bounded {
+            first: None,
+            body,
+            left: max,
+            max,
+            trouble: trouble.clone(),
+        };
+        let body = match take_small(bounded).await.map_err(|fault| fault.told())? {
+            RequestBody::Whole(bytes) => RequestBody::Whole(bytes),
+            RequestBody::Stream(mut body) => {
+                body.first = match body.frame().await {
+                    Some(frame) => Some(frame.map_err(|fault| fault.told())?),
+                    None => None,
+                };
+                RequestBody::Stream(body)
+            }
+        };
+        Ok(Self {
+            body,
+            length,
+            trouble,
+        })
+    }
+}
+
+/// A body that ends with a fault when it is over its bound.
+#[derive(Debug)]
+pub struct Bounded {
+    first: Option<Frame<Bytes>>,
+    body: Body,
+    left: u64,
+    max: u64,
+    trouble: Trouble,
+}
+
+impl Bounded {
+    fn fault(&self, fault: Fault) -> Fault {
+        // The first one is the cause.
+        let _ = self.trouble.0.set(fault.clone());
+        fault
+    }
+}
+
+impl HttpBody for Bounded {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None => return Poll::Ready(None),
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                let fault = Fault::Broken(crate::fault::chain(&error));
+                return Poll::Ready(Some(Err(self.fault(fault))));
+            }
+        };
+        let size = frame.data_ref().map_or(0, Bytes::len);
+        match self
+            .left
+            .checked_sub(u64::try_from(size).unwrap_or(u64::MAX))
+        {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                let fault = Fault::TooLarge(self.max);
+                Poll::Ready(Some(Err(self.fault(fault))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.body.size_hint();
+        let first = self
+            .first
+            .as_ref()
+            .and_then(Frame::data_ref)
+            .map_or(0, Bytes::len);
+        let first = u64::try_from(first).unwrap_or(u64::MAX);
+        match rest.exact() {
+            Some(rest) => SizeHint::with_exact(rest.saturating_add(first)),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+    use proto::code::ErrorCode;
+
+    type Piece = Result<Frame<Bytes>, std::io::Error>;
+
+    fn body(pieces: Vec<Piece>) -> Body {
+        Body::new(StreamBody::new(stream::iter(pieces)))
+    }
+
+    fn piece(text: &'static str) -> Piece {
+        Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+    }
+
+    fn broken() -> Piece {
+        Err(std::io::Error::other("bad chunk"))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_bad_from_the_start_is_refused() {
+        let error = Intake::begin(body(vec![broken()]), 10)
+            .await
+            .expect_err("broken");
+        assert_eq!(error.code, ErrorCode::Validation);
+        let error = Intake::begin(body(vec![piece("12345678901")]), 10)
+            .await
+            .expect_err("large");
+        assert_eq!(error.code, ErrorCode::PayloadTooLarge);
+        let error = Intake::begin(Body::from("12345678901"), 10)
+            .await
+            .expect_err("announced");
+        assert_eq!(error.code, ErrorCode::PayloadTooLarge);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_and_later_faults_are_noted() {
+        let taken = Intake::begin(body(vec![piece("first "), piece("second")]), 12)
+            .await
+            .expect("fits");
+        let RequestBody::Stream(all) = taken.body else {
+            panic!("a body without a length is a stream");
+        };
+        let all = all.collect().await.expect("whole").to_bytes();
+        assert_eq!(all, "first second");
+        assert!(taken.trouble.told().is_none());
+
+        for (last, code) in [
+            (broken(), ErrorCode::Validation),
+            (piece("67"), ErrorCode::PayloadTooLarge),
+        ] {
+            let taken = Intake::begin(body(vec![piece("12345"), last]), 6)
+                .await
+                .expect("begins well");
+            let RequestBody::Stream(all) = taken.body else {
+                panic!("a body without a length is a stream");
+            };
+            all.collect().await.expect_err("bad end");
+            assert_eq!(taken.trouble.told().map(|error| error.code), Some(code));
+        }
+    }
+}
