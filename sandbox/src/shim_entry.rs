@@ -4,12 +4,12 @@ use crate::faults;
 use crate::seqpacket::SeqpacketListener;
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::standard_fds::take_over;
+use crate::sys::title;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -25,11 +25,11 @@ pub const EXIT_RECORD_FD: RawFd = 5;
 pub const MAX_BOOT: u64 = 1 << 20;
 
 /// Makes the shim what it stays for its life: unreadable for the agent, its capabilities out of reach of every child,
-/// and named `title` (its first 15 bytes) in the process list.
+/// and named `name` in the process list.
 ///
 /// exec has made the process dumpable again unless its file was unreadable, so that is set anew here (CVE-2016-9962 is
 /// the window that this closes). The ambient set was only the way to carry three capabilities through exec.
-pub fn harden(title: &str) -> io::Result<()> {
+pub fn harden(name: &str) -> io::Result<()> {
     if !faults::is_off("dumpable") {
         prctl::set_dumpable(false)?;
     }
@@ -40,8 +40,7 @@ pub fn harden(title: &str) -> io::Result<()> {
             ..capability::get()?
         })?;
     }
-    prctl::set_name(&CString::new(title).map_err(|_| Errno::EINVAL)?)?;
-    Ok(())
+    title::set(name)
 }
 
 /// The sealed file with the shim's `Boot`, positioned at its start. Once.

@@ -1,5 +1,6 @@
 //! The door to `unsafe`: one small file per system call family, each with its man page.
 
+pub mod accept;
 pub mod capability;
 pub mod close_range;
 pub mod device_filter;
@@ -15,6 +16,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod standard_fds;
 pub mod terminal;
+pub mod title;
 
 use nix::errno::Errno;
 use std::io;

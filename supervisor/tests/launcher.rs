@@ -5,6 +5,9 @@
 
 #[path = "../../sandbox/tests/session/base.rs"]
 mod base;
+#[cfg(feature = "fault-injection")]
+#[path = "launcher/faults.rs"]
+mod faults;
 #[path = "launcher/ground.rs"]
 mod ground;
 #[path = "launcher/inside.rs"]
@@ -12,28 +15,32 @@ mod inside;
 #[path = "launcher/life.rs"]
 mod life;
 
+use libtest_mimic::{Arguments, Trial};
+
 fn main() {
     if std::process::id() == 1 {
         inside::main();
         return;
     }
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED launcher: needs root");
+        eprintln!("SKIPPED launcher: needs root");
         return;
     }
-    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
-    let mut ran = 0;
-    for (name, test) in life::TESTS {
-        if wanted
-            .as_ref()
-            .is_some_and(|wanted| !name.contains(wanted.as_str()))
-        {
-            continue;
-        }
-        let began = std::time::Instant::now();
-        test();
-        println!("test {name} ... ok ({:?})", began.elapsed());
-        ran += 1;
+    #[cfg(feature = "fault-injection")]
+    if faults::wanted().is_some() {
+        return life::run("fa", faults::fails);
     }
-    println!("{ran} tests passed");
+    let mut arguments = Arguments::from_args();
+    // One after the other on this thread: a launcher is forked only by a process that has no other.
+    arguments.test_threads = Some(1);
+    let trials = life::TESTS
+        .iter()
+        .map(|(name, test)| {
+            Trial::test(*name, || {
+                test();
+                Ok(())
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit();
 }

@@ -24,9 +24,8 @@ mod socket;
 
 pub use link::order;
 
-use nix::sys::prctl;
 use sandbox::shim_entry;
-use std::ffi::CString;
+use sandbox::sys::title;
 use std::io;
 
 /// Why a shim could not do its work.
@@ -61,9 +60,7 @@ pub fn run() -> Result<(), Fault> {
     let listener = shim_entry::claim_listener().map_err(entry("listener"))?;
     let exit_record = shim_entry::claim_exit_record().map_err(entry("exit record"))?;
     let boot = boot::read(boot)?;
-    if let Ok(title) = CString::new(format!("shim: {}", boot.session)) {
-        prctl::set_name(&title).map_err(|error| entry("process name")(error.into()))?;
-    }
+    title::set(&format!("shim: {}", boot.session)).map_err(entry("process name"))?;
     let record = shim::Shim::start(boot, listener)
         .and_then(shim::Shim::run)
         .map_err(Fault::Loop)?;

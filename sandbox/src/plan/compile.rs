@@ -230,7 +230,8 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step(
             "exec",
             ChildAct::Exec {
-                argv: vec![c"agentcore-shim".to_owned()],
+                // The spaces are room for its title, `shim: <session>`.
+                argv: vec![c"agentcore-shim                  ".to_owned()],
                 env: crate::faults::shim_environment(),
             },
         ),

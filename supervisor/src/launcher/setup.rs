@@ -5,15 +5,15 @@ use super::message::{Limits, MAX_PACKET};
 use super::service::Launcher;
 use proto::ids::InstanceId;
 use sandbox::seqpacket::Seqpacket;
-use sandbox::sys::{close_range, errno_of, fork};
+use sandbox::sys::{close_range, errno_of, fork, title};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-/// Name in the process list; the kernel keeps 15 bytes.
-const TITLE: &std::ffi::CStr = c"agentc:launcher";
+/// Name in the process list.
+const TITLE: &str = "agentcored: launcher";
 
 /// Everything that the launcher will ever know besides its orders.
 #[derive(Debug, Clone)]
@@ -171,10 +171,7 @@ fn prepare(setup: &LauncherSetup, link: &Seqpacket) -> Result<Ground, super::gro
         "drop groups for",
         nix::unistd::setgroups(&[]).map_err(Into::into),
     )?;
-    step(
-        "name the launcher of",
-        nix::sys::prctl::set_name(TITLE).map_err(Into::into),
-    )?;
+    step("name the launcher of", title::set(TITLE))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     Ground::open(setup)
 }

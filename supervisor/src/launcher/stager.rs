@@ -15,7 +15,7 @@ use sandbox::plan::Fault;
 use sandbox::seqpacket::Seqpacket;
 use sandbox::stager::{OrderFds, Staged};
 use sandbox::sys::fork::Clone3;
-use sandbox::sys::{close_range, errno_of, pidfd};
+use sandbox::sys::{close_range, errno_of, pidfd, title};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -167,7 +167,7 @@ fn stage(
     if getppid() != launcher {
         return Ok(None);
     }
-    prctl::set_name(c"agentc:stager").map_err(|e| io_step("stager")(e.into()))?;
+    title::set("agentcored: stager").map_err(io_step("stager"))?;
     if cgroup.clone_target().is_none() {
         cgroup.enter_self().map_err(|error| StagerReport::Failed {
             stage: "cgroup.enter".to_owned(),

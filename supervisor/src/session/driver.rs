@@ -94,8 +94,8 @@ pub enum Completion {
     Launched(Box<Result<Running, String>>),
     /// PID 1 has ended.
     Exited(Exited),
-    /// Removed.
-    Removed(Result<Removed, String>),
+    /// Nothing is left; `Ok(None)`: nothing was. An error means that the launcher is gone, and with it this daemon.
+    Removed(Result<Option<Removed>, String>),
     /// The pid is known (before the handshake).
     Pid(i32),
 }
@@ -253,10 +253,11 @@ impl Driver {
             }
             Completion::Removed(outcome) => {
                 match outcome {
-                    Ok(Removed { usage, record }) => {
+                    Ok(Some(Removed { usage, record })) => {
                         self.notes.usage = Some(usage);
                         self.notes.record = serde_json::from_slice(&record).ok();
                     }
+                    Ok(None) => {}
                     Err(fault) => {
                         tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
                     }
@@ -469,7 +470,7 @@ impl Driver {
             }
             let outcome = broker
                 .launcher
-                .remove(id)
+                .remove_to_the_end(id)
                 .await
                 .map_err(|fault| crate::fault::chain(&fault));
             let _ = done.send(Completion::Removed(outcome)).await;

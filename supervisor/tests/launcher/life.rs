@@ -26,9 +26,14 @@ pub(crate) const TESTS: &[Test] = &[
         run("ou", outlived)
     }),
     ("a_dead_launcher_is_told", || run("de", dead)),
+    #[cfg(feature = "fault-injection")]
+    (
+        "every_step_fails_closed",
+        super::faults::every_step_fails_closed,
+    ),
 ];
 
-fn run<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {
+pub(crate) fn run<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -85,6 +90,11 @@ async fn lives(ground: Ground) {
     assert_eq!(
         daemon.client.kill(id("slives")).await,
         Err(OrderFault::Unknown)
+    );
+    let again = daemon.client.remove(id("slives")).await;
+    assert!(
+        again.is_ok(),
+        "removing what is gone is no error: {again:?}"
     );
     assert_eq!(end_of_exit(daemon).await, 0);
 }

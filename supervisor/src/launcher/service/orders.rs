@@ -28,7 +28,11 @@ impl Launcher {
                     self.remove(&session, Farewell::Removed { order: number });
                     Ok(None)
                 } else {
-                    Err(OrderFault::Unknown)
+                    // Gone already: a launch that failed has cleared up after itself.
+                    Ok(Some(Reply::Removed {
+                        usage: Counters::default(),
+                        record: Vec::new(),
+                    }))
                 }
             }
             Order::Probe => Ok(Some(self.probe())),
