@@ -12,6 +12,7 @@ use crate::launcher::client::Removed;
 use crate::launcher::message::{Counters, Exited};
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
+use crate::slots::Underway;
 use crate::store::SessionEnd;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -70,6 +71,7 @@ pub fn spawn(
         notes: Notes::default(),
         completions: mpsc::channel(COMPLETIONS),
         permit: Some(permit),
+        underway: Some(broker.slots.underway()),
         launching: None,
         in_a_row: 0,
         over: false,
@@ -132,6 +134,8 @@ struct Driver {
     notes: Notes,
     completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
     permit: Option<Permit>,
+    /// Until it is ready, or over.
+    underway: Option<Underway>,
     /// The launch, while it may still give its order.
     launching: Option<JoinHandle<()>>,
     /// Events of the shim taken since anybody else had a turn.
@@ -337,6 +341,9 @@ impl Driver {
 
     fn publish(&mut self) {
         let phase = self.session.phase();
+        if !matches!(phase, Phase::Requested | Phase::Launching | Phase::Starting) {
+            self.underway = None;
+        }
         let end = self.session.end_reason().map(|reason| End {
             reason,
             detail: self.describe(reason),
