@@ -10,12 +10,12 @@
 //! The agent may add filters of its own; it cannot remove these.
 
 mod allowed;
-mod dispatch;
 mod forbidden;
+mod tree;
 
 use crate::faults;
 use crate::plan::Filters;
-use dispatch::{Decision, line};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
@@ -52,18 +52,12 @@ pub enum FilterError {
     /// The compiler refused it.
     #[error("seccomp filter does not compile")]
     Backend(#[from] seccompiler::BackendError),
-    /// More runs of numbers than a conditional jump reaches.
-    #[error("seccomp filter is too long")]
-    TooLong,
-    /// No call can have this number.
-    #[error("{0} is no number of a system call")]
-    Number(libc::c_long),
 }
 
 /// Compiles both filters; once per daemon, they are the same for all sessions.
 pub fn filters() -> Result<Filters, FilterError> {
     Ok(Filters {
-        allowed: Arc::new(allow_list()?),
+        allowed: Arc::new(allow_list()),
         forbidden: Arc::new(refusals()?),
     })
 }
@@ -95,54 +89,45 @@ fn reason(groups: &[Group], call: libc::c_long) -> Option<&'static str> {
         .map(|group| group.reason)
 }
 
-/// The filter's answer for a refusal.
-fn refuse(errno: Errno) -> u32 {
+/// The verdict that answers with this errno.
+fn errno(errno: Errno) -> u32 {
     libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned()
 }
 
-fn allow_list() -> Result<BpfProgram, FilterError> {
-    let allow = Decision::Answer(libc::SECCOMP_RET_ALLOW);
-    let listed = listed(allowed::GROUPS, allow);
+fn allow_list() -> BpfProgram {
     let mut program = foreign_tables();
-    program.extend(dispatch::tree(
-        &listed,
-        Decision::Answer(refuse(Errno::ENOSYS)),
-    )?);
-    Ok(program)
+    program.extend(tree::search(
+        numbers(allowed::GROUPS),
+        libc::SECCOMP_RET_ALLOW,
+    ));
+    program.push(tree::filter(BPF_RET | BPF_K, 0, 0, errno(Errno::ENOSYS)));
+    program
 }
 
 fn refusals() -> Result<BpfProgram, FilterError> {
-    let mut listed = listed(forbidden::GROUPS, Decision::Answer(refuse(Errno::EPERM)));
     let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = BTreeMap::new();
     for refusal in forbidden::refusals()? {
-        listed.insert(refusal.call, Decision::Beyond);
         rules.entry(refusal.call).or_default().extend(refusal.rules);
     }
-    let by_argument = SeccompFilter::new(
-        rules.into_iter().collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned()),
-        ARCH,
-    )?;
+    let refuse = SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned());
+    let by_argument = SeccompFilter::new(rules, SeccompAction::Allow, refuse, ARCH)?;
     let mut program = foreign_tables();
-    program.extend(dispatch::tree(
-        &listed,
-        Decision::Answer(libc::SECCOMP_RET_ALLOW),
-    )?);
+    program.extend(tree::search(
+        numbers(forbidden::GROUPS),
+        errno(Errno::EPERM),
+    ));
     program.extend(BpfProgram::try_from(by_argument)?);
     Ok(program)
 }
 
-fn listed(groups: &[Group], decision: Decision) -> BTreeMap<libc::c_long, Decision> {
-    let calls = groups.iter().flat_map(|group| group.calls);
-    calls.map(|call| (*call, decision)).collect()
+fn numbers(groups: &[Group]) -> impl Iterator<Item = libc::c_long> {
+    groups.iter().flat_map(|group| group.calls).copied()
 }
 
-/// `ENOSYS` for calls through another table than the one that the numbers below belong to; then the number is in the
+/// `ENOSYS` for calls through another table than the one that the numbers below belong to; leaves the number in the
 /// accumulator. The library's own check of the architecture would kill the process, which a program that merely asks does
 /// not deserve.
 fn foreign_tables() -> BpfProgram {
-    use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
     #[cfg(target_arch = "x86_64")]
     const AUDIT_ARCH: u32 = 0xC000_003E;
     #[cfg(target_arch = "aarch64")]
@@ -152,17 +137,17 @@ fn foreign_tables() -> BpfProgram {
     /// Offsets in `struct seccomp_data`.
     const NR: u32 = 0;
     const ARCH: u32 = 4;
-    let answer = if faults::is_off("refusal.foreign_tables") {
+    let refuse = if faults::is_off("refusal.foreign_tables") {
         libc::SECCOMP_RET_ALLOW
     } else {
-        refuse(Errno::ENOSYS)
+        errno(Errno::ENOSYS)
     };
     vec![
-        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
-        line(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
-        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
-        line(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
-        line(BPF_RET | BPF_K, 0, 0, answer),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
+        tree::filter(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
+        tree::filter(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
+        tree::filter(BPF_RET | BPF_K, 0, 0, refuse),
     ]
 }
 

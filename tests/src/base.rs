@@ -19,7 +19,7 @@ pub fn shared() -> anyhow::Result<PathBuf> {
     if let Some((base, _)) = IN_USE.get() {
         return Ok(base.clone());
     }
-    let home = places::scratch().join("bases");
+    let home = places::scratch().join("base.d");
     fs::create_dir_all(&home)?;
     let _alone = locked(&home.join("lock"), FlockArg::LockExclusive)?;
     let binary = places::binaries().join("agentcored");

@@ -67,12 +67,31 @@ pub struct Daemon {
 pub fn new_dir() -> anyhow::Result<PathBuf> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    if number == 0 {
+        clear_stale()?;
+    }
     let dir = places::scratch().join(format!("{}-{number}", std::process::id()));
     if dir.exists() {
         std::fs::remove_dir_all(&dir)?;
     }
     std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Directories of test processes that are gone.
+fn clear_stale() -> anyhow::Result<()> {
+    let Ok(entries) = std::fs::read_dir(places::scratch()) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid: Option<i32> = name.split_once('-').and_then(|(pid, _)| pid.parse().ok());
+        if pid.is_some_and(|pid| host::start_time(pid).is_none()) {
+            // Two tests may find the same one.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 impl Options {
@@ -460,8 +479,15 @@ impl Drop for Daemon {
             self.print_logs();
         }
         self.abandon();
-        // A failed test's directory stays for the one who looks into it; the next run of the suite clears it.
-        if self.owns_dir && !self.keep && !std::thread::panicking() {
+        if !self.owns_dir {
+            return;
+        }
+        if self.keep || std::thread::panicking() {
+            // Log and configuration stay for the one who looks into them. The state directory does not: it would go on
+            // holding the instance's block of uids.
+            let _ = std::fs::remove_dir_all(self.state_dir());
+            let _ = std::fs::remove_dir_all(self.runtime_dir());
+        } else {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }

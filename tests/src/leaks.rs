@@ -1,12 +1,12 @@
 //! Nothing may stay: what exists on the host because of one daemon, counted by name.
 //!
 //! A [`Snapshot`] is a multiset of (kind, name). Names are made comparable between sessions (session ids become `*`), and
-//! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::take`], run,
+//! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::steady`], run,
 //! [`Snapshot::settle`] until a second snapshot equals the first, bounded; the difference is the finding.
 //!
 //! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
 //! socket, …), uid, runtime (entries of the runtime directory), state (directories of the state directory but for
-//! artifacts and bases, which are kept on purpose), shm (SysV and POSIX objects of session uids).
+//! artifacts, bases and the logs of sessions that are over, which are kept on purpose), shm (SysV and POSIX objects of session uids).
 
 use crate::daemon::Daemon;
 use crate::{cgroup, host, wait};
@@ -43,7 +43,6 @@ impl Snapshot {
         let broker = daemon.pid();
         let launcher = daemon.launcher()?;
         let instance = daemon.instance();
-        let sessions = session_ids(daemon);
         let own = [broker, launcher];
 
         for pid in cgroup::members_named(instance) {
@@ -51,44 +50,34 @@ impl Snapshot {
                 continue;
             }
             let title = host::title(pid);
-            snapshot.add("process", &title, format!("{pid} {title}"), &sessions);
+            snapshot.add("process", &title, format!("{pid} {title}"));
             if let Ok(uid) = host::uid(pid) {
-                snapshot.add(
-                    "uid",
-                    "of a session",
-                    format!("{uid} ({pid} {title})"),
-                    &sessions,
-                );
+                snapshot.add("uid", "of a session", format!("{uid} ({pid} {title})"));
             }
             for (kind, inode) in host::namespaces(pid).unwrap_or_default() {
-                snapshot.add(
-                    "namespace",
-                    kind,
-                    format!("{kind}:[{inode}] ({pid})"),
-                    &sessions,
-                );
+                snapshot.add("namespace", kind, format!("{kind}:[{inode}] ({pid})"));
             }
         }
         for parent in own {
             for child in host::children(parent) {
                 if host::state(child) == Some('Z') {
-                    snapshot.add("zombie", "child", format!("{child} of {parent}"), &sessions);
+                    snapshot.add("zombie", "child", format!("{child} of {parent}"));
                 } else if !own.contains(&child) {
                     let title = host::title(child);
-                    snapshot.add("process", &title, format!("{child} {title}"), &sessions);
+                    snapshot.add("process", &title, format!("{child} {title}"));
                 }
             }
         }
         for dir in cgroup::named(instance) {
             let name = dir.display().to_string();
-            snapshot.add("cgroup", &name, name.clone(), &sessions);
+            snapshot.add("cgroup", &name, name.clone());
         }
         let dirs = [daemon.state_dir(), daemon.runtime_dir()];
         for pid in [std::process::id().cast_signed(), broker, launcher] {
             for line in host::mountinfo(pid) {
                 let point = line.split(' ').nth(4).unwrap_or_default();
                 if dirs.iter().any(|d| Path::new(point).starts_with(d)) {
-                    snapshot.add("mount", point, line.clone(), &sessions);
+                    snapshot.add("mount", point, line.clone());
                 }
             }
         }
@@ -99,37 +88,45 @@ impl Snapshot {
                     "descriptor",
                     &format!("{who} {kind}"),
                     format!("{who} {} ▸ {}", descriptor.number, descriptor.target),
-                    &sessions,
                 );
             }
         }
-        snapshot.tree("runtime", &daemon.runtime_dir(), &sessions, 4);
-        snapshot.tree("state", &daemon.state_dir(), &sessions, 4);
+        snapshot.tree("runtime", &daemon.runtime_dir(), 4);
+        snapshot.tree("state", &daemon.state_dir(), 4);
         snapshot.sysv(daemon);
         Ok(snapshot)
     }
 
-    fn add(&mut self, kind: &str, name: &str, example: String, sessions: &BTreeSet<String>) {
-        let mut name = name.to_owned();
-        for session in sessions {
-            if name.contains(session.as_str()) {
-                name = name.replace(session.as_str(), "*");
-            }
-        }
+    /// Looks until it has seen the same twice, half a second apart: a daemon that has just started is still filling its
+    /// store of prepared places.
+    pub fn steady(daemon: &Daemon) -> anyhow::Result<Self> {
+        let mut last = Self::take(daemon)?;
+        wait::until(20, "a steady state", || {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            let now = Self::take(daemon)?;
+            let same = last.difference(&now).is_empty();
+            last = now;
+            Ok(same.then(|| last.clone()))
+        })
+    }
+
+    fn add(&mut self, kind: &str, name: &str, example: String) {
         self.entries
-            .entry((kind.to_owned(), name))
+            .entry((kind.to_owned(), comparable(name)))
             .or_default()
             .push(example);
     }
 
-    fn tree(&mut self, kind: &str, dir: &Path, sessions: &BTreeSet<String>, depth: u32) {
+    fn tree(&mut self, kind: &str, dir: &Path, depth: u32) {
         let Ok(entries) = fs::read_dir(dir) else {
             return;
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             // Kept on purpose, and as many as were uploaded.
-            if kind == "state" && matches!(name.as_str(), "bases" | "artifacts" | "bundles") {
+            if kind == "state"
+                && matches!(name.as_str(), "bases" | "artifacts" | "bundles" | "logs")
+            {
                 continue;
             }
             // The database's own files come and go with its transactions.
@@ -141,10 +138,9 @@ impl Snapshot {
                 kind,
                 &path.display().to_string(),
                 path.display().to_string(),
-                sessions,
             );
             if depth > 0 && entry.file_type().is_ok_and(|t| t.is_dir()) {
-                self.tree(kind, &path, sessions, depth - 1);
+                self.tree(kind, &path, depth - 1);
             }
         }
     }
@@ -167,7 +163,7 @@ impl Snapshot {
                     .and_then(|w| w.parse().ok());
                 if uid.is_some_and(|u| uids.iter().any(|base| (*base..base + 65_536).contains(&u)))
                 {
-                    self.add("sysv", file, line.to_owned(), &BTreeSet::new());
+                    self.add("sysv", file, line.to_owned());
                 }
             }
         }
@@ -217,26 +213,20 @@ impl Snapshot {
     }
 }
 
-fn session_ids(daemon: &Daemon) -> BTreeSet<String> {
-    let mut ids: BTreeSet<String> = daemon
-        .client()
-        .sessions("")
-        .unwrap_or_default()
-        .into_iter()
-        .map(|s| s.id.as_str().to_owned())
-        .collect();
-    // Prepared ones have a cgroup before the API knows them.
-    for dir in cgroup::named(daemon.instance()) {
-        if let Some(name) = dir.file_name().and_then(|n| n.to_str()) {
-            let tail = name.rsplit(['-', '.', '_', ':']).find(|t| t.len() >= 8);
-            if let Some(tail) = tail
-                && tail != daemon.instance()
-            {
-                ids.insert(tail.to_owned());
-            }
-        }
+/// A name without what differs between sessions: every word that has the form of a session's id becomes `*`.
+fn comparable(name: &str) -> String {
+    let mut out = String::new();
+    for part in name.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let word = part.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+        let id = (14..=26).contains(&word.len())
+            && word.starts_with(|c: char| c.is_ascii_lowercase())
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        out.push_str(if id { "*" } else { word });
+        out.push_str(&part[word.len()..]);
     }
-    ids
+    out
 }
 
 /// What kind of thing a descriptor is, without its number.

@@ -189,7 +189,7 @@ fn a_second_daemon_on_the_same_directories_exits_75_and_touches_nothing() -> Res
         chaos::deploy(&client, "kept", "sdk", json!({}))?;
         let id = session_name("kept");
         client.invoke("kept", &id, &json!({"do": "count"}))?;
-        let before = leaks::Snapshot::take(daemon)?;
+        let before = leaks::Snapshot::steady(daemon)?;
         let other = new_dir()?;
         for (state, run) in [
             (daemon.state_dir(), daemon.runtime_dir()),

@@ -57,7 +57,7 @@ fn each_step_that_fails_means_no_session_and_nothing_left() -> Result {
 }
 
 fn fails(daemon: &Daemon, client: &Client, step: &str) -> Result {
-    let before = Snapshot::take(daemon)?;
+    let before = Snapshot::steady(daemon)?;
     for _ in 0..2 {
         let id = session_name("fails");
         let answer = client.send(Client::invocation("agent", &id, &json!({"do": "echo"})))?;
@@ -90,7 +90,7 @@ fn twenty_failures_of_early_middle_and_late_steps_leave_nothing() -> Result {
         for step in ["idmap.uid", "rootfs.pivot", "seccomp.forbidden"] {
             daemon.terminate()?;
             daemon.restart_with(options.clone().env("AGENTCORED_FAIL_STEP", step))?;
-            let before = Snapshot::take(daemon)?;
+            let before = Snapshot::steady(daemon)?;
             for _ in 0..3 {
                 std::thread::scope(|scope| {
                     let calls: Vec<_> = (0..8)

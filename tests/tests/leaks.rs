@@ -49,7 +49,7 @@ fn clean(
             client.invoke("warm", id, &json!({"do": "echo"}))?;
             client.stop(id).map(drop)
         })?;
-        let before = Snapshot::take(daemon)?;
+        let before = Snapshot::steady(daemon)?;
         ensure!(
             before.count("descriptor") > 5 && before.count("cgroup") > 0,
             "the snapshot sees nothing: {before:#?}"
@@ -80,7 +80,7 @@ fn a_leak_would_be_seen() -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "leak", "sdk", json!({}))?;
-        let before = Snapshot::take(daemon)?;
+        let before = Snapshot::steady(daemon)?;
         let id = session_name("kept");
         client.invoke("leak", &id, &json!({"do": "echo"}))?;
         let seen = before.difference(&Snapshot::take(daemon)?);

@@ -123,7 +123,7 @@ impl Shim {
         let (code, text) = if self.agent.exited().is_some() {
             (ErrorCode::AgentUnreachable, "the agent has ended")
         } else {
-            (ErrorCode::Unavailable, "the session is ending")
+            (ErrorCode::RetryableConflict, "the session is ending")
         };
         self.link.refuse(rpc, code, text.to_owned());
     }
