@@ -11,9 +11,11 @@
 
 mod allowed;
 mod forbidden;
+mod tree;
 
 use crate::faults;
 use crate::plan::Filters;
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
@@ -55,7 +57,7 @@ pub enum FilterError {
 /// Compiles both filters; once per daemon, they are the same for all sessions.
 pub fn filters() -> Result<Filters, FilterError> {
     Ok(Filters {
-        allowed: Arc::new(allow_list()?),
+        allowed: Arc::new(allow_list()),
         forbidden: Arc::new(refusals()?),
     })
 }
@@ -87,46 +89,45 @@ fn reason(groups: &[Group], call: libc::c_long) -> Option<&'static str> {
         .map(|group| group.reason)
 }
 
-fn errno_action(errno: Errno) -> SeccompAction {
-    SeccompAction::Errno((errno as i32).cast_unsigned())
+/// The verdict that answers with this errno.
+fn errno(errno: Errno) -> u32 {
+    libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned()
 }
 
-fn allow_list() -> Result<BpfProgram, FilterError> {
-    let rules = allowed::GROUPS
-        .iter()
-        .flat_map(|group| group.calls)
-        .map(|call| (*call, Vec::new()))
-        .collect();
-    compile(rules, errno_action(Errno::ENOSYS), SeccompAction::Allow)
+fn allow_list() -> BpfProgram {
+    let mut program = foreign_tables();
+    program.extend(tree::search(
+        numbers(allowed::GROUPS),
+        libc::SECCOMP_RET_ALLOW,
+    ));
+    program.push(tree::filter(BPF_RET | BPF_K, 0, 0, errno(Errno::ENOSYS)));
+    program
 }
 
 fn refusals() -> Result<BpfProgram, FilterError> {
-    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = forbidden::GROUPS
-        .iter()
-        .flat_map(|group| group.calls)
-        .map(|call| (*call, Vec::new()))
-        .collect();
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = BTreeMap::new();
     for refusal in forbidden::refusals()? {
         rules.entry(refusal.call).or_default().extend(refusal.rules);
     }
-    compile(rules, SeccompAction::Allow, errno_action(Errno::EPERM))
-}
-
-fn compile(
-    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, FilterError> {
-    let filter = SeccompFilter::new(rules.into_iter().collect(), mismatch, matched, ARCH)?;
+    let refuse = SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned());
+    let by_argument = SeccompFilter::new(rules, SeccompAction::Allow, refuse, ARCH)?;
     let mut program = foreign_tables();
-    program.extend(BpfProgram::try_from(filter)?);
+    program.extend(tree::search(
+        numbers(forbidden::GROUPS),
+        errno(Errno::EPERM),
+    ));
+    program.extend(BpfProgram::try_from(by_argument)?);
     Ok(program)
 }
 
-/// `ENOSYS` for calls through another table than the one that the numbers below belong to. The library's own check of the
-/// architecture would kill the process, which a program that merely asks does not deserve.
+fn numbers(groups: &[Group]) -> impl Iterator<Item = libc::c_long> {
+    groups.iter().flat_map(|group| group.calls).copied()
+}
+
+/// `ENOSYS` for calls through another table than the one that the numbers below belong to; leaves the number in the
+/// accumulator. The library's own check of the architecture would kill the process, which a program that merely asks does
+/// not deserve.
 fn foreign_tables() -> BpfProgram {
-    use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
     #[cfg(target_arch = "x86_64")]
     const AUDIT_ARCH: u32 = 0xC000_003E;
     #[cfg(target_arch = "aarch64")]
@@ -136,23 +137,17 @@ fn foreign_tables() -> BpfProgram {
     /// Offsets in `struct seccomp_data`.
     const NR: u32 = 0;
     const ARCH: u32 = 4;
-    let line = |code: u32, jt: u8, jf: u8, k: u32| seccompiler::sock_filter {
-        code: u16::try_from(code).unwrap_or(u16::MAX),
-        jt,
-        jf,
-        k,
-    };
     let refuse = if faults::is_off("refusal.foreign_tables") {
         libc::SECCOMP_RET_ALLOW
     } else {
-        libc::SECCOMP_RET_ERRNO | (Errno::ENOSYS as i32).cast_unsigned()
+        errno(Errno::ENOSYS)
     };
     vec![
-        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
-        line(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
-        line(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
-        line(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
-        line(BPF_RET | BPF_K, 0, 0, refuse),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, ARCH),
+        tree::filter(BPF_JMP | BPF_JEQ | BPF_K, 0, 2, AUDIT_ARCH),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, NR),
+        tree::filter(BPF_JMP | BPF_JGE | BPF_K, 0, 1, X32_BIT),
+        tree::filter(BPF_RET | BPF_K, 0, 0, refuse),
     ]
 }
 

@@ -3,14 +3,14 @@
 //! Both links of the runtime are this type: broker ⇄ launcher, broker ⇄ shim. Whether calls block is the descriptor's
 //! own flag ([`Seqpacket::set_nonblocking`]); the broker wraps it for tokio, launcher and shim poll it.
 
+use crate::sys::accept;
 use crate::sys::scm::{self, Received};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, socket,
-    socketpair,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket, socketpair,
 };
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 /// One end of a SEQPACKET connection.
@@ -95,9 +95,7 @@ impl SeqpacketListener {
 
     /// Takes the next connection.
     pub fn accept(&self) -> io::Result<Seqpacket> {
-        let raw: RawFd = retry(|| Ok(accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?))?;
-        // SAFETY: accept4 has just made `raw` for us; nobody else knows the number.
-        Ok(Seqpacket(unsafe { OwnedFd::from_raw_fd(raw) }))
+        retry(|| accept::accept(self.as_fd())).map(Seqpacket)
     }
 
     /// Makes `accept` return `WouldBlock` instead of waiting.

@@ -1,5 +1,6 @@
 //! The door to `unsafe`: one small file per system call family, each with its man page.
 
+pub mod accept;
 pub mod capability;
 pub mod close_range;
 pub mod device_filter;

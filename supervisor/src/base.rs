@@ -44,7 +44,7 @@ use std::path::{Path, PathBuf};
 type Result<T> = std::result::Result<T, BaseError>;
 
 /// Where sessions find the built-in Python package.
-pub const BUILTIN_PYTHON: &str = "/opt/agentcore/python";
+pub const BUILTIN_PYTHON: &str = session_core::spec::BUILT_IN_PYTHON;
 /// Directories that sessions mount something on. They must be there, because the base is read-only.
 pub const MOUNT_POINTS: [&str; 8] = [
     "proc",

@@ -7,6 +7,7 @@
 //! Not for: a runtime's configuration (that is `session_core::spec`), and nothing here opens a socket or makes a directory.
 
 mod args;
+mod check;
 mod faults;
 mod given;
 mod interval;

@@ -38,6 +38,16 @@ const LOOKUPS: usize = 128;
 /// The same for one session.
 const LOOKUPS_PER_SESSION: usize = 8;
 
+/// How long a refusal takes once there were more than [`NOTED_REFUSALS`].
+const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
+
+/// What [`head::parse`] reads, for `fuzz/`.
+#[cfg(fuzzing)]
+pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
+    let head = head::parse(bytes).ok()??;
+    Some((head.target, head.forward))
+}
+
 /// The broker's half of every session's proxy.
 #[derive(Debug)]
 pub struct Egress {
@@ -125,6 +135,10 @@ async fn connection(
         Ok(Ok(head)) => head,
         Ok(Err(HeadError::Io(error))) => return Err(error),
         Ok(Err(error)) => {
+            if let HeadError::Target(refused) = &error {
+                // An address in a notation that only a resolver would understand is an attempt like any other.
+                count_refusal(session, "a target", refused).await;
+            }
             return refuse(&mut agent, 400, "Bad Request", &error.to_string()).await;
         }
         Err(_elapsed) => {
@@ -134,7 +148,8 @@ async fn connection(
     let mut server = match dial(broker, session, &head.target).await {
         Ok(server) => server,
         Err(Dial::Refused(refused)) => {
-            note_refusal(session, &head.target, &refused);
+            let asked = format!("{}:{}", head.target.host, head.target.port);
+            count_refusal(session, &asked, &refused).await;
             return refuse(
                 &mut agent,
                 403,
@@ -223,22 +238,23 @@ async fn dial(
     }
 }
 
-fn note_refusal(session: &SessionHandle, target: &Target, refused: &Refused) {
+/// Counts a refusal and notes the first ones.
+async fn count_refusal(session: &SessionHandle, asked: &str, why: &impl std::fmt::Display) {
     let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
-    if count <= NOTED_REFUSALS {
-        session.log.note(&format!(
-            "outbound connection to {}:{} refused: {refused}",
-            target.host, target.port
-        ));
-        tracing::info!(
-            session_id = %session.id,
-            runtime = %session.version.name,
-            host = target.host,
-            port = target.port,
-            reason = %refused,
-            "outbound connection refused"
-        );
+    if count > NOTED_REFUSALS {
+        // Held in its place: a loop of refused requests costs the broker's time, which nobody charges to the agent.
+        return tokio::time::sleep(REFUSAL_PAUSE).await;
     }
+    session
+        .log
+        .note(&format!("outbound connection to {asked} refused: {why}"));
+    tracing::info!(
+        session_id = %session.id,
+        runtime = %session.version.name,
+        asked,
+        reason = %why,
+        "outbound connection refused"
+    );
 }
 
 async fn refuse(

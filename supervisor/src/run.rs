@@ -7,16 +7,20 @@ use crate::config::{Args, Config};
 use crate::fault::chain;
 use crate::launcher::client::LauncherClient;
 use crate::slots;
-use crate::store::{Names, SessionEnd, Store};
+use crate::store::{LiveSession, Names, SessionEnd, Store};
 use proto::api::{EndReason, Usage};
 use sandbox::seqpacket::Seqpacket;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// How long synchronous calls may take to finish once the daemon is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a start waits for sessions of an earlier daemon to be gone.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the broker's life ended; `main` makes an exit code of it.
 #[derive(Debug, thiserror::Error)]
@@ -175,31 +179,43 @@ async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
         .live_sessions()
         .await
         .map_err(|error| RunError::Open(chain(&error)))?;
+    let mut recovering = JoinSet::new();
     for session in left {
-        let id = session.session.id.clone();
-        let usage = match broker.launcher.remove(id.clone()).await {
-            Ok(removed) => removed.usage.to_api(),
-            Err(fault) => {
-                tracing::warn!(session_id = %id, fault = %fault, "remains of a session could not be removed");
-                Usage::default()
-            }
-        };
-        let end = SessionEnd {
-            reason: EndReason::DaemonLost,
-            was_ready: session.session.launched.is_some(),
-            detail: Some("the daemon that owned it is gone".to_owned()),
-            usage,
-            egress_refused: 0,
-            log_lines_dropped: 0,
-        };
-        broker
-            .store
-            .end_session(&id, end)
-            .await
-            .map_err(|error| RunError::Open(chain(&error)))?;
-        tracing::info!(session_id = %id, "ended a session of an earlier daemon");
+        recovering.spawn(recover_one(Arc::clone(broker), session));
+    }
+    // Mostly milliseconds. What does not die in time keeps its row, and with that its uid range, until it has.
+    let all = async { while recovering.join_next().await.is_some() {} };
+    if tokio::time::timeout(RECOVERY_PATIENCE, all).await.is_err() {
+        tracing::warn!(
+            sessions = recovering.len(),
+            "sessions of an earlier daemon are still ending"
+        );
+        recovering.detach_all();
     }
     Ok(())
+}
+
+async fn recover_one(broker: Arc<Broker>, session: LiveSession) {
+    let id = session.session.id.clone();
+    let usage = match broker.launcher.remove_to_the_end(id.clone()).await {
+        Ok(removed) => removed.map_or_else(Usage::default, |removed| removed.usage.to_api()),
+        // The next daemon tries again.
+        Err(_launcher_gone) => return,
+    };
+    let end = SessionEnd {
+        reason: EndReason::DaemonLost,
+        was_ready: session.session.launched.is_some(),
+        detail: Some("the daemon that owned it is gone".to_owned()),
+        usage,
+        egress_refused: 0,
+        log_lines_dropped: 0,
+    };
+    match broker.store.end_session(&id, end).await {
+        Ok(_) => tracing::info!(session_id = %id, "ended a session of an earlier daemon"),
+        Err(error) => {
+            tracing::error!(session_id = %id, error = %chain(&error), "end of a session not recorded");
+        }
+    }
 }
 
 async fn end_sessions(broker: &Arc<Broker>) {

@@ -4,18 +4,41 @@
 //! made ahead, off the request's path. A burst that empties the shelf makes its own. The usual six (`limits.prepared_launches`)
 //! are enough that two cores launching at full speed find the next one made (a launch takes about as long as a preparation),
 //! few enough that their processes do not matter.
+//!
+//! The launcher has one thread and the host perhaps few processors, so the shelf is filled up again when no session is
+//! starting ([`Underway`]): otherwise the preparation for the next caller is in the way of the present one.
 
 use crate::broker::Broker;
 use proto::ids::SessionId;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Notify;
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+
+/// How long a shelf that is not full waits for launches to be over. An agent that takes seconds to start, or a stream of
+/// launches without a pause, must not keep it empty.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long it waits beyond that: a session that is ready has its first call still before it.
+const FIRST_CALL: Duration = Duration::from_millis(5);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Slots {
     shelf: Mutex<VecDeque<SessionId>>,
     taken: Notify,
+    /// Sessions that are starting.
+    starting: Arc<watch::Sender<usize>>,
+}
+
+/// A session is starting for as long as this lives.
+#[derive(Debug)]
+pub struct Underway(Arc<watch::Sender<usize>>);
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.send_modify(|starting| *starting -= 1);
+    }
 }
 
 impl Slots {
@@ -28,6 +51,19 @@ impl Slots {
             .pop_front();
         self.taken.notify_one();
         ready.unwrap_or_else(fresh_name)
+    }
+
+    /// Says that a session is starting.
+    pub fn underway(&self) -> Underway {
+        self.starting.send_modify(|starting| *starting += 1);
+        Underway(Arc::clone(&self.starting))
+    }
+
+    /// Waits until no session is starting, though not for long.
+    async fn calm(&self) {
+        let mut starting = self.starting.subscribe();
+        // Late, or the sender is gone with the daemon: either way there is nothing more to wait for.
+        let _ = tokio::time::timeout(PATIENCE, starting.wait_for(|starting| *starting == 0)).await;
     }
 
     /// Takes everything off the shelf (at shutdown).
@@ -54,6 +90,8 @@ pub async fn keep_full(broker: Arc<Broker>) {
     let mut failing = false;
     loop {
         while broker.slots.ready() < wanted && !broker.draining() {
+            broker.slots.calm().await;
+            tokio::time::sleep(FIRST_CALL).await;
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;
@@ -98,6 +136,19 @@ fn fresh_name() -> SessionId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
+
+    #[tokio::test]
+    async fn the_shelf_waits_for_launches() {
+        let slots = Slots::default();
+        let calm = || slots.calm().now_or_never().is_some();
+        assert!(calm(), "nothing is starting");
+        let (first, second) = (slots.underway(), slots.underway());
+        drop(first);
+        assert!(!calm(), "one still is");
+        drop(second);
+        assert!(calm(), "none is any more");
+    }
 
     #[test]
     fn names_are_well_formed_and_differ() {

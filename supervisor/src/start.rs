@@ -17,6 +17,7 @@ use crate::run::{self, Start};
 use crate::store::UidBlock;
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
+use sandbox::sys::close_range;
 use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
 use sandbox::{privileges, seccomp};
 use session_core::spec::Interpreters;
@@ -93,6 +94,13 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 fn start(args: Args, config: Config) -> Result<(), StartError> {
+    // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
+    // configuration, which may have come by such a descriptor, has been read.
+    close_range::close_all_except(&[]).map_err(|source| StartError::Io {
+        verb: "close",
+        what: "inherited descriptors".to_owned(),
+        source,
+    })?;
     let instance = Instance::open(Where {
         state_dir: &config.state_dir,
         runtime_dir: &config.runtime_dir,

@@ -5,8 +5,9 @@
 //! ```
 //!
 //! - Until the first healthy answer the agent is *starting*: that nobody listens yet is no failure, and the next attempt
-//!   comes quickly (0.3 ms, growing to 5 ms, later to 50 ms), because this wait is part of every cold start. Other bad answers
-//!   (an error status, no JSON) are told, at most once per interval, so that a start timeout can say what was seen.
+//!   comes quickly: a tenth of the time that the start has taken so far, which is the most that it can be prolonged by.
+//!   Other bad answers (an error status, no JSON) are told, at most once per interval, so that a start timeout can say what
+//!   was seen.
 //! - Afterwards it is asked every interval, and every failure is told with its count.
 //!
 //! Healthy is: status 200 and a JSON object whose `status` is `Healthy` or `HealthyBusy` (contract §1.2). A
@@ -22,11 +23,13 @@ use nix::errno::Errno;
 use proto::shim::{AgentWire, Health, HealthStatus, ShimLimits};
 use std::time::{Duration, Instant};
 
-/// Between attempts while nobody listens: from this …
-const FIRST_WAIT: Duration = Duration::from_micros(300);
-/// … growing by a quarter each time, to this …
+/// Between attempts while nobody listens: this share of the time since the start …
+const SHARE: u32 = 10;
+/// … but at least this (an attempt costs some 50 µs of a processor that the agent may want) …
+const FIRST_WAIT: Duration = Duration::from_micros(250);
+/// … at most this …
 const FAST_WAIT: Duration = Duration::from_millis(5);
-/// … and to this once the start takes longer than [`LONG_START`].
+/// … and at most this once the start takes longer than [`LONG_START`].
 const SLOW_WAIT: Duration = Duration::from_millis(50);
 /// An agent that has not come up by then is not delayed noticeably by slower polling.
 const LONG_START: Duration = Duration::from_secs(10);
@@ -50,8 +53,6 @@ pub(crate) struct Ping {
     timeout: Duration,
     state: State,
     started: Instant,
-    /// The next wait while starting.
-    wait: Duration,
     been_healthy: bool,
     failures: u32,
     health: Option<Health>,
@@ -83,7 +84,6 @@ impl Ping {
                 at: now + FIRST_WAIT,
             },
             started: now,
-            wait: FIRST_WAIT,
             been_healthy: false,
             failures: 0,
             health: None,
@@ -204,13 +204,13 @@ impl Ping {
         let wait = if self.been_healthy || matches!(outcome, Outcome::Healthy(_)) {
             self.interval
         } else {
-            let limit = if now.duration_since(self.started) < LONG_START {
+            let taken = now.duration_since(self.started);
+            let limit = if taken < LONG_START {
                 FAST_WAIT
             } else {
                 SLOW_WAIT
             };
-            let next = (self.wait * 5 / 4).min(limit);
-            let wait = std::mem::replace(&mut self.wait, next);
+            let wait = (taken / SHARE).clamp(FIRST_WAIT, limit);
             // Someone who answers, but badly, gains nothing from being asked every few milliseconds.
             match outcome {
                 Outcome::Unhealthy(_) => SLOW_WAIT,

@@ -1,5 +1,8 @@
 //! Calls that a session may make. The starting point is containerd's default profile, less what agents do not need.
 //!
+//! Not here on purpose: `sync` and `syncfs`. All that a session can write is in memory, so they would do nothing for it, but
+//! they write out every file system of the host, and in a loop take the disk from its neighbours and the daemon's database.
+//!
 //! What is not here answers `ENOSYS`. A call that is on the refused list as well is refused.
 
 use super::Group;
@@ -30,8 +33,6 @@ pub(super) const GROUPS: &[Group] = &[
             SYS_sync_file_range,
             SYS_fsync,
             SYS_fdatasync,
-            SYS_sync,
-            SYS_syncfs,
             SYS_fallocate,
             SYS_truncate,
             SYS_ftruncate,

@@ -23,7 +23,8 @@ pub fn cloexec_from(first: u32) -> io::Result<()> {
 /// Closes every descriptor from 3 up but these.
 ///
 /// For a fresh fork that goes on with `keep` alone and ends without returning into the code that it was forked from: what
-/// that code owned is closed here, and must be neither used nor dropped in this process.
+/// that code owned is closed here, and must be neither used nor dropped in this process. Or for the very beginning of a
+/// program, which owns nothing yet but what it inherited.
 pub fn close_all_except(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
     #[cfg(feature = "fault-injection")]
     if crate::faults::is_off("close_range") {

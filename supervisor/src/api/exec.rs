@@ -37,6 +37,9 @@ const FRAME_QUEUE: usize = 16;
 /// How long a client may take to close after the last frame.
 const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// How long a process may go on after its client has gone and it was told so.
+const HANG_UP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Most bytes of an `exec` request.
 const MAX_REQUEST: u64 = 60 * 1024;
 
@@ -93,7 +96,9 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
                 serve(TokioIo::new(upgraded), process, work, &handle).await;
             }
             // A client that does not take the upgrade leaves a process without input: it is ended.
-            (Ok(process), Err(_gone)) => hang_up(&work.link, process.id).await,
+            (Ok(mut process), Err(_gone)) => {
+                let _ = after_hang_up(&work.link, process.id, &mut process.exited).await;
+            }
             (Err(outcome), Ok(upgraded)) => {
                 let (from_client, to_client) = tokio::io::split(TokioIo::new(upgraded));
                 let (frames, queue) = mpsc::channel(1);
@@ -161,6 +166,27 @@ async fn hang_up(link: &Link, id: ExecId) {
             })
             .await;
     }
+}
+
+/// [`hang_up`], and what follows for a process that does not listen: nobody could ever end it, or use it, and the session
+/// would count as busy for its sake.
+async fn after_hang_up(
+    link: &Link,
+    id: ExecId,
+    exited: &mut oneshot::Receiver<ExitStatus>,
+) -> Result<ExitStatus, oneshot::error::RecvError> {
+    hang_up(link, id).await;
+    if let Ok(status) = tokio::time::timeout(HANG_UP_GRACE, &mut *exited).await {
+        return status;
+    }
+    // It has ended by itself just now, or ends by this.
+    let _ = link
+        .signal(Signal {
+            id: Some(id),
+            signal: nix::libc::SIGKILL,
+        })
+        .await;
+    exited.await
 }
 
 async fn start(link: &Arc<Link>, wanted: &ExecRequest) -> Result<Process, ApiError> {
@@ -246,8 +272,7 @@ where
     let (status, client) = tokio::select! {
         status = &mut exited => (status, Some(reader)),
         Hangup::Gone = gone(&mut reader) => {
-            hang_up(&work.link, id).await;
-            (exited.await, None)
+            (after_hang_up(&work.link, id, &mut exited).await, None)
         }
     };
     let outcome = match status {
@@ -266,6 +291,8 @@ where
             }
         }
     };
+    // A client that does not read its output keeps that, not the session, from ending.
+    drop(work);
     // The shim reports an exit after the output is drained; what a grandchild still holds open is not waited for.
     for pump in pumps {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;

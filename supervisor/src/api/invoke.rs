@@ -32,6 +32,9 @@ pub const SESSION_ID: HeaderName =
 /// How long a caller waits for a place among the live sessions before it is refused.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long, beyond its grace period, a caller waits for the end of a session whose id it wants to use anew.
+const ENDING_PATIENCE: Duration = Duration::from_secs(15);
+
 /// How long to wait for the reason when a session's link breaks in the middle of an exchange: the end is already on its
 /// way from the launcher.
 const REASON_PATIENCE: Duration = Duration::from_secs(2);
@@ -93,7 +96,17 @@ pub async fn obtain(
             Ok(work) => return Ok((handle, work)),
             // The caller's id is about to be free again: waiting comes before refusing.
             Err(Unusable::Ending) => {
-                handle.over().await;
+                let grace = handle.version.spec.timeouts.stop_grace;
+                if tokio::time::timeout(grace + ENDING_PATIENCE, handle.over())
+                    .await
+                    .is_err()
+                {
+                    return Err(ApiError::new(
+                        ErrorCode::RetryableConflict,
+                        "the session of this id is ending, and its processes do not die; try again later or use another id",
+                    )
+                    .retry_after(ENDING_PATIENCE));
+                }
                 broker.registry.remove(&handle);
             }
             Err(Unusable::Failed(end)) => return Err(start_failure(&end)),

@@ -77,7 +77,6 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
 }
 
 /// The `Allow` header is axum's to add.
-
 async fn method_not_allowed(request: Request) -> Response {
     if request.method() == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();

@@ -42,6 +42,7 @@ pub(super) struct Budget {
     unpacked: u64,
     entries: u64,
     files: u64,
+    descriptions: u64,
     began: Instant,
 }
 
@@ -53,6 +54,7 @@ impl Budget {
             unpacked: 0,
             entries: 0,
             files: 0,
+            descriptions: 0,
             began: Instant::now(),
         }
     }
@@ -63,6 +65,7 @@ impl Budget {
             unpacked: 0,
             entries: 0,
             files: 0,
+            descriptions: 0,
             bounds: self.bounds.clone(),
             ..*self
         }
@@ -71,7 +74,18 @@ impl Budget {
     /// One more directory or link.
     pub(super) fn entry(&mut self) -> Result<(), ArtifactError> {
         self.entries += 1;
-        if self.entries > self.bounds.entries {
+        self.count()
+    }
+
+    /// One more header that only describes the entry to come: no entry, but a flood of them costs as much.
+    pub(super) fn description(&mut self) -> Result<(), ArtifactError> {
+        self.descriptions += 1;
+        self.count()
+    }
+
+    fn count(&self) -> Result<(), ArtifactError> {
+        // A long name and attributes for every entry are usual.
+        if self.entries > self.bounds.entries || self.descriptions / 3 > self.bounds.entries {
             return Err(Refusal::Entries(self.bounds.entries).whole());
         }
         self.time()

@@ -43,8 +43,7 @@ pub(super) fn unpack(
         check_unused(&header)?;
         check_numbers(&header)?;
         if extensions.take(&header, &mut entry)? {
-            // Each describes the entry to come; a flood of them is one of entries.
-            budget.entry()?;
+            budget.description()?;
             continue;
         }
         let described = describe(&header, std::mem::take(&mut extensions))?;

@@ -20,6 +20,9 @@ use tokio::task::AbortHandle;
 /// too, and its own queue is bounded by the number of sessions.
 const NOTICES: usize = 256;
 
+/// Between two tries to remove what would not go. The launcher has waited by itself before it said so.
+const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A launched session, as the launcher proves it.
 #[derive(Debug)]
 pub struct Launched {
@@ -173,6 +176,26 @@ impl LauncherClient {
         }
     }
 
+    /// [`Self::remove`], as often as it takes until nothing of the session is left; `None` if nothing was. A process in
+    /// uninterruptible sleep can outlive its SIGKILL, and as long as it is there its uid range is not free: whoever gave
+    /// the range to another session would share a uid between the two. Fails only when the launcher is gone.
+    pub async fn remove_to_the_end(
+        &self,
+        session: SessionId,
+    ) -> Result<Option<Removed>, OrderFault> {
+        loop {
+            match self.remove(session.clone()).await {
+                Ok(removed) => return Ok(Some(removed)),
+                Err(OrderFault::Unknown) => return Ok(None),
+                Err(fault) if *self.gone.borrow() => return Err(fault),
+                Err(fault) => {
+                    tracing::error!(session_id = %session, fault = %fault, "remains of a session could not be removed; trying again");
+                }
+            }
+            tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+    }
+
     /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
     pub async fn probe(&self) -> Result<Vec<(String, u8, String)>, OrderFault> {
         match self.order(Order::Probe, &[]).await? {
@@ -269,5 +292,63 @@ async fn read(shared: &Shared, notices: &mpsc::Sender<Exited>) -> io::Error {
                 let _ = notices.send(exited).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers removals like a launcher whose session's processes do not die at first.
+    fn reluctant(link: &Seqpacket) -> usize {
+        let mut buffer = [0; MAX_PACKET];
+        let answers = [
+            Err(OrderFault::Host {
+                detail: "its processes do not die".to_owned(),
+                errno: Errno::EBUSY as i32,
+            }),
+            Ok(Reply::Removed {
+                usage: Counters::default(),
+                record: Vec::new(),
+            }),
+            Err(OrderFault::Unknown),
+        ];
+        let mut answered = 0;
+        for reply in answers {
+            let received = link.recv(&mut buffer).expect("an order");
+            let Ok(Ordered { number, order }) = postcard::from_bytes(&buffer[..received.len])
+            else {
+                return answered;
+            };
+            assert!(matches!(order, Order::Remove { .. }));
+            let answer = FromLauncher::Replied(super::super::message::Replied { number, reply });
+            let bytes = postcard::to_stdvec(&answer).expect("encodes");
+            link.send(&bytes, &[]).expect("send");
+            answered += 1;
+        }
+        answered
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_is_over_only_when_nothing_is_left() {
+        let (ours, theirs) = Seqpacket::pair().expect("pair");
+        let launcher = std::thread::spawn(move || {
+            let answered = reluctant(&theirs);
+            drop(theirs);
+            answered
+        });
+        let (client, _notices) = LauncherClient::new(ours).expect("client");
+        let session = SessionId::parse("sreluctant").expect("id");
+        let removed = client.remove_to_the_end(session.clone()).await;
+        assert!(matches!(removed, Ok(Some(_))), "{removed:?}");
+        let again = client.remove_to_the_end(session.clone()).await;
+        assert_eq!(again, Ok(None));
+        assert_eq!(launcher.join().expect("no panic"), 3);
+        client.closed().await;
+        let gone = client.remove_to_the_end(session).await;
+        assert!(
+            matches!(gone, Err(OrderFault::Host { .. })),
+            "no end of trying without a launcher"
+        );
     }
 }

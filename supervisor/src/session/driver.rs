@@ -12,6 +12,7 @@ use crate::launcher::client::Removed;
 use crate::launcher::message::{Counters, Exited};
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
+use crate::slots::Underway;
 use crate::store::SessionEnd;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -70,6 +71,7 @@ pub fn spawn(
         notes: Notes::default(),
         completions: mpsc::channel(COMPLETIONS),
         permit: Some(permit),
+        underway: Some(broker.slots.underway()),
         launching: None,
         in_a_row: 0,
         over: false,
@@ -92,8 +94,8 @@ pub enum Completion {
     Launched(Box<Result<Running, String>>),
     /// PID 1 has ended.
     Exited(Exited),
-    /// Removed.
-    Removed(Result<Removed, String>),
+    /// Nothing is left; `Ok(None)`: nothing was. An error means that the launcher is gone, and with it this daemon.
+    Removed(Result<Option<Removed>, String>),
     /// The pid is known (before the handshake).
     Pid(i32),
 }
@@ -132,6 +134,8 @@ struct Driver {
     notes: Notes,
     completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
     permit: Option<Permit>,
+    /// Until it is ready, or over.
+    underway: Option<Underway>,
     /// The launch, while it may still give its order.
     launching: Option<JoinHandle<()>>,
     /// Events of the shim taken since anybody else had a turn.
@@ -249,10 +253,11 @@ impl Driver {
             }
             Completion::Removed(outcome) => {
                 match outcome {
-                    Ok(Removed { usage, record }) => {
+                    Ok(Some(Removed { usage, record })) => {
                         self.notes.usage = Some(usage);
                         self.notes.record = serde_json::from_slice(&record).ok();
                     }
+                    Ok(None) => {}
                     Err(fault) => {
                         tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
                     }
@@ -336,6 +341,9 @@ impl Driver {
 
     fn publish(&mut self) {
         let phase = self.session.phase();
+        if !matches!(phase, Phase::Requested | Phase::Launching | Phase::Starting) {
+            self.underway = None;
+        }
         let end = self.session.end_reason().map(|reason| End {
             reason,
             detail: self.describe(reason),
@@ -382,7 +390,7 @@ impl Driver {
             EndReason::Idle => "it was idle for its idle timeout".to_owned(),
             EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
             EndReason::Unhealthy => format!(
-                "its health check kept failing: {}",
+                "its /ping kept failing: {}",
                 self.notes.unhealthy.as_deref().unwrap_or("no answer")
             ),
             EndReason::OutOfMemory => format!(
@@ -407,10 +415,10 @@ impl Driver {
             EndReason::StartTimeout => format!(
                 "the agent was not ready within {} s: {}",
                 self.handle.version.spec.timeouts.start.as_secs(),
-                self.notes
-                    .unhealthy
-                    .as_deref()
-                    .unwrap_or("its port never accepted a connection")
+                self.notes.unhealthy.as_deref().map_or_else(
+                    || "its port never accepted a connection".to_owned(),
+                    |detail| format!("its /ping failed: {detail}"),
+                )
             ),
             EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
             EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),
@@ -462,7 +470,7 @@ impl Driver {
             }
             let outcome = broker
                 .launcher
-                .remove(id)
+                .remove_to_the_end(id)
                 .await
                 .map_err(|fault| crate::fault::chain(&fault));
             let _ = done.send(Completion::Removed(outcome)).await;

@@ -153,7 +153,8 @@ const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version,
 
 impl Store {
     /// Takes the lowest free uid range of the block and notes the session. [`StoreError::Conflict`] if the same caller's
-    /// id has a live session at that runtime and endpoint, [`StoreError::NoFreeUids`] if every range is taken.
+    /// id has a live session at that runtime and endpoint, [`StoreError::NoFreeUids`] if every range is taken. To be awaited
+    /// in a task that nobody cancels: what is reserved stays so until [`Self::end_session`].
     pub async fn reserve_session(&self, new: NewSession) -> Result<SessionRow, StoreError> {
         self.write(Durability::Volatile, move |db| {
             let (runtime, latest) = seq_and_latest(db, &new.runtime)?

@@ -44,6 +44,7 @@ fn hex_listing(root: &Path) -> Listing {
 fn ours(ground: &Ground, packed: &[u8]) -> Result<Listing, ArtifactError> {
     let artifact = ground.upload(packed)?;
     let found = hex_listing(&ground.tree(&artifact.id));
+    assert_eq!(artifact.entries, found.len() as u64);
     ground.files.delete(&artifact.id).expect("deleted");
     Ok(found)
 }

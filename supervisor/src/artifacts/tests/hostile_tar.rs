@@ -439,10 +439,15 @@ fn bombs() {
     Ground::with(small.clone())
         .upload(&tar_gz(&links[..5]))
         .expect("at the limit");
-    // So does what only describes.
-    let described: Vec<_> = (0..3)
-        .flat_map(|n| [pax(b'x', &[("comment", "x")]), file(&format!("f{n}"), b"x")])
-        .collect();
+    // What only describes is no entry, but cannot go on for ever either.
+    let comment = pax(b'g', &[("comment", "x")]);
+    let mut described = vec![comment; 17];
+    described.push(file("f", b"x"));
+    let artifact = Ground::with(small.clone())
+        .upload(&tar_gz(&described))
+        .expect("at the limit");
+    assert_eq!(artifact.entries, 1);
+    described.insert(0, described[0].clone());
     assert_eq!(refusal(&described), Refusal::Entries(5));
     // A stream of nothing but headers ends too.
     let headers = Bounds {

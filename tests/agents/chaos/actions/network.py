@@ -26,11 +26,12 @@ def proxy(payload):
         with socket.create_connection(_proxy(), timeout=payload.get("timeout", 10)) as client:
             target = payload["target"]
             client.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-            head = _head(client)
+            # What a server says first may come in one piece with the proxy's answer.
+            head, _, first = _head(client).partition("\r\n\r\n")
             answer = {"status": head.split("\r\n")[0], "head": head}
             if " 200" in answer["status"] and "send" in payload:
                 client.sendall(payload["send"].encode())
-                answer["received"] = client.recv(65536).decode("utf-8", "replace")
+                answer["received"] = first + client.recv(65536).decode("utf-8", "replace")
             return answer
     except (OSError, LookupError, ValueError) as fault:
         return {"error": f"{type(fault).__name__}: {fault}"}
