@@ -103,9 +103,10 @@ impl Footprint {
         found
     }
 
-    /// Namespaces that it shares with the host's first process, or uids that are the host's own.
+    /// Namespaces that it shares with this very process, which is one of the host's (its first one may be unreadable in a
+    /// container), or uids that are the host's own.
     pub fn shared_with_host(&self) -> anyhow::Result<Vec<String>> {
-        let host = host::namespaces(1)?;
+        let host = host::namespaces(std::process::id().cast_signed())?;
         let mut found: Vec<_> = self
             .namespaces
             .iter()

@@ -101,7 +101,7 @@ fn processes_and_threads_stop_at_their_number() -> Result {
     ground!(Daemon, Python);
     attack(
         "pids",
-        json!({"resources": {"pids": 64, "memory": "512M", "cpus": "0.5"}}),
+        json!({"resources": {"pids": 64, "memory": "512M", "cpus": 0.5}}),
         |_, client, id| {
             let threads = client.invoke("attacker", id, &json!({"do": "thread_bomb"}))?;
             ensure!(
@@ -191,7 +191,7 @@ fn a_session_gets_its_share_of_the_processor_and_no_more() -> Result {
     ground!(Daemon, Python);
     attack(
         "cpu",
-        json!({"resources": {"cpus": "0.25"}}),
+        json!({"resources": {"cpus": 0.25}}),
         |_, client, id| {
             let before = client.session(id)?.usage.cpu_seconds;
             let seconds = 4.0;
@@ -218,7 +218,7 @@ fn a_flood_of_output_harms_nobody() -> Result {
     ground!(Daemon, Python);
     attack(
         "logs",
-        json!({"resources": {"cpus": "0.5"}}),
+        json!({"resources": {"cpus": 0.5}}),
         |daemon, client, id| {
             let before = host::rss(daemon.pid())?;
             client.invoke(

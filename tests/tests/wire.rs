@@ -561,7 +561,7 @@ fn bad_runtime_bodies_name_their_fields_all_at_once() -> Result {
             (&with(json!({"resources": {"memory": "64T"}})), "memory"),
             (&with(json!({"resources": {"pids": 0}})), "pids"),
             (&with(json!({"resources": {"pids": -1}})), "pids"),
-            (&with(json!({"resources": {"cpus": "0"}})), "cpus"),
+            (&with(json!({"resources": {"cpus": 0}})), "cpus"),
             (
                 &with(json!({"lifecycle": {"idle_timeout": 999_999_999}})),
                 "idle_timeout",
