@@ -247,7 +247,8 @@ fn what(target: &str) -> String {
             let mut text = String::new();
             for part in target.split('/') {
                 // Session directories, deleted files: by the shape of the name, not by the name.
-                if part.len() >= 10 && part.chars().any(|c| c.is_ascii_digit()) {
+                let id = comparable(part) == "*";
+                if id || part.len() >= 10 && part.chars().any(|c| c.is_ascii_digit()) {
                     text.push_str("/#");
                 } else if !part.is_empty() {
                     text.push('/');
