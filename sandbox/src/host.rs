@@ -139,20 +139,6 @@ fn own_proc() -> Capability {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_line_has_a_reason() {
-        let report = capabilities();
-        assert_eq!(report.len(), 5);
-        for line in report {
-            assert!(!line.detail.is_empty(), "{}", line.name);
-        }
-    }
-}
-
 /// Major and minor number of the disk that a file system's device is on: itself, or the disk that it is a partition of
 /// (limits are kept per disk). Source: sysfs(5), `/sys/dev/block/M:m/partition`.
 pub fn whole_disk(device: u64) -> io::Result<(u32, u32)> {
@@ -174,4 +160,18 @@ pub fn whole_disk(device: u64) -> io::Result<(u32, u32)> {
         .split_once(':')
         .and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)))
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_has_a_reason() {
+        let report = capabilities();
+        assert_eq!(report.len(), 5);
+        for line in report {
+            assert!(!line.detail.is_empty(), "{}", line.name);
+        }
+    }
 }

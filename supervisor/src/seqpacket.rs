@@ -55,6 +55,11 @@ impl AsyncSeqpacket {
             }
         }
     }
+
+    /// Receives what is there now, whatever the reactor knows; `WouldBlock` if that is nothing.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.0.get_ref().recv(buffer)
+    }
 }
 
 impl AsFd for AsyncSeqpacket {

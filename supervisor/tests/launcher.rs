@@ -14,6 +14,8 @@ mod ground;
 mod inside;
 #[path = "launcher/life.rs"]
 mod life;
+#[path = "launcher/times.rs"]
+mod times;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -33,6 +35,11 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // One after the other on this thread: a launcher is forked only by a process that has no other.
     arguments.test_threads = Some(1);
+    let measured = Trial::test("launch_times", || {
+        life::run("ti", times::launches);
+        Ok(())
+    })
+    .with_ignored_flag(true);
     let trials = life::TESTS
         .iter()
         .map(|(name, test)| {
@@ -41,6 +48,7 @@ fn main() {
                 Ok(())
             })
         })
+        .chain([measured])
         .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

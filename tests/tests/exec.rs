@@ -110,7 +110,7 @@ fn exec_joins_a_session_with_streams_and_the_commands_own_status() -> Result {
             use std::io::Write as _;
             let mut command = daemon.cli();
             command
-                .args(["exec", "-s", &id, "-a", "exec", "--"])
+                .args(["exec", "-i", "-s", &id, "-a", "exec", "--"])
                 .args(words);
             let mut child = command
                 .stdin(std::process::Stdio::piped())

@@ -310,7 +310,9 @@ fn wrong_answers_are_told_and_harm_neither_session_nor_daemon() -> Result {
         for (must, cases) in WRONG {
             for case in *cases {
                 let payload = json!({"do": "http", "case": case, "bytes": 1000, "count": 100});
-                let answer = client.send(Client::invocation("rude", &id, &payload))?;
+                let answer = client
+                    .send(Client::invocation("rude", &id, &payload))
+                    .context(*case)?;
                 let status = answer.status;
                 let hop = [
                     "keep-alive",

@@ -12,6 +12,7 @@
 //!
 //! - The cause is the first one: an agent that ended by itself is `agent_exited`, whatever is said afterwards.
 //! - A second `shutdown` can only shorten the grace.
+//! - An agent that ends in its grace leaves its other processes a second of it ([`STRAGGLERS`]).
 //! - KILL is waited for only [`REAP`] long: the end of PID 1 ends whatever is left.
 
 use proto::shim::{ExitCause, ShimLimits};
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// How long killed processes may take to be gone.
 const REAP: Duration = Duration::from_secs(1);
+
+/// How long what the agent leaves running when it heeds TERM may go on: the grace is the agent's, to finish its work.
+const STRAGGLERS: Duration = Duration::from_secs(1);
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,9 +90,16 @@ impl Ending {
 
     /// The agent's process has ended.
     pub(crate) fn agent_ended(&mut self, now: Instant) {
-        if self.state == State::Running {
-            let until = now.checked_add(self.stop_grace);
-            self.state = State::Lingering { until };
+        match &mut self.state {
+            State::Running => {
+                let until = now.checked_add(self.stop_grace);
+                self.state = State::Lingering { until };
+            }
+            State::Terminating { until, .. } => {
+                let soon = now + STRAGGLERS;
+                *until = Some(until.map_or(soon, |until| until.min(soon)));
+            }
+            State::Lingering { .. } | State::Killing { .. } | State::Over(_) => {}
         }
     }
 
@@ -213,6 +224,17 @@ mod tests {
 
     fn at(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_an_agent_leaves_running_does_not_get_its_grace() {
+        let t0 = Instant::now();
+        let mut ending = ending(t0);
+        assert_eq!(ending.shutdown(GRACE, t0), Some(Act::Terminate));
+        ending.agent_ended(at(t0, 3));
+        assert_eq!(ending.tick(at(t0, 3)), None);
+        assert_eq!(ending.tick(at(t0, 4)), Some(Act::Kill));
+        assert_eq!(ending.all_gone(), Some(Act::Exit(ExitCause::Shutdown)));
     }
 
     #[test]

@@ -62,10 +62,16 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     })
 }
 
+/// Bytes of the descriptors themselves.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "four descriptors of four bytes"
+)]
+const RIGHTS: libc::c_uint = (MAX_FDS * size_of::<RawFd>()) as libc::c_uint;
+
 /// Room for the control message of [`MAX_FDS`] descriptors.
-const CONTROL: usize =
-    // SAFETY: plain arithmetic.
-    unsafe { libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as libc::c_uint) } as usize;
+// SAFETY: plain arithmetic on a number.
+const CONTROL: usize = unsafe { libc::CMSG_SPACE(RIGHTS) } as usize;
 
 /// A control buffer begins with a header, and is aligned for it.
 #[repr(C, align(8))]

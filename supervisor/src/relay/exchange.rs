@@ -218,9 +218,10 @@ enum BodyState {
         end: oneshot::Receiver<u64>,
         cancel: CancelOnDrop,
     },
-    /// End of file seen; waiting for `body.end`.
+    /// End of file seen; waiting for `body.end`, or for the certainty that there was none.
     Ending {
         end: oneshot::Receiver<u64>,
+        drained: oneshot::Receiver<()>,
         cancel: CancelOnDrop,
     },
     Over,
@@ -245,11 +246,23 @@ impl ResponseBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let BodyState::Ending { end, cancel } = &mut self.state else {
+        let BodyState::Ending {
+            end,
+            drained,
+            cancel,
+        } = &mut self.state
+        else {
             return Poll::Ready(None);
         };
-        let said = ready!(Pin::new(end).poll(cx));
-        let complete = said == Ok(self.read);
+        let said = match Pin::new(&mut *end).poll(cx) {
+            Poll::Ready(said) => said.ok(),
+            Poll::Pending => {
+                let _ = ready!(Pin::new(drained).poll(cx));
+                // It may have come between the two looks.
+                end.try_recv().ok()
+            }
+        };
+        let complete = said == Some(self.read);
         if complete {
             cancel.armed = false;
         }
@@ -300,7 +313,11 @@ impl Body for ResponseBody {
             if let BodyState::Reading { end, cancel, .. } =
                 std::mem::replace(&mut this.state, BodyState::Over)
             {
-                this.state = BodyState::Ending { end, cancel };
+                this.state = BodyState::Ending {
+                    end,
+                    drained: cancel.link.drained(),
+                    cancel,
+                };
             }
         }
         this.poll_ending(cx)

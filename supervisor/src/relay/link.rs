@@ -22,7 +22,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Events on their way to the driver. The shim batches and rate-limits; when the driver lags, the reader stops reading and
 /// the shim's own bounded queue fills: a flooding session slows itself only.
@@ -110,6 +110,8 @@ pub struct Link {
     socket: AsyncSeqpacket,
     next: AtomicU64,
     waiting: Mutex<Waiting>,
+    /// Rung by [`Link::drained`].
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +120,8 @@ struct Waiting {
     calls: HashMap<u64, oneshot::Sender<Result<Box<RawValue>, ErrorObject>>>,
     bodies: HashMap<InvocationId, oneshot::Sender<u64>>,
     execs: HashMap<ExecId, oneshot::Sender<ExitStatus>>,
+    /// Dropped when the reader has found the socket empty.
+    drains: Vec<oneshot::Sender<()>>,
 }
 
 impl Link {
@@ -133,6 +137,7 @@ impl Link {
             socket: AsyncSeqpacket::new(socket).map_err(AttachError::Connect)?,
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
+            asked: Notify::new(),
         });
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(read(Arc::clone(&link), events));
@@ -194,6 +199,19 @@ impl Link {
             // A link that is gone has no invocations to cancel.
             Ok(()) | Err(_) => {}
         }
+    }
+
+    /// Resolves (whether with a value or not means nothing) once every packet that the shim has sent by now has been sorted.
+    /// A shim says `body.end` before it closes a stream: who sees the close and, after this, no `body.end`, has a body that
+    /// was cut off.
+    pub fn drained(&self) -> oneshot::Receiver<()> {
+        let (drain, drained) = oneshot::channel();
+        let mut waiting = self.waiting();
+        if !waiting.closed {
+            waiting.drains.push(drain);
+            self.asked.notify_one();
+        }
+        drained
     }
 
     /// Forgets who waits for an invocation's body.
@@ -314,6 +332,18 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
     let outcome = loop {
         let received = tokio::select! {
             received = link.socket.recv(&mut buffer) => received,
+            () = link.asked.notified() => {
+                // Taken before looking: who asks in between is told by the next look.
+                let drains = std::mem::take(&mut link.waiting().drains);
+                match link.socket.try_recv(&mut buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    received => {
+                        link.waiting().drains.extend(drains);
+                        link.asked.notify_one();
+                        received
+                    }
+                }
+            }
             // The driver is gone: the session is over.
             () = events.closed() => break Ok(()),
         };

@@ -390,7 +390,7 @@ impl Driver {
             EndReason::Idle => "it was idle for its idle timeout".to_owned(),
             EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
             EndReason::Unhealthy => format!(
-                "its health check kept failing: {}",
+                "its /ping kept failing: {}",
                 self.notes.unhealthy.as_deref().unwrap_or("no answer")
             ),
             EndReason::OutOfMemory => format!(
@@ -415,10 +415,10 @@ impl Driver {
             EndReason::StartTimeout => format!(
                 "the agent was not ready within {} s: {}",
                 self.handle.version.spec.timeouts.start.as_secs(),
-                self.notes
-                    .unhealthy
-                    .as_deref()
-                    .unwrap_or("its port never accepted a connection")
+                self.notes.unhealthy.as_deref().map_or_else(
+                    || "its port never accepted a connection".to_owned(),
+                    |detail| format!("its /ping failed: {detail}"),
+                )
             ),
             EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
             EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),

@@ -75,7 +75,7 @@ class Measures(unittest.TestCase):
         self.assertEqual([], sorted(of_plan - named), "names that the plan does not have")
 
     def test_steps_of_the_agent_are_the_shims(self):
-        known = set(re.findall(r'"([a-z]+)"', AGENT_STEPS.read_text(encoding="utf-8").split("const STAGES")[1].split("];")[0]))
+        known = set(re.findall(r'"(?:agent\.)?([a-z]+)"', AGENT_STEPS.read_text(encoding="utf-8").split("const STAGES")[1].split("];")[0]))
         named = {step.removeprefix("agent.") for measure in measures.MEASURES.values() for step in measure.steps if step.startswith("agent.")}
         self.assertEqual(set(), named - known)
 

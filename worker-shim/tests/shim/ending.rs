@@ -239,7 +239,10 @@ fn work_is_refused_while_the_session_ends() {
     assert_eq!(broker.log().lines[0].text, "up");
     broker.shutdown(600);
     let error = broker.invoke(b"").expect_err("refused");
-    assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::Unavailable);
+    assert_eq!(
+        ErrorCode::from_rpc(error.code),
+        ErrorCode::RetryableConflict
+    );
     session.record();
 }
 

@@ -33,7 +33,10 @@ def kill_self(payload):
 def kill_all(payload):
     """kill(-1): everything that this uid may reach. Siblings and the daemon must not be among it."""
     _say()
-    os.kill(-1, payload.get("signal", signal.SIGKILL))
+    try:
+        os.kill(-1, payload.get("signal", signal.SIGKILL))
+    except ProcessLookupError:
+        pass  # nobody else may be reached: kill(-1) spares its caller
     os.kill(os.getpid(), payload.get("signal", signal.SIGKILL))
 
 
