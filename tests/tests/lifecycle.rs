@@ -261,20 +261,16 @@ fn every_end_of_an_agent_has_one_reason_and_its_caller_gets_it() -> Result {
                 EndReason::OutOfMemory,
                 "memory",
             ),
-            (json!({"do": "stop_self"}), EndReason::Unhealthy, "health"),
         ] {
             let id = session_name("ends");
             client.invoke("chaos", &id, &json!({"do": "stray"}))?;
             let answer = client.send(Client::invocation("chaos", &id, &payload))?;
-            // What was stopped goes on when its session is ended, and may answer in its last moment.
-            if !(answer.status == 200 && reason == EndReason::Unhealthy) {
-                let error = expect_aws_error(answer, 424, "RuntimeClientError", "")
-                    .with_context(|| payload.to_string())?;
-                ensure!(
-                    error.to_string().contains(words),
-                    "{payload}: the caller is not told {words:?}: {error}"
-                );
-            }
+            let error = expect_aws_error(answer, 424, "RuntimeClientError", "")
+                .with_context(|| payload.to_string())?;
+            ensure!(
+                error.to_string().contains(words),
+                "{payload}: the caller is not told {words:?}: {error}"
+            );
             let session = client.ended(&id, 20)?;
             ensure!(session.end_reason == Some(reason), "{payload}: {session:?}");
             if reason == EndReason::OutOfMemory {
