@@ -243,19 +243,7 @@ fn what(target: &str) -> String {
             }
         }
         _ if target.starts_with("/memfd:") => "memfd".to_owned(),
-        _ => {
-            let mut text = String::new();
-            for part in target.split('/') {
-                // Session directories, deleted files: by the shape of the name, not by the name.
-                if part.len() >= 10 && part.chars().any(|c| c.is_ascii_digit()) {
-                    text.push_str("/#");
-                } else if !part.is_empty() {
-                    text.push('/');
-                    text.push_str(part);
-                }
-            }
-            text
-        }
+        _ => comparable(target),
     }
 }
 

@@ -12,7 +12,7 @@ fn no_session_finds_what_another_planted() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::default(), |daemon| {
         let client = daemon.client();
-        probe::deploy(&client, "probe", json!({"resources": {"cpus": "2"}}))?;
+        probe::deploy(&client, "probe", json!({"resources": {"cpus": 2}}))?;
         // Sessions of one runtime, and one of another runtime with the same code.
         probe::deploy(&client, "stranger", json!({}))?;
         let mut sessions = Vec::new();

@@ -89,6 +89,7 @@ fn no_probe_of_a_joined_process_succeeds() -> Result {
         let mut command = daemon.cli();
         command.args([
             "exec",
+            "-i",
             "-a",
             "probe",
             "-s",
