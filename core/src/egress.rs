@@ -240,6 +240,14 @@ impl AllowList {
         self.0.iter().any(|pattern| pattern.matches(target))
     }
 
+    /// Whether an entry names this host (exactly, with whatever port).
+    #[must_use]
+    pub fn names_host(&self, host: &str) -> bool {
+        self.0
+            .iter()
+            .any(|pattern| matches!(&pattern.host, HostPattern::Exact(name) if name == host))
+    }
+
     /// Entries, in their canonical form, that name targets which no entry of `widest` does.
     #[must_use]
     pub fn beyond(&self, widest: &Self) -> Vec<String> {

@@ -379,12 +379,13 @@ fn the_proxy_bears_bad_requests_floods_and_clients_that_go_away() -> Result {
             ensure!(!received.contains(" 200"), "{what}: {answer}");
         }
         ensure!(public.met() == 0);
-        let flood = client.invoke("agent", &id, &json!({"do": "connect_flood", "count": 500, "send": format!("CONNECT {PUBLIC}:4000 HTTP/1.1\r\n\r\n")}))?;
+        let flood = client.invoke("agent", &id, &json!({"do": "connect_flood", "count": 500, "keep": true, "send": format!("CONNECT {PUBLIC}:4000 HTTP/1.1\r\n\r\n")}))?;
         ensure!(
             public.met() <= 16,
             "{} connections at once; {flood}",
             public.met()
         );
+        client.invoke("agent", &id, &json!({"do": "release_connections"}))?;
         // Another session is served during the flood, and this one after it.
         client.invoke(
             "agent",

@@ -241,7 +241,8 @@ fn a_model_calls_a_tool() -> Result {
         let events = text(
             client,
             "strands_tool",
-            &json!({"prompt": "How many r are in strawberry?"}),
+            // The stand-in calls the tool that it is told to call.
+            &json!({"prompt": r#"Use letter_count {"word": "strawberry", "letter": "r"}"#}),
         )?;
         ensure!(
             events.contains(r#""tool": "3""#),

@@ -282,6 +282,40 @@ fn every_end_of_an_agent_has_one_reason_and_its_caller_gets_it() -> Result {
 }
 
 #[test]
+fn an_agent_that_stands_still_ends_once_nobody_waits_for_it() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(
+            &client,
+            "still",
+            "sdk",
+            json!({"lifecycle": {"invocation_timeout": 5, "stop_grace": 1}}),
+        )?;
+        let id = session_name("still");
+        client.invoke("still", &id, &json!({"do": "echo"}))?;
+        // A server that blocks while it works fails its /ping too: for as long as its caller waits, it is not given up.
+        let answer = client.send(Client::invocation(
+            "still",
+            &id,
+            &json!({"do": "stop_self"}),
+        ))?;
+        ensure!(answer.status == 504, "{}", answer.status);
+        let session = client.ended(&id, 20)?;
+        ensure!(
+            session.end_reason == Some(EndReason::Unhealthy)
+                && session
+                    .end_detail
+                    .as_deref()
+                    .unwrap_or_default()
+                    .contains("/ping"),
+            "{session:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
 fn the_death_of_the_shim_ends_its_session_and_no_other() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {

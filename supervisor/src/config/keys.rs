@@ -87,7 +87,7 @@ pub const KEYS: &[Key] = &[
     live("network.allow", "<any public target>", "Allow-list of runtimes that say neither mode nor list, such as [\"api.example.com:443\", \"*.example.org\"]."),
     live("network.ceiling", "\"outbound\"", "The widest mode that a runtime may have."),
     live("network.ceiling_allow", "<any public target>", "The widest allow-list that a runtime may have."),
-    live("network.allow_private", "[]", "Private targets that may be reached all the same, each with its port, such as [\"127.0.0.1:8999\", \"models.lan:443\"]."),
+    live("network.allow_private", "[]", "Private targets that may be reached all the same, each with its port, such as [\"127.0.0.1:8999\", \"models.lan:443\"]; an entry for 127.0.0.1 or localhost means the host's, and takes that name out of NO_PROXY."),
     live("network.dial_timeout", "10", "How long an outbound dial may take, name resolution included."),
     live("network.max_connections", "128", "Open outbound connections of one session."),
     live("ping.interval", "2", "Period of health checks once a session is healthy."),

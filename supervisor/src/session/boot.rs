@@ -8,6 +8,7 @@ use crate::launcher::message::{LaunchOrder, Limits};
 use crate::relay::link::Link;
 use proto::shim::{Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
+use session_core::egress::AllowList;
 use session_core::spec::NetworkPolicy;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,12 +70,20 @@ pub(super) async fn launch(
 fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
     let config = broker.config();
     let spec = &handle.version.spec;
+    let egress = matches!(spec.network, NetworkPolicy::Outbound { .. });
+    let mut agent = spec.agent.clone();
+    if egress {
+        let direct = direct(&config.network.allow_private);
+        for name in ["NO_PROXY", "no_proxy"] {
+            agent.env.insert(name.to_owned(), direct.clone());
+        }
+    }
     Boot {
         generation: GENERATION,
         session: handle.id.clone(),
         token: token.to_owned(),
         epoch: broker.epoch,
-        agent: spec.agent.clone(),
+        agent,
         wire: spec.wire.clone(),
         limits: ShimLimits {
             ping_interval_ms: millis(config.ping.interval),
@@ -87,8 +96,18 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             max_invocations: config.limits.max_invocations_per_session,
             max_egress_backlog: config.network.max_connections,
         },
-        egress: matches!(spec.network, NetworkPolicy::Outbound { .. }),
+        egress,
     }
+}
+
+/// What an agent's HTTP clients reach without the proxy: the session's own loopback. A name of it that the operator has
+/// opened ([network] allow_private) means the host's, which only the proxy reaches.
+fn direct(opened: &AllowList) -> String {
+    ["localhost", "127.0.0.1", "::1"]
+        .into_iter()
+        .filter(|host| !opened.names_host(host))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -102,4 +121,20 @@ fn token() -> String {
         uuid::Uuid::new_v4().simple(),
         uuid::Uuid::new_v4().simple()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_name_that_the_operator_opened_goes_through_the_proxy() {
+        let opened = |entries: &[&str]| AllowList::parse(entries.iter().copied()).expect("list");
+        assert_eq!(direct(&opened(&[])), "localhost,127.0.0.1,::1");
+        assert_eq!(
+            direct(&opened(&["127.0.0.1:8999", "models.lan:443"])),
+            "localhost,::1"
+        );
+        assert_eq!(direct(&opened(&["localhost:1", "[::1]:1"])), "127.0.0.1");
+    }
 }

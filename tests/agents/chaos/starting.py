@@ -40,9 +40,8 @@ def _on_term(how):
     if how == "default":
         return
     if how == "ignore":
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # Whatever a server installs later is overridden here, in C, where Python's table does not look.
-        threading.Thread(target=_keep_ignoring, daemon=True).start()
+        # Blocked, not ignored: a server that installs a handler of its own later would undo the latter. Threads inherit it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         return
 
     told = threading.Event()
@@ -67,14 +66,6 @@ def _tell_of_signals(reader, told):
             # One write: a line must not be torn by other threads' output.
             os.write(1, f"got {signal.Signals(number).name.removeprefix('SIG')}\n".encode())
         told.set()
-
-
-def _keep_ignoring():
-    libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-    while True:
-        libc.signal(int(signal.SIGTERM), 1)
-        time.sleep(0.05)
 
 
 # --- serving ----------------------------------------------------------------------------------------------------------
