@@ -159,6 +159,10 @@ pub enum OrderAct {
     OomScore(i32),
     /// Clones the bundle's mount, with these attributes.
     CloneBundle(Vec<Attr>),
+    /// Takes this effective uid for the clone, so that it owns the session's namespaces. The kernel counts some objects
+    /// (inotify instances, namespaces) against the *owner* of a user namespace in its parent, whoever made them inside: if
+    /// all sessions were root's, one could use up what the host has of them for every other one and for root.
+    Own(u32),
 }
 
 /// Done by the stager on the new process, which waits.

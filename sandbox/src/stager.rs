@@ -14,12 +14,13 @@ mod dev;
 
 use crate::faults;
 use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, Plan, Step};
+use crate::sys::capability::{self, CapSets};
 use crate::sys::errno_of;
 use crate::sys::fork::{Clone3, Cloned};
 use crate::sys::mount::{self, FsContext, MountAttrs};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::{Pid, Uid, pipe2, seteuid};
 use procfs::process::Process;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -144,6 +145,8 @@ impl Staged {
                 child::run(&plan.child, &resources, File::from(go), &report)
             })
             .map_err(|error| fault(("clone", error)))?;
+        // What follows is root's to do. Leaving 0 was only for the clone; the real and saved ids never changed.
+        seteuid(Uid::from_raw(0)).map_err(|error| fault(("clone", error.into())))?;
         let Some((go_read, go, report, report_write)) = ends else {
             return Err(fault(("clone", Errno::EIO.into())));
         };
@@ -264,9 +267,20 @@ fn follow_order(steps: &[Step<OrderAct>], bundle: BorrowedFd<'_>) -> StepResult<
                 std::fs::write("/proc/self/oom_score_adj", score.to_string())
             })?,
             OrderAct::CloneBundle(attrs) => made = Some(clone_with(name, attrs, bundle)?),
+            OrderAct::Own(uid) => step(name, || take_effective_uid(*uid))?,
         }
     }
     made.ok_or(("plan", Errno::EINVAL.into()))
+}
+
+/// Another effective uid, with every capability that the process may have: a change away from 0 empties the effective set.
+fn take_effective_uid(uid: u32) -> io::Result<()> {
+    seteuid(Uid::from_raw(uid))?;
+    let sets = capability::get()?;
+    capability::set(CapSets {
+        effective: sets.permitted,
+        ..sets
+    })
 }
 
 /// A detached clone of a mount, with attributes that are on it before anyone can reach it.

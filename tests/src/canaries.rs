@@ -149,6 +149,30 @@ impl Canaries {
     }
 }
 
+/// Puts a device node that no list allows (`kmsg`, mode 0666) into a session's `/dev`, as nobody but the host's root could, and
+/// gives its path in there: whether it opens is the device list's decision alone.
+pub fn denied_device(shim: i32) -> anyhow::Result<PathBuf> {
+    // MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NOEXEC, then the same with MS_RDONLY.
+    let script = "import ctypes, os, stat\n\
+        mount = ctypes.CDLL(None, use_errno=True).mount\n\
+        def remount(flags):\n\
+        \x20   if mount(None, b'/dev', None, flags, None): raise OSError(ctypes.get_errno(), 'remount')\n\
+        remount(32 | 4096 | 2 | 8)\n\
+        os.mknod('/dev/denied', stat.S_IFCHR, os.makedev(1, 11))\n\
+        os.chmod('/dev/denied', 0o666)\n\
+        remount(32 | 4096 | 2 | 8 | 1)\n";
+    let out = Command::new("nsenter")
+        .args(["--mount", "--target", &shim.to_string(), "--"])
+        .args(["/usr/bin/python3", "-c", script])
+        .output()?;
+    ensure!(
+        out.status.success(),
+        "device canary: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(PathBuf::from("/dev/denied"))
+}
+
 /// Every Unix socket below the daemon's directories.
 fn sockets(daemon: &Daemon) -> anyhow::Result<Vec<PathBuf>> {
     use std::os::unix::fs::FileTypeExt as _;

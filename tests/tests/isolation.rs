@@ -2,7 +2,7 @@
 //! host. Tier: root; runs in the virtual machine too.
 
 use anyhow::{Context as _, ensure};
-use e2e::canaries::{Canaries, peer};
+use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
@@ -40,6 +40,8 @@ fn probed(test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
         told.insert("peer".into(), peer(&client.session(&other)?, &planted)?);
         told.insert("loopback_ports".into(), proxy_ports(&client, &id)?);
         told.insert("filters".into(), json!(2));
+        let shim = client.session(&id)?.pid.context("pid")?;
+        told.insert("denied_device".into(), json!(denied_device(shim)?));
         let payload = json!({"run": "all", "canaries": told, "limits": limits(), "strict": true});
         test(daemon, &id, payload)
     })

@@ -59,6 +59,7 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
                     attr("app.private", MountAttrs::PRIVATE),
                 ]),
             ),
+            step("ns.owner", OrderAct::Own(spec.uid_base)),
         ],
         namespaces: namespaces(),
         maps: maps(spec.uid_base),

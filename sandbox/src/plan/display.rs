@@ -88,6 +88,7 @@ impl fmt::Display for OrderAct {
                 f.write_str("bundle")?;
                 attrs(f, list)
             }
+            Self::Own(uid) => write!(f, "euid {uid}"),
         }
     }
 }

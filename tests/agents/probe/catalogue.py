@@ -274,6 +274,7 @@ Y05.*                | another session's Unix socket ({name})                   
 Y06.*                | another session's port ({name})                                      | refused               | ns.net
 Y07.*                | another session's key in the {name} keyring                          | refused               | idmap.session_range
 Y08.*                | {name} on another session's process                                  | refused               | ns.pid
+Y09.inotify          | quota of inotify instances while another session holds all of its own | untouched             | ns.owner
 Y09.*                | quota of {name} while another session holds all of one uid           | untouched             | idmap.session_range
 """
 

@@ -50,7 +50,9 @@ MEASURES = {
     "idmap.agent_uid": Measure(("K06.agent_uid",), ("agent.uid",)),
     "idmap.agent_gid": Measure(("K06.agent_gid",), ("agent.gid",)),
     "idmap.session_range": Measure(
-        ("K03.range", "Y09.inotify"), ground="off = every session the same range; two sessions: one plants, the other hunts"),
+        ("K03.range",), ground="off = every session the same range; two sessions: one plants, the other hunts"),
+    "ns.owner": Measure(
+        ("Y09.inotify",), ("ns.owner",), ground="two sessions: one plants, the other hunts. The kernel counts instances per owner of the user namespace"),
     "rootfs.owners": Measure(("F29.usr", "F29.etc_passwd"), ("rootfs.owners",)),
     "shim.nondumpable": Measure(
         ("P05.owner",), ("dumpable",), cover=("proc.hidepid",),

@@ -12,8 +12,10 @@ EXPECTED = {"null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "
 
 
 @probe("D01")
-def nothing_else_in_dev(_subject):
-    strange = sorted(set(os.listdir("/dev")) - EXPECTED)
+def nothing_else_in_dev(subject):
+    """But for the node that the harness itself put there for G08."""
+    canary = os.path.basename(subject.canaries.get("denied_device", ""))
+    strange = sorted(set(os.listdir("/dev")) - EXPECTED - {canary})
     return judge(not strange, f"also in /dev: {strange[:8]}")
 
 
