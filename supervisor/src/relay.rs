@@ -5,3 +5,4 @@
 
 pub mod exchange;
 pub mod link;
+mod near_end;

@@ -54,7 +54,8 @@ const PIECES_PER_TURN: usize = 8;
 
 /// When a waiting exchange begins to watch the broker's stream for a hang-up. A caller that goes away is told by `cancel`;
 /// the quick answers, which are many, need not pay for this second way.
-const WATCH_AFTER: Duration = Duration::from_millis(10);
+/// (Not below 20 ms: a shorter wait costs the loop one more system call, see [`crate::poller`].)
+const WATCH_AFTER: Duration = Duration::from_millis(25);
 
 /// What an exchange works with.
 pub(crate) struct Io<'a> {

@@ -5,6 +5,7 @@
 //! exactly the bytes that were read; anything else is an error of the body, which breaks the client's connection.
 
 use super::link::{CallError, Link};
+use super::near_end::{self, NearEnd};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -17,10 +18,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::oneshot;
-use tokio_util::io::poll_read_buf;
 
 /// Bytes asked for at a time from the stream.
 const CHUNK: usize = 64 * 1024;
@@ -89,9 +88,7 @@ where
     request.id = InvocationId(link.next_id());
     let id = request.id;
     let no_stream = |error: io::Error| CallError::NoStream(error.to_string());
-    let (ours, theirs) = UnixStream::pair().map_err(no_stream)?;
-    let theirs = theirs.into_std().map_err(no_stream)?;
-    let (reader, mut writer) = ours.into_split();
+    let (mut ours, theirs) = near_end::pair().map_err(no_stream)?;
     let mut cancel = CancelOnDrop {
         link: Arc::clone(link),
         id,
@@ -102,21 +99,21 @@ where
         RequestBody::Whole(bytes) => {
             request.content_length = Some(length(&bytes));
             // Fits the socket's buffer, so this does not wait for a reader.
-            if writer.write_all(&bytes).await.is_err() {
+            if ours.write_all(&bytes).await.is_err() {
                 return Err(CallError::LinkClosed);
             }
             // Its length is declared, which is its end: no `body.end` is needed.
             let (head, end) = link.invoke(&request, theirs.as_fd()).await?;
-            drop(writer);
             drop(theirs);
-            Ok(assemble(head, reader, end, cancel))
+            Ok(assemble(head, ours, end, cancel))
         }
         RequestBody::Stream(body) => {
+            let (ours, writer) = ours.split().map_err(no_stream)?;
             let pump = tokio::spawn(send_body(Arc::clone(link), id, body, writer));
             let answered = link.invoke(&request, theirs.as_fd()).await;
             drop(theirs);
             match answered {
-                Ok((head, end)) => Ok(assemble(head, reader, end, cancel)),
+                Ok((head, end)) => Ok(assemble(head, ours, end, cancel)),
                 Err(error) => {
                     pump.abort();
                     // The shim has already forgotten it.
@@ -184,14 +181,14 @@ where
 
 fn assemble(
     head: InvokeHead,
-    reader: OwnedReadHalf,
+    stream: NearEnd,
     end: oneshot::Receiver<u64>,
     cancel: CancelOnDrop,
 ) -> Exchange {
     let expected = head.content_length;
     let mut body = ResponseBody {
         state: BodyState::Reading {
-            reader,
+            stream,
             end,
             cancel,
         },
@@ -217,7 +214,7 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum BodyState {
     Reading {
-        reader: OwnedReadHalf,
+        stream: NearEnd,
         end: oneshot::Receiver<u64>,
         cancel: CancelOnDrop,
     },
@@ -287,12 +284,11 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if let BodyState::Reading { reader, .. } = &mut this.state {
+        if let BodyState::Reading { stream, .. } = &mut this.state {
             let left = this
                 .expected
                 .map(|expected| expected.saturating_sub(this.read));
-            this.buffer.reserve(read_size(left));
-            match ready!(poll_read_buf(Pin::new(reader), cx, &mut this.buffer)) {
+            match ready!(stream.poll_read(cx, &mut this.buffer, read_size(left))) {
                 Ok(0) => {}
                 Ok(_) => {
                     let data = this.buffer.split().freeze();

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 /// Launches that the daemon prepares ahead unless it is told otherwise (`limits.prepared_launches`).
 const PREPARED: usize = 6;
 
-/// What the daemon's processes call themselves.
-const LAUNCHER: &str = "agentc:launcher";
-const STAGER: &str = "agentc:stager";
+/// What a prepared launch calls itself.
+const STAGER: &str = "agentcored: stager";
 
 pub(crate) struct Subject {
     daemon: Daemon,
@@ -124,14 +123,15 @@ impl Subject {
 
     /// The launcher's process.
     pub(crate) fn launcher(&self) -> anyhow::Result<i32> {
-        children_named(self.daemon.pid(), LAUNCHER)
-            .next()
-            .context("the broker has no launcher")
+        self.daemon.launcher()
     }
 
     /// Processes of prepared launches.
     pub(crate) fn stagers(&self) -> anyhow::Result<Vec<i32>> {
-        Ok(children_named(self.launcher()?, STAGER).collect())
+        Ok(host::children(self.launcher()?)
+            .into_iter()
+            .filter(|pid| host::title(*pid) == STAGER)
+            .collect())
     }
 
     /// What the daemon has to say when a measurement has failed.
@@ -141,12 +141,6 @@ impl Subject {
         let tail = &lines[lines.len().saturating_sub(20)..];
         eprintln!("---- agentcored\n{}", tail.join("\n"));
     }
-}
-
-fn children_named(parent: i32, name: &'static str) -> impl Iterator<Item = i32> {
-    host::children(parent).into_iter().filter(move |pid| {
-        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
-    })
 }
 
 /// The optimised build of `examples/native`.

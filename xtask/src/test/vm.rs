@@ -15,6 +15,7 @@ use std::process::Command;
 const SUITES: &[(&str, u32)] = &[
     ("sandbox", 300),
     ("session", 120),
+    ("launcher", 120),
     ("systemd", 300),
     ("isolation", 900),
     ("limits", 900),
@@ -92,13 +93,17 @@ fn place(from: &Path, to: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("{} ▸ {}", from.display(), to.display()))
 }
 
-/// The test executables of `tests/` and `sandbox/`, by name, as cargo says.
+/// The test executables of `tests/`, `sandbox/` and `supervisor/`, by name, as cargo says.
 fn executables() -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let output = cargo()
         .args([
             "test",
             "-p",
             "e2e",
+            "-p",
+            "sandbox",
+            "-p",
+            "supervisor",
             "--tests",
             "--no-run",
             "--locked",
