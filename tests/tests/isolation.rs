@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 const LIMITS: &str =
-    r#"{"resources": {"memory": "256M", "cpus": "0.5", "pids": 128, "tmp_size": "16M"}}"#;
+    r#"{"resources": {"memory": "256M", "cpus": 0.5, "pids": 128, "tmp_size": "16M"}}"#;
 
 /// What `LIMITS` and the plan promise, in the probes' words.
 fn limits() -> Value {
