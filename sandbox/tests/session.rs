@@ -1,27 +1,51 @@
-//! Tier 4 (root): a real session, all namespaces and measures, whose PID 1 is this very test program.
+//! Tier 4 (root): real sessions, all namespaces and measures, without cgroups (those are the launcher's tests).
 //!
-//! `main` runs twice: as the test, and, started by the stager with no environment as PID 1 of the session, as the program
-//! that looks around in there and writes what it finds to its exit record.
+//! `main` runs in three places: as the test; started by the stager as PID 1 of a session ([`inside`]); and started by that
+//! PID 1 as an agent ([`agent`]). The latter two write what they find to the session's exit record.
 
+#[path = "session/agent.rs"]
+mod agent;
 #[path = "session/base.rs"]
 mod base;
+#[path = "session/ground.rs"]
+mod ground;
+#[path = "session/hostile.rs"]
+mod hostile;
 #[path = "session/inside.rs"]
 mod inside;
-#[path = "session/outside.rs"]
-mod outside;
+#[path = "session/look.rs"]
+mod look;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// Name of this program in the session's base.
+const AGENT: &str = "probe";
 
 fn main() {
+    if std::env::args().next().as_deref() == Some(AGENT) {
+        return agent::main();
+    }
     if std::process::id() == 1 {
         return inside::main();
     }
-    // What cargo nextest asks of a test program without a harness: to list its tests, then to run them by name.
-    let asked = |what: &str| std::env::args().any(|a| a == what);
-    if asked("--list") {
-        if !asked("--ignored") {
-            println!("a_session_with_every_measure: test");
-        }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED session: needs root");
         return;
     }
-    outside::main();
-    println!("test result: ok. 1 passed; 0 failed; 0 ignored");
+    let mut arguments = Arguments::from_args();
+    // One after the other on this thread: a stager is forked only by a process that has no other.
+    arguments.test_threads = Some(1);
+    let tests: [(&str, fn()); 4] = [
+        ("a_session_with_every_measure", look::every_measure),
+        ("an_agent_is_another_user_with_nothing", look::agents),
+        ("the_kernel_refuses_what_the_filters_refuse", look::calls),
+        ("a_hostile_base_is_a_named_fault", hostile::trees),
+    ];
+    let trials = tests.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.into()).exit();
 }

@@ -77,6 +77,25 @@ fn probed(
     verdicts
 }
 
+/// Measures whose loss leaves no session to probe: they are closed by themselves.
+const NO_SESSION_WITHOUT: &[&str] = &["net.loopback", "ns.mount", "sys.absent"];
+
+/// Measures that no probe sees on this machine, each with the reason.
+const UNSEEN: &[(&str, &str)] = &[
+    (
+        "mounts.private",
+        "the clones of base and bundle leave their peer groups themselves",
+    ),
+    (
+        "rlimit.memlock",
+        "this host's own limit is what a session is promised",
+    ),
+    (
+        "rlimit.msgqueue",
+        "this host's own limit is what a session is promised",
+    ),
+];
+
 /// Why this machine cannot show a measure.
 fn groundless(name: &str, measure: &Measure) -> Option<String> {
     if !measure.host.is_empty() {
@@ -84,6 +103,9 @@ fn groundless(name: &str, measure: &Measure) -> Option<String> {
     }
     if measure.red.is_empty() || measure.steps.is_empty() {
         return Some("no step of the plan: shown by the limits and isolation suites".to_owned());
+    }
+    if let Some((_, reason)) = UNSEEN.iter().find(|(unseen, _)| *unseen == name) {
+        return Some((*reason).to_owned());
     }
     if name.starts_with("rlimit.rtprio") || name.starts_with("rlimit.nice") {
         return Some(format!(
@@ -113,6 +135,12 @@ fn without_any_one_measure_its_probe_turns_red() -> Result {
             }
             match shows(&canaries, daemon, &measures, name, measure, &all_on) {
                 Ok(()) => shown.push(name.clone()),
+                Err(error)
+                    if NO_SESSION_WITHOUT.contains(&name.as_str())
+                        && format!("{error:#}").contains("the session could not be started") =>
+                {
+                    shown.push(format!("{name} (no session without it)"));
+                }
                 Err(error) => faults.push(format!("{name}: {error:#}")),
             }
         }

@@ -93,6 +93,8 @@ def find_control_sockets(_payload):
             client.settimeout(0.2)
             if client.connect_ex(("127.0.0.1", port)) != 0:
                 continue
+            if client.getsockname() == client.getpeername():
+                continue  # the kernel gave it the very port that it knocks at: it has met itself
             try:
                 client.sendall(b"\xff" * 64 + b'{"jsonrpc":"2.0","method":"shutdown"}\n')
                 answered[port] = client.recv(64).decode("latin-1")

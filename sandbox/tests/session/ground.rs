@@ -1,0 +1,122 @@
+//! A base, a bundle and what a launch needs, in a directory of their own.
+
+use super::{AGENT, base};
+use nix::sys::wait::{WaitStatus, waitpid};
+use sandbox::plan::{self, Fault, Plan, SessionSpec};
+use sandbox::seqpacket::SeqpacketListener;
+use sandbox::stager::{Host, OrderFds, Staged};
+use sandbox::sys::fork::fork_single;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Below what daemons' registry gives out.
+pub(crate) const UID_BASE: u32 = 0x4000_0000;
+
+/// What PID 1 and agents said, by key.
+pub(crate) type Said = BTreeMap<String, String>;
+
+pub(crate) struct Ground {
+    dir: tempfile::TempDir,
+    plan: Plan,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = |name: &str| dir.path().join(name);
+        base::build(&path("base"));
+        fs::copy("/proc/self/exe", path("base/usr/bin").join(AGENT)).expect("copy");
+        for name in ["staging", "bundle"] {
+            fs::create_dir(path(name)).expect("create directory");
+        }
+        fs::write(path("bundle/main.py"), "print('hello')\n").expect("write");
+        let plan = plan::compile(&SessionSpec {
+            uid_base: UID_BASE,
+            tmp_bytes: 8 << 20,
+            nofile: 256,
+            nproc: 64,
+            staging: path("staging"),
+            core_is_piped: false,
+            filters: sandbox::seccomp::filters().expect("filters"),
+        })
+        .expect("plan");
+        Self { dir, plan }
+    }
+
+    /// The base's directory.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.dir.path().join("base")
+    }
+
+    /// Launches through a stager. `boot` says what PID 1 is to do.
+    pub(crate) fn launch(&self, boot: &str) -> Result<Said, Fault> {
+        let record = self.dir.path().join("exit");
+        let socket = self.dir.path().join("socket");
+        let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
+        let exit: OwnedFd = File::options()
+            .append(true)
+            .create_new(true)
+            .open(&record)
+            .expect("exit record")
+            .into();
+        let order = OrderFds {
+            bundle: File::open(self.dir.path().join("bundle"))
+                .expect("bundle")
+                .into(),
+            shim: [
+                sandbox::memfd::sealed(boot.as_bytes()).expect("memfd"),
+                listener.into_fd(),
+                exit,
+            ],
+        };
+        let outcome = self.stage(&order);
+        // PID 1 of the session is our child too, the stager's sibling; it may have died on the way.
+        while waitpid(None, None).is_ok() {}
+        let said = fs::read_to_string(&record).expect("record");
+        for path in [record, socket] {
+            fs::remove_file(path).expect("remove");
+        }
+        outcome.map(|()| {
+            said.lines()
+                .filter_map(|line| line.split_once('='))
+                .map(|(key, value)| (key.to_owned(), value.replace('|', "\n")))
+                .collect()
+        })
+    }
+
+    fn stage(&self, order: &OrderFds) -> Result<(), Fault> {
+        let me = File::open("/proc/self/exe").expect("own program");
+        let host = Host {
+            base: File::open(self.base()).expect("base").into(),
+            shim: sandbox::memfd::sealed_program(c"shim", me).expect("memfd"),
+        };
+        let staged = Staged::prepare(&self.plan.ahead, &host)?;
+        let (mut reader, mut writer) = std::io::pipe().expect("pipe");
+        let stager = fork_single(|| match staged.launch(&self.plan, &host, order) {
+            Ok(_) => 0,
+            Err(fault) => {
+                let text = format!("{} {}", fault.errno, fault.stage);
+                writer.write_all(text.as_bytes()).expect("write");
+                1
+            }
+        })
+        .expect("fork");
+        drop(writer);
+        let mut told = String::new();
+        reader.read_to_string(&mut told).expect("read");
+        let status = waitpid(stager, None).expect("wait for the stager");
+        match told.split_once(' ') {
+            None => {
+                assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+                Ok(())
+            }
+            Some((errno, stage)) => Err(Fault {
+                stage: stage.to_owned(),
+                errno: errno.parse().expect("a number"),
+            }),
+        }
+    }
+}
