@@ -3,13 +3,14 @@
 use crate::client::{Client, session_name};
 use serde_json::Value;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A running observer.
 pub struct Neighbour {
     stop: Arc<AtomicBool>,
+    made: Arc<AtomicUsize>,
     thread: JoinHandle<Observed>,
     /// The session that it invokes (caller's id).
     pub session: String,
@@ -35,6 +36,8 @@ impl Neighbour {
         let session = session_name("neighbour");
         client.invoke(runtime, &session, &payload)?;
         let stop = Arc::new(AtomicBool::new(false));
+        let made = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&made);
         let (flag, runtime, id) = (Arc::clone(&stop), runtime.to_owned(), session.clone());
         let thread = std::thread::spawn(move || {
             let mut seen = Observed::default();
@@ -45,19 +48,24 @@ impl Neighbour {
                     Ok(answer) => seen.errors.push(format!("wrong answer: {answer}")),
                     Err(error) => seen.errors.push(format!("{error:#}")),
                 }
+                count.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(100).saturating_sub(began.elapsed()));
             }
             seen
         });
         Ok(Self {
             stop,
+            made,
             thread,
             session,
         })
     }
 
-    /// Ends the observation; an error if any invocation failed or if there were too few to say anything.
+    /// Ends the observation, once there is enough of it to say anything; an error if any invocation failed.
     pub fn unharmed(self) -> anyhow::Result<Observed> {
+        crate::wait::until_true(20, "the neighbour's invocations", || {
+            Ok(self.made.load(Ordering::Relaxed) >= 5)
+        })?;
         self.stop.store(true, Ordering::Relaxed);
         let seen = self
             .thread
