@@ -214,16 +214,18 @@ pub async fn relay(
     } else {
         deadline
     };
+    let inner = Inner {
+        body: exchange.body,
+        deadline: Box::pin(tokio::time::sleep_until(deadline)),
+        limit,
+        _work: work,
+    };
     Ok(Answer {
         status: exchange.head.status,
         headers,
         body: AnswerBody {
-            inner: Some(Inner {
-                body: exchange.body,
-                deadline: Box::pin(tokio::time::sleep_until(deadline)),
-                limit,
-                _work: work,
-            }),
+            // These have no body whatever length they declare (RFC 9110 §6.4.1).
+            inner: Some(inner).filter(|_| !matches!(exchange.head.status, 204 | 304)),
             attempt: None,
         },
     })
@@ -411,7 +413,7 @@ impl HttpBody for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         self.inner
             .as_ref()
-            .map_or_else(SizeHint::default, |inner| inner.body.size_hint())
+            .map_or(SizeHint::with_exact(0), |inner| inner.body.size_hint())
     }
 }
 
