@@ -22,10 +22,13 @@ pub fn source() -> PathBuf {
 #[must_use]
 pub fn binaries() -> PathBuf {
     from_env("AGENTCORE_BIN_DIR").unwrap_or_else(|| {
-        // …/target/debug/deps/wire-0123 ▸ …/target/debug
-        std::env::current_exe()
-            .ok()
-            .and_then(|exe| Some(exe.parent()?.parent()?.to_path_buf()))
+        // A test is …/target/debug/deps/wire-0123; `cargo xtask demo` is …/target/debug/xtask and builds the release.
+        let exe = std::env::current_exe().unwrap_or_default();
+        let beside = exe.ancestors().skip(1).take(2).map(PathBuf::from);
+        let built = ["target/release", "target/debug"].map(|dir| source().join(dir));
+        beside
+            .chain(built)
+            .find(|dir| dir.join("agentcored").is_file())
             .unwrap_or_else(|| source().join("target/debug"))
     })
 }
