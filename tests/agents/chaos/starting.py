@@ -20,7 +20,8 @@ def start():
         run = MODES[mode]
     except KeyError:
         sys.exit(f"chaos: no mode {mode!r}; known are {', '.join(sorted(MODES))}")
-    _on_term(os.environ.get("AGENT_ON_TERM", "tell"))
+    # Before any thread is there: one that was started earlier would take the signal that the others block.
+    _on_term(os.environ.get("AGENT_ON_TERM", "ignore" if mode == "ignore_term" else "tell"))
     run()
 
 
@@ -92,11 +93,6 @@ def _slow_start():
     """Not listening for AGENT_SECONDS (10): within the start deadline or beyond it, as the test chooses."""
     print(f"chaos: listening in {seconds(10):g} s", flush=True)
     time.sleep(seconds(10))
-    _sdk()
-
-
-def _ignore_term():
-    _on_term("ignore")
     _sdk()
 
 
@@ -189,7 +185,7 @@ MODES = {
     "sdk": _sdk,
     "raw": _raw,
     "slow_start": _slow_start,
-    "ignore_term": _ignore_term,
+    "ignore_term": _sdk,
     "log_flood_at_start": _log_flood_at_start,
     "die_after_n_ms": _die_after,
     "fork_then_exit": _fork_then_exit,

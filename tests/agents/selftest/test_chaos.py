@@ -124,7 +124,6 @@ class Terminating(unittest.TestCase):
             with self.subTest(environment), Agent(**environment) as agent:
                 self._needs_sdk(environment["AGENT_MODE"])
                 agent.connect().close()
-                time.sleep(0.2)  # the ignoring thread's turn comes every 50 ms
                 agent.process.terminate()
                 with self.assertRaises(subprocess.TimeoutExpired):
                     agent.process.wait(timeout=0.5)
