@@ -149,6 +149,7 @@ pub(crate) struct Exchange {
     stream: Socket,
     agent: Connection,
     asked: Asked,
+    idempotent: bool,
     framing: RequestFraming,
     upload: Upload,
     /// Bytes read from the stream.
@@ -185,6 +186,7 @@ impl Exchange {
             stream,
             agent,
             asked: request.asked,
+            idempotent: request.idempotent,
             upload: match request.framing {
                 RequestFraming::Length(0) => Upload::Complete,
                 RequestFraming::Length(_) | RequestFraming::Chunked => Upload::Open,

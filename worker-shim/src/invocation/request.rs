@@ -18,6 +18,8 @@ pub(crate) struct Request {
     pub(crate) framing: RequestFraming,
     /// What decides about the answer's body.
     pub(crate) asked: Asked,
+    /// Saying it twice is as good as saying it once (RFC 9110 §9.2.2).
+    pub(crate) idempotent: bool,
 }
 
 /// How a request's body is framed.
@@ -114,6 +116,10 @@ pub(crate) fn encode(invoke: &Invoke, port: u16) -> Result<Request, RequestError
             head: method == "HEAD",
             upgrade,
         },
+        idempotent: matches!(
+            method,
+            "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"
+        ),
     })
 }
 

@@ -157,12 +157,14 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether the agent closed a kept connection just when it was used: no byte of the body was taken and no answer has
-    /// begun, so the request may be said once more.
+    /// Whether the agent closed a kept connection just when it was used, and the request may be said once more: nobody can
+    /// have acted on it, because not a byte of it went out, or acting on it twice does no harm and all of it is still here.
+    /// (A POST without a body is sent whole with its head: an agent that died of it must not get it a second time.)
     pub(super) fn may_say_again(&self) -> bool {
         let silent =
             matches!(&self.download, Download::Head { bytes, interim: 0 } if bytes.is_empty());
-        self.agent.reused && self.taken == 0 && silent
+        let harmless = self.out_at == 0 || self.idempotent;
+        self.agent.reused && self.taken == 0 && silent && harmless
     }
 
     /// Says the request again, on a connection of its own: that one is not `reused`, so there is no third time.
