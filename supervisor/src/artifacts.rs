@@ -98,6 +98,10 @@ impl ArtifactStore {
         Ok(())
     }
 
+    fn bounds(&self) -> &Bounds {
+        &self.places.bounds
+    }
+
     /// Begins to receive a bundle.
     pub fn begin_upload(&self) -> Result<Upload, ArtifactError> {
         Upload::begin(self.clone())

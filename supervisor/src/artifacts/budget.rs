@@ -18,6 +18,17 @@ pub struct Bounds {
     pub ratio_floor: u64,
     /// Time to unpack.
     pub time: Duration,
+    /// How long the upload may take, whatever its size …
+    pub upload_time: Duration,
+    /// … and for each so many bytes one second more. Few are received at once, so one that trickles keeps others waiting.
+    pub upload_pace: u64,
+}
+
+impl Bounds {
+    /// How long after its beginning an upload of which this many bytes came must have gone on.
+    pub(super) fn arrival(&self, bytes: u64) -> Duration {
+        self.upload_time + Duration::from_secs(bytes / self.upload_pace.max(1))
+    }
 }
 
 impl Default for Bounds {
@@ -30,6 +41,8 @@ impl Default for Bounds {
             ratio: 100,
             ratio_floor: 10 << 20,
             time: Duration::from_secs(120),
+            upload_time: Duration::from_secs(60),
+            upload_pace: 64 << 10,
         }
     }
 }

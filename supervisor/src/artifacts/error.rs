@@ -63,6 +63,11 @@ pub enum Refusal {
     /// It took too long.
     #[error("unpacking took longer than {0} s")]
     Time(u64),
+    /// It came too slowly.
+    #[error(
+        "the upload stood still, or came with less than {0} bytes per second; others wait for its place"
+    )]
+    Pace(u64),
     /// There is nothing to run.
     #[error("the bundle holds no files")]
     Empty,
@@ -141,7 +146,8 @@ impl ArtifactError {
                     | Refusal::Packed(_)
                     | Refusal::Ratio(_)
                     | Refusal::Entries(_)
-                    | Refusal::Time(_)),
+                    | Refusal::Time(_)
+                    | Refusal::Pace(_)),
             } => rule.whole(),
             Self::Refused { entry: None, rule } => rule.of(name),
             other => other,

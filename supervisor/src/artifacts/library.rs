@@ -4,7 +4,7 @@
 //! both happen under one lock, so that a bundle that is uploaded while it is being deleted ends up either there or gone. A
 //! daemon that is killed in between leaves a tree without a row, which [`Library::open`] removes.
 
-use super::{ArtifactError, ArtifactStore, Bounds, BundleFile, Unpacked};
+use super::{ArtifactError, ArtifactStore, Bounds, BundleFile, Refusal, Unpacked};
 use crate::store::{PageRequest, Store};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -16,6 +16,7 @@ use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
 
 /// Uploads that are received or unpacked at once; others wait. Each may take a gigabyte of disk and a core.
 const AT_ONCE: usize = 2;
@@ -69,11 +70,19 @@ impl Library {
         let unpacked = tokio::task::spawn_blocking(move || spool(&files, received));
         let mut body = pin!(body);
         let mut complete = true;
-        while let Some(piece) = body.next().await {
+        let (began, mut bytes) = (Instant::now(), 0);
+        let bounds = self.files.bounds();
+        // Dropping the spool's channel without its end leaves nothing.
+        let slow = |_| Refusal::Pace(bounds.upload_pace).whole();
+        while let Some(piece) = timeout_at(began + bounds.arrival(bytes), body.next())
+            .await
+            .map_err(slow)?
+        {
             let Ok(piece) = piece else {
                 complete = false;
                 break;
             };
+            bytes += piece.len() as u64;
             // Refused already: the answer says why.
             if pieces.send(Piece::Bytes(piece)).await.is_err() {
                 break;

@@ -5,6 +5,7 @@ use super::*;
 use crate::store::{Names, StoreError};
 use futures_util::{StreamExt, stream};
 use proto::api::PutRuntime;
+use std::time::Duration;
 
 struct Shelf {
     ground: Ground,
@@ -109,6 +110,47 @@ async fn a_body_that_fails_or_is_given_up_leaves_nothing() {
             .items
             .is_empty()
     );
+}
+
+#[tokio::test]
+async fn uploads_that_trickle_give_their_places_back() {
+    let mut shelf = shelf().await;
+    let root = shelf.ground.directory.path().join("artifacts");
+    let bounds = Bounds {
+        upload_time: Duration::from_millis(100),
+        ..Bounds::default()
+    };
+    shelf.library = Library::open(&root, shelf.store.clone(), bounds)
+        .await
+        .expect("opens");
+    let trickle = || {
+        stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok::<_, io::Error>(bytes::Bytes::from_static(b"P")), ()))
+        })
+    };
+    let packed = zip(&[file("a.py", b"1")]);
+    // As many as there are places, and one that waits for them.
+    let outcome = tokio::join!(
+        shelf.library.receive(trickle()),
+        shelf
+            .library
+            .receive(stream::pending::<Result<_, io::Error>>()),
+        shelf.library.receive(body(&packed)),
+    );
+    for refused in [outcome.0, outcome.1] {
+        assert!(
+            matches!(
+                refused,
+                Err(ArtifactError::Refused {
+                    rule: Refusal::Pace(_),
+                    ..
+                })
+            ),
+            "{refused:?}"
+        );
+    }
+    outcome.2.expect("its turn came");
 }
 
 #[tokio::test]
