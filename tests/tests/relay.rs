@@ -345,8 +345,9 @@ fn wrong_answers_are_told_and_harm_neither_session_nor_daemon() -> Result {
             }
         }
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
-        let session = only_session(&client)?;
-        ensure!(session.in_flight == 0, "{session:?}");
+        wait::until_true(5, "the last of them to be over", || {
+            Ok(only_session(&client)?.in_flight == 0)
+        })?;
         let grown = e2e::host::rss(daemon.pid())?.saturating_sub(memory);
         ensure!(grown < 16 << 20, "the broker grew by {grown} bytes");
         Ok(())
@@ -405,6 +406,42 @@ fn answers_without_end_are_bounded_and_cancelled_with_their_caller() -> Result {
         let grown = e2e::host::rss(daemon.pid())?.saturating_sub(memory);
         ensure!(grown < 16 << 20, "the broker grew by {grown} bytes");
         client.invoke("rude", &id, &json!({"do": "echo"}))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_caller_who_takes_no_bytes_keeps_a_session_busy_no_longer_than_an_invocation_may_take() -> Result
+{
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(
+            &client,
+            "unread",
+            "raw",
+            json!({"lifecycle": {"invocation_timeout": 3}}),
+        )?;
+        let id = session_name("unread");
+        let payload = json!({"do": "http", "case": "endless_body"});
+        let mut answer = client
+            .send(Client::invocation("unread", &id, &payload))?
+            .expect(200)?;
+        answer.piece()?.context("a first piece")?;
+        ensure!(client.session(&id)?.in_flight == 1);
+        wait::until_true(15, "the answer that nobody reads to be given up", || {
+            Ok(client.session(&id)?.in_flight == 0)
+        })?;
+        // What had left the agent may still come; then the connection breaks instead of ending.
+        let broken = loop {
+            match answer.piece() {
+                Ok(Some(_)) => {}
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        ensure!(broken, "a cut answer looked complete");
+        client.invoke("unread", &id, &json!({"do": "echo"}))?;
         Ok(())
     })
 }

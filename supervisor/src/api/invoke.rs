@@ -23,7 +23,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
@@ -216,9 +217,10 @@ pub async fn relay(
     };
     let inner = Inner {
         body: exchange.body,
-        deadline: Box::pin(tokio::time::sleep_until(deadline)),
         limit,
-        _work: work,
+        deadline,
+        work: Some(work),
+        watch: None,
     };
     Ok(Answer {
         status: exchange.head.status,
@@ -339,9 +341,38 @@ pub struct AnswerBody {
 #[derive(Debug)]
 struct Inner {
     body: ResponseBody,
-    deadline: Pin<Box<Sleep>>,
     limit: Option<u64>,
-    _work: Work,
+    deadline: Instant,
+    /// The work, until somebody has to wait; then the watch has it.
+    work: Option<Work>,
+    /// Ends work and exchange at the deadline, or with this body.
+    watch: Option<AbortOnDropHandle<()>>,
+}
+
+impl Inner {
+    /// Whether the answer's time is over; if it is not, the reader is woken when it is.
+    ///
+    /// The watch is a task of its own because the time is the caller's too: nobody asks a body for more while its last
+    /// piece is not written, and a caller who takes no bytes must not keep a session busy. Most answers are complete at
+    /// once and need none.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(cancel) = self.body.cancel_handle() else {
+            // Complete in time.
+            return Poll::Pending;
+        };
+        if let Some(work) = self.work.take() {
+            let deadline = self.deadline;
+            self.watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::sleep_until(deadline).await;
+                cancel.cancel();
+                drop(work);
+            })));
+        }
+        match &mut self.watch {
+            Some(watch) => Pin::new(watch).poll(cx).map(drop),
+            None => Poll::Pending,
+        }
+    }
 }
 
 impl AnswerBody {
@@ -377,12 +408,11 @@ impl HttpBody for Inner {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        // Asked first: an agent that never pauses is out of time too. In the middle of an answer the connection breaks,
-        // so it cannot look complete.
-        if !self.body.is_end_stream() && self.deadline.as_mut().poll(cx).is_ready() {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // In the middle of an answer the connection breaks, so it cannot look complete.
+        if self.poll_over(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Truncated)));
         }
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
         if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         }

@@ -59,6 +59,20 @@ pub struct Exchange {
     pub body: ResponseBody,
 }
 
+/// How somebody else than the body's reader ends an exchange: the shim closes the stream, and the body ends as truncated.
+#[derive(Debug)]
+pub struct CancelHandle {
+    link: Arc<Link>,
+    id: InvocationId,
+}
+
+impl CancelHandle {
+    /// Tells the shim. Of an exchange that is over nobody knows there any more.
+    pub fn cancel(&self) {
+        self.link.cancel(self.id);
+    }
+}
+
 /// Cancels the invocation unless it is told that the exchange is over.
 #[derive(Debug)]
 struct CancelOnDrop {
@@ -232,6 +246,20 @@ impl ResponseBody {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.read
+    }
+
+    /// To end it from elsewhere; `None` if it is over.
+    #[must_use]
+    pub fn cancel_handle(&self) -> Option<CancelHandle> {
+        match &self.state {
+            BodyState::Reading { cancel, .. } | BodyState::Ending { cancel, .. } => {
+                Some(CancelHandle {
+                    link: Arc::clone(&cancel.link),
+                    id: cancel.id,
+                })
+            }
+            BodyState::Over => None,
+        }
     }
 
     /// Complete: nothing to cancel any more.
