@@ -3,9 +3,9 @@
 //! | variable | |
 //! |---|---|
 //! | `AGENTCORED_ABLATE` | names to leave out, separated by commas: of the plan ([`crate::plan::Plan::names`]), `agent.<stage>` of [`crate::agent`], `shim.capabilities`, `refusal.<call>` |
-//! | `AGENTCORED_FAIL_STEP` | name of the plan that fails with `EIO` |
+//! | `AGENTCORED_FAIL_STEP` | name of the plan that fails with `EIO`, or a place of the supervisor's that panics |
 //!
-//! In an ordinary build both functions below are constants, and the variables are never read. Which measure shows in
+//! In an ordinary build the functions below are constants, and the variables are never read. Which measure shows in
 //! which probe is `tests/agents/measures.md`.
 
 #[cfg(feature = "fault-injection")]
@@ -29,6 +29,11 @@ mod variables {
             return Err(Errno::EIO.into());
         }
         Ok(())
+    }
+
+    /// Panics if this place is to: the daemon's own defects are faults too.
+    pub fn panic_at(place: &str) {
+        assert!(strike(place).is_ok(), "fault injection at {place}");
     }
 
     /// The shim's environment: it has its part of the measures, and is started without one otherwise.
@@ -56,10 +61,13 @@ mod variables {
         Ok(())
     }
 
+    /// Goes on.
+    pub const fn panic_at(_place: &str) {}
+
     pub(crate) const fn shim_environment() -> Vec<CString> {
         Vec::new()
     }
 }
 
-pub use variables::is_off;
+pub use variables::{is_off, panic_at};
 pub(crate) use variables::{shim_environment, strike};

@@ -81,6 +81,39 @@ fn fails(daemon: &Daemon, client: &Client, step: &str) -> Result {
 }
 
 #[test]
+fn a_defect_of_the_task_that_owns_a_session_ends_it_and_leaves_nothing() -> Result {
+    ground!(Daemon, Faults, Python);
+    let options = Options::quick().faults();
+    Daemon::with(
+        options.env("AGENTCORED_FAIL_STEP", "driver.stop"),
+        |daemon| {
+            let client = daemon.client();
+            chaos::deploy(&client, "agent", "sdk", json!({}))?;
+            let neighbour = session_name("neighbour");
+            client.invoke("agent", &neighbour, &json!({"do": "echo"}))?;
+            let before = Snapshot::steady(daemon)?;
+            for _ in 0..3 {
+                let id = session_name("orphan");
+                client.invoke("agent", &id, &json!({"do": "echo"}))?;
+                // Its driver panics over this.
+                client.stop(&id)?;
+                let session = client.ended(&id, 20)?;
+                ensure!(
+                    session.end_reason == Some(EndReason::DaemonLost),
+                    "{session:?}"
+                );
+            }
+            before.settle(daemon)?;
+            ensure!(
+                client.invoke("agent", &neighbour, &json!({"do": "echo", "value": 1}))?["echo"]
+                    == 1
+            );
+            Ok(())
+        },
+    )
+}
+
+#[test]
 fn twenty_failures_of_early_middle_and_late_steps_leave_nothing() -> Result {
     ground!(Daemon, Faults, Python);
     let options = Options::quick().faults();

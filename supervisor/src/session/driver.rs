@@ -14,14 +14,15 @@ use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
 use crate::store::SessionEnd;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
 use proto::ids::SessionId;
 use proto::shim::{
     AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown,
 };
 use session_core::lifecycle::{self, Effect, Event, Session};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -70,7 +71,7 @@ pub fn spawn(
         work: FuturesUnordered::new(),
         notes: Notes::default(),
         completions: mpsc::channel(COMPLETIONS),
-        permit: Some(permit),
+        permit,
         underway: Some(broker.slots.underway()),
         launching: None,
         in_a_row: 0,
@@ -133,7 +134,7 @@ struct Driver {
     work: FuturesUnordered<oneshot::Receiver<()>>,
     notes: Notes,
     completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
-    permit: Option<Permit>,
+    permit: Permit,
     /// Until it is ready, or over.
     underway: Option<Underway>,
     /// The launch, while it may still give its order.
@@ -145,13 +146,30 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        // A session is never without an owner, not even by a defect in here: its processes and its id would stay for ever.
+        let driven = AssertUnwindSafe(self.drive(&mut commands))
+            .catch_unwind()
+            .await;
+        let phase = match driven {
+            Ok(()) => self.session.phase(),
+            Err(_panic) => {
+                // Whoever waits for an answer gets none, at once.
+                drop(commands);
+                self.bury().await
+            }
+        };
+        self.release(phase).await;
+    }
+
+    /// Until the session is over.
+    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>) {
         // The launcher's exit notice finds its way here by the session's name.
         self.broker
             .exits
             .register(self.handle.id.clone(), self.completions.0.clone());
         self.publish();
         self.launch();
-        loop {
+        while !self.over {
             let deadline = self
                 .session
                 .deadline()
@@ -173,12 +191,6 @@ impl Driver {
                 () = sleep_until(deadline) => self.step(Event::Tick),
                 // Everybody else has been asked: the shim may go on.
                 () = std::future::ready(()), if self.in_a_row >= IN_A_ROW => self.in_a_row = 0,
-            }
-            if self.over
-                && let Some(permit) = self.permit.take()
-            {
-                self.release(permit).await;
-                return;
             }
         }
     }
@@ -204,7 +216,10 @@ impl Driver {
                 // A caller that is gone drops its work, which ends it.
                 let _ = answer.send(granted);
             }
-            Command::Stop(reason) => self.step(Event::Stop(reason)),
+            Command::Stop(reason) => {
+                sandbox::faults::panic_at("driver.stop");
+                self.step(Event::Stop(reason));
+            }
             Command::Inspect(answer) => {
                 let idle = self.broker.clock.now() - self.session.last_activity();
                 let _ = answer.send(Activity {
@@ -252,16 +267,7 @@ impl Driver {
                 self.step(Event::Gone);
             }
             Completion::Removed(outcome) => {
-                match outcome {
-                    Ok(Some(Removed { usage, record })) => {
-                        self.notes.usage = Some(usage);
-                        self.notes.record = serde_json::from_slice(&record).ok();
-                    }
-                    Ok(None) => {}
-                    Err(fault) => {
-                        tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
-                    }
-                }
+                self.note_removed(outcome);
                 self.step(Event::TornDown);
             }
         }
@@ -455,6 +461,48 @@ impl Driver {
         });
     }
 
+    /// Ends what this task can drive no longer, without the state machine, which may be of two minds. Callers find the end at
+    /// once, and the id free when nothing is left.
+    async fn bury(&mut self) -> Phase {
+        tracing::error!(session_id = %self.handle.id, "a defect ended the task that owns this session; the session ends");
+        self.work.clear();
+        self.events = None;
+        let log_tail = self.handle.log.tail();
+        self.view.send_modify(|view| {
+            view.end.get_or_insert(End {
+                reason: EndReason::DaemonLost,
+                detail: "a defect of the daemon ended it (a panic; the daemon's log has it)"
+                    .to_owned(),
+                log_tail,
+                was_live: !matches!(
+                    view.phase,
+                    Phase::Requested | Phase::Launching | Phase::Starting
+                ),
+            });
+        });
+        self.remove();
+        while let Some(completion) = self.completions.1.recv().await {
+            if let Completion::Removed(outcome) = completion {
+                self.note_removed(outcome);
+                break;
+            }
+        }
+        Phase::Ended
+    }
+
+    fn note_removed(&mut self, outcome: Result<Option<Removed>, String>) {
+        match outcome {
+            Ok(Some(Removed { usage, record })) => {
+                self.notes.usage = Some(usage);
+                self.notes.record = serde_json::from_slice(&record).ok();
+            }
+            Ok(None) => {}
+            Err(fault) => {
+                tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
+            }
+        }
+    }
+
     fn remove(&mut self) {
         self.link = None;
         let broker = Arc::clone(&self.broker);
@@ -478,7 +526,7 @@ impl Driver {
     }
 
     /// Records the end, then tells watchers, then gives the permit back: whoever sees the end may use the id again.
-    async fn release(&mut self, permit: Permit) {
+    async fn release(self, phase: Phase) {
         let view = self.view.borrow().clone();
         let reason = view
             .end
@@ -504,8 +552,7 @@ impl Driver {
         self.broker.record_end(&self.handle, end).await;
         self.broker.registry.remove(&self.handle);
         self.broker.exits.forget(&self.handle.id);
-        drop(permit);
-        let phase = self.session.phase();
+        drop(self.permit);
         self.view.send_modify(|view| view.phase = phase);
     }
 }
