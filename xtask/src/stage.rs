@@ -33,15 +33,18 @@ pub(crate) struct Stages {
     done: Vec<Outcome>,
     not_run: Vec<&'static str>,
     keep_going: bool,
+    /// Only these; empty: all.
+    only: Vec<String>,
     failed: bool,
 }
 
 impl Stages {
-    pub(crate) const fn new(keep_going: bool) -> Self {
+    pub(crate) const fn new(keep_going: bool, only: Vec<String>) -> Self {
         Self {
             done: Vec::new(),
             not_run: Vec::new(),
             keep_going,
+            only,
             failed: false,
         }
     }
@@ -52,6 +55,9 @@ impl Stages {
         name: &'static str,
         work: impl FnOnce() -> anyhow::Result<Counts>,
     ) {
+        if !self.only.is_empty() && !self.only.iter().any(|only| only == name) {
+            return;
+        }
         if self.failed && !self.keep_going {
             self.not_run.push(name);
             return;

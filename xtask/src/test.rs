@@ -21,6 +21,9 @@ pub(crate) struct Args {
     /// Without the virtual machine.
     #[arg(long)]
     no_vm: bool,
+    /// Only this stage, as the table at the end names it (repeatable). What it needs must be built already.
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
     /// Only Rust tests whose name contains this, and only the stages that have such.
     filter: Option<String>,
 }
@@ -29,7 +32,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let skips = root().join("target/skips");
     fs::create_dir_all(root().join("target"))?;
     fs::write(&skips, "")?;
-    let mut stages = Stages::new(args.keep_going);
+    let mut stages = Stages::new(args.keep_going, args.only.clone());
     let filter = args.filter.as_deref();
     let all = filter.is_none();
 

@@ -72,6 +72,9 @@ pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> 
                 "AGENTCORE_SKIPS=/mnt/out/skips",
                 "--env",
                 "AGENTCORE_PATIENCE=10",
+                // It may install units there: the machine is thrown away.
+                "--env",
+                "AGENTCORE_DISPOSABLE=1",
             ])
             .args([
                 "--env",
