@@ -15,6 +15,7 @@ use crate::launcher::message::Limits;
 use crate::launcher::{self, LauncherSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
 use sandbox::sys::close_range;
@@ -93,12 +94,27 @@ pub fn main(args: Args) -> ExitCode {
     }
 }
 
+/// The soft limit is a default for programs that cannot take more; sessions get limits of their own.
+fn open_files_to_the_limit() -> std::io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
+
 fn start(args: Args, config: Config) -> Result<(), StartError> {
     // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
     // configuration, which may have come by such a descriptor, has been read.
     close_range::close_all_except(&[]).map_err(|source| StartError::Io {
         verb: "close",
         what: "inherited descriptors".to_owned(),
+        source,
+    })?;
+    // Sessions, connections and invocations are descriptors here, and select(2) is not used.
+    open_files_to_the_limit().map_err(|source| StartError::Io {
+        verb: "raise",
+        what: "the limit of open files".to_owned(),
         source,
     })?;
     let instance = Instance::open(Where {

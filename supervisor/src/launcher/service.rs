@@ -198,6 +198,10 @@ impl Launcher {
         let packet = &buffer[..received.len];
         match postcard::from_bytes::<Ordered>(packet) {
             Ok(ordered) if !received.truncated => self.order(ordered, received.fds),
+            Ok(ordered) if received.lost_fds => {
+                let fault = host_fault("take the order's descriptors", Errno::EMFILE as i32);
+                self.reply(ordered.number, Err(fault), None);
+            }
             // Without a number there is no one to answer. Only a broken or subverted broker sends such a thing.
             Ok(_) | Err(_) => tracing::error!(bytes = received.len, "order not understood"),
         }
