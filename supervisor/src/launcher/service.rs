@@ -124,16 +124,15 @@ impl Launcher {
             let endpoint = Endpoint::of(&self.ground.sessions, session.as_str());
             // A place that was prepared and never used: its socket would have been made before it was. Its stager dies
             // with its launcher. No store knows of it, so nobody would ever ask for its removal.
-            if !endpoint.is_there() && cgroup.wait_empty(Instant::now() + STAGERS_DIE).is_ok() {
-                match cgroup.remove() {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        tracing::warn!(session_id = %session, error = %error, "an old prepared cgroup stays behind");
-                    }
-                }
+            let unused =
+                !endpoint.is_there() && cgroup.wait_empty(Instant::now() + STAGERS_DIE).is_ok();
+            self.sessions.insert(
+                session.clone(),
+                Session::new(cgroup, endpoint, Phase::Foreign),
+            );
+            if unused {
+                self.give_up(&session);
             }
-            self.sessions
-                .insert(session, Session::new(cgroup, endpoint, Phase::Foreign));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
 
 use super::endpoint::Endpoint;
-use super::message::OrderFault;
+use super::message::{Counters, OrderFault};
 use super::stager::Stager;
 use sandbox::cgroup::SessionCgroup;
 use std::os::fd::OwnedFd;
@@ -48,6 +48,17 @@ pub(super) enum Farewell {
 pub(super) struct Removal {
     pub(super) began: Instant,
     pub(super) farewells: Vec<Farewell>,
+    /// Read once nobody is left. A removal that the kernel puts off has taken some of the counters away by the next try.
+    pub(super) remains: Option<Remains>,
+}
+
+/// What is known of a session when its last process is gone.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// Zero where they could not be read.
+    pub(super) usage: Counters,
+    /// The exit record as its shim wrote it.
+    pub(super) record: Vec<u8>,
 }
 
 /// See the module.

@@ -1,10 +1,11 @@
 //! Sessions from launch to removal, through the launcher's client.
 
-use super::ground::{Daemon, Ground, LIMITS, end_of, id};
+use super::ground::{Daemon, Ground, LIMITS, PATIENCE, end_of, id};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use procfs::process::Process;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
 
 type Test = (&'static str, fn());
@@ -21,6 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("a_fork_bomb_stops_at_its_limit_and_dies", || {
         run("bo", bombed)
+    }),
+    ("a_busy_cgroup_keeps_nobody_waiting_but_its_own", || {
+        run("bu", busy)
     }),
     ("sessions_outlive_launcher_and_broker", || {
         run("ou", outlived)
@@ -249,6 +253,41 @@ async fn bombed(ground: Ground) {
     assert_eq!(&buffer[..heard], b"63");
     daemon.usage_of(&id("sbombed"), 64).await;
     daemon.client.remove(id("sbombed")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn busy(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sbusy", "stay")
+        .await
+        .expect("launch");
+    daemon
+        .launch_with(&ground, "sother", "stay", 2, LIMITS)
+        .await
+        .expect("launch");
+    // A cgroup with another one below it cannot be removed. In the hierarchy whose turn comes last: its counters are gone by
+    // then where each controller has a hierarchy of its own.
+    let obstacle = ground.cgroups()[0].join("sbusy/obstacle");
+    std::fs::create_dir(&obstacle).expect("create");
+    let client = daemon.client.clone();
+    let removal = tokio::spawn(async move { client.remove(id("sbusy")).await });
+    let began = Instant::now();
+    for _ in 0..20 {
+        daemon.client.usage(id("sother")).await.expect("usage");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(began.elapsed() < PATIENCE / 5, "{:?}", began.elapsed());
+    assert!(!removal.is_finished(), "it is still there");
+
+    std::fs::remove_dir(&obstacle).expect("remove");
+    let removed = tokio::time::timeout(PATIENCE, removal)
+        .await
+        .expect("in time")
+        .expect("task")
+        .expect("removed");
+    assert!(removed.usage.cpu_us > 0, "{removed:?}");
+    daemon.client.remove(id("sother")).await.expect("remove");
     ground.leaves_nothing().await;
 }
 
