@@ -402,6 +402,38 @@ fn removal_waits_for_the_last_process() {
     );
 }
 
+/// Another uid, and a name that is not text.
+const ANOTHER: &str = "
+import os, time
+open(\"/proc/self/comm\", \"wb\").write(b\"\\xff\")
+os.setuid(305419896)
+time.sleep(60)
+";
+
+#[test]
+fn an_owner_is_found_by_what_the_kernel_says_of_processes() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let session = ground.0.create("s1").expect("creates");
+        let owner = |ids| session.owner(&ids).expect("tells");
+        let theirs = 305_419_890..305_419_900;
+        assert_eq!(owner(theirs.clone()), Owner::Nobody);
+        let mut roots = run(&session, "exec sleep 60");
+        assert_eq!(owner(theirs.clone()), Owner::Stranger);
+        let mut another = run(&session, &format!("exec /usr/bin/python3 -c '{ANOTHER}'"));
+        await_that("it has another uid", || {
+            owner(theirs.clone()) == Owner::Of(305_419_896)
+        });
+        assert_eq!(owner(305_419_800..305_419_890), Owner::Stranger);
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        roots.wait().expect("waits");
+        another.wait().expect("waits");
+        assert_eq!(owner(theirs.clone()), Owner::Nobody);
+        session.remove(soon()).expect("removes");
+        assert_eq!(owner(theirs), Owner::Nobody, "it is not there");
+    }
+}
+
 #[test]
 fn the_cpu_quota_holds() {
     let Some(ground) = ground() else { return };

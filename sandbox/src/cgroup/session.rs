@@ -1,8 +1,10 @@
 //! The cgroup of one session: its limits, its life and death, its counters.
 
 use super::dir::Dir;
+use super::owner::{self, Owner};
 use super::{Backend, CgroupError, Counters, Limits, Result, Tree, unified, v1, v2};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,6 +128,12 @@ impl SessionCgroup {
             }
             (None, Backend::V2(_)) => Ok(()),
         }
+    }
+
+    /// Whose its processes are, of all who have a user or group id among `ids`. An error means that it cannot be told, not
+    /// that there is nobody.
+    pub fn owner(&self, ids: &Range<u32>) -> Result<Owner> {
+        owner::of(&self.tree.branches(), &self.name, ids)
     }
 
     /// Reads all counters.

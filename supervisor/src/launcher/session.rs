@@ -4,7 +4,7 @@
 //! Parked ─launch─▶ Launching ─stager's report─▶ Running ─exit─▶ Ended
 //!   │                  │ fault                     │               │
 //!   └──────────────────┴────────remove─────────────┴───────────────┴─▶ (removal) ─cgroup empty─▶ gone
-//! Foreign: the cgroup of a session that an earlier launcher made; killed, counted and removed by name
+//! Foreign: the cgroup of a session that an earlier launcher made (`service/foreign.rs`); killed, counted and removed by name
 //! ```
 //!
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
@@ -32,6 +32,17 @@ pub(super) enum Phase {
     Ended,
     /// Made by an earlier launcher.
     Foreign,
+}
+
+/// Which host uids a session has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uids {
+    /// None: not launched yet, or found with nobody in it.
+    None,
+    /// The range that begins with this one.
+    From(u32),
+    /// Perhaps some. Only of foreign ones.
+    Unknown,
 }
 
 /// What to answer when a session is gone.
@@ -66,8 +77,7 @@ pub(super) struct Remains {
 pub(super) struct Session {
     pub(super) cgroup: SessionCgroup,
     pub(super) endpoint: Endpoint,
-    /// First host uid, once launched.
-    pub(super) uid_base: Option<u32>,
+    pub(super) uids: Uids,
     pub(super) phase: Phase,
     /// Becomes readable when the memory limit was hit; with its key in the epoll.
     pub(super) oom: Option<(u64, OwnedFd)>,
@@ -81,7 +91,7 @@ impl Session {
         Self {
             cgroup,
             endpoint,
-            uid_base: None,
+            uids: Uids::None,
             phase,
             oom: None,
             oom_suspect: None,

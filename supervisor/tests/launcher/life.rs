@@ -4,6 +4,7 @@ use super::ground::{Daemon, Ground, LIMITS, PATIENCE, end_of, id};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use procfs::process::Process;
+use sandbox::cgroup::{CgroupRoot, Owner};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
@@ -30,6 +31,12 @@ pub(crate) const TESTS: &[Test] = &[
         run("ou", outlived)
     }),
     ("a_dead_launcher_is_told", || run("de", dead)),
+    ("uids_of_a_session_of_an_earlier_launcher_are_taken", || {
+        run("fo", foreign)
+    }),
+    ("what_is_no_session_is_ended_by_the_next_launcher", || {
+        run("st", stranger)
+    }),
     #[cfg(feature = "fault-injection")]
     (
         "every_step_fails_closed",
@@ -341,5 +348,73 @@ async fn dead(ground: Ground) {
         "what was only prepared is cleared away by the next launcher"
     );
     next.client.remove(id("sdead")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn foreign(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch_with(&ground, "sforeign", "stay", 3, LIMITS)
+        .await
+        .expect("launch");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    end_of(daemon.pid).await;
+
+    let next = ground.daemon();
+    let same = next.launch_with(&ground, "ssame", "stay", 3, LIMITS).await;
+    assert!(matches!(same, Err(OrderFault::Refused(_))), "{same:?}");
+    for slot in [2, 4] {
+        let name = format!("sslot{slot}");
+        next.launch_with(&ground, &name, "stay", slot, LIMITS)
+            .await
+            .expect("another range");
+    }
+    assert_eq!(ground.hello(&id("sforeign")).1, "stay", "it lives on");
+
+    next.client.remove(id("sforeign")).await.expect("remove");
+    next.launch_with(&ground, "ssame", "stay", 3, LIMITS)
+        .await
+        .expect("the range is free again");
+    for name in ["ssame", "sslot2", "sslot4"] {
+        next.client.remove(id(name)).await.expect("remove");
+    }
+    ground.leaves_nothing().await;
+}
+
+async fn stranger(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sforeign", "stay")
+        .await
+        .expect("launch");
+    assert_eq!(end_of_exit(daemon).await, 0);
+    // As a stager that does not die with its launcher would be.
+    let cgroups = CgroupRoot::open(ground.setup.instance.as_str(), None).expect("cgroups");
+    let cgroup = cgroups.create("sstranger").expect("create");
+    let stranger = sandbox::sys::fork::fork_single(|| {
+        cgroup.enter_self().expect("enter");
+        loop {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+    })
+    .expect("fork");
+    let deadline = Instant::now() + PATIENCE;
+    while cgroup.owner(&(0..1)).expect("owner") != Owner::Of(0) {
+        assert!(Instant::now() < deadline, "it does not enter");
+    }
+
+    let next = ground.daemon();
+    let ended = end_of(stranger).await;
+    assert!(
+        matches!(ended, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+        "{ended:?}"
+    );
+    next.launch_with(&ground, "snew", "stay", 2, LIMITS)
+        .await
+        .expect("others are launched");
+    for name in ["sforeign", "snew"] {
+        assert_eq!(ground.hello(&id(name)).1, "stay");
+        next.client.remove(id(name)).await.expect("remove");
+    }
     ground.leaves_nothing().await;
 }

@@ -4,7 +4,7 @@ use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
 use crate::launcher::message::{Counters, LaunchOrder, Limits, Order, OrderFault, Ordered, Reply};
-use crate::launcher::session::{Farewell, Phase, Session};
+use crate::launcher::session::{Farewell, Phase, Session, Uids};
 use crate::launcher::stager::{Stager, StagerOrder};
 use nix::sys::epoll::EpollFlags;
 use proto::ids::SessionId;
@@ -104,16 +104,7 @@ impl Launcher {
         checks::launch(order, &self.ground)?;
         let (boot, bundle) = checks::launch_fds(fds, &self.ground)?;
         let id = &order.session;
-        if self
-            .sessions
-            .values()
-            .any(|s| s.uid_base == Some(order.uid_base))
-        {
-            return Err(OrderFault::Refused(format!(
-                "uid {} is in use",
-                order.uid_base
-            )));
-        }
+        self.require_free(order.uid_base)?;
         if !self.sessions.contains_key(id) {
             self.park(id.clone())?;
         }
@@ -184,7 +175,7 @@ impl Launcher {
         stager
             .order(&stager_order, &fds)
             .map_err(failed("cannot give the order to the stager"))?;
-        session.uid_base = Some(order.uid_base);
+        session.uids = Uids::From(order.uid_base);
         if let Phase::Parked { stager, .. } = std::mem::replace(&mut session.phase, Phase::Ended) {
             session.phase = Phase::Launching {
                 stager,
