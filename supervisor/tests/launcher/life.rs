@@ -5,6 +5,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use procfs::process::Process;
 use sandbox::cgroup::{CgroupRoot, Owner};
+use sandbox::privileges::LAUNCHER_CAPABILITIES;
+use sandbox::sys::capability::CapMask;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
@@ -13,6 +15,10 @@ type Test = (&'static str, fn());
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_session_lives_and_leaves_nothing", || run("li", lives)),
+    (
+        "the_launcher_keeps_what_it_needs_and_sessions_have_their_own",
+        || run("ca", capable),
+    ),
     ("an_exit_is_noticed_and_its_record_returned", || {
         run("ex", exits)
     }),
@@ -115,6 +121,35 @@ async fn end_of_exit(daemon: Daemon) -> i32 {
         WaitStatus::Exited(_, code) => code,
         other => panic!("{other:?}"),
     }
+}
+
+async fn capable(ground: Ground) {
+    let daemon = ground.daemon();
+    let launched = daemon
+        .launch(&ground, "scapable", "stay")
+        .await
+        .expect("launch");
+    // Once it has said hello it has done all that it does with privilege.
+    ground.hello(&id("scapable"));
+    let launcher = CapMask::of(&LAUNCHER_CAPABILITIES).0;
+    // CAP_KILL, CAP_SETGID and CAP_SETUID.
+    let shim = 1 << 5 | 1 << 6 | 1 << 7;
+    for (who, pid, kept, bounding) in [
+        ("launcher", daemon.pid.as_raw(), launcher, launcher),
+        ("shim", launched.pid, shim, 0),
+    ] {
+        let status = Process::new(pid)
+            .and_then(|process| process.status())
+            .expect("status");
+        assert_eq!([status.capeff, status.capprm], [kept; 2], "{who}");
+        assert_eq!(status.capbnd, Some(bounding), "{who}");
+        assert_eq!(status.nonewprivs, Some(1), "{who}");
+        if who == "launcher" {
+            assert_eq!((status.capinh, status.capamb), (0, Some(0)));
+        }
+    }
+    daemon.client.remove(id("scapable")).await.expect("remove");
+    ground.leaves_nothing().await;
 }
 
 async fn exits(ground: Ground) {
