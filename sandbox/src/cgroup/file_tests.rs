@@ -107,7 +107,13 @@ fn v2_writes_limits_and_reads_counters() {
             oom_kills: 2
         }
     );
+    assert_eq!(session.oom_kills().expect("reads"), 2);
     assert!(session.clone_target().is_some());
+    let watch = session.oom_event().expect("nothing to open");
+    assert!(
+        watch.is_none(),
+        "a watch of each session has a limit of its own (fs.inotify.max_user_instances)"
+    );
     fill(&dir, &[("memory.events", "max 7\n")]);
     let fault = session.counters().expect_err("no oom_kill line");
     assert!(fault.to_string().contains("s1/memory.events"), "{fault}");

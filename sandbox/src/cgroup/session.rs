@@ -147,13 +147,26 @@ impl SessionCgroup {
         }
     }
 
-    /// A descriptor that becomes readable when the session's memory limit has been hit, and (v1) when the cgroup is
-    /// removed. A hint, not a verdict: read up to 4096 bytes to re-arm it, then ask [`Self::counters`]; on v1 the hint may
-    /// come a moment before the kill is counted.
-    pub fn oom_event(&self) -> io::Result<OwnedFd> {
+    /// A descriptor that becomes readable when the session is out of memory, and when the cgroup is removed. A hint, not a
+    /// verdict: read its eight bytes to re-arm it, then ask [`Self::oom_kills`]; the hint comes a moment before the kill is
+    /// counted.
+    ///
+    /// `None` on v2, where there is nothing to do for who would watch: [`Self::apply`] has set `memory.oom.group`, so the
+    /// kernel ends a session as a whole, its PID 1 with it. (`memory.events` also changes whenever page cache is reclaimed
+    /// at the limit, which an agent can make happen all the time; and an inotify instance for each session would end at
+    /// the 128 that root may have.)
+    pub fn oom_event(&self) -> io::Result<Option<OwnedFd>> {
         match &self.tree.backend {
-            Backend::V2(branch) => v2::oom_event(&branch.dir, &self.name),
-            Backend::V1 { hierarchies, .. } => v1::oom_event(hierarchies, &self.name),
+            Backend::V2(_) => Ok(None),
+            Backend::V1 { hierarchies, .. } => v1::oom_event(hierarchies, &self.name).map(Some),
+        }
+    }
+
+    /// Processes killed because the memory limit was hit: one counter of [`Self::counters`], for who asks often.
+    pub fn oom_kills(&self) -> Result<u64> {
+        match &self.tree.backend {
+            Backend::V2(branch) => v2::oom_kills(&branch.dir, &self.name),
+            Backend::V1 { hierarchies, .. } => v1::oom_kills(hierarchies, &self.name),
         }
     }
 

@@ -153,8 +153,14 @@ pub(super) fn counters(
         memory_bytes: memory.number(&file("memory.usage_in_bytes"))?,
         memory_peak_bytes: memory.number(&file("memory.max_usage_in_bytes"))?,
         pids: pids.number(&file("pids.current"))?,
-        oom_kills: memory.keyed(&file("memory.oom_control"), "oom_kill")?,
+        oom_kills: oom_kills(hierarchies, name)?,
     })
+}
+
+/// The counter of its name.
+pub(super) fn oom_kills(hierarchies: &[Hierarchy], name: &str) -> Result<u64> {
+    let memory = &of(hierarchies, "memory")?.branch.dir;
+    memory.keyed(&format!("{name}/memory.oom_control"), "oom_kill")
 }
 
 /// cpuacct, or the v2 hierarchy's `cpu.stat`, which is there without the controller.

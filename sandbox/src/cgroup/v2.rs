@@ -4,9 +4,6 @@ use super::dir::{Dir, keyed};
 use super::{
     Branch, CgroupError, Counters, IoLimits, Limits, Result, default_parent, descend, open_or_make,
 };
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// Period of the CPU quota: the kernel's default, 100 ms.
@@ -82,6 +79,7 @@ pub(super) fn apply(dir: &Dir, name: &str, limits: &Limits) -> Result<()> {
         dir.write(&file("memory.swap.max"), "0")?;
     }
     // No memory.high: below the limit it would throttle an agent to a crawl, where an end with a reason is wanted.
+    // The kernel ends a session as a whole, so nobody has to watch for its out-of-memory events (see `oom_event`).
     dir.write(&file("memory.oom.group"), "1")?;
     let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
     dir.write(&file("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
@@ -114,20 +112,13 @@ pub(super) fn counters(dir: &Dir, name: &str) -> Result<Counters> {
         // Linux 5.19; the kernel floor has it.
         memory_peak_bytes: dir.number(&file("memory.peak"))?,
         pids: dir.number(&file("pids.current"))?,
-        oom_kills: dir.keyed(&file("memory.events"), "oom_kill")?,
+        oom_kills: oom_kills(dir, name)?,
     })
 }
 
-/// Watches `memory.events`, which changes with every hit of the limit.
-pub(super) fn oom_event(dir: &Dir, name: &str) -> io::Result<OwnedFd> {
-    let watch = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    // inotify takes a path only; this one is resolved by the descriptor that is held.
-    let path = format!(
-        "/proc/self/fd/{}/{name}/memory.events",
-        dir.as_fd().as_raw_fd()
-    );
-    watch.add_watch(path.as_str(), AddWatchFlags::IN_MODIFY)?;
-    Ok(watch.into())
+/// The counter of its name.
+pub(super) fn oom_kills(dir: &Dir, name: &str) -> Result<u64> {
+    dir.keyed(&format!("{name}/memory.events"), "oom_kill")
 }
 
 /// CPU time of a cgroup from the text of its `cpu.stat`, microseconds.

@@ -10,7 +10,7 @@ mod removal;
 
 use super::ground::Ground;
 use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Replied, Reply};
-use super::session::{Farewell, Phase, Session};
+use super::session::{Farewell, OomSuspicion, Phase, Session};
 use super::stager::{StagerReport, step_fault};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,11 +27,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How often waiting sessions are looked at, while any waits.
+/// How often sessions on their way out are looked at, while there are any.
 const TICK: Duration = Duration::from_millis(2);
 
 /// How long after an out-of-memory hint a kill is expected to show in the counters.
 const OOM_SUSPICION: Duration = Duration::from_secs(1);
+
+/// How often it is looked for. An agent can be at its limit all the time, and every look is one of the launcher's.
+const OOM_TICK: Duration = Duration::from_millis(20);
 
 /// Most events taken at once.
 const MAX_EVENTS: usize = 64;
@@ -134,14 +137,14 @@ impl Launcher {
     }
 
     fn timeout(&self) -> EpollTimeout {
-        let waits = self
-            .sessions
-            .values()
-            .any(|session| session.removal.is_some() || session.oom_suspect.is_some());
-        if waits {
-            EpollTimeout::try_from(TICK).unwrap_or(EpollTimeout::ZERO)
-        } else {
-            EpollTimeout::NONE
+        let waits = |session: &Session| match (&session.removal, &session.oom_suspicion) {
+            (Some(_), _) => Some(TICK),
+            (None, Some(_)) => Some(OOM_TICK),
+            (None, None) => None,
+        };
+        match self.sessions.values().filter_map(waits).min() {
+            Some(tick) => EpollTimeout::try_from(tick).unwrap_or(EpollTimeout::ZERO),
+            None => EpollTimeout::NONE,
         }
     }
 
@@ -331,15 +334,17 @@ impl Launcher {
         let Some((_, event)) = &session.oom else {
             return;
         };
-        // Re-arms it. On v1 the removal of the cgroup is an event too, which then never ends: no more of those.
-        let mut buffer = [0; 4096];
-        let read = nix::unistd::read(event, &mut buffer);
-        if session.removal.is_some() || matches!(read, Err(Errno::ENODEV)) {
+        // Re-arms it. The removal of the cgroup is an event too: no more of those.
+        let _ = nix::unistd::read(event, &mut [0; 8]);
+        if session.removal.is_some() {
             let _ = self.epoll.delete(event);
             session.oom = None;
             self.sources.remove(&key);
         } else {
-            session.oom_suspect = Some(Instant::now() + OOM_SUSPICION);
+            let now = Instant::now();
+            let next = session.oom_suspicion.map_or(now, |ongoing| ongoing.next);
+            let until = now + OOM_SUSPICION;
+            session.oom_suspicion = Some(OomSuspicion { next, until });
         }
     }
 
@@ -348,12 +353,14 @@ impl Launcher {
     fn look_for_oom_kills(&mut self) {
         let now = Instant::now();
         for (id, session) in &mut self.sessions {
-            let Some(until) = session.oom_suspect else {
+            let Some(suspicion) = session.oom_suspicion.as_mut().filter(|s| s.next <= now) else {
                 continue;
             };
-            let killed = session.cgroup.counters().is_ok_and(|c| c.oom_kills > 0);
-            if killed || now >= until {
-                session.oom_suspect = None;
+            suspicion.next = now + OOM_TICK;
+            let over = now >= suspicion.until;
+            let killed = session.cgroup.oom_kills().is_ok_and(|kills| kills > 0);
+            if killed || over {
+                session.oom_suspicion = None;
             }
             if killed && let Err(error) = session.cgroup.kill() {
                 tracing::error!(session_id = %id, error = %error, "kill after out of memory");

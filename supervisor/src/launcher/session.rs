@@ -72,6 +72,15 @@ pub(super) struct Remains {
     pub(super) record: Vec<u8>,
 }
 
+/// The time in which a kill for want of memory is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OomSuspicion {
+    /// Next look.
+    pub(super) next: Instant,
+    /// The last one is the first after this.
+    pub(super) until: Instant,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -79,10 +88,10 @@ pub(super) struct Session {
     pub(super) endpoint: Endpoint,
     pub(super) uids: Uids,
     pub(super) phase: Phase,
-    /// Becomes readable when the memory limit was hit; with its key in the epoll.
+    /// Becomes readable when it is out of memory, where the kernel does not end it by itself (v1); with its key in the epoll.
     pub(super) oom: Option<(u64, OwnedFd)>,
-    /// The memory limit was hit, and until then it is looked whether that has killed someone.
-    pub(super) oom_suspect: Option<Instant>,
+    /// It was out of memory, and for a while it is looked whether that has killed someone.
+    pub(super) oom_suspicion: Option<OomSuspicion>,
     pub(super) removal: Option<Removal>,
 }
 
@@ -94,7 +103,7 @@ impl Session {
             uids: Uids::None,
             phase,
             oom: None,
-            oom_suspect: None,
+            oom_suspicion: None,
             removal: None,
         }
     }

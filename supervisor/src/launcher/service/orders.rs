@@ -182,6 +182,9 @@ impl Launcher {
                 order: number,
             };
         }
+        let Some(oom) = oom else {
+            return Ok(());
+        };
         let source = Source::Oom(order.session.clone());
         let key = self
             .watch(oom.as_fd(), source, EpollFlags::EPOLLIN)
