@@ -96,6 +96,54 @@ fn memory_ends_the_whole_session_and_nobody_else() -> Result {
     )
 }
 
+/// The kernel's own count of pages in TCP buffers, of the whole machine: bytes.
+fn tcp_buffers() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/net/sockstat")?;
+    let pages: u64 = text
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("TCP:")?
+                .split_once(" mem ")?
+                .1
+                .parse()
+                .ok()
+        })
+        .with_context(|| text.clone())?;
+    Ok(pages * 4096)
+}
+
+#[test]
+fn buffers_of_connections_are_the_sessions_own_memory() -> Result {
+    ground!(Daemon, Python);
+    attack(
+        "tcp",
+        json!({"resources": {"memory": "128M"}}),
+        |daemon, client, id| {
+            let before = tcp_buffers()?;
+            let answer = client.send(Client::invocation(
+                "attacker",
+                id,
+                &json!({"do": "eat", "kind": "tcp", "bytes": 1 << 30}),
+            ))?;
+            let grown = tcp_buffers()?.saturating_sub(before);
+            // Refused more for want of memory, or ended by it: either way it did not get past its limit. On top comes what
+            // the kernel always grants a connection, some 64 kB; their number is bounded by the open files.
+            let most = 320 << 20;
+            if answer.status == 200 {
+                let got: Value = answer.json()?;
+                println!("tcp: {got}, {grown} bytes of buffers");
+                ensure!(got["bytes"].as_u64().is_some_and(|b| b < most), "{got}");
+            } else {
+                let text = answer.expect(424)?.text()?;
+                ensure!(text.contains("memory"), "the caller is not told: {text}");
+            }
+            ensure!(grown < most, "{grown} bytes of buffers");
+            ensure!(host::alive(daemon.pid()));
+            Ok(())
+        },
+    )
+}
+
 #[test]
 fn processes_and_threads_stop_at_their_number() -> Result {
     ground!(Daemon, Python);

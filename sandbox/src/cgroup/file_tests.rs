@@ -218,6 +218,7 @@ fn v1_writes_limits_in_each_hierarchy() {
         &[
             ("memory.limit_in_bytes", ""),
             ("memory.memsw.limit_in_bytes", "9223372036854771712\n"),
+            ("memory.kmem.tcp.limit_in_bytes", ""),
         ],
     );
     fill(
@@ -235,6 +236,10 @@ fn v1_writes_limits_in_each_hierarchy() {
         "268435456"
     );
     assert!(text(dir("memory").join("memory.memsw.limit_in_bytes")).starts_with("268435456"));
+    assert_eq!(
+        text(dir("memory").join("memory.kmem.tcp.limit_in_bytes")),
+        "268435456"
+    );
     assert_eq!(text(dir("cpu,cpuacct").join("cpu.cfs_quota_us")), "150000");
     assert_eq!(text(dir("pids").join("pids.max")), "99");
     assert_eq!(text(dir("devices").join("devices.deny")), "a");

@@ -79,11 +79,9 @@ fn inherit_cpuset(parent: &Dir, dir: &Dir) -> Result<()> {
 /// Writes every limit of session `name`.
 pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> Result<()> {
     let file = |file: &str| format!("{name}/{file}");
-    memory(
-        &of(hierarchies, "memory")?.branch.dir,
-        name,
-        limits.memory_bytes,
-    )?;
+    let memory_dir = &of(hierarchies, "memory")?.branch.dir;
+    memory(memory_dir, name, limits.memory_bytes)?;
+    socket_memory(memory_dir, name, limits.memory_bytes)?;
 
     let cpu = &of(hierarchies, "cpu")?.branch.dir;
     let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
@@ -137,6 +135,24 @@ fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
         dir.write(&limit, &text)?;
         dir.write(&with_swap, &text)
     }
+}
+
+/// Buffers of TCP and UDP sockets. v1 counts them beside the rest, and only in a cgroup that has been given a limit for
+/// them; without one a session's buffers are the host's (`net.ipv4.tcp_mem` is one for all). A session may have as much
+/// of them as of memory, so up to twice its limit. Where the file is missing, the kernel counts no memory of its own.
+fn socket_memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
+    /// The kernel rounds down to a page, of which the largest that there are have this many bytes.
+    const PAGE: u64 = 64 << 10;
+    let limit = format!("{name}/memory.kmem.tcp.limit_in_bytes");
+    if !dir.has(&limit) {
+        return Ok(());
+    }
+    dir.write(&limit, &bytes.to_string())?;
+    let found = dir.number(&limit)?;
+    if found > bytes || bytes - found >= PAGE {
+        return Err(dir.unusable(&limit, "limit: it is not what was written"));
+    }
+    Ok(())
 }
 
 /// Reads every counter of session `name`.

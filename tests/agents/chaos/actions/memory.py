@@ -97,6 +97,28 @@ def _sockets(held):
             yield sent
 
 
+def _tcp(held):
+    """Connections over the session's own loopback that nobody reads from: both ends' buffers fill up."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        while True:
+            one = socket.create_connection(listener.getsockname(), timeout=5)
+            other, _ = listener.accept()
+            held.extend((one, other))
+            one.setblocking(False)
+            sent, waited = 0, 0
+            # Full is what stays full: what was sent needs a moment to be on the other side.
+            while waited < 3:
+                try:
+                    sent += one.send(b"\1" * 65536)
+                    waited = 0
+                except BlockingIOError:
+                    waited += 1
+                    time.sleep(0.002)
+            yield sent
+
+
 def _names(held):
     """Names that are not there: each look-up leaves a negative entry in the kernel's cache (about 200 bytes)."""
     number = 0
@@ -112,7 +134,7 @@ def _names(held):
 
 KINDS = {
     "anon": _anonymous, "tmpfs": _files_in("/tmp"), "shm": _files_in("/dev/shm"), "memfd": _memory_files, "pipe": _pipes,
-    "socket": _sockets, "names": _names,
+    "socket": _sockets, "tcp": _tcp, "names": _names,
 }
 
 ACTIONS = {"eat": eat, "release": release}
