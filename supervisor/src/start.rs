@@ -170,6 +170,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
         cgroup_parent: config.cgroup_parent.clone(),
         ceilings: ceilings(&config),
         session_read_bps: config.limits.session_read_rate.map(|rate| rate.0),
+        max_sessions: usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;

@@ -60,6 +60,8 @@ pub(super) struct Ground {
     pub(super) ceilings: Limits,
     /// What every session may do on the base's disk.
     pub(super) io: Option<IoLimits>,
+    /// Most sessions that are not merely parked.
+    pub(super) max_sessions: usize,
     /// Most parked stagers.
     pub(super) max_prepared: usize,
 }
@@ -106,6 +108,7 @@ impl Ground {
             uid_block: setup.uid_block.clone(),
             ceilings: setup.ceilings,
             io: io_limits(setup)?,
+            max_sessions: setup.max_sessions,
             max_prepared: setup.max_prepared,
         })
     }

@@ -42,6 +42,8 @@ pub struct LauncherSetup {
     pub ceilings: Limits,
     /// Bytes per second that each session may read from the disk that the base is on.
     pub session_read_bps: Option<u64>,
+    /// Most sessions at once, foreign ones and those on their way out included; prepared places come on top.
+    pub max_sessions: usize,
     /// Most stagers parked at once.
     pub max_prepared: usize,
 }

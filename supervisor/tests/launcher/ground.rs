@@ -75,6 +75,7 @@ impl Ground {
                 ..LIMITS
             },
             session_read_bps: None,
+            max_sessions: 40,
             max_prepared: 2,
         };
         Self { dir, setup }

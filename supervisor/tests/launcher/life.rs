@@ -24,6 +24,9 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("a_prepared_session_is_launched", || run("pr", prepared)),
     ("orders_out_of_bounds_are_refused", || run("re", refused)),
+    ("no_more_sessions_than_may_be_are_launched", || {
+        run("cr", crowded)
+    }),
     ("out_of_memory_ends_the_whole_session", || {
         run("oo", starved)
     }),
@@ -257,6 +260,42 @@ async fn refused(ground: Ground) {
             matches!(answer, Err(OrderFault::Refused(_))),
             "{what}: {answer:?}"
         );
+    }
+    ground.leaves_nothing().await;
+}
+
+/// The broker counts its sessions as well; here it does not.
+async fn crowded(mut ground: Ground) {
+    ground.setup.max_sessions = 2;
+    let full = |answer| assert!(matches!(answer, Err(OrderFault::Refused(_))), "{answer:?}");
+    let daemon = ground.daemon();
+    daemon.launch(&ground, "sone", "stay").await.expect("one");
+    daemon
+        .launch_with(&ground, "stwo", "stay", 2, LIMITS)
+        .await
+        .expect("two");
+    daemon.client.prepare(id("sthree")).await.expect("prepare");
+    full(
+        daemon
+            .launch_with(&ground, "sthree", "stay", 3, LIMITS)
+            .await,
+    );
+    full(
+        daemon
+            .launch_with(&ground, "sfour", "stay", 3, LIMITS)
+            .await,
+    );
+    assert_eq!(end_of_exit(daemon).await, 0);
+
+    // Those of an earlier launcher count, until they are removed.
+    let next = ground.daemon();
+    full(next.launch_with(&ground, "sfour", "stay", 3, LIMITS).await);
+    next.client.remove(id("sone")).await.expect("remove");
+    next.launch_with(&ground, "sfour", "stay", 3, LIMITS)
+        .await
+        .expect("there is room again");
+    for name in ["stwo", "sfour"] {
+        next.client.remove(id(name)).await.expect("remove");
     }
     ground.leaves_nothing().await;
 }

@@ -105,6 +105,7 @@ impl Launcher {
         let (boot, bundle) = checks::launch_fds(fds, &self.ground)?;
         let id = &order.session;
         self.require_free(order.uid_base)?;
+        self.require_room()?;
         if !self.sessions.contains_key(id) {
             self.park(id.clone())?;
         }
@@ -117,6 +118,19 @@ impl Launcher {
                 Ok(())
             }
         }
+    }
+
+    /// Refuses one session more than the operator allows. The broker counts too, and gives a place back no earlier than
+    /// the session is removed; one that was taken over does not.
+    fn require_room(&self) -> Result<(), OrderFault> {
+        let parked = |s: &Session| matches!(s.phase, Phase::Parked { .. });
+        let living = self.sessions.values().filter(|s| !parked(s)).count();
+        if living >= self.ground.max_sessions {
+            return Err(OrderFault::Refused(
+                "there are as many sessions as may be".to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn hand_over(
