@@ -13,7 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Pid, Uid, chdir, pipe2, setpgid, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Pid, Uid, chdir, geteuid, pipe2, setpgid, setresgid, setresuid, setsid};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
@@ -243,7 +243,7 @@ fn become_agent(
         Ok(())
     })?;
     step(stage, || Ok(setresgid(gid, gid, gid)?))?;
-    step(stage, || Ok(setresuid(uid, uid, uid)?))?;
+    step(stage, || change_uid(uid))?;
     step(stage, give_up_capabilities)?;
     // After the change of uid, which clears it.
     step(stage, || Ok(prctl::set_pdeathsig(Signal::SIGKILL)?))?;
@@ -255,6 +255,17 @@ fn become_agent(
     step(stage, || close_range::cloexec_from(3))?;
     step(stage, || Err(exec(prepared)))?;
     Err(Errno::ENOEXEC.into())
+}
+
+/// A change of the effective uid makes the process as dumpable as `fs.suid_dumpable` says; where that is 1, the agent's
+/// other processes could open the memory of this copy of the shim. So the saved uid, which they would have to share as well
+/// (ptrace(2), access mode checking), stays the shim's until the process is non-dumpable again. Its own change alters
+/// nothing about that.
+fn change_uid(uid: Uid) -> io::Result<()> {
+    let shims = geteuid();
+    setresuid(uid, uid, shims)?;
+    prctl::set_dumpable(false)?;
+    Ok(setresuid(uid, uid, uid)?)
 }
 
 /// All five sets empty, and looked at.
