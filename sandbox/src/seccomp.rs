@@ -2,7 +2,8 @@
 //!
 //! 1. The **allow-list** ([`allowed`]): a number that is not on it answers `ENOSYS`, as on a kernel that does not have
 //!    it, so that libraries fall back to older calls (clone3 is such a one: its flags are in memory, where a filter cannot
-//!    look). It compares numbers only, which lets the kernel answer from its bitmap without running the program.
+//!    look). It compares numbers only, which (but for `msync`) lets the kernel answer from its bitmap without running the program.
+//!    A few calls are answered here with success, without being carried out.
 //! 2. The **refusals** ([`forbidden`]): calls, or arguments of allowed calls, that answer `EPERM`, so that a program says
 //!    "not permitted" instead of looking for another way. Installed last: of two refusals the newer filter's is told.
 //!
@@ -15,7 +16,7 @@ mod tree;
 
 use crate::faults;
 use crate::plan::Filters;
-use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use libc::{BPF_ABS, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch};
 use std::collections::BTreeMap;
@@ -68,6 +69,12 @@ pub fn why_allowed(call: libc::c_long) -> Option<&'static str> {
     reason(allowed::GROUPS, call)
 }
 
+/// Why `call` is answered with success and not carried out, or `None`.
+#[must_use]
+pub fn why_done(call: libc::c_long) -> Option<&'static str> {
+    reason(allowed::DONE, call)
+}
+
 /// Why `call` is refused whatever its arguments, or `None`.
 #[must_use]
 pub fn why_forbidden(call: libc::c_long) -> Option<&'static str> {
@@ -96,6 +103,10 @@ fn errno(errno: Errno) -> u32 {
 
 fn allow_list() -> BpfProgram {
     let mut program = foreign_tables();
+    if !faults::is_off("refusal.sync") {
+        program.extend(waiting_msync());
+        program.extend(tree::search(numbers(allowed::DONE), DONE));
+    }
     program.extend(tree::search(
         numbers(allowed::GROUPS),
         libc::SECCOMP_RET_ALLOW,
@@ -118,6 +129,29 @@ fn refusals() -> Result<BpfProgram, FilterError> {
     ));
     program.extend(BpfProgram::try_from(by_argument)?);
     Ok(program)
+}
+
+/// The verdict that answers with success: the errno 0.
+const DONE: u32 = libc::SECCOMP_RET_ERRNO;
+
+/// `msync` with `MS_SYNC` is done; anything else goes on, with its number in the accumulator.
+fn waiting_msync() -> BpfProgram {
+    /// The lower half of the third argument, in `struct seccomp_data`: flags.
+    const FLAGS: u32 = 32;
+    const NUMBER: u32 = 0;
+    let msync = u32::try_from(libc::SYS_msync).unwrap_or(u32::MAX);
+    vec![
+        tree::filter(BPF_JMP | BPF_JEQ | BPF_K, 0, 4, msync),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, FLAGS),
+        tree::filter(
+            BPF_JMP | BPF_JSET | BPF_K,
+            0,
+            1,
+            libc::MS_SYNC.cast_unsigned(),
+        ),
+        tree::filter(BPF_RET | BPF_K, 0, 0, DONE),
+        tree::filter(BPF_LD | BPF_W | BPF_ABS, 0, 0, NUMBER),
+    ]
 }
 
 fn numbers(groups: &[Group]) -> impl Iterator<Item = libc::c_long> {

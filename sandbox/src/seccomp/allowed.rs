@@ -3,10 +3,21 @@
 //! Not here on purpose: `sync` and `syncfs`. All that a session can write is in memory, so they would do nothing for it, but
 //! they write out every file system of the host, and in a loop take the disk from its neighbours and the daemon's database.
 //!
+//! For the same reason `fsync` and its like are answered, with success, and not carried out ([`DONE`]): on a descriptor of the
+//! base or of `/app`, opened for reading, they make ext4 and xfs empty the disk's own cache, and there is nothing of a
+//! session's that a disk could keep. `msync` likewise where it is to wait (`MS_SYNC`); otherwise it is carried out, because
+//! programs ask by it whether an address is mapped.
+//!
 //! What is not here answers `ENOSYS`. A call that is on the refused list as well is refused.
 
 use super::Group;
 use libc::*;
+
+/// Answered with success, without being carried out.
+pub(super) const DONE: &[Group] = &[Group {
+    reason: "waiting for a disk: all that a session can write is in memory",
+    calls: &[SYS_fsync, SYS_fdatasync, SYS_sync_file_range],
+}];
 
 pub(super) const GROUPS: &[Group] = &[
     Group {
@@ -30,9 +41,6 @@ pub(super) const GROUPS: &[Group] = &[
             SYS_vmsplice,
             SYS_readahead,
             SYS_fadvise64,
-            SYS_sync_file_range,
-            SYS_fsync,
-            SYS_fdatasync,
             SYS_fallocate,
             SYS_truncate,
             SYS_ftruncate,

@@ -63,6 +63,8 @@ fn run(program: &[sock_filter], call: &Call) -> u32 {
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Allowed,
+    /// Not carried out, and told to have succeeded.
+    Done,
     NotPermitted,
     NotImplemented,
 }
@@ -77,6 +79,7 @@ fn verdict(call: &Call) -> Verdict {
         .find(|answer| *answer != libc::SECCOMP_RET_ALLOW)
     {
         None => Verdict::Allowed,
+        Some(answer) if answer == refuse(0) => Verdict::Done,
         Some(answer) if answer == refuse(libc::EPERM) => Verdict::NotPermitted,
         Some(answer) if answer == refuse(libc::ENOSYS) => Verdict::NotImplemented,
         Some(answer) => panic!("answer {answer:#x}"),
@@ -93,7 +96,8 @@ fn both_filters_compile_and_fit() {
 #[test]
 fn no_call_is_on_both_lists_and_none_twice() {
     let mut seen = BTreeMap::new();
-    for group in allowed::GROUPS.iter().chain(forbidden::GROUPS) {
+    let groups = allowed::GROUPS.iter().chain(allowed::DONE);
+    for group in groups.chain(forbidden::GROUPS) {
         for call in group.calls {
             assert_eq!(seen.insert(*call, group.reason), None, "call {call}");
         }
@@ -109,6 +113,8 @@ fn every_number_has_the_verdict_of_the_tables() {
     for number in 0..1024 {
         let expected = if why_forbidden(number).is_some() {
             Verdict::NotPermitted
+        } else if why_done(number).is_some() {
+            Verdict::Done
         } else if why_allowed(number).is_some() {
             Verdict::Allowed
         } else {
@@ -140,7 +146,7 @@ fn numbers_of_other_tables_do_not_exist() {
 
 #[test]
 fn arguments_are_judged_by_the_bits_that_the_kernel_reads() {
-    use Verdict::{Allowed, NotPermitted};
+    use Verdict::{Allowed, Done, NotPermitted};
     let int = |n: libc::c_int| u64::from(n.cast_unsigned());
     let high = 1 << 32;
     let stream = int(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
@@ -233,6 +239,15 @@ fn arguments_are_judged_by_the_bits_that_the_kernel_reads() {
             libc::SYS_mknodat,
             &[0, 0, 0o060_666],
             NotPermitted,
+        ),
+        ("fsync", libc::SYS_fsync, &[3], Done),
+        ("msync, later", libc::SYS_msync, &[0, 4096, 1], Allowed),
+        ("msync, now", libc::SYS_msync, &[0, 4096, 4], Done),
+        (
+            "msync, high bits",
+            libc::SYS_msync,
+            &[0, 4096, 6 | high],
+            Done,
         ),
         ("all bits", libc::SYS_mknod, &[0, u64::MAX], NotPermitted),
     ];

@@ -174,6 +174,7 @@ S02.unlisted.*       | {name}, real and not on the list, with bad arguments     
 S02.*                | system call number {name}, unknown                                   | ENOSYS                | –
 S11.*                | {name} with bad arguments, forbidden by name                         | EPERM                 | seccomp.forbidden
 S14.*                | {name} of a device with a bad path                                   | EPERM                 | seccomp.mknod
+S15.*                | {name} of nothing, which is not carried out                          | success               | seccomp.sync
 S03.*                | x32 {name}                                                           | refused, killed       | seccomp.foreign_tables
 S04.*                | i386 {name} by int 0x80                                              | refused, killed       | seccomp.foreign_tables
 S05.own_terminal     | push a byte into a terminal of our own                               | EPERM                 | seccomp.ioctl_tiocsti

@@ -9,7 +9,7 @@ import os
 from typing import NamedTuple
 
 NR = {
-    "read": 0, "mmap": 9, "mprotect": 10, "ioctl": 16, "pause": 34, "fork": 57, "vfork": 58, "clone": 56, "kill": 62,
+    "read": 0, "mmap": 9, "mprotect": 10, "ioctl": 16, "msync": 26, "pause": 34, "fork": 57, "fsync": 74, "fdatasync": 75, "vfork": 58, "clone": 56, "kill": 62,
     "ptrace": 101, "syslog": 103, "setuid": 105, "setgid": 106, "setpgid": 109, "setreuid": 113, "setregid": 114,
     "getgroups": 115, "setgroups": 116, "setresuid": 117, "setresgid": 119, "setfsuid": 122, "setfsgid": 123,
     "capget": 125, "capset": 126, "rt_sigqueueinfo": 129, "mknod": 133, "uselib": 134, "personality": 135, "ustat": 136,
@@ -21,7 +21,7 @@ NR = {
     "tkill": 200, "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209, "io_cancel": 210, "lookup_dcookie": 212, "remap_file_pages": 216, "clock_settime": 227, "tgkill": 234, "mbind": 237,
     "set_mempolicy": 238, "get_mempolicy": 239, "mq_open": 240, "mq_unlink": 241, "kexec_load": 246, "add_key": 248,
     "request_key": 249, "keyctl": 250, "ioprio_set": 251, "ioprio_get": 252, "migrate_pages": 256, "mknodat": 259,
-    "unshare": 272, "move_pages": 279, "inotify_init1": 294, "rt_tgsigqueueinfo": 297, "perf_event_open": 298,
+    "unshare": 272, "sync_file_range": 277, "move_pages": 279, "inotify_init1": 294, "rt_tgsigqueueinfo": 297, "perf_event_open": 298,
     "fanotify_init": 300, "prlimit64": 302, "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305,
     "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "finit_module": 313,
     "sched_setattr": 314, "seccomp": 317, "memfd_create": 319, "kexec_file_load": 320, "bpf": 321, "userfaultfd": 323,

@@ -315,6 +315,16 @@ def device_nodes_by_the_filter(_subject, _name, row):
     return refused(syscalls.call(row[0], *row[1]), {errno.EPERM})
 
 
+# --- S15 ---------------------------------------------------------------------------------------------------------
+
+
+@group("S15", {"fsync": (-1,), "fdatasync": (-1,), "sync_file_range": (-1, 0, 0, 0), "msync": (1, 1, 4)})
+def answered_without_a_disk(_subject, name, arguments):
+    """Of a descriptor (or an address) that is none: carried out, it would be EBADF (EINVAL)."""
+    outcome = syscalls.call(name, *arguments)
+    return judge(outcome == (0, 0), f"{name} answered {outcome}")
+
+
 # --- S12 ---------------------------------------------------------------------------------------------------------
 
 
