@@ -175,6 +175,10 @@ const TERMINAL: [u32; 4] = [0x5412, 0x541C, 0x541D, 0x5423];
 /// the process itself (which the filter would judge by the wrong address).
 const PRCTL: [c_int; 3] = [PR_SET_MM, 62, 59];
 
+/// Socket options, with their levels, that put another protocol onto a socket: TLS, ESP in TCP, SMC and MPTCP by
+/// `TCP_ULP`; ESP, L2TP and GTP by `UDP_ENCAP`.
+const SOCKET_LAYERS: [(c_int, c_int); 2] = [(IPPROTO_TCP, 31), (IPPROTO_UDP, 100)];
+
 /// Types of mknod that a program without privilege has use for: regular (0 means that too), FIFO, socket.
 const NODE_TYPES: [u32; 4] = [0, S_IFREG, S_IFIFO, S_IFSOCK];
 
@@ -249,6 +253,15 @@ fn all() -> Result<Vec<Refusal>, FilterError> {
             reason: "pairs of other families than UNIX",
             call: SYS_socketpair,
             rules: vec![rule(vec![when(0, Ne, AF_UNIX)?])?],
+        },
+        Refusal {
+            name: "refusal.setsockopt",
+            reason: "protocols on top of TCP and UDP sockets, each a kernel subsystem of its own (T11)",
+            call: SYS_setsockopt,
+            rules: SOCKET_LAYERS
+                .into_iter()
+                .map(|(level, option)| rule(vec![when(1, Eq, level)?, when(2, Eq, option)?]))
+                .collect::<Result<_, _>>()?,
         },
         Refusal {
             name: "refusal.mknodat",

@@ -216,6 +216,22 @@ fn arguments_are_judged_by_the_bits_that_the_kernel_reads() {
         ),
         ("pair", libc::SYS_socketpair, &[1, 1, 0], Allowed),
         ("tipc pair", libc::SYS_socketpair, &[30, 1, 0], NotPermitted),
+        ("no delay", libc::SYS_setsockopt, &[3, 6, 1], Allowed),
+        ("tls", libc::SYS_setsockopt, &[3, 6, 31], NotPermitted),
+        (
+            "tls, high bits",
+            libc::SYS_setsockopt,
+            &[3, 6 | high, 31 | high],
+            NotPermitted,
+        ),
+        (
+            "31 of SOL_SOCKET",
+            libc::SYS_setsockopt,
+            &[3, 1, 31],
+            Allowed,
+        ),
+        ("encap", libc::SYS_setsockopt, &[3, 17, 100], NotPermitted),
+        ("cork of udp", libc::SYS_setsockopt, &[3, 17, 1], Allowed),
         ("what am I", libc::SYS_personality, &[0xFFFF_FFFF], Allowed),
         ("plain", libc::SYS_personality, &[0], Allowed),
         (

@@ -73,7 +73,7 @@ fn errno(number: libc::c_long, args: [libc::c_long; 5]) -> i32 {
 
 fn calls() {
     const X32: libc::c_long = 0x4000_0000;
-    let cases: [(&str, libc::c_long, [libc::c_long; 5]); 26] = [
+    let cases: [(&str, libc::c_long, [libc::c_long; 5]); 27] = [
         ("unshare", libc::SYS_unshare, [0x1000_0000, 0, 0, 0, 0]),
         ("setns", libc::SYS_setns, [-1, 0, 0, 0, 0]),
         ("clone3", libc::SYS_clone3, [0, 0, 0, 0, 0]),
@@ -111,6 +111,7 @@ fn calls() {
             [0x0040_0000, 0, 0, 0, 0],
         ),
         ("x32_getpid", libc::SYS_getpid | X32, [0, 0, 0, 0, 0]),
+        ("ulp", libc::SYS_setsockopt, [-1, 6, 31, 0, 0]),
         ("fsync", libc::SYS_fsync, [-1, 0, 0, 0, 0]),
         ("msync", libc::SYS_msync, [1, 1, 4, 0, 0]),
         ("unknown", 1000, [0, 0, 0, 0, 0]),

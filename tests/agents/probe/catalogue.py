@@ -203,6 +203,7 @@ N10.*                | control sockets of the runtime ({name})                  
 N12.*                | netlink: {name} on an interface that is not there                    | EPERM                 | caps.permitted
 N13.*                | ioctl: {name} of an interface that is not there                      | EPERM                 | caps.permitted
 N14.*                | socket option {name}                                                 | EPERM                 | caps.permitted
+N16.*                | put {name} onto a socket                                             | EPERM, ENOSYS         | seccomp.socket_layers
 N15                  | bind port 81                                                         | shown (INFO)          | –
 C01.*                | the host's System V object ({name})                                  | ENOENT                | ns.ipc
 C02.*                | {name} objects in our namespace                                      | none                  | ns.ipc

@@ -134,6 +134,7 @@ MEASURES = {
     "seccomp.prctl": Measure(("K19.user_dispatch",), ("refusal.prctl",)),
     "seccomp.mknod": Measure(("S14.mknod", "S14.mknodat"), ("refusal.mknod", "refusal.mknodat")),
     "seccomp.sync": Measure(("S15.fsync", "S15.fdatasync", "S15.sync_file_range", "S15.msync"), ("refusal.sync",)),
+    "seccomp.socket_layers": Measure(("N16.tls", "N16.encap"), ("refusal.setsockopt",)),
     "env.clear": Measure(("P06.canary",), ground="the daemon started with the variable of canary env_secret"),
     # cgroups.
     "cgroup.memory": Measure(chaos="eat", ground="`eat` above the limit and below the machine's memory: ended by oom with it, answered without"),

@@ -296,6 +296,19 @@ def privileged_socket_option(_subject, _name, row):
         return attempt(lambda: asked.setsockopt(level, option, value) or "set", GUARDED | {errno.ENOPROTOOPT, errno.EINVAL})
 
 
+@group("N16", {
+    "tls": (socket.SOCK_STREAM, socket.IPPROTO_TCP, 31, b"tls"),
+    "espintcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP, 31, b"espintcp"),
+    "smc": (socket.SOCK_STREAM, socket.IPPROTO_TCP, 31, b"smc"),
+    "encap": (socket.SOCK_DGRAM, socket.IPPROTO_UDP, 100, struct.pack("i", 2)),
+})
+def protocol_upon_a_socket(_subject, _name, row):
+    """Where it is open: ENOTCONN, ENOENT without the module, or done."""
+    kind, level, option, value = row
+    with socket.socket(socket.AF_INET, kind) as asked:
+        return attempt(lambda: asked.setsockopt(level, option, value) or "set", CLOSED)
+
+
 @probe("N15")
 def low_ports(_subject):
     """Needs CAP_NET_BIND_SERVICE unless the namespace's sysctl says otherwise; harmless in an own namespace: shown."""
