@@ -21,6 +21,31 @@ pub struct Received {
     pub lost_fds: bool,
 }
 
+/// `SO_PASSRIGHTS` (Linux 6.16), the same number on all architectures that we run on.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Refuses descriptors to whoever sends any to this socket, or to a connection of this listener: they would otherwise stay
+/// in flight, and open, until the bytes that they came with are read. Older kernels know no such thing, which is no error.
+/// [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html)
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<()> {
+    const LENGTH: libc::socklen_t = 4;
+    let off: libc::c_int = 0;
+    // SAFETY: the value is an int, of that length, which lives across the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            LENGTH,
+        )
+    };
+    match super::check(result.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
 /// Sends one packet with descriptors. `MSG_NOSIGNAL`: a closed peer is an error, never a signal.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -111,4 +136,30 @@ fn take_rights(message: &libc::msghdr) -> Vec<OwnedFd> {
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
     fds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_connection_of_a_listener_that_refuses_descriptors_takes_bytes_only() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("bind");
+        refuse_descriptors(listener.as_fd()).expect("set");
+        let ours = UnixStream::connect(&path).expect("connect");
+        let (theirs, _) = listener.accept().expect("accept");
+        send(ours.as_fd(), b"x", &[]).expect("bytes");
+        let (reader, _writer) = io::pipe().expect("pipe");
+        let refused = send(ours.as_fd(), b"x", &[reader.as_fd()]);
+        match refused.map_err(|error| error.raw_os_error()) {
+            Err(Some(libc::EPERM)) => {}
+            Ok(_) => eprintln!("SKIPPED: this kernel has no SO_PASSRIGHTS (Linux 6.16)"),
+            other => panic!("{other:?}"),
+        }
+        send(theirs.as_fd(), b"x", &[reader.as_fd()]).expect("the other way it is as ever");
+    }
 }

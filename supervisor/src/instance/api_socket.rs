@@ -6,7 +6,9 @@ use super::{InstanceError, Result};
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, umask};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
+use sandbox::sys::scm;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -29,6 +31,12 @@ pub(super) fn bind(path: &Path, broker: &BrokerUser) -> Result<UnixListener> {
     umask(before);
     let listener = bound.map_err(|source| InstanceError::Io {
         verb: "listen on",
+        path: path.clone(),
+        source,
+    })?;
+    // HTTP carries no descriptors.
+    scm::refuse_descriptors(listener.as_fd()).map_err(|source| InstanceError::Io {
+        verb: "refuse descriptors on",
         path: path.clone(),
         source,
     })?;
