@@ -185,20 +185,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_leaves_the_launcher_what_it_keeps() {
+    fn the_unit_leaves_what_the_launcher_keeps_and_its_start_takes() {
         let unit = include_str!("../../systemd/agentcored.service");
-        let granted: Vec<&str> = unit
+        let mut granted: Vec<&str> = unit
             .lines()
             .filter_map(|line| line.strip_prefix("CapabilityBoundingSet="))
             .flat_map(str::split_whitespace)
             .collect();
-        // Who limits a bounding set needs the last one.
-        for one in LAUNCHER_CAPABILITIES
+        // Why the latter ones: see the unit.
+        let at_start = [
+            Capability::CAP_SETPCAP,
+            Capability::CAP_FOWNER,
+            Capability::CAP_DAC_READ_SEARCH,
+            Capability::CAP_SYS_CHROOT,
+        ];
+        let mut needed: Vec<String> = LAUNCHER_CAPABILITIES
             .into_iter()
-            .chain([Capability::CAP_SETPCAP])
-        {
-            let name = one.to_string();
-            assert!(granted.contains(&name.as_str()), "{name}: {granted:?}");
-        }
+            .chain(at_start)
+            .map(|one| one.to_string())
+            .collect();
+        granted.sort_unstable();
+        needed.sort_unstable();
+        assert_eq!(granted, needed);
     }
 }
