@@ -35,7 +35,6 @@ fn every_type(raw: &RawValue) {
     again::<ExecExited>(raw);
     again::<Egress>(raw);
     again::<Fault>(raw);
-    again::<ExitRecord>(raw);
     again::<Boot>(raw);
 }
 

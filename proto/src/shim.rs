@@ -52,7 +52,7 @@ pub mod fd {
     pub const BOOT: i32 = 3;
     /// The listening SEQPACKET socket.
     pub const LISTENER: i32 = 4;
-    /// Write-only file for [`super::ExitRecord`], appended once.
+    /// Named pipe whose modification time is the [`super::ExitRecord`], set once.
     pub const EXIT_RECORD: i32 = 5;
 }
 
@@ -377,14 +377,68 @@ pub struct Fault {
     pub detail: String,
 }
 
-/// Written by the shim to [`fd::EXIT_RECORD`] as one JSON line just before it exits: says *how*, where a pidfd only says *when*.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// Left by the shim on [`fd::EXIT_RECORD`] just before it exits: says *how*, where a pidfd only says *when*. It travels as two
+/// numbers, of which the first is below 256 and the second below a thousand millions: the seconds and nanoseconds of the
+/// pipe's modification time.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExitRecord {
     /// Why the shim ended the session.
     pub cause: ExitCause,
-    /// How the agent ended, if it had.
+    /// How the agent ended, if it had. Why one could not be started is not kept.
     pub agent: Option<AgentExited>,
+}
+
+impl ExitRecord {
+    const CAUSES: [ExitCause; 4] = [
+        ExitCause::AgentExited,
+        ExitCause::Shutdown,
+        ExitCause::MaxLifetime,
+        ExitCause::Orphaned,
+    ];
+    const NEVER_STARTED: i64 = 1;
+    const CODES: i64 = 1000;
+    const SIGNALS: i64 = 2000;
+
+    /// As it travels.
+    #[must_use]
+    pub fn to_numbers(&self) -> (i64, i64) {
+        // In the order of their declaration; 0 is what a careless hand leaves.
+        let cause = match self.cause {
+            ExitCause::AgentExited => 1,
+            ExitCause::Shutdown => 2,
+            ExitCause::MaxLifetime => 3,
+            ExitCause::Orphaned => 4,
+        };
+        let agent = match self.agent.as_ref().map(|agent| &agent.status) {
+            None => 0,
+            Some(Err(_)) => Self::NEVER_STARTED,
+            Some(Ok(ExitStatus::Code(code))) => Self::CODES + i64::from(code & 0xff),
+            Some(Ok(ExitStatus::Signal(signal))) => Self::SIGNALS + i64::from(signal & 0xff),
+        };
+        (cause, agent)
+    }
+
+    /// From two numbers of anybody's; `None` if no shim writes such.
+    #[must_use]
+    pub fn from_numbers(cause: i64, agent: i64) -> Option<Self> {
+        let at = usize::try_from(cause.checked_sub(1)?).ok()?;
+        let byte = |first: i64| {
+            let value = i32::try_from(agent - first).ok()?;
+            (0..=0xff).contains(&value).then_some(value)
+        };
+        let status = match agent {
+            0 => None,
+            Self::NEVER_STARTED => Some(Err("could not be started".to_owned())),
+            Self::CODES.. if agent < Self::SIGNALS => {
+                Some(Ok(ExitStatus::Code(byte(Self::CODES)?)))
+            }
+            _ => Some(Ok(ExitStatus::Signal(byte(Self::SIGNALS)?))),
+        };
+        Some(Self {
+            cause: *Self::CAUSES.get(at)?,
+            agent: status.map(|status| AgentExited { status }),
+        })
+    }
 }
 
 /// Why a shim ended.
@@ -399,4 +453,44 @@ pub enum ExitCause {
     MaxLifetime,
     /// No daemon for `orphan_timeout_ms`.
     Orphaned,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_record_survives_its_numbers() {
+        let statuses = [
+            None,
+            Some(Err("could not be started".to_owned())),
+            Some(Ok(ExitStatus::Code(0))),
+            Some(Ok(ExitStatus::Code(255))),
+            Some(Ok(ExitStatus::Signal(9))),
+        ];
+        for cause in ExitRecord::CAUSES {
+            for status in statuses.clone() {
+                let agent = status.map(|status| AgentExited { status });
+                let record = ExitRecord { cause, agent };
+                let (first, second) = record.to_numbers();
+                assert!((1..256).contains(&first) && (0..1_000_000_000).contains(&second));
+                assert_eq!(ExitRecord::from_numbers(first, second), Some(record));
+            }
+        }
+        for (first, second) in [
+            (0, 0),
+            (5, 0),
+            (1, -1),
+            (1, 2),
+            (1, 1256),
+            (1, 2256),
+            (i64::MIN, i64::MAX),
+        ] {
+            assert_eq!(
+                ExitRecord::from_numbers(first, second),
+                None,
+                "{first} {second}"
+            );
+        }
+    }
 }

@@ -66,7 +66,7 @@ fn surface() -> Value {
             },
             egress: true,
         },
-        "exitRecord": ExitRecord { cause: ExitCause::AgentExited, agent: Some(exited.clone()) },
+        "exitRecord": ExitRecord { cause: ExitCause::AgentExited, agent: Some(exited.clone()) }.to_numbers(),
         "toShim": [
             message(&jsonrpc::request(1, "attach", &Attach { token: "0".repeat(64), epoch: 1, generation: GENERATION })),
             message(&jsonrpc::request(2, "invoke", &Invoke {

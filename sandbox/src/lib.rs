@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod exit_mark;
 pub mod faults;
 pub mod host;
 mod identity;

@@ -6,7 +6,6 @@ use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::standard_fds::take_over;
 use crate::sys::title;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::prctl;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
@@ -61,15 +60,14 @@ pub fn claim_listener() -> io::Result<SeqpacketListener> {
     Ok(SeqpacketListener::from_fd(fd))
 }
 
-/// The file that takes the exit record: regular, append-only. Once.
-pub fn claim_exit_record() -> io::Result<File> {
+/// The pipe on which the exit record is left, see [`crate::exit_mark`]. Once.
+pub fn claim_exit_record() -> io::Result<OwnedFd> {
     let fd = take_over(EXIT_RECORD_FD)?;
     let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
-    let flags = OFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GETFL)?);
-    if kind != SFlag::S_IFREG || !flags.contains(OFlag::O_APPEND | OFlag::O_WRONLY) {
+    if kind != SFlag::S_IFIFO {
         return Err(Errno::EINVAL.into());
     }
-    Ok(File::from(fd))
+    Ok(fd)
 }
 
 fn is_seqpacket(fd: &OwnedFd) -> io::Result<bool> {

@@ -1,7 +1,7 @@
 //! Tier 4 (root): real sessions, all namespaces and measures, without cgroups (those are the launcher's tests).
 //!
 //! `main` runs in three places: as the test; started by the stager as PID 1 of a session ([`inside`]); and started by that
-//! PID 1 as an agent ([`agent`]). The latter two write what they find to the session's exit record.
+//! PID 1 as an agent ([`agent`]). The latter two write what they find into the pipe of the session's exit record.
 
 #[path = "session/agent.rs"]
 mod agent;
@@ -17,6 +17,13 @@ mod inside;
 mod look;
 
 use libtest_mimic::{Arguments, Trial};
+use sandbox::exit_mark::Mark;
+
+/// What PID 1 leaves as its exit record.
+const MARK: Mark = Mark {
+    seconds: 2,
+    nanoseconds: 71,
+};
 
 /// Name of this program in the session's base.
 const AGENT: &str = "probe";

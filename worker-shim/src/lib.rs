@@ -46,8 +46,8 @@ pub enum Fault {
     /// The loop failed.
     #[error("cannot go on")]
     Loop(#[source] io::Error),
-    /// The exit record could not be written.
-    #[error("cannot write the exit record")]
+    /// The exit record could not be left.
+    #[error("cannot leave the exit record")]
     Record(#[source] io::Error),
 }
 
@@ -64,5 +64,5 @@ pub fn run() -> Result<(), Fault> {
     let record = shim::Shim::start(boot, listener)
         .and_then(shim::Shim::run)
         .map_err(Fault::Loop)?;
-    record::write(exit_record, &record).map_err(Fault::Record)
+    record::leave(exit_record, &record).map_err(Fault::Record)
 }

@@ -1,11 +1,18 @@
-//! The exit record: one JSON line that says *how* the session ended, where a pidfd only says *when*.
+//! The exit record: says *how* the session ended, where a pidfd only says *when*.
 
 use proto::shim::ExitRecord;
-use std::io::{self, Write};
+use sandbox::exit_mark::{self, Mark};
+use std::io;
+use std::os::fd::AsFd;
 
-/// Writes the record. One write, so that a reader sees all of it or none.
-pub(crate) fn write(mut to: impl Write, record: &ExitRecord) -> io::Result<()> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
-    to.write_all(&line)
+/// Leaves the record. At once, so that a reader sees all of it or none.
+pub(crate) fn leave(pipe: impl AsFd, record: &ExitRecord) -> io::Result<()> {
+    let (seconds, nanoseconds) = record.to_numbers();
+    exit_mark::leave(
+        pipe,
+        Mark {
+            seconds,
+            nanoseconds,
+        },
+    )
 }

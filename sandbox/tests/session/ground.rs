@@ -1,7 +1,8 @@
 //! A base, a bundle and what a launch needs, in a directory of their own.
 
-use super::{AGENT, base};
+use super::{AGENT, MARK, base};
 use nix::sys::wait::{WaitStatus, waitpid};
+use sandbox::exit_mark;
 use sandbox::plan::{self, Fault, Plan, SessionSpec};
 use sandbox::seqpacket::SeqpacketListener;
 use sandbox::stager::{Host, OrderFds, Staged};
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 /// Below what daemons' registry gives out.
@@ -56,12 +58,15 @@ impl Ground {
         let record = self.dir.path().join("exit");
         let socket = self.dir.path().join("socket");
         let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
-        let exit: OwnedFd = File::options()
-            .append(true)
-            .create_new(true)
+        drop(exit_mark::make(&record, (UID_BASE, UID_BASE)).expect("exit record"));
+        // Opened for both, by a test only: what PID 1 finds is put into it.
+        let mut said = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
             .open(&record)
-            .expect("exit record")
-            .into();
+            .expect("open");
+        let exit: OwnedFd = said.try_clone().expect("dup").into();
         let order = OrderFds {
             bundle: File::open(self.dir.path().join("bundle"))
                 .expect("bundle")
@@ -75,11 +80,16 @@ impl Ground {
         let outcome = self.stage(&order);
         // PID 1 of the session is our child too, the stager's sibling; it may have died on the way.
         while waitpid(None, None).is_ok() {}
-        let said = fs::read_to_string(&record).expect("record");
+        let mut text = Vec::new();
+        // Ends with "would block": this end is open for writing as well.
+        let _ = said.read_to_end(&mut text);
+        let said = String::from_utf8(text).expect("text");
+        let mark = exit_mark::find(&record);
         for path in [record, socket] {
             fs::remove_file(path).expect("remove");
         }
         outcome.map(|()| {
+            assert_eq!(mark, Some(MARK), "left in the session, found on the host");
             said.lines()
                 .filter_map(|line| line.split_once('='))
                 .map(|(key, value)| (key.to_owned(), value.replace('|', "\n")))

@@ -1,10 +1,10 @@
-//! As PID 1 of the session: does what the boot file says, and writes what it finds, line by line, to the exit record.
+//! As PID 1 of the session: does what the boot file says, and writes what it finds, line by line, into the pipe of the exit record.
 
-use super::{AGENT, agent};
+use super::{AGENT, MARK, agent};
 use nix::sys::wait::waitpid;
 use sandbox::agent::{AgentSpawn, spawn_agent};
-use sandbox::shim_entry;
 use sandbox::sys::reap::reap_all;
+use sandbox::{exit_mark, shim_entry};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::fs::MetadataExt;
 
 pub(crate) fn main() {
-    let mut record = shim_entry::claim_exit_record().expect("exit record");
+    let mut record = File::from(shim_entry::claim_exit_record().expect("exit record"));
     let mut boot = String::new();
     let mut file = shim_entry::claim_boot().expect("boot");
     file.read_to_string(&mut boot).expect("read");
@@ -27,6 +27,8 @@ pub(crate) fn main() {
         "agents" => agents(&mut say),
         other => panic!("{other}"),
     }
+    // Last: writing into a pipe sets its time.
+    exit_mark::leave(&record, MARK).expect("leave");
     drop(listener);
 }
 

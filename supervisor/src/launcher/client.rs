@@ -1,7 +1,8 @@
 //! The broker's end of the launcher's link: numbered orders out, answers and exit notices in.
 
 use super::message::{
-    Counters, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order, OrderFault, Ordered, Reply,
+    Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order, OrderFault,
+    Ordered, Reply,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -41,8 +42,8 @@ pub struct Launched {
 pub struct Removed {
     /// Final reading.
     pub usage: Counters,
-    /// JSON of `proto::shim::ExitRecord` as its shim wrote it: an attacker's bytes, bounded, perhaps empty.
-    pub record: Vec<u8>,
+    /// For `proto::shim::ExitRecord::from_numbers`, as its shim left it: an attacker's numbers, or none.
+    pub record: Option<ExitNumbers>,
 }
 
 /// Gives orders. Cheap to clone; when the launcher is gone every order fails. When the last clone is dropped the link is
@@ -314,7 +315,7 @@ mod tests {
             }),
             Ok(Reply::Removed {
                 usage: Counters::default(),
-                record: Vec::new(),
+                record: None,
             }),
             Err(OrderFault::Unknown),
         ];

@@ -1,19 +1,18 @@
 //! A session's two files in `<runtime-dir>/sessions`, a directory of root's: the socket that the broker connects to, and
 //! the exit record.
 
+use super::message::ExitNumbers;
 use nix::unistd::{Gid, Uid};
+use sandbox::exit_mark;
 use sandbox::seqpacket::SeqpacketListener;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Read};
+use std::fs::{self, Permissions};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Connections that may wait: the broker, its successor, and room for mistakes.
 const BACKLOG: i32 = 8;
-
-/// Longest exit record that is read, in bytes. The session's shim writes it.
-const MAX_RECORD: u64 = 8 * 1024;
 
 /// Where a session's socket and exit record are.
 #[derive(Debug)]
@@ -30,9 +29,13 @@ impl Endpoint {
         }
     }
 
-    /// Binds the socket for `(uid, gid)` alone and makes the exit record: listener and append-only file. Neither may be
-    /// there already.
-    pub(super) fn create(&self, (uid, gid): (u32, u32)) -> io::Result<(OwnedFd, OwnedFd)> {
+    /// Binds the socket for the broker's uid and gid alone, and makes the pipe for the exit record of the session whose
+    /// PID 1 has the other ones. Neither may be there already.
+    pub(super) fn create(
+        &self,
+        (uid, gid): (u32, u32),
+        session: (u32, u32),
+    ) -> io::Result<(OwnedFd, OwnedFd)> {
         let listener = SeqpacketListener::bind(&self.socket, BACKLOG)?;
         fs::set_permissions(&self.socket, Permissions::from_mode(0o600))?;
         nix::unistd::chown(
@@ -40,12 +43,8 @@ impl Endpoint {
             Some(Uid::from_raw(uid)),
             Some(Gid::from_raw(gid)),
         )?;
-        let record = File::options()
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&self.record)?;
-        Ok((listener.into_fd(), record.into()))
+        let record = exit_mark::make(&self.record, session)?;
+        Ok((listener.into_fd(), record))
     }
 
     /// Whether either of them was ever made (and not removed). What cannot be looked at counts as there.
@@ -56,13 +55,9 @@ impl Endpoint {
         })
     }
 
-    /// The exit record as far as it was written; empty if there is none.
-    pub(super) fn read_record(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        // Whatever cannot be read counts as not written: the cgroup's counters still say how the session ended.
-        let _ =
-            File::open(&self.record).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut bytes));
-        bytes
+    /// The exit record, if one was left.
+    pub(super) fn record(&self) -> Option<ExitNumbers> {
+        exit_mark::find(&self.record).map(|mark| (mark.seconds, mark.nanoseconds))
     }
 
     /// Removes both files; what is not there is no error.
@@ -80,10 +75,10 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use sandbox::exit_mark::Mark;
 
     #[test]
-    fn a_record_is_bounded_and_removal_is_idempotent() {
+    fn a_record_is_two_numbers_and_removal_is_idempotent() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let endpoint = Endpoint::of(dir.path(), "s1234");
         let me = (
@@ -91,14 +86,16 @@ mod tests {
             nix::unistd::getgid().as_raw(),
         );
         assert!(!endpoint.is_there());
-        let (_listener, record) = endpoint.create(me).expect("create");
+        let (_listener, record) = endpoint.create(me, me).expect("create");
         assert!(endpoint.is_there());
-        assert!(endpoint.create(me).is_err(), "never reuses a name");
-        let mut record = File::from(record);
-        for _ in 0..3 {
-            record.write_all(&[b'x'; 4096]).expect("write");
-        }
-        assert_eq!(endpoint.read_record().len(), 8192);
+        assert!(endpoint.create(me, me).is_err(), "never reuses a name");
+        assert_eq!(endpoint.record(), None);
+        let mark = Mark {
+            seconds: 3,
+            nanoseconds: 7,
+        };
+        exit_mark::leave(&record, mark).expect("leave");
+        assert_eq!(endpoint.record(), Some((3, 7)));
         endpoint.remove().expect("remove");
         endpoint.remove().expect("again");
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);

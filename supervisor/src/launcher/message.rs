@@ -100,6 +100,9 @@ pub enum FromLauncher {
     Exited(Exited),
 }
 
+/// An exit record as it travels: two numbers, which may be anything.
+pub type ExitNumbers = (i64, i64);
+
 /// A successful answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
@@ -116,12 +119,12 @@ pub enum Reply {
     },
     /// Counters.
     Usage(Counters),
-    /// Removed; the final counters and the exit record as the shim wrote it (bounded, empty if it wrote none).
+    /// Removed; the final counters, and the exit record as the shim left it, if it left one.
     Removed {
         /// Final reading.
         usage: Counters,
-        /// JSON of `proto::shim::ExitRecord`, unparsed.
-        record: Vec<u8>,
+        /// For `proto::shim::ExitRecord::from_numbers`.
+        record: Option<ExitNumbers>,
     },
     /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
     Probed(Vec<(String, u8, String)>),

@@ -10,7 +10,7 @@
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
 
 use super::endpoint::Endpoint;
-use super::message::{Counters, OrderFault};
+use super::message::{Counters, ExitNumbers, OrderFault};
 use super::stager::Stager;
 use sandbox::cgroup::SessionCgroup;
 use std::os::fd::OwnedFd;
@@ -68,8 +68,8 @@ pub(super) struct Removal {
 pub(super) struct Remains {
     /// Zero where they could not be read.
     pub(super) usage: Counters,
-    /// The exit record as its shim wrote it.
-    pub(super) record: Vec<u8>,
+    /// The exit record as its shim left it.
+    pub(super) record: Option<ExitNumbers>,
 }
 
 /// The time in which a kill for want of memory is looked for.

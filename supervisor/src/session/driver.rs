@@ -534,7 +534,8 @@ impl Driver {
         match outcome {
             Ok(Some(Removed { usage, record })) => {
                 self.notes.usage = Some(usage);
-                self.notes.record = serde_json::from_slice(&record).ok();
+                self.notes.record =
+                    record.and_then(|(cause, agent)| ExitRecord::from_numbers(cause, agent));
             }
             Ok(None) => {}
             Err(fault) => {

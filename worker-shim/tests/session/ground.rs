@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use proto::shim::{Boot, ExitRecord};
+use sandbox::exit_mark;
 use sandbox::plan::{self, Plan, SessionSpec};
 use sandbox::seqpacket::SeqpacketListener;
 use sandbox::stager::{Host, OrderFds, Staged};
@@ -74,11 +75,7 @@ impl Ground {
         let record = self.directory.path().join("record");
         let socket = self.directory.path().join("shim.sock");
         let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
-        let exit = File::options()
-            .append(true)
-            .create_new(true)
-            .open(&record)
-            .expect("exit record");
+        let exit = exit_mark::make(&record, (UID_BASE, UID_BASE)).expect("exit record");
         let json = serde_json::to_vec(boot).expect("json");
         let order = OrderFds {
             bundle: File::open(self.directory.path().join("bundle"))
@@ -87,7 +84,7 @@ impl Ground {
             shim: [
                 sandbox::memfd::sealed(&json).expect("memfd"),
                 listener.into_fd(),
-                exit.into(),
+                exit,
             ],
         };
         let (mut told, tell) = std::io::pipe().expect("pipe");
@@ -131,8 +128,8 @@ impl Session {
         });
         self.ended = true;
         assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-        let text = fs::read_to_string(&self.record).expect("record");
-        serde_json::from_str(&text).expect("record")
+        let mark = exit_mark::find(&self.record).expect("a mark");
+        ExitRecord::from_numbers(mark.seconds, mark.nanoseconds).expect("record")
     }
 }
 

@@ -6,10 +6,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::ids::SessionId;
 use proto::shim::{AgentStart, AgentWire, Boot, ExitRecord, GENERATION, ShimLimits};
-use sandbox::memfd;
 use sandbox::seqpacket::SeqpacketListener;
+use sandbox::{exit_mark, memfd};
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
@@ -112,12 +112,9 @@ impl Session {
         let sealed = memfd::sealed(&json).expect("memfd");
         let listener =
             SeqpacketListener::bind(&directory.path().join("shim.sock"), 8).expect("listener");
-        let record = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(directory.path().join("record"))
-            .expect("record");
-        let fds = [sealed, listener.into_fd(), OwnedFd::from(record)];
+        let record =
+            exit_mark::make(&directory.path().join("record"), (0, 0)).expect("exit record");
+        let fds = [sealed, listener.into_fd(), record];
         let started = Instant::now();
         let outer = spawn(place, &fds);
         drop(fds);
@@ -150,9 +147,8 @@ impl Session {
         wait_for("the shim's end", || {
             self.outer.try_wait().expect("wait").map(|_| ())
         });
-        let text = fs::read_to_string(self.directory.path().join("record")).expect("record");
-        assert_eq!(text.matches('\n').count(), 1, "one line: {text:?}");
-        serde_json::from_str(&text).expect("record")
+        let mark = exit_mark::find(&self.directory.path().join("record")).expect("a mark");
+        ExitRecord::from_numbers(mark.seconds, mark.nanoseconds).expect("record")
     }
 
     /// Whether the shim still runs.

@@ -31,7 +31,7 @@ impl Launcher {
                     // Gone already: a launch that failed has cleared up after itself.
                     Ok(Some(Reply::Removed {
                         usage: Counters::default(),
-                        record: Vec::new(),
+                        record: None,
                     }))
                 }
             }
@@ -170,7 +170,7 @@ impl Launcher {
             .map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
         let (listener, record) = session
             .endpoint
-            .create(self.ground.broker)
+            .create(self.ground.broker, (order.uid_base, order.uid_base))
             .map_err(failed("cannot make socket and exit record"))?;
         let oom = session
             .cgroup

@@ -88,7 +88,7 @@ impl Launcher {
                 .counters()
                 .map(own_counters)
                 .unwrap_or_default(),
-            record: session.endpoint.read_record(),
+            record: session.endpoint.record(),
         });
         let outcome = match session.cgroup.remove(Instant::now()) {
             Err(fault) if fault.is_busy() => {
@@ -116,7 +116,6 @@ impl Launcher {
         for farewell in removal.farewells {
             match farewell {
                 Farewell::Removed { order } => {
-                    let record = record.clone();
                     let reply = outcome.clone().map(|()| Reply::Removed { usage, record });
                     self.reply(order, reply, None);
                 }
