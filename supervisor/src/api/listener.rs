@@ -98,6 +98,8 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
         }
         while connections.try_join_next().is_some() {}
     }
+    // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -178,6 +180,7 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
         }
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
