@@ -85,7 +85,8 @@ impl Refusal {
             .or_else(|| {
                 // A plain text of a proxy, perhaps; a whole page of HTML helps nobody.
                 let plain = std::str::from_utf8(body).ok()?.trim();
-                (!plain.is_empty() && plain.len() < 400 && document.is_null())
+                let page = plain.starts_with('<');
+                (!plain.is_empty() && !page && plain.len() < 400 && document.is_null())
                     .then(|| plain.to_owned())
             })
             .or_else(|| row.map(|row| row.title.to_owned()))
