@@ -256,7 +256,7 @@ fn log(config: &Config) {
     drop(set);
 }
 
-/// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.
+/// When and name of each step, one a line: what the fail-closed suite iterates over.
 fn print_plan() -> ExitCode {
     let plan = seccomp::filters()
         .map_err(|error| chain(&error))
@@ -274,8 +274,8 @@ fn print_plan() -> ExitCode {
         });
     match plan {
         Ok(plan) => {
-            for name in plan.names() {
-                say(name);
+            for (part, name) in sandbox::steps::all(&plan) {
+                say(&format!("{}\t{name}", part.name()));
             }
             ExitCode::SUCCESS
         }
