@@ -26,11 +26,6 @@ pub(crate) const TESTS: &[Test] = &[
         run("ou", outlived)
     }),
     ("a_dead_launcher_is_told", || run("de", dead)),
-    #[cfg(feature = "fault-injection")]
-    (
-        "every_step_fails_closed",
-        super::faults::every_step_fails_closed,
-    ),
 ];
 
 pub(crate) fn run<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {
