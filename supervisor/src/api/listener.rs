@@ -93,6 +93,8 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
         }
         while connections.try_join_next().is_some() {}
     }
+    // At once: who comes while the last calls finish is refused, not left waiting for nobody.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -166,6 +168,8 @@ async fn accept_tcp(mut server: Server, listener: TcpListener) {
         }
         while connections.try_join_next().is_some() {}
     }
+    // At once: who comes while the last calls finish is refused, not left waiting for nobody.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
