@@ -71,8 +71,14 @@ fn invocations_errors_and_large_bodies_over_http2() -> Result {
             // The only runtime, on the local wire.
             let (body, facts) = call("/invocations", json!({"do": "echo", "value": 1}))?;
             assert_eq!((body.as_str(), facts.as_str()), (r#"{"echo": 1}"#, "2 200"));
-            let (_, facts) = call("/runtimes/nobody/invocations", json!({}))?;
-            assert_eq!(facts, "2 404 ResourceNotFoundException");
+            // Answered before the body is read, which some clients still send then: none may lose the answer.
+            for round in 0..40 {
+                let (_, facts) = call(
+                    "/runtimes/nobody/invocations",
+                    json!({"pad": "x".repeat(1000 * round)}),
+                )?;
+                assert_eq!(facts, "2 404 ResourceNotFoundException");
+            }
             let (_, facts) = call(path, json!({"do": "exit", "code": 3}))?;
             assert_eq!(facts, "2 424 RuntimeClientError");
         }
@@ -85,7 +91,8 @@ fn invocations_errors_and_large_bodies_over_http2() -> Result {
         )
         .args(["-H", "host: evil.example"])
         .output()?;
-        assert_eq!(answered(&out)?.1, "2 421");
+        let (_, facts) = answered(&out)?;
+        ensure!(facts.starts_with("2 421"), "{facts}");
         Ok(())
     })
 }
