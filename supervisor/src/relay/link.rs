@@ -395,8 +395,11 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
         if received.truncated && !received.lost_fds {
             break Err(ProtocolFault::Descriptor("an oversized packet".to_owned()));
         }
-        let fds = if received.lost_fds {
+        // Some that came and some that did not are more than anybody may send.
+        let fds = if received.lost_fds && received.fds.is_empty() {
             Fds::Lost
+        } else if received.lost_fds {
+            break Err(ProtocolFault::Descriptor("too many of them".to_owned()));
         } else {
             Fds::All(received.fds)
         };
@@ -425,7 +428,7 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
 enum Fds {
     /// All that were sent.
     All(Vec<OwnedFd>),
-    /// Not all: there were more than anybody may send, or this daemon had no room for them.
+    /// None of them: this daemon has no room for one more.
     Lost,
 }
 

@@ -178,6 +178,17 @@ async fn a_descriptor_that_is_not_due_is_a_fault_and_closed() {
     assert!(matches!(fault, ProtocolFault::Descriptor(_)), "{fault:?}");
 }
 
+/// As it is told by the kernel when this process may not have one more descriptor.
+#[tokio::test]
+async fn a_descriptor_that_finds_no_room_costs_one_connection_and_not_the_session() {
+    let (_shim, link, _events) = pair();
+    let egress = notification("egress", json!({"connection": 1}));
+    let event = sort(&link, &egress, Fds::Lost).expect("no fault of the session's");
+    assert!(event.is_none());
+    let log = notification("log", json!({"lines": [], "dropped": 0}));
+    sort(&link, &log, Fds::Lost).expect_err("nobody may send one with this");
+}
+
 #[tokio::test]
 async fn answers_to_nobody_are_forgotten_and_harm_nobody() {
     let (shim, link, mut events) = pair();
