@@ -144,7 +144,12 @@ fn a_truncated_answer_never_looks_complete() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        chaos::deploy(&client, "cut", "sdk", json!({}))?;
+        chaos::deploy(
+            &client,
+            "cut",
+            "sdk",
+            json!({"lifecycle": {"stop_grace": 1}}),
+        )?;
         for _ in 0..3 {
             let id = session_name("cut");
             client.invoke("cut", &id, &json!({"do": "echo"}))?;
