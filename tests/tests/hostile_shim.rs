@@ -63,7 +63,7 @@ fn a_shim_that_breaks_the_protocol_ends_its_session_with_the_reason_and_no_other
             ("descriptor", "descriptor that is not due"),
             ("egress_pipe", "descriptor that is not due"),
             ("egress_nothing", "descriptor that is not due"),
-            ("many_descriptors", "oversized packet"),
+            ("many_descriptors", "not due"),
         ];
         for (number, (what, words)) in (2..).zip(cases) {
             let id = session_name(what);

@@ -399,7 +399,7 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
         let fds = if received.lost_fds && received.fds.is_empty() {
             Fds::Lost
         } else if received.lost_fds {
-            break Err(ProtocolFault::Descriptor("too many of them".to_owned()));
+            break Err(ProtocolFault::Descriptor("a packet".to_owned()));
         } else {
             Fds::All(received.fds)
         };
