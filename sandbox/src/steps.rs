@@ -47,3 +47,47 @@ pub fn all(plan: &Plan) -> Vec<(Part, &'static str)> {
         .chain(agent::STAGES.map(of(Part::Agent)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{SessionSpec, compile};
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
+    fn names() -> Vec<&'static str> {
+        let plan = compile(&SessionSpec {
+            uid_base: 2_000_000_000,
+            tmp_bytes: 64 << 20,
+            nofile: 1024,
+            nproc: 128,
+            staging: PathBuf::from("/run/agentcore/staging"),
+            core_is_piped: false,
+            filters: crate::seccomp::filters().expect("filters"),
+        });
+        let steps = all(&plan.expect("plan"));
+        steps.into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// The first string after each `mark` of a source.
+    fn literals<'a>(source: &'a str, mark: &str) -> BTreeSet<&'a str> {
+        source
+            .split(mark)
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect()
+    }
+
+    #[test]
+    fn every_step_of_the_sources_is_listed_once() {
+        let names = names();
+        let unique: BTreeSet<_> = names.iter().copied().collect();
+        assert_eq!(unique.len(), names.len(), "{names:?}");
+        let cgroup = literals(include_str!("cgroup/step.rs"), "=> \"");
+        let stager = literals(include_str!("stager.rs"), "step(\"");
+        assert!(cgroup.len() >= 8 && stager.len() >= 3);
+        for name in cgroup.union(&stager) {
+            assert!(unique.contains(name), "{name} is never made to fail");
+        }
+    }
+}

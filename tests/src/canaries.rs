@@ -42,6 +42,26 @@ fn python(words: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }
 
+/// A process whose number no process of a session reaches: a thousand probes fork often, and on a machine that has just been
+/// started the numbers of the host are as low as theirs.
+fn process_of_a_high_number() -> anyhow::Result<Child> {
+    const HIGH: u32 = 20_000;
+    let sleeper = || {
+        Command::new("sleep")
+            .arg("infinity")
+            .stdin(Stdio::null())
+            .spawn()
+    };
+    let mut low = sleeper()?;
+    if low.id() >= HIGH {
+        return Ok(low);
+    }
+    low.kill()?;
+    low.wait()?;
+    fs::write("/proc/sys/kernel/ns_last_pid", HIGH.to_string())?;
+    Ok(sleeper()?)
+}
+
 impl Canaries {
     /// Prepares all of them.
     pub fn new() -> anyhow::Result<Self> {
@@ -53,10 +73,7 @@ impl Canaries {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
         let shm = PathBuf::from("/dev/shm").join(&tag);
         fs::write(&shm, &tag)?;
-        let process = Command::new("sleep")
-            .arg("infinity")
-            .stdin(Stdio::null())
-            .spawn()?;
+        let process = process_of_a_high_number()?;
         let v4 = TcpListener::bind("127.0.0.1:0")?;
         let tcp_port = v4.local_addr()?.port();
         // A host without IPv6 has nothing to be reached there.
