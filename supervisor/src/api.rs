@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides about sessions; nothing outside chooses a status (`proto::code` has the table, [`reply`] applies it).
 
+pub mod answer;
 pub mod artifacts;
 pub mod attempts;
 pub mod aws;

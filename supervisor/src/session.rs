@@ -6,3 +6,4 @@ pub mod driver;
 pub mod handle;
 pub mod log;
 pub mod log_retention;
+mod notes;

@@ -1,31 +1,23 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
-use super::attempts::Attempt;
+use super::answer::{AnswerBody, Bounds};
 use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
-use crate::relay::exchange::{self, BodyError, RequestBody, ResponseBody};
+use crate::relay::exchange::{self, RequestBody};
 use crate::relay::link::CallError;
 use crate::session::driver;
 use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
-use crate::session::log::SessionLog;
-use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use proto::shim::Invoke;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
@@ -240,22 +232,16 @@ pub async fn relay(
     } else {
         deadline
     };
-    let inner = Inner {
-        body: exchange.body,
-        limit,
-        log: Arc::clone(&handle.log),
-        deadline,
-        work: Some(work),
-        watch: None,
+    // These have no body whatever length they declare (RFC 9110 §6.4.1).
+    let body = if matches!(exchange.head.status, 204 | 304) {
+        AnswerBody::none()
+    } else {
+        AnswerBody::new(exchange.body, work, Bounds { limit, deadline }, &handle.log)
     };
     Ok(Answer {
         status: exchange.head.status,
         headers,
-        body: AnswerBody {
-            // These have no body whatever length they declare (RFC 9110 §6.4.1).
-            inner: Some(inner).filter(|_| !matches!(exchange.head.status, 204 | 304)),
-            attempt: None,
-        },
+        body,
     })
 }
 
@@ -371,136 +357,4 @@ pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
         body: Some(text),
         log: handle.log.tail(),
     })
-}
-
-/// The agent's body while the work counts: bounded in size and time.
-#[derive(Debug)]
-pub struct AnswerBody {
-    /// `None` once it has been handed to a task that reads it without a client.
-    inner: Option<Inner>,
-    attempt: Option<Attempt>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    body: ResponseBody,
-    limit: Option<u64>,
-    /// The session's, for what its answer's status can no longer say.
-    log: Arc<SessionLog>,
-    deadline: Instant,
-    /// The work, until somebody has to wait; then the watch has it.
-    work: Option<Work>,
-    /// Ends work and exchange at the deadline, or with this body.
-    watch: Option<AbortOnDropHandle<()>>,
-}
-
-impl Inner {
-    /// Whether the answer's time is over; if it is not, the reader is woken when it is.
-    ///
-    /// The watch is a task of its own because the time is the caller's too: nobody asks a body for more while its last
-    /// piece is not written, and a caller who takes no bytes must not keep a session busy. Most answers are complete at
-    /// once and need none.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(cancel) = self.body.cancel_handle() else {
-            // Complete in time.
-            return Poll::Pending;
-        };
-        if let Some(work) = self.work.take() {
-            let deadline = self.deadline;
-            self.watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep_until(deadline).await;
-                cancel.cancel();
-                drop(work);
-            })));
-        }
-        match &mut self.watch {
-            Some(watch) => Pin::new(watch).poll(cx).map(drop),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl AnswerBody {
-    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
-    /// cancelled at once.
-    pub fn linger_with(&mut self, attempt: Attempt) {
-        self.attempt = Some(attempt);
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
-            return;
-        };
-        if inner.body.is_end_stream() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
-                attempt.linger(rest).await;
-            });
-        }
-    }
-}
-
-impl HttpBody for Inner {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // In the middle of an answer the connection breaks, so it cannot look complete.
-        if self.poll_over(cx).is_ready() {
-            self.log
-                .note("an answer was cut off: it was not complete within the invocation's time");
-            return Poll::Ready(Some(Err(BodyError::Truncated)));
-        }
-        if let Some(limit) = self.limit
-            && self.body.bytes() > limit
-        {
-            self.log.note(&format!(
-                "an answer was cut off: it has more than {limit} bytes (limits.max_body)"
-            ));
-            return Poll::Ready(Some(Err(BodyError::TooLarge)));
-        }
-        polled
-    }
-}
-
-impl HttpBody for AnswerBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.inner {
-            Some(inner) => Pin::new(inner).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .is_none_or(|inner| inner.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |inner| inner.body.size_hint())
-    }
-}
-
-impl From<AnswerBody> for Body {
-    fn from(body: AnswerBody) -> Self {
-        Self::new(body)
-    }
 }

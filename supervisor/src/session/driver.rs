@@ -1,17 +1,18 @@
 //! The one task that owns a session: event in ▸ `session_core::lifecycle` ▸ effects out.
 //!
 //! It launches the sandbox, attaches to the shim, feeds what it hears to the state machine and performs the effects;
-//! completions come back as events. It decides nothing itself but which words describe an end.
+//! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
 use super::boot;
 use super::handle::{
     Activity, Command, End, MAILBOX, NoWork, SessionHandle, SessionKey, View, Work,
 };
 use super::log::SessionLog;
+use super::notes::Notes;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::launcher::client::Removed;
-use crate::launcher::message::{Counters, Exited};
+use crate::launcher::message::Exited;
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
@@ -20,9 +21,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
 use proto::ids::SessionId;
-use proto::shim::{
-    AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown,
-};
+use proto::shim::{AgentExited, Attached, ExitStatus, Health, HealthStatus, Shutdown};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
@@ -126,21 +125,6 @@ pub struct Running {
     pub(super) link: Arc<Link>,
     pub(super) attached: Attached,
     pub(super) events: mpsc::Receiver<ShimEvent>,
-}
-
-/// What is worth telling when it ends.
-#[derive(Debug, Default)]
-struct Notes {
-    /// Why the launch or the link failed.
-    fault: Option<String>,
-    /// How the agent ended.
-    exited: Option<AgentExited>,
-    /// How the last health check failed.
-    unhealthy: Option<String>,
-    /// Final counters.
-    usage: Option<Counters>,
-    /// What the shim wrote when it went.
-    record: Option<ExitRecord>,
 }
 
 struct Driver {
@@ -410,7 +394,9 @@ impl Driver {
         }
         let end = self.session.end_reason().map(|reason| End {
             reason,
-            detail: self.describe(reason),
+            detail: self
+                .notes
+                .describe(reason, self.session.was_live(), &self.handle.version.spec),
             log_tail: self.handle.log.tail(),
             was_live: self.session.was_live(),
         });
@@ -438,55 +424,6 @@ impl Driver {
                 view.end = end;
             }
         });
-    }
-
-    /// The end in a sentence.
-    fn describe(&self, reason: EndReason) -> String {
-        let was_live = self.session.was_live();
-        let fault = || {
-            self.notes
-                .fault
-                .clone()
-                .unwrap_or_else(|| "no more is known".to_owned())
-        };
-        match reason {
-            EndReason::Stopped => "it was stopped".to_owned(),
-            EndReason::Idle => "it was idle for its idle timeout".to_owned(),
-            EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
-            EndReason::Unhealthy => format!(
-                "its /ping kept failing: {}",
-                self.notes.unhealthy.as_deref().unwrap_or("no answer")
-            ),
-            EndReason::OutOfMemory => format!(
-                "it ran out of memory (limit {})",
-                proto::units::MemoryBytes(self.handle.version.spec.limits.memory.0)
-            ),
-            EndReason::AgentExited => {
-                let how = match self.notes.exited.as_ref().map(|exited| &exited.status) {
-                    Some(Ok(status)) => format!("the agent process ended with {status}"),
-                    Some(Err(why)) => format!("the agent process could not be started: {why}"),
-                    None => "the agent process ended".to_owned(),
-                };
-                if was_live {
-                    how
-                } else {
-                    format!("{how} before it was ready")
-                }
-            }
-            EndReason::ShimDied => format!("its supervising process died: {}", fault()),
-            EndReason::Protocol => format!("it broke the session protocol: {}", fault()),
-            EndReason::LaunchFailed => format!("it could not be launched: {}", fault()),
-            EndReason::StartTimeout => format!(
-                "the agent was not ready within {} s: {}",
-                self.handle.version.spec.timeouts.start.as_secs(),
-                self.notes.unhealthy.as_deref().map_or_else(
-                    || "its port never accepted a connection".to_owned(),
-                    |detail| format!("its /ping failed: {detail}"),
-                )
-            ),
-            EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
-            EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),
-        }
     }
 
     fn launch(&mut self) {
@@ -591,14 +528,8 @@ impl Driver {
             .end
             .as_ref()
             .map_or(EndReason::Stopped, |end| end.reason);
-        // A shim that ended the session by itself says why.
-        let reason = match self.notes.record.as_ref().map(|record| record.cause) {
-            Some(ExitCause::MaxLifetime) if reason == EndReason::ShimDied => EndReason::MaxLifetime,
-            Some(ExitCause::Orphaned) if reason == EndReason::ShimDied => EndReason::DaemonLost,
-            Some(_) | None => reason,
-        };
         let end = SessionEnd {
-            reason,
+            reason: self.notes.recorded(reason),
             was_ready: self.session.was_live(),
             detail: view.end.map(|end| end.detail),
             usage: self.notes.usage.unwrap_or_default().to_api(),
