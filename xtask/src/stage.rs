@@ -210,6 +210,8 @@ fn streamed(command: &mut Command) -> anyhow::Result<(bool, Counts)> {
 
 /// The counts in a summary line of cargo test, cargo nextest, unittest or pytest; the plain form is that of our own suites.
 fn counted(line: &str) -> Option<Counts> {
+    // Indented: what a test that failed has printed, shown by nextest, which counts it in its own summary.
+    let shown_again = line.starts_with("    test result: ");
     let line = line.trim();
     let number_before = |word: &str| -> u64 {
         line.split([',', ';', '.', ':', '('])
@@ -222,6 +224,9 @@ fn counted(line: &str) -> Option<Counts> {
             .find_map(|part| part.trim().strip_prefix(word)?.parse().ok())
             .unwrap_or(0)
     };
+    if shown_again {
+        return None;
+    }
     if line.starts_with("test result: ") {
         return Some(Counts {
             passed: number_before(" passed"),
@@ -320,6 +325,9 @@ mod tests {
             ),
             of(1, 2, 0)
         );
+        let shown_again =
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out";
+        assert_eq!(counted(shown_again), None);
         assert_eq!(counted("Ran 23 tests in 1.204s"), of(23, 0, 0));
         assert_eq!(counted("FAILED (failures=1, errors=2)"), of(0, 3, 0));
         assert_eq!(
