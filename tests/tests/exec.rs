@@ -171,3 +171,89 @@ fn exec_joins_a_session_with_streams_and_the_commands_own_status() -> Result {
         Ok(())
     })
 }
+
+/// The bytes that ask for a process.
+fn exec_request(session: &str, argv: &[&str]) -> Vec<u8> {
+    let body = json!({"argv": argv}).to_string();
+    format!(
+        "POST /v1/sessions/{session}/exec?runtime=exec HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n\
+         upgrade: agentcore-exec\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+#[test]
+fn what_an_exec_leaves_behind_holds_nothing_of_the_daemons() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "exec", "sdk", json!({}))?;
+        let id = session_name("grandchild");
+        client.invoke("exec", &id, &json!({"do": "echo"}))?;
+        let run = |script: &str| -> anyhow::Result<std::process::Output> {
+            let mut command = daemon.cli();
+            let words = ["exec", "-s", &id, "-a", "exec", "--", "sh", "-c", script];
+            Ok(command.args(words).output()?)
+        };
+        let open = || -> anyhow::Result<usize> {
+            let all = host::descriptors(daemon.pid())?;
+            Ok(all
+                .iter()
+                .filter(|d| d.target.starts_with("socket") || d.target.starts_with("pipe"))
+                .count())
+        };
+        run("true")?;
+        // What the first one needed is closed by then.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let before = open()?;
+        for script in [
+            "sleep 9999 & echo out",
+            "(while :; do echo more; done) & echo out",
+        ] {
+            let out = run(script)?;
+            ensure!(out.status.success(), "{script}: {out:?}");
+            ensure!(
+                out.stdout.starts_with(b"out") || out.stdout.starts_with(b"more"),
+                "{out:?}"
+            );
+        }
+        wait::until_true(15, "the daemon's ends to be closed", || {
+            Ok(open()? <= before)
+        })
+    })
+}
+
+#[test]
+fn a_process_whose_caller_left_while_it_was_started_is_ended() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        use std::io::Write as _;
+        let client = daemon.client();
+        chaos::deploy(&client, "exec", "sdk", json!({}))?;
+        let id = session_name("left");
+        client.invoke("exec", &id, &json!({"do": "echo"}))?;
+        let shim = client.session(&id)?.pid.context("pid")?;
+        let pid = nix::unistd::Pid::from_raw(shim);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP)?;
+        let mut caller = client.target.connect()?;
+        caller.write_all(&exec_request(&id, &["sleep", "4242"]))?;
+        // The order is with the shim by then; that the shim does not answer is what is tried.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        drop(caller);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT)?;
+        // Orders are taken in their order: when this one is done, the other was begun.
+        let mut after = daemon.cli();
+        let after = after.args(["exec", "-s", &id, "-a", "exec", "--", "true"]);
+        ensure!(after.status()?.success());
+        wait::until_true(20, "the process without a caller to end", || {
+            Ok(!host::tree(shim)
+                .iter()
+                .any(|p| host::title(*p).contains("sleep 4242")))
+        })?;
+        wait::until_true(20, "its work to be counted off", || {
+            Ok(client.session(&id)?.in_flight == 0)
+        })
+    })
+}
