@@ -18,6 +18,7 @@ mod device;
 mod dir;
 mod error;
 mod hierarchy;
+mod owner;
 mod session;
 mod unified;
 mod v1;
@@ -25,6 +26,7 @@ mod v2;
 
 pub use capability::{Capability, Support};
 pub use error::CgroupError;
+pub use owner::Owner;
 pub use session::SessionCgroup;
 
 use dir::Dir;

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod faults;
 pub mod host;
+mod identity;
 pub mod memfd;
 pub mod plan;
 pub mod privileges;

@@ -1,12 +1,36 @@
-//! Giving up root, for good: how the broker becomes an ordinary user after the launcher has been forked.
+//! Giving up privileges, for good: how the broker becomes an ordinary user after the launcher has been forked, and how the
+//! launcher keeps only what sessions are made with. Each looks at the outcome before it returns.
 
+use crate::faults;
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::{errno_of, fork};
+use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
-use procfs::process::Process;
+use procfs::process::{Process, Status};
 use std::io;
+
+/// What the launcher keeps: what making, reading and removing a session takes on every host, each found by leaving it out.
+/// Sessions do not have these: theirs are those of their own user namespace, which begins with a full set of its own,
+/// whatever its maker has (user_namespaces(7)).
+pub const LAUNCHER_CAPABILITIES: [Capability; 8] = [
+    // Mounts: base, bundle and /dev, and the owners that the base shows. A user namespace where only root may make one.
+    Capability::CAP_SYS_ADMIN,
+    // The nodes of a session's /dev.
+    Capability::CAP_MKNOD,
+    // A session's socket is the broker's.
+    Capability::CAP_CHOWN,
+    // Maps of host uids and gids, and the uid that the user namespace is to belong to.
+    Capability::CAP_SETUID,
+    Capability::CAP_SETGID,
+    // A new session's user namespace, by /proc/PID/ns; and all of /proc/PID where proc is mounted with hidepid.
+    Capability::CAP_SYS_PTRACE,
+    // The maps are files of the session's uid where `fs.suid_dumpable` is 1.
+    Capability::CAP_DAC_OVERRIDE,
+    // Processes of other uids on cgroup v1, where no hierarchy has `cgroup.kill`.
+    Capability::CAP_KILL,
+];
 
 /// Why the daemon's own privileges could not be given up. It must not go on.
 #[derive(Debug, thiserror::Error)]
@@ -19,24 +43,82 @@ pub enum PrivilegeError {
         /// Why not.
         source: io::Error,
     },
+    /// Something that has to be kept is not there, in a container for one.
+    #[error(
+        "the capabilities {0} are needed to make sessions, and this process does not have them"
+    )]
+    Missing(String),
     /// All calls succeeded, and yet `/proc/self/status` shows something left.
     #[error("privileges were dropped, and yet {0}")]
     Left(String),
 }
 
-/// Makes the calling process, which must have one thread, an ordinary one of `uid` and `gid`: no groups, no capability in
-/// any of the five sets, no way to gain any, not readable for others of its uid. Looks at the outcome before it returns.
-pub fn become_broker(uid: u32, gid: u32) -> Result<(), PrivilegeError> {
-    let step = |verb: &'static str, outcome: io::Result<()>| {
-        outcome.map_err(|source| PrivilegeError::Step { verb, source })
+fn step<T>(verb: &'static str, outcome: io::Result<T>) -> Result<T, PrivilegeError> {
+    outcome.map_err(|source| PrivilegeError::Step { verb, source })
+}
+
+/// Leaves the calling process, which must have one thread, [`LAUNCHER_CAPABILITIES`] and no way to get others.
+pub fn become_launcher() -> Result<(), PrivilegeError> {
+    // A test build's session without a user namespace lives on the launcher's capabilities.
+    if faults::is_off("ns.user") {
+        return Ok(());
+    }
+    let keep = CapMask::of(&LAUNCHER_CAPABILITIES);
+    step("change capabilities", fork::require_single_thread())?;
+    let permitted = step("read the capabilities", capability::get())?.permitted;
+    let missing: Vec<String> = LAUNCHER_CAPABILITIES
+        .into_iter()
+        .filter(|one| permitted.0 & one.bitmask() == 0)
+        .map(|one| one.to_string())
+        .collect();
+    if !missing.is_empty() {
+        return Err(PrivilegeError::Missing(missing.join(", ")));
+    }
+    step("clear the ambient set", capability::clear_ambient())?;
+    step("limit the bounding set", capability::limit_bounding(keep))?;
+    let sets = CapSets {
+        effective: keep,
+        permitted: keep,
+        inheritable: CapMask::EMPTY,
     };
+    step("drop capabilities", capability::set(sets))?;
+    // Of the session's own a test build must be able to see what happens without it.
+    if !faults::is_off("no_new_privs") {
+        step(
+            "set no_new_privs",
+            prctl::set_no_new_privs().map_err(Into::into),
+        )?;
+    }
+    let status = own_status()?;
+    let found = [Some(status.capprm), Some(status.capeff), status.capbnd];
+    let wrong = if found != [Some(keep.0); 3] {
+        "other capabilities are left than were to be kept"
+    } else if status.capinh | status.capamb.unwrap_or(0) != 0 {
+        "capabilities are inheritable"
+    } else {
+        return Ok(());
+    };
+    Err(PrivilegeError::Left(wrong.to_owned()))
+}
+
+fn own_status() -> Result<Status, PrivilegeError> {
+    let status = Process::myself().and_then(|me| me.status());
+    step("read /proc/self/status", status.map_err(io::Error::other))
+}
+
+/// Makes the calling process, which must have one thread, an ordinary one of `uid` and `gid`: no groups, no capability in
+/// any of the five sets, no way to gain any, not readable for others of its uid.
+pub fn become_broker(uid: u32, gid: u32) -> Result<(), PrivilegeError> {
     if uid == 0 || gid == 0 {
         return step("become an unprivileged user", Err(Errno::EINVAL.into()));
     }
     step("change identity", fork::require_single_thread())?;
     step("drop the groups", setgroups(&[]).map_err(Into::into))?;
     step("clear the ambient set", capability::clear_ambient())?;
-    step("empty the bounding set", capability::empty_bounding())?;
+    step(
+        "empty the bounding set",
+        capability::limit_bounding(CapMask::EMPTY),
+    )?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     step(
         "set the group",
@@ -62,12 +144,7 @@ pub fn become_broker(uid: u32, gid: u32) -> Result<(), PrivilegeError> {
 }
 
 fn verify(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
-    let status = Process::myself()
-        .and_then(|me| me.status())
-        .map_err(|error| PrivilegeError::Step {
-            verb: "read /proc/self/status",
-            source: io::Error::other(error),
-        })?;
+    let status = own_status()?;
     let (uid, gid) = (uid.as_raw(), gid.as_raw());
     let capabilities = status.capprm
         | status.capeff
@@ -98,7 +175,30 @@ impl PrivilegeError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Step { source, .. } => errno_of(source),
-            Self::Left(_) => Errno::EPERM as i32,
+            Self::Missing(_) | Self::Left(_) => Errno::EPERM as i32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_unit_leaves_the_launcher_what_it_keeps() {
+        let unit = include_str!("../../systemd/agentcored.service");
+        let granted: Vec<&str> = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix("CapabilityBoundingSet="))
+            .flat_map(str::split_whitespace)
+            .collect();
+        // Who limits a bounding set needs the last one.
+        for one in LAUNCHER_CAPABILITIES
+            .into_iter()
+            .chain([Capability::CAP_SETPCAP])
+        {
+            let name = one.to_string();
+            assert!(granted.contains(&name.as_str()), "{name}: {granted:?}");
         }
     }
 }

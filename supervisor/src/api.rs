@@ -12,6 +12,7 @@ pub mod intake;
 pub mod invoke;
 pub mod listener;
 pub mod local;
+pub mod occupancy;
 pub mod reply;
 pub mod router;
 pub mod runtimes;

@@ -16,6 +16,7 @@ use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
+use nix::sys::resource::{Resource, getrlimit};
 use proto::api::{FieldFault, Info, PutRuntime, Runtime, Session, Usage};
 use proto::config::{Language, RuntimeConfig};
 use proto::ids::{InstanceId, RuntimeId, SessionId};
@@ -24,7 +25,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
 
 /// Uid and gid of agents inside their session.
 const AGENT_UID: u32 = 1000;
@@ -77,6 +79,9 @@ pub struct Broker {
     pub egress: Egress,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
+    /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
+    /// can end no session in order.
+    pub work_places: Arc<Semaphore>,
     /// Time for decisions.
     pub clock: Clock,
     /// Fences daemons that came before.
@@ -85,6 +90,18 @@ pub struct Broker {
     draining: AtomicBool,
     started_at: SystemTime,
 }
+
+/// Between two attempts to write down an end.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
+
+/// An eighth of the files that this daemon may open; an invocation holds two until its head is there, then one.
+fn work_places() -> usize {
+    let (soft, _hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((FEWEST_FILES, FEWEST_FILES));
+    usize::try_from(soft / 8).unwrap_or(Semaphore::MAX_PERMITS)
+}
+
+/// What every Unix grants.
+const FEWEST_FILES: u64 = 1024;
 
 impl Broker {
     /// Puts the parts together.
@@ -110,6 +127,7 @@ impl Broker {
             exits: Exits::default(),
             egress: Egress::default(),
             attempts: Attempts::default(),
+            work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),
             epoch,
             config: RwLock::new(Arc::new(config)),
@@ -291,14 +309,21 @@ impl Broker {
         });
     }
 
-    /// Writes down how a session ended, which frees its uid range.
+    /// Writes down how a session ended, which frees its uid range. Tries until it is written (a full disk has room again
+    /// some time) or this daemon stops: without it the session's id and range would stay taken.
     pub async fn record_end(&self, handle: &SessionHandle, end: SessionEnd) {
-        match self.store.end_session(&handle.id, end).await {
-            // It was never reserved: its launch failed before.
-            Ok(_) | Err(StoreError::NotFound(_)) => {}
-            Err(error) => {
-                tracing::error!(session_id = %handle.id, error = %crate::fault::chain(&error), "end not recorded");
+        loop {
+            match self.store.end_session(&handle.id, end.clone()).await {
+                // It was never reserved: its launch failed before.
+                Ok(_) | Err(StoreError::NotFound(_)) => return,
+                Err(error) => {
+                    tracing::error!(session_id = %handle.id, error = %crate::fault::chain(&error), "end not recorded");
+                }
             }
+            if self.draining() {
+                return;
+            }
+            tokio::time::sleep(RECORD_PAUSE).await;
         }
     }
 

@@ -33,8 +33,12 @@ use tokio::sync::Semaphore;
 /// How long the agent may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Notes in the session's log for its first refusals; later ones are only counted, so that a loop cannot flood the log.
+/// The first refusals are noted in the session's log and the daemon's one by one; of later ones, which are counted like
+/// them, every thousandth, so that a loop cannot flood the logs.
 const NOTED_REFUSALS: u64 = 50;
+
+/// See [`NOTED_REFUSALS`].
+const NOTED_EVERY: u64 = 1000;
 
 /// Names being resolved at once, for all sessions. The resolver's calls block one thread each, for as long as a name server
 /// keeps silent, and nothing can interrupt them: without a bound, agents that ask for such names would take all of the
@@ -119,6 +123,8 @@ impl Egress {
         };
         let Ok(place) = Arc::clone(&session.egress_places).try_acquire_owned() else {
             // Dropping the connection is the answer: the limit is far above what a client library opens.
+            let why = "the session has as many connections as it may (network.max_connections)";
+            note_refusal(&session, "a target", &why);
             return;
         };
         tokio::spawn(async move {
@@ -282,23 +288,31 @@ async fn dial(
     }
 }
 
-/// Counts a refusal and notes the first ones.
+/// Counts a refusal, and holds its connection for a while once there were many.
 async fn count_refusal(session: &SessionHandle, asked: &str, why: &impl std::fmt::Display) {
-    let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
-    if count > NOTED_REFUSALS {
+    if note_refusal(session, asked, why) > NOTED_REFUSALS {
         // Held in its place: a loop of refused requests costs the broker's time, which nobody charges to the agent.
-        return tokio::time::sleep(REFUSAL_PAUSE).await;
+        tokio::time::sleep(REFUSAL_PAUSE).await;
     }
-    session
-        .log
-        .note(&format!("outbound connection to {asked} refused: {why}"));
-    tracing::info!(
-        session_id = %session.id,
-        runtime = %session.version.name,
-        asked,
-        reason = %why,
-        "outbound connection refused"
-    );
+}
+
+/// Counts a refusal and notes it if it is one of the first, or the count is round. Says the count.
+fn note_refusal(session: &SessionHandle, asked: &str, why: &impl std::fmt::Display) -> u64 {
+    let count = session.egress_refused.fetch_add(1, Ordering::Relaxed) + 1;
+    if count <= NOTED_REFUSALS || count.is_multiple_of(NOTED_EVERY) {
+        session.log.note(&format!(
+            "outbound connection to {asked} refused: {why} (refusal {count} of this session)"
+        ));
+        tracing::info!(
+            session_id = %session.id,
+            runtime = %session.version.name,
+            asked,
+            reason = %why,
+            count,
+            "outbound connection refused"
+        );
+    }
+    count
 }
 
 async fn refuse(

@@ -9,6 +9,7 @@ pub mod base;
 pub mod broker;
 pub mod catalogue;
 pub mod config;
+pub mod daemon_log;
 pub mod egress;
 pub mod exits;
 pub mod fault;

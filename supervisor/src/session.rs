@@ -5,3 +5,4 @@ pub mod boot;
 pub mod driver;
 pub mod handle;
 pub mod log;
+pub mod log_retention;

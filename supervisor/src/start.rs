@@ -8,13 +8,15 @@
 use crate::api::identify::Access;
 use crate::base;
 use crate::broker::Ground;
-use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat, MAX_PREPARED};
+use crate::config::{self, Args, Base as BaseChoice, Config, MAX_PREPARED};
+use crate::daemon_log::{self, LogLevel};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
 use crate::launcher::{self, LauncherSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
 use sandbox::sys::close_range;
@@ -25,7 +27,6 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Where the shim is installed if it is not beside the daemon.
 const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";
@@ -72,11 +73,11 @@ pub fn main(args: Args) -> ExitCode {
         say("the configuration is sound");
         return ExitCode::SUCCESS;
     }
-    log(&config);
+    let log_level = daemon_log::begin(&config.log);
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    match start(args, config) {
+    match start(args, config, log_level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&chain(&error));
@@ -93,12 +94,27 @@ pub fn main(args: Args) -> ExitCode {
     }
 }
 
-fn start(args: Args, config: Config) -> Result<(), StartError> {
+/// The soft limit is a default for programs that cannot take more; sessions get limits of their own.
+fn open_files_to_the_limit() -> std::io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
+
+fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartError> {
     // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
     // configuration, which may have come by such a descriptor, has been read.
     close_range::close_all_except(&[]).map_err(|source| StartError::Io {
         verb: "close",
         what: "inherited descriptors".to_owned(),
+        source,
+    })?;
+    // Sessions, connections and invocations are descriptors here, and select(2) is not used.
+    open_files_to_the_limit().map_err(|source| StartError::Io {
+        verb: "raise",
+        what: "the limit of open files".to_owned(),
         source,
     })?;
     let instance = Instance::open(Where {
@@ -168,6 +184,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
     let start = Start {
         args,
         config,
+        log_level,
         ground,
         launcher: launcher.link,
         unix,
@@ -240,20 +257,6 @@ fn shim() -> Result<PathBuf, StartError> {
         .chain([Path::new(SHIM_DIRECTORY).join("agentcore-shim")])
         .find(|path| path.is_file())
         .ok_or(StartError::NoShim)
-}
-
-fn log(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // Fails only if a subscriber is set already, which nothing does before this.
-    let set = match config.log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    drop(set);
 }
 
 /// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.

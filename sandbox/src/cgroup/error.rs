@@ -96,6 +96,12 @@ impl CgroupError {
         }
     }
 
+    /// Whether the kernel said busy: what was tried may succeed in a moment.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.is_errno(libc::EBUSY)
+    }
+
     pub(super) fn is_errno(&self, wanted: i32) -> bool {
         matches!(self, Self::Io { source, .. } if source.raw_os_error() == Some(wanted))
     }

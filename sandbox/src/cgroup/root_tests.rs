@@ -43,7 +43,7 @@ impl Ground {
             let session = self.0.open_existing(&name)?;
             session.kill()?;
             session.wait_empty(soon())?;
-            session.remove()?;
+            session.remove(soon())?;
         }
         let paths = self.0.paths();
         self.0.clone().remove_self()?;
@@ -267,7 +267,7 @@ fn a_fork_bomb_stops_at_pids_max_and_dies_at_once() {
         }
         session.kill().expect("kills");
         session.wait_empty(soon()).expect("empties");
-        session.remove().expect("removes");
+        session.remove(soon()).expect("removes");
         assert!(!child.wait().expect("waits").success());
         assert_eq!(ground.0.list().expect("lists"), [""; 0]);
     }
@@ -298,7 +298,7 @@ fn a_frozen_session_stands_still_and_can_be_killed() {
         session
             .wait_empty(soon())
             .expect("a killed frozen session empties");
-        session.remove().expect("removes");
+        session.remove(soon()).expect("removes");
         assert!(!child.wait().expect("waits").success());
     }
 }
@@ -371,8 +371,8 @@ fn a_half_removed_session_is_listed_and_can_be_removed() {
     leftover.apply(&LIMITS).expect("v1 halves are all there");
     let fault = leftover.enter_self().expect_err("its unified half is gone");
     assert_eq!(fault.errno(), libc::ENOENT, "{fault}");
-    leftover.remove().expect("removes");
-    session.remove().expect("removing twice is no error");
+    leftover.remove(soon()).expect("removes");
+    session.remove(soon()).expect("removing twice is no error");
     assert!(matches!(
         ground.0.open_existing("s1"),
         Err(CgroupError::Unknown(_))
@@ -385,7 +385,13 @@ fn removal_waits_for_the_last_process() {
     let session = ground.0.create("s1").expect("creates");
     let mut child = run(&session, "sleep 0.3");
     let started = Instant::now();
-    session.remove().expect("removes once it is empty");
+    let fault = session.remove(started).expect_err("it is not empty yet");
+    assert!(fault.is_busy(), "{fault}");
+    assert!(
+        started.elapsed() < Duration::from_millis(100),
+        "nobody asked it to wait"
+    );
+    session.remove(soon()).expect("removes once it is empty");
     assert!(
         started.elapsed() > Duration::from_millis(100),
         "it was not empty yet"
@@ -394,6 +400,38 @@ fn removal_waits_for_the_last_process() {
         child.wait().expect("waits").success(),
         "removal must not kill"
     );
+}
+
+/// Another uid, and a name that is not text.
+const ANOTHER: &str = "
+import os, time
+open(\"/proc/self/comm\", \"wb\").write(b\"\\xff\")
+os.setuid(305419896)
+time.sleep(60)
+";
+
+#[test]
+fn an_owner_is_found_by_what_the_kernel_says_of_processes() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let session = ground.0.create("s1").expect("creates");
+        let owner = |ids| session.owner(&ids).expect("tells");
+        let theirs = 305_419_890..305_419_900;
+        assert_eq!(owner(theirs.clone()), Owner::Nobody);
+        let mut roots = run(&session, "exec sleep 60");
+        assert_eq!(owner(theirs.clone()), Owner::Stranger);
+        let mut another = run(&session, &format!("exec /usr/bin/python3 -c '{ANOTHER}'"));
+        await_that("it has another uid", || {
+            owner(theirs.clone()) == Owner::Of(305_419_896)
+        });
+        assert_eq!(owner(305_419_800..305_419_890), Owner::Stranger);
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        roots.wait().expect("waits");
+        another.wait().expect("waits");
+        assert_eq!(owner(theirs.clone()), Owner::Nobody);
+        session.remove(soon()).expect("removes");
+        assert_eq!(owner(theirs), Owner::Nobody, "it is not there");
+    }
 }
 
 #[test]
@@ -490,7 +528,7 @@ fn a_parent_is_made_where_it_is_missing_and_used_in_every_hierarchy() {
     );
     session.kill().expect("kills");
     child.wait().expect("waits");
-    session.remove().expect("removes");
+    session.remove(soon()).expect("removes");
     let paths = root.paths();
     root.remove_self().expect("removes");
     for path in paths {

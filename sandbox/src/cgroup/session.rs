@@ -1,14 +1,14 @@
 //! The cgroup of one session: its limits, its life and death, its counters.
 
 use super::dir::Dir;
+use super::owner::{self, Owner};
 use super::{Backend, CgroupError, Counters, Limits, Result, Tree, unified, v1, v2};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long [`SessionCgroup::remove`] goes on trying: the kernel answers EBUSY for a moment after the last exit.
-const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a freeze may take. A process in uninterruptible sleep delays it.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -130,6 +130,12 @@ impl SessionCgroup {
         }
     }
 
+    /// Whose its processes are, of all who have a user or group id among `ids`. An error means that it cannot be told, not
+    /// that there is nobody.
+    pub fn owner(&self, ids: &Range<u32>) -> Result<Owner> {
+        owner::of(&self.tree.branches(), &self.name, ids)
+    }
+
     /// Reads all counters.
     pub fn counters(&self) -> Result<Counters> {
         match &self.tree.backend {
@@ -151,13 +157,31 @@ impl SessionCgroup {
         }
     }
 
-    /// Removes the (empty) cgroup in every hierarchy, retrying for up to 10 s while the kernel says busy. Removing what is
-    /// gone already is no error.
-    pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + REMOVE_PATIENCE;
+    /// Removes the (empty) cgroup in every hierarchy. Removing what is gone already is no error.
+    ///
+    /// The kernel says busy for a moment after the last exit, and has no event for "may be removed now"; until `deadline`
+    /// it is asked again. Who must not wait gives a deadline that has passed: it is then tried once, and a fault that
+    /// [`CgroupError::is_busy`] means that it is worth coming back. What was removed by then stays removed.
+    pub fn remove(&self, deadline: Instant) -> Result<()> {
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match self.try_remove() {
+                Err(fault) if fault.is_busy() && Instant::now() < deadline => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn try_remove(&self) -> Result<()> {
         // The one that gives the session its identity last: until then it can be opened as itself.
         for branch in self.tree.branches().into_iter().rev() {
-            remove_with_patience(&branch.dir, &self.name, deadline)?;
+            match branch.dir.remove_child(&self.name) {
+                Err(fault) if !fault.is_errno(libc::ENOENT) => return Err(fault),
+                Ok(()) | Err(_) => {}
+            }
         }
         Ok(())
     }
@@ -194,21 +218,4 @@ fn check_limits(limits: &Limits) -> Result<()> {
         return bad("pids", "1 to 4194304", limits.pids.into());
     }
     Ok(())
-}
-
-fn remove_with_patience(parent: &Dir, name: &str, deadline: Instant) -> Result<()> {
-    let mut pause = Duration::from_micros(200);
-    loop {
-        match parent.remove_child(name) {
-            Ok(()) => return Ok(()),
-            Err(fault) if fault.is_errno(libc::ENOENT) => return Ok(()),
-            // The kernel has no event for "may be removed now": an exiting task stays charged for a moment after the
-            // cgroup is reported empty.
-            Err(fault) if fault.is_errno(libc::EBUSY) && Instant::now() < deadline => {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(Duration::from_millis(100));
-            }
-            Err(fault) => return Err(fault),
-        }
-    }
 }

@@ -134,7 +134,7 @@ fn simple(act: &ChildAct, with: &Resources<'_>) -> io::Result<()> {
         ChildAct::RaiseAmbient { keep } => capability::raise_ambient(*keep)?,
         ChildAct::Securebits(bits) => capability::set_securebits(*bits)?,
         ChildAct::NoNewPrivs => prctl::set_no_new_privs()?,
-        ChildAct::EmptyBounding => capability::empty_bounding()?,
+        ChildAct::EmptyBounding => capability::limit_bounding(CapMask::EMPTY)?,
         ChildAct::FinalCaps { keep } => final_caps(*keep)?,
         ChildAct::Umask(mask) => {
             umask(Mode::from_bits_truncate(*mask));

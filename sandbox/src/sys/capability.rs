@@ -123,14 +123,15 @@ pub fn bounding_has(bit: u32) -> Option<bool> {
         .map(|held| held == 1)
 }
 
-/// Empties the bounding set: no later exec, file capability or set-uid bit can bring one back.
-pub fn empty_bounding() -> io::Result<()> {
+/// Takes all but `keep` out of the bounding set: no later exec, file capability or set-uid bit can bring one back. Needs
+/// `CAP_SETPCAP`.
+pub fn limit_bounding(keep: CapMask) -> io::Result<()> {
     for bit in 0..64 {
         match bounding_has(bit) {
-            Some(true) => {
+            Some(true) if keep.0 >> bit & 1 == 0 => {
                 prctl(libc::PR_CAPBSET_DROP, bit.into(), 0)?;
             }
-            Some(false) => {}
+            Some(_) => {}
             // Past the kernel's last capability.
             None => break,
         }

@@ -16,6 +16,9 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
     /// The packet was larger than the buffer, or carried more descriptors than [`MAX_FDS`]: what is here is not all.
     pub truncated: bool,
+    /// All bytes are here, but not all descriptors: there were too many, or **this process had no room for them**
+    /// (`RLIMIT_NOFILE`), which is nobody's fault at the other end.
+    pub lost_fds: bool,
 }
 
 /// Sends one packet with descriptors. `MSG_NOSIGNAL`: a closed peer is an error, never a signal.
@@ -59,6 +62,7 @@ pub fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
         len,
         fds: take_rights(&message),
         truncated: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+        lost_fds: message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) == libc::MSG_CTRUNC,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Uids that have another owner: those of running processes, and those that the host's configuration gives away.
 
 use super::{Result, io_at};
+use crate::identity::ids_of;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -27,25 +28,12 @@ pub(super) fn by_processes() -> Vec<Range<u32>> {
                 .iter()
                 .all(u8::is_ascii_digit)
         })
-        .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok())
-        .flat_map(|status| uids_of(&status))
+        .filter_map(|entry| fs::read(entry.path().join("status")).ok())
+        .flat_map(|status| ids_of(&status))
         .collect();
     uids.sort_unstable();
     uids.dedup();
     uids.into_iter().map(single).collect()
-}
-
-/// Real, effective, saved and file system uid and gid of a `/proc/PID/status`.
-fn uids_of(status: &str) -> Vec<u32> {
-    status
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("Uid:")
-                .or_else(|| line.strip_prefix("Gid:"))
-        })
-        .flat_map(str::split_whitespace)
-        .filter_map(|uid| uid.parse().ok())
-        .collect()
 }
 
 /// Users, groups and subordinate ranges of this host.
@@ -104,10 +92,6 @@ mod tests {
             Some(u32::MAX..u32::MAX)
         );
         assert_eq!(subordinate("# comment"), None);
-        assert_eq!(
-            uids_of("Name:\tsh\nUid:\t5\t6\t7\t8\nGid:\t9\t9\t9\t9\n"),
-            [5, 6, 7, 8, 9, 9, 9, 9]
-        );
     }
 
     #[test]

@@ -93,6 +93,7 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
     let work = handle.begin().await.map_err(|error| match error {
         Unusable::Ending => ApiError::not_found("the session is ending"),
         Unusable::Failed(end) => ApiError::new(ErrorCode::AgentFailed, end.detail),
+        full @ Unusable::Full(_) => ApiError::new(ErrorCode::Throttled, full.to_string()),
     })?;
     let (tell, verdict) = oneshot::channel();
     // A task of its own from here on: the caller may go away while the process is being started, and then somebody must

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 /// Most faults of one body that are told; each costs one more reading of it.
 const MAX_FAULTS: usize = 32;
@@ -98,10 +99,18 @@ fn query<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
     })
 }
 
-/// All of a body, if it is not too large.
+/// How long the body of a control request may take to arrive; the largest is a megabyte.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// All of a body, if it is not too large and does not take too long.
 pub async fn bounded(body: Body, max: u64) -> Result<bytes::Bytes, ApiError> {
-    axum::body::to_bytes(body, usize::try_from(max).unwrap_or(usize::MAX))
+    let read = axum::body::to_bytes(body, usize::try_from(max).unwrap_or(usize::MAX));
+    tokio::time::timeout(BODY_TIME, read)
         .await
+        .map_err(|_| {
+            let seconds = BODY_TIME.as_secs();
+            ApiError::field("body", format!("did not arrive within {seconds} s"))
+        })?
         .map_err(|error| {
             // axum wraps it once.
             let too_large = std::error::Error::source(&error)

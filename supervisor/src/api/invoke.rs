@@ -111,6 +111,10 @@ pub async fn obtain(
                 broker.registry.remove(&handle);
             }
             Err(Unusable::Failed(end)) => return Err(start_failure(&end)),
+            Err(full @ Unusable::Full(_)) => {
+                return Err(ApiError::new(ErrorCode::Throttled, full.to_string())
+                    .retry_after(Duration::from_secs(1)));
+            }
         }
     }
 }
@@ -193,6 +197,13 @@ pub async fn relay(
             }));
         }
     };
+    // A shim lets through only what it was asked for, and is not believed.
+    if !(200..600).contains(&exchange.head.status) {
+        return Err(ApiError::new(
+            ErrorCode::AgentFailed,
+            format!("the agent answered with status {}", exchange.head.status),
+        ));
+    }
     let mut headers = HeaderMap::with_capacity(exchange.head.headers.len());
     for (name, value) in &exchange.head.headers {
         // The shim has taken these off; one that has not would decide how the client reads this answer's end.

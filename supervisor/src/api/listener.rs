@@ -1,6 +1,7 @@
 //! Sockets to requests: accepts, bounds connections, knows the peer, serves HTTP/1.1 and h2c.
 
 use super::identify::Peer;
+use super::occupancy::{Held, Occupancy};
 use crate::broker::Broker;
 use axum::Router;
 use axum::body::Body;
@@ -34,18 +35,22 @@ pub struct Listeners {
 /// Serves until `stop` turns true, then lets connections finish their requests.
 pub async fn serve(broker: Arc<Broker>, listeners: Listeners, stop: watch::Receiver<bool>) {
     let router = super::router::router(Arc::clone(&broker));
-    let places = Arc::new(Semaphore::new(
-        usize::try_from(broker.config().limits.max_connections).unwrap_or(Semaphore::MAX_PERMITS),
-    ));
+    let most =
+        usize::try_from(broker.config().limits.max_connections).unwrap_or(Semaphore::MAX_PERMITS);
     let server = Server {
         broker,
         router,
-        places,
+        places: Arc::new(Semaphore::new(most)),
         stop,
     };
     let mut accepting = JoinSet::new();
+    let tcp_places = Arc::new(Semaphore::new(most - most / 4));
     for listener in listeners.tcp {
-        accepting.spawn(accept_tcp(server.clone(), listener));
+        accepting.spawn(accept_tcp(
+            server.clone(),
+            listener,
+            Arc::clone(&tcp_places),
+        ));
     }
     accepting.spawn(accept_unix(server, listeners.unix));
     while accepting.join_next().await.is_some() {}
@@ -93,6 +98,8 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
         }
         while connections.try_join_next().is_some() {}
     }
+    // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -136,10 +143,15 @@ impl Drop for UserPlace {
     }
 }
 
-async fn accept_tcp(mut server: Server, listener: TcpListener) {
+/// `tcp_places` are fewer than all: whoever fills them, and anybody may try who reaches the address, leaves some for the
+/// Unix socket, by which the operator would see to it.
+async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
+        let Some(tcp_place) = place_in(&tcp_places, &mut stop).await else {
+            break;
+        };
         let Some(place) = server.place(&mut stop).await else {
             break;
         };
@@ -156,16 +168,19 @@ async fn accept_tcp(mut server: Server, listener: TcpListener) {
                 if stream.set_nodelay(true).is_err() {
                     continue;
                 }
-                connections.spawn(
-                    server
-                        .clone()
-                        .connection(stream, Peer::Tcp { local }, place),
-                );
+                let served = server
+                    .clone()
+                    .connection(stream, Peer::Tcp { local }, place);
+                connections.spawn(async move {
+                    served.await;
+                    drop(tcp_place);
+                });
             }
             Err(error) => pause(&error).await,
         }
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -185,13 +200,21 @@ async fn pause(error: &std::io::Error) {
     }
 }
 
+/// One of `places`, unless the listeners are told to stop.
+async fn place_in(
+    places: &Arc<Semaphore>,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        place = Arc::clone(places).acquire_owned() => place.ok(),
+        () = stopped(stop) => None,
+    }
+}
+
 impl Server {
     /// A place for one more connection: beyond the bound, clients wait in the listen queue.
     async fn place(&mut self, stop: &mut watch::Receiver<bool>) -> Option<OwnedSemaphorePermit> {
-        tokio::select! {
-            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
-            () = stopped(stop) => None,
-        }
+        place_in(&self.places, stop).await
     }
 
     async fn connection<S>(self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
@@ -200,13 +223,16 @@ impl Server {
     {
         let limits = self.broker.config().limits.clone();
         let router = self.router;
+        let occupancy = Occupancy::default();
+        let occupied = occupancy.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let router = router.clone();
+            let in_flight = occupied.enter();
             async move {
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(peer);
                 let Ok(response) = router.oneshot(request).await;
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| Held::new(body, in_flight)))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -228,12 +254,17 @@ impl Server {
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let mut stop = self.stop;
+        let unused = || occupancy.unused(limits.head_timeout);
+        tokio::select! {
+            outcome = connection.as_mut() => return report(outcome),
+            () = stopped(&mut stop) => {}
+            () = unused() => {}
+        }
+        // Requests in flight are answered. A peer that does not take part in the farewell is not waited for.
+        connection.as_mut().graceful_shutdown();
         tokio::select! {
             outcome = connection.as_mut() => report(outcome),
-            () = stopped(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                report(connection.await);
-            }
+            () = unused() => {}
         }
         drop(place);
     }

@@ -29,6 +29,8 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// What the agent itself said.
     pub agent: Option<Box<AgentEvidence>>,
+    /// What is behind it, for the daemon's log only.
+    cause: Option<String>,
 }
 
 /// What AWS hides and its users ask for most: the agent's own words.
@@ -51,6 +53,7 @@ impl ApiError {
             fields: Vec::new(),
             retry_after: None,
             agent: None,
+            cause: None,
         }
     }
 
@@ -85,13 +88,15 @@ impl ApiError {
         Self::new(ErrorCode::NotFound, what)
     }
 
-    /// Our fault; the cause goes to the log, not to the caller.
+    /// Our fault; the cause goes to the log under the request's id, not to the caller.
     pub fn internal(error: &dyn std::error::Error) -> Self {
-        tracing::error!(error = %crate::fault::chain(error), "request failed");
-        Self::new(
-            ErrorCode::Internal,
-            "the daemon could not do this; its log has the cause under this request id",
-        )
+        Self {
+            cause: Some(crate::fault::chain(error)),
+            ..Self::new(
+                ErrorCode::Internal,
+                "the daemon could not do this; its log has the cause under this request id",
+            )
+        }
     }
 
     /// Says when to try again.
@@ -164,6 +169,9 @@ impl ApiError {
     }
 
     fn finish(&self, request_id: &str, kind: &'static str, body: &Value) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(request_id, error = cause, "request failed");
+        }
         let mut response = (self.status(), Body::from(body.to_string())).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

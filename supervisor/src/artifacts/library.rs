@@ -60,14 +60,18 @@ impl Library {
         &self,
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(Artifact, bool), ArtifactError> {
-        let _place = self
-            .places
-            .acquire()
+        let place = Arc::clone(&self.places)
+            .acquire_owned()
             .await
             .map_err(|_| ArtifactError::Interrupted)?;
         let (pieces, received) = mpsc::channel(PIECES);
         let files = self.files.clone();
-        let unpacked = tokio::task::spawn_blocking(move || spool(&files, received));
+        // The place goes with the work, which goes on for a while when its sender goes away.
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let unpacked = spool(&files, received);
+            drop(place);
+            unpacked
+        });
         let mut body = pin!(body);
         let mut complete = true;
         let (began, mut bytes) = (Instant::now(), 0);

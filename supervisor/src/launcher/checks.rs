@@ -59,6 +59,11 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
     Ok(())
 }
 
+/// First uid of the range that holds `uid`, which is one of the instance's.
+pub(super) fn base_of(uid: u32, ground: &Ground) -> u32 {
+    uid - (uid - ground.uid_block.start) % UIDS_PER_SESSION
+}
+
 fn uid_base(base: u32, ground: &Ground) -> Result<(), OrderFault> {
     let block = &ground.uid_block;
     let fits = base >= block.start

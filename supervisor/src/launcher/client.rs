@@ -151,6 +151,10 @@ impl LauncherClient {
                 cgroup_inode,
                 pidfd,
             }),
+            (Reply::Launched { .. }, None) => Err(OrderFault::Host {
+                detail: "this daemon has too many files open to take one more session".to_owned(),
+                errno: nix::errno::Errno::EMFILE as i32,
+            }),
             (other, _) => Err(unexpected(&other)),
         }
     }
@@ -270,7 +274,8 @@ async fn read(shared: &Shared, notices: &mpsc::Sender<Exited>) -> io::Error {
             Err(error) => return error,
         };
         let message = match postcard::from_bytes(&buffer[..received.len]) {
-            Ok(message) if !received.truncated => message,
+            // Without room for its pidfd a launch fails, by whoever waits for it: never the link, and with it the daemon.
+            Ok(message) if !received.truncated || received.lost_fds => message,
             Ok(_) | Err(_) => {
                 return io::Error::new(io::ErrorKind::InvalidData, "its packet is not understood");
             }

@@ -27,8 +27,9 @@ pub enum Order {
         session: SessionId,
     },
     /// Make a session. Descriptors: 0 = sealed memfd with the shim's `Boot`; 1 = the bundle's directory (`O_PATH`).
-    /// Safe: ids and limits are checked against this instance's block and ceilings; the directory must be owned by the
-    /// broker's uid on the state directory's file system; everything else comes from the launcher's own set-up.
+    /// Safe: ids and limits are checked against this instance's block and ceilings, and no range is given to a second
+    /// session, whoever made the first; the directory must be owned by the broker's uid on the state directory's file
+    /// system; everything else comes from the launcher's own set-up.
     /// Answer: [`Reply::Launched`] with the pidfd.
     Launch(LaunchOrder),
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.

@@ -4,10 +4,10 @@
 //! no event (a cgroup that becomes empty on v1, a kill for want of memory that is not counted yet) is looked at on a short
 //! timer that runs only while something waits for it.
 
+mod foreign;
 mod orders;
 mod removal;
 
-use super::endpoint::Endpoint;
 use super::ground::Ground;
 use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Replied, Reply};
 use super::session::{Farewell, Phase, Session};
@@ -32,9 +32,6 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// How long after an out-of-memory hint a kill is expected to show in the counters.
 const OOM_SUSPICION: Duration = Duration::from_secs(1);
-
-/// How long the stagers of a launcher that has just been killed may take to follow it.
-const STAGERS_DIE: Duration = Duration::from_secs(1);
 
 /// Most events taken at once.
 const MAX_EVENTS: usize = 64;
@@ -109,35 +106,6 @@ impl Launcher {
         Ok(launcher)
     }
 
-    /// Sessions that an earlier launcher made, by their cgroups.
-    fn find_foreign(&mut self) -> io::Result<()> {
-        for name in self.ground.cgroups.list().map_err(io::Error::other)? {
-            // Not a session's name: not ours to touch.
-            let Ok(session) = SessionId::parse(name) else {
-                continue;
-            };
-            let cgroup = self
-                .ground
-                .cgroups
-                .open_existing(session.as_str())
-                .map_err(io::Error::other)?;
-            let endpoint = Endpoint::of(&self.ground.sessions, session.as_str());
-            // A place that was prepared and never used: its socket would have been made before it was. Its stager dies
-            // with its launcher. No store knows of it, so nobody would ever ask for its removal.
-            if !endpoint.is_there() && cgroup.wait_empty(Instant::now() + STAGERS_DIE).is_ok() {
-                match cgroup.remove() {
-                    Ok(()) => continue,
-                    Err(error) => {
-                        tracing::warn!(session_id = %session, error = %error, "an old prepared cgroup stays behind");
-                    }
-                }
-            }
-            self.sessions
-                .insert(session, Session::new(cgroup, endpoint, Phase::Foreign));
-        }
-        Ok(())
-    }
-
     /// Serves until the broker is gone.
     pub(super) fn serve(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); MAX_EVENTS];
@@ -198,6 +166,10 @@ impl Launcher {
         let packet = &buffer[..received.len];
         match postcard::from_bytes::<Ordered>(packet) {
             Ok(ordered) if !received.truncated => self.order(ordered, received.fds),
+            Ok(ordered) if received.lost_fds => {
+                let fault = host_fault("take the order's descriptors", Errno::EMFILE as i32);
+                self.reply(ordered.number, Err(fault), None);
+            }
             // Without a number there is no one to answer. Only a broken or subverted broker sends such a thing.
             Ok(_) | Err(_) => tracing::error!(bytes = received.len, "order not understood"),
         }

@@ -4,13 +4,13 @@
 //! Parked ─launch─▶ Launching ─stager's report─▶ Running ─exit─▶ Ended
 //!   │                  │ fault                     │               │
 //!   └──────────────────┴────────remove─────────────┴───────────────┴─▶ (removal) ─cgroup empty─▶ gone
-//! Foreign: the cgroup of a session that an earlier launcher made; killed, counted and removed by name
+//! Foreign: the cgroup of a session that an earlier launcher made (`service/foreign.rs`); killed, counted and removed by name
 //! ```
 //!
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
 
 use super::endpoint::Endpoint;
-use super::message::OrderFault;
+use super::message::{Counters, OrderFault};
 use super::stager::Stager;
 use sandbox::cgroup::SessionCgroup;
 use std::os::fd::OwnedFd;
@@ -34,6 +34,17 @@ pub(super) enum Phase {
     Foreign,
 }
 
+/// Which host uids a session has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uids {
+    /// None: not launched yet, or found with nobody in it.
+    None,
+    /// The range that begins with this one.
+    From(u32),
+    /// Perhaps some. Only of foreign ones.
+    Unknown,
+}
+
 /// What to answer when a session is gone.
 #[derive(Debug)]
 pub(super) enum Farewell {
@@ -48,6 +59,17 @@ pub(super) enum Farewell {
 pub(super) struct Removal {
     pub(super) began: Instant,
     pub(super) farewells: Vec<Farewell>,
+    /// Read once nobody is left. A removal that the kernel puts off has taken some of the counters away by the next try.
+    pub(super) remains: Option<Remains>,
+}
+
+/// What is known of a session when its last process is gone.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// Zero where they could not be read.
+    pub(super) usage: Counters,
+    /// The exit record as its shim wrote it.
+    pub(super) record: Vec<u8>,
 }
 
 /// See the module.
@@ -55,8 +77,7 @@ pub(super) struct Removal {
 pub(super) struct Session {
     pub(super) cgroup: SessionCgroup,
     pub(super) endpoint: Endpoint,
-    /// First host uid, once launched.
-    pub(super) uid_base: Option<u32>,
+    pub(super) uids: Uids,
     pub(super) phase: Phase,
     /// Becomes readable when the memory limit was hit; with its key in the epoll.
     pub(super) oom: Option<(u64, OwnedFd)>,
@@ -70,7 +91,7 @@ impl Session {
         Self {
             cgroup,
             endpoint,
-            uid_base: None,
+            uids: Uids::None,
             phase,
             oom: None,
             oom_suspect: None,

@@ -3,7 +3,9 @@
 use super::ground::Ground;
 use super::message::{Limits, MAX_PACKET};
 use super::service::Launcher;
+use crate::fault::chain;
 use proto::ids::InstanceId;
+use sandbox::privileges;
 use sandbox::seqpacket::Seqpacket;
 use sandbox::sys::{close_range, errno_of, fork, title};
 use serde::{Deserialize, Serialize};
@@ -138,7 +140,7 @@ fn run(setup: &LauncherSetup, link: Seqpacket) -> i32 {
         Err(fault) => (
             Started::Failed {
                 errno: errno_of(&fault.source),
-                detail: format!("{fault}: {}", fault.source),
+                detail: chain(&fault),
             },
             None,
         ),
@@ -173,5 +175,14 @@ fn prepare(setup: &LauncherSetup, link: &Seqpacket) -> Result<Ground, super::gro
     )?;
     step("name the launcher of", title::set(TITLE))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
-    Ground::open(setup)
+    let ground = Ground::open(setup)?;
+    // Only now: planting cgroups and setting a device filter may take more.
+    privileges::become_launcher().map_err(|error| {
+        GroundError::new(
+            "limit the launcher of",
+            &setup.runtime_dir,
+            io::Error::other(error),
+        )
+    })?;
+    Ok(ground)
 }

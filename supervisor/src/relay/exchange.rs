@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Bytes asked for at a time from the stream.
 const CHUNK: usize = 64 * 1024;
@@ -119,17 +120,18 @@ where
             // Its length is declared, which is its end: no `body.end` is needed.
             let (head, end) = link.invoke(&request, theirs.as_fd()).await?;
             drop(theirs);
-            Ok(assemble(head, ours, end, cancel))
+            Ok(assemble(head, ours, end, cancel, None))
         }
         RequestBody::Stream(body) => {
             let (ours, writer) = ours.split().map_err(no_stream)?;
-            let pump = tokio::spawn(send_body(Arc::clone(link), id, body, writer));
+            // Ends with the exchange, however that ends: a client that stopped in the middle of its body has no other end.
+            let pump =
+                AbortOnDropHandle::new(tokio::spawn(send_body(Arc::clone(link), id, body, writer)));
             let answered = link.invoke(&request, theirs.as_fd()).await;
             drop(theirs);
             match answered {
-                Ok((head, end)) => Ok(assemble(head, ours, end, cancel)),
+                Ok((head, end)) => Ok(assemble(head, ours, end, cancel, Some(pump))),
                 Err(error) => {
-                    pump.abort();
                     // The shim has already forgotten it.
                     cancel.armed = matches!(error, CallError::Shape(_));
                     Err(error)
@@ -198,6 +200,7 @@ fn assemble(
     stream: NearEnd,
     end: oneshot::Receiver<u64>,
     cancel: CancelOnDrop,
+    pump: Option<AbortOnDropHandle<()>>,
 ) -> Exchange {
     let expected = head.content_length;
     let mut body = ResponseBody {
@@ -209,6 +212,7 @@ fn assemble(
         buffer: BytesMut::new(),
         read: 0,
         expected,
+        _pump: pump,
     };
     if expected == Some(0) {
         body.finish();
@@ -223,6 +227,8 @@ pub struct ResponseBody {
     buffer: BytesMut,
     read: u64,
     expected: Option<u64>,
+    /// The request's body, while there is more of it.
+    _pump: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug)]

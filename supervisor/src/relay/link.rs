@@ -118,10 +118,18 @@ pub struct Link {
 struct Waiting {
     closed: bool,
     calls: HashMap<u64, oneshot::Sender<Result<Box<RawValue>, ErrorObject>>>,
-    bodies: HashMap<InvocationId, oneshot::Sender<u64>>,
+    bodies: HashMap<InvocationId, PendingBody>,
     execs: HashMap<ExecId, oneshot::Sender<ExitStatus>>,
     /// Dropped when the reader has found the socket empty.
     drains: Vec<oneshot::Sender<()>>,
+}
+
+/// An invocation whose answer's body has not ended.
+#[derive(Debug)]
+struct PendingBody {
+    end: oneshot::Sender<u64>,
+    /// The order has left; before that there is nothing to cancel at the shim.
+    sent: bool,
 }
 
 impl Link {
@@ -171,8 +179,14 @@ impl Link {
         stream: BorrowedFd<'_>,
     ) -> Result<(InvokeHead, oneshot::Receiver<u64>), CallError> {
         let (end, receiver) = oneshot::channel();
-        self.waiting().bodies.insert(invoke.id, end);
-        let head = self.call("invoke", invoke, &[stream]).await;
+        let body = PendingBody { end, sent: false };
+        self.waiting().bodies.insert(invoke.id, body);
+        let sent = || {
+            if let Some(body) = self.waiting().bodies.get_mut(&invoke.id) {
+                body.sent = true;
+            }
+        };
+        let head = self.call_noting("invoke", invoke, &[stream], sent).await;
         if head.is_err() {
             self.forget(invoke.id);
         }
@@ -185,9 +199,12 @@ impl Link {
     }
 
     /// Gives an invocation up. Never waits, so that it can be called from `drop`; if the queue is full just then, a task
-    /// sends it.
+    /// sends it. One whose order has not left, or whose body has ended, is only forgotten: a shim that does not read must
+    /// not make this daemon collect such tasks.
     pub fn cancel(self: &Arc<Self>, id: InvocationId) {
-        self.forget(id);
+        if !self.forget(id) {
+            return;
+        }
         let packet = jsonrpc::notification("cancel", &Cancel { id });
         match self.socket.try_send(&packet, &[]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -214,9 +231,10 @@ impl Link {
         drained
     }
 
-    /// Forgets who waits for an invocation's body.
-    pub fn forget(&self, id: InvocationId) {
-        self.waiting().bodies.remove(&id);
+    /// Forgets who waits for an invocation's body; whether the shim has the order, and has not said that it is over.
+    fn forget(&self, id: InvocationId) -> bool {
+        let body = self.waiting().bodies.remove(&id);
+        body.is_some_and(|body| body.sent)
     }
 
     /// Starts one more process; the receiver tells how it ended.
@@ -259,6 +277,17 @@ impl Link {
         params: &P,
         fds: &[BorrowedFd<'_>],
     ) -> Result<R, CallError> {
+        self.call_noting(method, params, fds, || {}).await
+    }
+
+    /// As [`Self::call`]; `sent` runs when the request has left.
+    async fn call_noting<P: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &P,
+        fds: &[BorrowedFd<'_>],
+        sent: impl FnOnce(),
+    ) -> Result<R, CallError> {
         let id = self.next_id();
         let packet = jsonrpc::request(id, method, params);
         if packet.len() > MAX_PACKET {
@@ -277,6 +306,7 @@ impl Link {
         if self.socket.send(&packet, fds).await.is_err() {
             return Err(CallError::LinkClosed);
         }
+        sent();
         match receiver.await {
             Ok(Ok(raw)) => {
                 jsonrpc::typed(&raw).map_err(|error| CallError::Shape(error.to_string()))
@@ -353,10 +383,15 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break Ok(()),
             Err(error) => break Err(ProtocolFault::Io(error)),
         };
-        if received.truncated {
+        if received.truncated && !received.lost_fds {
             break Err(ProtocolFault::Descriptor("an oversized packet".to_owned()));
         }
-        match sort(&link, &buffer[..received.len], received.fds) {
+        let fds = if received.lost_fds {
+            Fds::Lost
+        } else {
+            Fds::All(received.fds)
+        };
+        match sort(&link, &buffer[..received.len], fds) {
             Ok(None) => {}
             Ok(Some(event)) => {
                 if events.send(event).await.is_err() {
@@ -377,18 +412,28 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
     let _ = events.send(ShimEvent::Closed(outcome)).await;
 }
 
+/// What came along with a packet.
+enum Fds {
+    /// All that were sent.
+    All(Vec<OwnedFd>),
+    /// Not all: there were more than anybody may send, or this daemon had no room for them.
+    Lost,
+}
+
 /// Gives a packet to who waits for it, or returns it as an event.
-fn sort(
-    link: &Link,
-    packet: &[u8],
-    mut fds: Vec<OwnedFd>,
-) -> Result<Option<ShimEvent>, ProtocolFault> {
+fn sort(link: &Link, packet: &[u8], fds: Fds) -> Result<Option<ShimEvent>, ProtocolFault> {
     let message = jsonrpc::parse(packet)?;
     let due =
         usize::from(matches!(&message, Message::Notification { method, .. } if method == "egress"));
-    if fds.len() != due {
-        return Err(ProtocolFault::Descriptor("a packet".to_owned()));
-    }
+    let mut fds = match fds {
+        Fds::All(fds) if fds.len() == due => fds,
+        // One connection of the agent's breaks; that this daemon has too many files open is not the session's fault.
+        Fds::Lost if due == 1 => {
+            tracing::warn!("an outbound connection was lost: too many open files");
+            return Ok(None);
+        }
+        Fds::All(_) | Fds::Lost => return Err(ProtocolFault::Descriptor("a packet".to_owned())),
+    };
     match message {
         Message::Response { id, outcome } => {
             // An answer that nobody waits for any more is late, not wrong.
@@ -402,7 +447,7 @@ fn sort(
                 "body.end" => {
                     let end: BodyEnd = typed(&method, params)?;
                     if let Some(body) = link.waiting().bodies.remove(&end.id) {
-                        let _ = body.send(end.bytes);
+                        let _ = body.end.send(end.bytes);
                     }
                     return Ok(None);
                 }

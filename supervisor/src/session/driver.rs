@@ -4,7 +4,9 @@
 //! completions come back as events. It decides nothing itself but which words describe an end.
 
 use super::boot;
-use super::handle::{Activity, Command, End, MAILBOX, SessionHandle, SessionKey, View, Work};
+use super::handle::{
+    Activity, Command, End, MAILBOX, NoWork, SessionHandle, SessionKey, View, Work,
+};
 use super::log::SessionLog;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -75,14 +77,21 @@ pub fn spawn(
         underway: Some(broker.slots.underway()),
         launching: None,
         in_a_row: 0,
+        remains: false,
         over: false,
     };
     tokio::spawn(driver.run(commands));
     handle
 }
 
-/// At most one launch, one kill and one removal are under way at once, and the exit notice.
+/// After a link has closed in order, how long PID 1 may take to end.
+const EXIT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// At most one launch, one kill and one removal are under way at once, the exit notice, and the end of the link.
 const COMPLETIONS: usize = 8;
+
+/// Processes started by exec that a session may have beside its invocations; the shim's own bound.
+const EXECS: usize = 16;
 
 /// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
 /// stop or its lifetime by keeping the queue full.
@@ -99,6 +108,8 @@ pub enum Completion {
     Removed(Result<Option<Removed>, String>),
     /// The pid is known (before the handshake).
     Pid(i32),
+    /// The shim closed its link a while ago.
+    LinkGone,
 }
 
 /// A launched and attached session.
@@ -141,6 +152,8 @@ struct Driver {
     launching: Option<JoinHandle<()>>,
     /// Events of the shim taken since anybody else had a turn.
     in_a_row: u32,
+    /// Its removal has failed.
+    remains: bool,
     over: bool,
 }
 
@@ -198,23 +211,8 @@ impl Driver {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Begin(answer) => {
-                let granted = match (&self.link, self.session.begin_work(self.broker.clock.now())) {
-                    (Some(link), Ok(effects)) => {
-                        let (ends, ended) = oneshot::channel();
-                        self.work.push(ended);
-                        let work = Work {
-                            link: Arc::clone(link),
-                            _ends: ends,
-                        };
-                        self.perform(effects);
-                        Ok(work)
-                    }
-                    // Live without a link cannot be; the caller is told to wait for the phase.
-                    (None, Ok(_)) => Err(lifecycle::Refusal::NotReady),
-                    (_, Err(refusal)) => Err(refusal),
-                };
                 // A caller that is gone drops its work, which ends it.
-                let _ = answer.send(granted);
+                let _ = answer.send(self.begin_work());
             }
             Command::Stop(reason) => {
                 sandbox::faults::panic_at("driver.stop");
@@ -232,10 +230,46 @@ impl Driver {
         }
     }
 
+    fn begin_work(&mut self) -> Result<Work, NoWork> {
+        let most = self.broker.config().limits.max_invocations_per_session;
+        // The shim refuses too; but a shim is not believed, and each piece of work costs this daemon descriptors.
+        if self.work.len() >= usize::try_from(most).unwrap_or(usize::MAX) + EXECS {
+            return Err(NoWork::Full(
+                "the session has as much work in flight as it may have (limits.max_invocations_per_session)",
+            ));
+        }
+        let Ok(place) = Arc::clone(&self.broker.work_places).try_acquire_owned() else {
+            return Err(NoWork::Full(
+                "this daemon relays as much as its limit of open files allows",
+            ));
+        };
+        let link = self.link.clone();
+        let effects = self
+            .session
+            .begin_work(self.broker.clock.now())
+            .map_err(NoWork::Refused)?;
+        // Live without a link cannot be; the caller is told to wait for the phase.
+        let link = link.ok_or(NoWork::Refused(lifecycle::Refusal::NotReady))?;
+        let (ends, ended) = oneshot::channel();
+        self.work.push(ended);
+        self.perform(effects);
+        Ok(Work {
+            link,
+            _ends: ends,
+            _place: place,
+        })
+    }
+
     async fn complete(&mut self, completion: Completion) {
         match completion {
             Completion::Pid(pid) => {
                 self.view.send_modify(|view| view.pid = Some(pid));
+            }
+            Completion::LinkGone => {
+                self.notes
+                    .fault
+                    .get_or_insert_with(|| "it closed its link and lives on".to_owned());
+                self.step(Event::ProtocolFault);
             }
             Completion::Launched(outcome) => match *outcome {
                 Ok(Running {
@@ -292,7 +326,13 @@ impl Driver {
                     self.notes.fault = Some(crate::fault::chain(&fault));
                     self.step(Event::ProtocolFault);
                 }
-                // A link that closed in order is followed by the exit notice.
+                // A link that closed in order is followed by the exit notice. Without a link nobody can be answered, so a
+                // session is not left that way.
+                let done = self.completions.0.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(EXIT_PATIENCE).await;
+                    let _ = done.send(Completion::LinkGone).await;
+                });
             }
         }
     }
@@ -499,6 +539,7 @@ impl Driver {
             Ok(None) => {}
             Err(fault) => {
                 tracing::error!(session_id = %self.handle.id, fault, "removing the session's remains failed");
+                self.remains = true;
             }
         }
     }
@@ -549,7 +590,10 @@ impl Driver {
                 .load(std::sync::atomic::Ordering::Relaxed),
             log_lines_dropped: self.handle.log.dropped(),
         };
-        self.broker.record_end(&self.handle, end).await;
+        // While anything of it may be alive its uids are nobody else's: its row stays, and the next daemon ends it.
+        if !self.remains {
+            self.broker.record_end(&self.handle, end).await;
+        }
         self.broker.registry.remove(&self.handle);
         self.broker.exits.forget(&self.handle.id);
         drop(self.permit);

@@ -6,7 +6,7 @@ use proto::api::{EndReason, Phase};
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use session_core::lifecycle::Refusal;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 /// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
 /// burst of new callers; they then wait their turn.
@@ -64,11 +64,20 @@ pub struct Activity {
 #[derive(Debug)]
 pub(super) enum Command {
     /// An invocation, stream or exec wants to begin.
-    Begin(oneshot::Sender<Result<Work, Refusal>>),
+    Begin(oneshot::Sender<Result<Work, NoWork>>),
     /// End it.
     Stop(EndReason),
     /// Tell the numbers.
     Inspect(oneshot::Sender<Activity>),
+}
+
+/// Why work does not begin.
+#[derive(Debug)]
+pub(super) enum NoWork {
+    /// The session is not there for it.
+    Refused(Refusal),
+    /// There is as much already as may be; which bound that is.
+    Full(&'static str),
 }
 
 /// The right to use a session's link. While it lives the session counts as busy; dropping it ends the work.
@@ -78,6 +87,8 @@ pub struct Work {
     pub link: Arc<Link>,
     /// Closing it tells the driver; nothing is ever sent.
     pub(super) _ends: oneshot::Sender<()>,
+    /// One of the daemon's places for work.
+    pub(super) _place: OwnedSemaphorePermit,
 }
 
 /// Why a session cannot be used.
@@ -89,6 +100,9 @@ pub enum Unusable {
     /// It was ending when the caller came: the same id afterwards starts a new one.
     #[error("the session is ending")]
     Ending,
+    /// It, or the daemon, has as much work as it may have.
+    #[error("{0}; try again when some of it has ended")]
+    Full(&'static str),
 }
 
 /// A session, to everyone but its driver.
@@ -144,13 +158,14 @@ impl SessionHandle {
             }
             match receiver.await {
                 Ok(Ok(work)) => return Ok(work),
-                Ok(Err(Refusal::NotReady)) => {
+                Ok(Err(NoWork::Full(bound))) => return Err(Unusable::Full(bound)),
+                Ok(Err(NoWork::Refused(Refusal::NotReady))) => {
                     if view.changed().await.is_err() {
                         return Err(Unusable::Ending);
                     }
                 }
                 // The view says which of the two kinds of end it is.
-                Ok(Err(Refusal::Ending)) | Err(_) => {
+                Ok(Err(NoWork::Refused(Refusal::Ending))) | Err(_) => {
                     let seen = self.view();
                     return Err(match seen.end {
                         Some(end) if !end.was_live => Unusable::Failed(end),

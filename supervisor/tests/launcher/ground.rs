@@ -97,6 +97,13 @@ impl Ground {
             .into()
     }
 
+    /// The instance's cgroup, in each hierarchy.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+        CgroupRoot::open(self.setup.instance.as_str(), None)
+            .expect("cgroups")
+            .paths()
+    }
+
     /// Connects to a session's shim and hears its hello.
     pub(crate) fn hello(&self, session: &SessionId) -> (Seqpacket, String) {
         let path = self
@@ -159,7 +166,7 @@ impl Drop for Ground {
             if let Ok(cgroup) = cgroups.open_existing(&name) {
                 drop(cgroup.kill());
                 drop(cgroup.wait_empty(Instant::now() + PATIENCE));
-                drop(cgroup.remove());
+                drop(cgroup.remove(Instant::now() + PATIENCE));
             }
         }
         drop(cgroups.remove_self());

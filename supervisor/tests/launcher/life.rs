@@ -1,16 +1,24 @@
 //! Sessions from launch to removal, through the launcher's client.
 
-use super::ground::{Daemon, Ground, LIMITS, end_of, id};
+use super::ground::{Daemon, Ground, LIMITS, PATIENCE, end_of, id};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use procfs::process::Process;
+use sandbox::cgroup::{CgroupRoot, Owner};
+use sandbox::privileges::LAUNCHER_CAPABILITIES;
+use sandbox::sys::capability::CapMask;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
 
 type Test = (&'static str, fn());
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_session_lives_and_leaves_nothing", || run("li", lives)),
+    (
+        "the_launcher_keeps_what_it_needs_and_sessions_have_their_own",
+        || run("ca", capable),
+    ),
     ("an_exit_is_noticed_and_its_record_returned", || {
         run("ex", exits)
     }),
@@ -22,10 +30,19 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_fork_bomb_stops_at_its_limit_and_dies", || {
         run("bo", bombed)
     }),
+    ("a_busy_cgroup_keeps_nobody_waiting_but_its_own", || {
+        run("bu", busy)
+    }),
     ("sessions_outlive_launcher_and_broker", || {
         run("ou", outlived)
     }),
     ("a_dead_launcher_is_told", || run("de", dead)),
+    ("uids_of_a_session_of_an_earlier_launcher_are_taken", || {
+        run("fo", foreign)
+    }),
+    ("what_is_no_session_is_ended_by_the_next_launcher", || {
+        run("st", stranger)
+    }),
     #[cfg(feature = "fault-injection")]
     (
         "every_step_fails_closed",
@@ -104,6 +121,35 @@ async fn end_of_exit(daemon: Daemon) -> i32 {
         WaitStatus::Exited(_, code) => code,
         other => panic!("{other:?}"),
     }
+}
+
+async fn capable(ground: Ground) {
+    let daemon = ground.daemon();
+    let launched = daemon
+        .launch(&ground, "scapable", "stay")
+        .await
+        .expect("launch");
+    // Once it has said hello it has done all that it does with privilege.
+    ground.hello(&id("scapable"));
+    let launcher = CapMask::of(&LAUNCHER_CAPABILITIES).0;
+    // CAP_KILL, CAP_SETGID and CAP_SETUID.
+    let shim = 1 << 5 | 1 << 6 | 1 << 7;
+    for (who, pid, kept, bounding) in [
+        ("launcher", daemon.pid.as_raw(), launcher, launcher),
+        ("shim", launched.pid, shim, 0),
+    ] {
+        let status = Process::new(pid)
+            .and_then(|process| process.status())
+            .expect("status");
+        assert_eq!([status.capeff, status.capprm], [kept; 2], "{who}");
+        assert_eq!(status.capbnd, Some(bounding), "{who}");
+        assert_eq!(status.nonewprivs, Some(1), "{who}");
+        if who == "launcher" {
+            assert_eq!((status.capinh, status.capamb), (0, Some(0)));
+        }
+    }
+    daemon.client.remove(id("scapable")).await.expect("remove");
+    ground.leaves_nothing().await;
 }
 
 async fn exits(ground: Ground) {
@@ -252,6 +298,41 @@ async fn bombed(ground: Ground) {
     ground.leaves_nothing().await;
 }
 
+async fn busy(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sbusy", "stay")
+        .await
+        .expect("launch");
+    daemon
+        .launch_with(&ground, "sother", "stay", 2, LIMITS)
+        .await
+        .expect("launch");
+    // A cgroup with another one below it cannot be removed. In the hierarchy whose turn comes last: its counters are gone by
+    // then where each controller has a hierarchy of its own.
+    let obstacle = ground.cgroups()[0].join("sbusy/obstacle");
+    std::fs::create_dir(&obstacle).expect("create");
+    let client = daemon.client.clone();
+    let removal = tokio::spawn(async move { client.remove(id("sbusy")).await });
+    let began = Instant::now();
+    for _ in 0..20 {
+        daemon.client.usage(id("sother")).await.expect("usage");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(began.elapsed() < PATIENCE / 5, "{:?}", began.elapsed());
+    assert!(!removal.is_finished(), "it is still there");
+
+    std::fs::remove_dir(&obstacle).expect("remove");
+    let removed = tokio::time::timeout(PATIENCE, removal)
+        .await
+        .expect("in time")
+        .expect("task")
+        .expect("removed");
+    assert!(removed.usage.cpu_us > 0, "{removed:?}");
+    daemon.client.remove(id("sother")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
 async fn outlived(ground: Ground) {
     let daemon = ground.daemon();
     daemon
@@ -302,5 +383,73 @@ async fn dead(ground: Ground) {
         "what was only prepared is cleared away by the next launcher"
     );
     next.client.remove(id("sdead")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn foreign(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch_with(&ground, "sforeign", "stay", 3, LIMITS)
+        .await
+        .expect("launch");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    end_of(daemon.pid).await;
+
+    let next = ground.daemon();
+    let same = next.launch_with(&ground, "ssame", "stay", 3, LIMITS).await;
+    assert!(matches!(same, Err(OrderFault::Refused(_))), "{same:?}");
+    for slot in [2, 4] {
+        let name = format!("sslot{slot}");
+        next.launch_with(&ground, &name, "stay", slot, LIMITS)
+            .await
+            .expect("another range");
+    }
+    assert_eq!(ground.hello(&id("sforeign")).1, "stay", "it lives on");
+
+    next.client.remove(id("sforeign")).await.expect("remove");
+    next.launch_with(&ground, "ssame", "stay", 3, LIMITS)
+        .await
+        .expect("the range is free again");
+    for name in ["ssame", "sslot2", "sslot4"] {
+        next.client.remove(id(name)).await.expect("remove");
+    }
+    ground.leaves_nothing().await;
+}
+
+async fn stranger(ground: Ground) {
+    let daemon = ground.daemon();
+    daemon
+        .launch(&ground, "sforeign", "stay")
+        .await
+        .expect("launch");
+    assert_eq!(end_of_exit(daemon).await, 0);
+    // As a stager that does not die with its launcher would be.
+    let cgroups = CgroupRoot::open(ground.setup.instance.as_str(), None).expect("cgroups");
+    let cgroup = cgroups.create("sstranger").expect("create");
+    let stranger = sandbox::sys::fork::fork_single(|| {
+        cgroup.enter_self().expect("enter");
+        loop {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+    })
+    .expect("fork");
+    let deadline = Instant::now() + PATIENCE;
+    while cgroup.owner(&(0..1)).expect("owner") != Owner::Of(0) {
+        assert!(Instant::now() < deadline, "it does not enter");
+    }
+
+    let next = ground.daemon();
+    let ended = end_of(stranger).await;
+    assert!(
+        matches!(ended, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+        "{ended:?}"
+    );
+    next.launch_with(&ground, "snew", "stay", 2, LIMITS)
+        .await
+        .expect("others are launched");
+    for name in ["sforeign", "snew"] {
+        assert_eq!(ground.hello(&id(name)).1, "stay");
+        next.client.remove(id(name)).await.expect("remove");
+    }
     ground.leaves_nothing().await;
 }

@@ -4,11 +4,11 @@ use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
 use crate::launcher::message::{Counters, LaunchOrder, Limits, Order, OrderFault, Ordered, Reply};
-use crate::launcher::session::{Farewell, Phase, Session};
+use crate::launcher::session::{Farewell, Phase, Session, Uids};
 use crate::launcher::stager::{Stager, StagerOrder};
 use nix::sys::epoll::EpollFlags;
 use proto::ids::SessionId;
-use sandbox::cgroup::{CgroupError, Support};
+use sandbox::cgroup::{CgroupError, SessionCgroup, Support};
 use sandbox::sys::errno_of;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -68,32 +68,31 @@ impl Launcher {
             .cgroups
             .create(id.as_str())
             .map_err(|e| cgroup_fault(&e))?;
-        let stager = match Stager::park(&self.ground, &cgroup) {
-            Ok(stager) => stager,
-            Err(fault) => {
-                if let Err(left) = cgroup.remove() {
-                    tracing::error!(session_id = %id, error = %left, "remove its cgroup");
-                }
-                return Err(fault);
-            }
-        };
         let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
-        let watched = self.watch(
-            stager.socket.as_fd(),
-            Source::Stager(id.clone()),
-            EpollFlags::EPOLLIN,
-        );
-        let phase = Phase::Parked {
-            stager,
-            fault: None,
+        let (phase, outcome) = match self.new_stager(&id, &cgroup) {
+            Ok(stager) => {
+                let fault = None;
+                (Phase::Parked { stager, fault }, Ok(()))
+            }
+            Err(fault) => (Phase::Ended, Err(fault)),
         };
         self.sessions
             .insert(id.clone(), Session::new(cgroup, endpoint, phase));
-        watched.map(drop).map_err(|error| {
-            // Nobody waits for this removal; it ends like any other.
-            self.begin_removal(&id);
-            host_fault("cannot watch a stager", errno_of(&error))
-        })
+        if outcome.is_err() {
+            self.give_up(&id);
+        }
+        outcome
+    }
+
+    fn new_stager(&mut self, id: &SessionId, cgroup: &SessionCgroup) -> Result<Stager, OrderFault> {
+        let stager = Stager::park(&self.ground, cgroup)?;
+        let source = Source::Stager(id.clone());
+        self.watch(stager.socket.as_fd(), source, EpollFlags::EPOLLIN)
+            .map_err(|error| {
+                stager.kill();
+                host_fault("cannot watch a stager", errno_of(&error))
+            })?;
+        Ok(stager)
     }
 
     fn launch(
@@ -105,16 +104,7 @@ impl Launcher {
         checks::launch(order, &self.ground)?;
         let (boot, bundle) = checks::launch_fds(fds, &self.ground)?;
         let id = &order.session;
-        if self
-            .sessions
-            .values()
-            .any(|s| s.uid_base == Some(order.uid_base))
-        {
-            return Err(OrderFault::Refused(format!(
-                "uid {} is in use",
-                order.uid_base
-            )));
-        }
+        self.require_free(order.uid_base)?;
         if !self.sessions.contains_key(id) {
             self.park(id.clone())?;
         }
@@ -185,7 +175,7 @@ impl Launcher {
         stager
             .order(&stager_order, &fds)
             .map_err(failed("cannot give the order to the stager"))?;
-        session.uid_base = Some(order.uid_base);
+        session.uids = Uids::From(order.uid_base);
         if let Phase::Parked { stager, .. } = std::mem::replace(&mut session.phase, Phase::Ended) {
             session.phase = Phase::Launching {
                 stager,

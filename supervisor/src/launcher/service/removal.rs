@@ -1,17 +1,20 @@
 //! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ final counters and exit record ▸ remove cgroup, socket
 //! and record ▸ answer. Mounts, network and the other namespaces are the kernel's to free: nothing on the host refers to
 //! them.
+//!
+//! What is not over at once is looked at with every tick. Nothing here waits but [`Launcher::give_up_parked`], at the end of
+//! the launcher's own life: every other session would wait with it.
 
 use super::orders::{cgroup_fault, own_counters};
 use super::{Launcher, host_fault};
 use crate::launcher::message::{OrderFault, Reply};
-use crate::launcher::session::{Farewell, Phase, Removal, Session};
+use crate::launcher::session::{Farewell, Phase, Remains, Removal, Session};
 use proto::ids::SessionId;
 use sandbox::sys::errno_of;
 use std::time::{Duration, Instant};
 
-/// How long the processes of a session may take to die before the answer is a fault. A process in uninterruptible sleep
-/// can take for ever; the removal goes on.
+/// How long a session may take to go before the answer is a fault. A process in uninterruptible sleep can take for ever to
+/// die, and its cgroup as long to be free; the removal goes on.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The same for a stager when the launcher itself ends.
@@ -25,16 +28,23 @@ impl Launcher {
             removal.farewells.push(farewell);
         }
         // Mostly it is over at once, without a tick.
-        self.advance_removals();
+        self.advance(id);
     }
 
-    pub(super) fn begin_removal(&mut self, id: &SessionId) {
+    /// The same where nobody waits for it.
+    pub(super) fn give_up(&mut self, id: &SessionId) {
+        self.begin_removal(id);
+        self.advance(id);
+    }
+
+    fn begin_removal(&mut self, id: &SessionId) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
         session.removal.get_or_insert_with(|| Removal {
             began: Instant::now(),
             farewells: Vec::new(),
+            remains: None,
         });
         if let Err(error) = session.cgroup.kill() {
             tracing::error!(session_id = %id, error = %error, "kill");
@@ -63,36 +73,55 @@ impl Launcher {
         if session.has_process() || session.cgroup.wait_empty(Instant::now()).is_err() {
             // On v1 without a unified hierarchy a process may have been forked past the first kill.
             let _ = session.cgroup.kill();
-            return self.complain_if_late(id);
+            return self.complain_if_late(id, "its processes do not die");
         }
         if let Some((key, oom)) = session.oom.take() {
             let _ = self.epoll.delete(oom);
             self.sources.remove(&key);
         }
-        let usage = session.cgroup.counters().map(own_counters);
-        let record = session.endpoint.read_record();
-        let outcome = clear(session);
-        let farewells = session
-            .removal
-            .take()
-            .map_or_else(Vec::new, |r| r.farewells);
-        let gone = outcome.is_ok();
-        if gone {
+        let Some(removal) = &mut session.removal else {
+            return;
+        };
+        removal.remains.get_or_insert_with(|| Remains {
+            usage: session
+                .cgroup
+                .counters()
+                .map(own_counters)
+                .unwrap_or_default(),
+            record: session.endpoint.read_record(),
+        });
+        let outcome = match session.cgroup.remove(Instant::now()) {
+            Err(fault) if fault.is_busy() => {
+                return self.complain_if_late(id, "its cgroup stays busy");
+            }
+            Err(fault) => Err(cgroup_fault(&fault)),
+            Ok(()) => session.endpoint.remove().map_err(|error| {
+                host_fault("cannot remove socket and exit record", errno_of(&error))
+            }),
+        };
+        let Some(removal) = session.removal.take() else {
+            return;
+        };
+        if outcome.is_ok() {
             self.sessions.remove(id);
         }
-        for farewell in farewells {
+        self.part(id, removal, &outcome);
+    }
+
+    /// Tells everyone who waits how a removal went.
+    fn part(&mut self, id: &SessionId, removal: Removal, outcome: &Result<(), OrderFault>) {
+        let (usage, record) = removal
+            .remains
+            .map_or_else(Default::default, |left| (left.usage, left.record));
+        for farewell in removal.farewells {
             match farewell {
                 Farewell::Removed { order } => {
-                    let reply = outcome.clone().map(|()| Reply::Removed {
-                        usage: usage
-                            .as_ref()
-                            .map_or_else(|_| Default::default(), |usage| *usage),
-                        record: record.clone(),
-                    });
+                    let record = record.clone();
+                    let reply = outcome.clone().map(|()| Reply::Removed { usage, record });
                     self.reply(order, reply, None);
                 }
                 Farewell::Failed { order, fault } => {
-                    if let Err(left) = &outcome {
+                    if let Err(left) = outcome {
                         tracing::error!(session_id = %id, fault = %left, "clear away a failed launch");
                     }
                     self.reply(order, Err(fault), None);
@@ -102,7 +131,7 @@ impl Launcher {
     }
 
     /// Answers those who have waited too long; the removal itself goes on.
-    fn complain_if_late(&mut self, id: &SessionId) {
+    fn complain_if_late(&mut self, id: &SessionId, why: &'static str) {
         let Some(removal) = self.sessions.get_mut(id).and_then(|s| s.removal.as_mut()) else {
             return;
         };
@@ -111,7 +140,7 @@ impl Launcher {
         }
         for farewell in std::mem::take(&mut removal.farewells) {
             let (Farewell::Removed { order } | Farewell::Failed { order, .. }) = farewell;
-            let fault = host_fault("its processes do not die", nix::errno::Errno::EBUSY as i32);
+            let fault = host_fault(why, nix::errno::Errno::EBUSY as i32);
             self.reply(order, Err(fault), None);
         }
     }
@@ -126,7 +155,7 @@ impl Launcher {
             stager.wait(LAST_PATIENCE);
             let deadline = Instant::now() + LAST_PATIENCE;
             let emptied = session.cgroup.wait_empty(deadline);
-            if let Err(error) = emptied.and_then(|()| session.cgroup.remove()) {
+            if let Err(error) = emptied.and_then(|()| session.cgroup.remove(deadline)) {
                 tracing::warn!(session_id = %id, error = %error, "prepared cgroup stays behind");
             }
         }
@@ -144,15 +173,4 @@ impl Launcher {
             tracing::warn!(error = %error, "the instance's cgroup stays behind");
         }
     }
-}
-
-fn clear(session: &Session) -> Result<(), OrderFault> {
-    session
-        .cgroup
-        .remove()
-        .map_err(|error| cgroup_fault(&error))?;
-    session
-        .endpoint
-        .remove()
-        .map_err(|error| host_fault("cannot remove socket and exit record", errno_of(&error)))
 }
