@@ -257,3 +257,40 @@ fn a_process_whose_caller_left_while_it_was_started_is_ended() -> Result {
         })
     })
 }
+
+#[test]
+fn an_exec_counts_as_a_connection_as_long_as_it_lasts() -> Result {
+    ground!(Daemon, Python);
+    // The listeners keep one place each for whoever comes next.
+    let options = Options::default().config("[limits]\nmax_connections = 8");
+    Daemon::with(options, |daemon| {
+        use std::io::{Read as _, Write as _};
+        let client = daemon.client();
+        chaos::deploy(&client, "exec", "sdk", json!({}))?;
+        let id = session_name("counted");
+        client.invoke("exec", &id, &json!({"do": "echo"}))?;
+        let answered = || -> anyhow::Result<bool> {
+            let mut stream = client.target.connect()?;
+            stream.set_read_timeout(wait::seconds(2))?;
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+            Ok(stream.read(&mut [0; 16]).is_ok_and(|count| count > 0))
+        };
+        let mut execs = Vec::new();
+        while answered()? {
+            ensure!(execs.len() < 8, "{} execs took no place", execs.len());
+            let mut stream = client.target.connect()?;
+            stream.write_all(&exec_request(&id, &["sleep", "1000"]))?;
+            let mut head = [0; 12];
+            stream.read_exact(&mut head)?;
+            ensure!(
+                head.ends_with(b" 101"),
+                "{}",
+                String::from_utf8_lossy(&head)
+            );
+            execs.push(stream);
+        }
+        ensure!(execs.len() > 4, "only {} execs", execs.len());
+        drop(execs);
+        wait::until_true(20, "the places to be free again", answered)
+    })
+}

@@ -4,6 +4,7 @@
 //! with one, the shim makes a pseudo-terminal in the session and carries it over one stream.
 
 use super::input::{Path, Reading, bounded};
+use super::listener::Place;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::sessions;
@@ -80,6 +81,8 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         ));
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
+    // The connection is counted as one as long as it lasts.
+    let place = request.extensions().get::<Place>().cloned();
     let query = request.uri().query().unwrap_or("").to_owned();
     let body = bounded(request.into_body(), MAX_REQUEST).await?;
     let wanted = Reading::<ExecRequest>::of(&body)?.finish(Vec::new())?;
@@ -130,6 +133,7 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
             }
             (Err(_), Err(_gone)) => {}
         }
+        drop(place);
     });
     if let Ok(error) = verdict.await {
         return Err(error);
