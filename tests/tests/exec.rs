@@ -65,6 +65,11 @@ fn logs_are_kept_whole_bounded_and_what_is_dropped_is_counted() -> Result {
                 .map(serde_json::from_str)
                 .collect::<std::result::Result<_, _>>()?;
             ensure!(records.len() == 10, "{records:?}");
+            let greedy = client.send(Request::get(format!(
+                "/v1/sessions/{}/logs?tail=10001",
+                session.id
+            )))?;
+            e2e::client::expect_problem(greedy, 400, "tail")?;
             client.invoke("logs", &id, &json!({"do": "close_output"}))?;
             ensure!(client.invoke("logs", &id, &json!({"do": "echo", "value": 1}))?["echo"] == 1);
             Ok(())
