@@ -10,6 +10,7 @@ pub mod identify;
 pub mod input;
 pub mod intake;
 pub mod invoke;
+mod lingering;
 pub mod listener;
 pub mod local;
 pub mod occupancy;

@@ -259,7 +259,7 @@ fn shim() -> Result<PathBuf, StartError> {
         .ok_or(StartError::NoShim)
 }
 
-/// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.
+/// When and name of each step, one a line: what the fail-closed suite iterates over.
 fn print_plan() -> ExitCode {
     let plan = seccomp::filters()
         .map_err(|error| chain(&error))
@@ -277,8 +277,8 @@ fn print_plan() -> ExitCode {
         });
     match plan {
         Ok(plan) => {
-            for name in plan.names() {
-                say(name);
+            for (part, name) in sandbox::steps::all(&plan) {
+                say(&format!("{}\t{name}", part.name()));
             }
             ExitCode::SUCCESS
         }

@@ -149,21 +149,23 @@ impl Canaries {
     }
 }
 
-/// Puts a device node that no list allows (`kmsg`, mode 0666) into a session's `/dev`, as nobody but the host's root could, and
+/// Puts a device node that no list allows (mode 0666, and such as anybody may open who may open the file) into a session's `/dev`, as nobody but the host's root could, and
 /// gives its path in there: whether it opens is the device list's decision alone.
 pub fn denied_device(shim: i32) -> anyhow::Result<PathBuf> {
+    let (major, minor) = open_device();
     // MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NOEXEC, then the same with MS_RDONLY.
-    let script = "import ctypes, os, stat\n\
+    let script = "import ctypes, os, stat, sys\n\
         mount = ctypes.CDLL(None, use_errno=True).mount\n\
         def remount(flags):\n\
         \x20   if mount(None, b'/dev', None, flags, None): raise OSError(ctypes.get_errno(), 'remount')\n\
         remount(32 | 4096 | 2 | 8)\n\
-        os.mknod('/dev/denied', stat.S_IFCHR, os.makedev(1, 11))\n\
+        os.mknod('/dev/denied', stat.S_IFCHR, os.makedev(int(sys.argv[1]), int(sys.argv[2])))\n\
         os.chmod('/dev/denied', 0o666)\n\
         remount(32 | 4096 | 2 | 8 | 1)\n";
     let out = Command::new("nsenter")
         .args(["--mount", "--target", &shim.to_string(), "--"])
         .args(["/usr/bin/python3", "-c", script])
+        .args([major.to_string(), minor.to_string()])
         .output()?;
     ensure!(
         out.status.success(),
@@ -171,6 +173,19 @@ pub fn denied_device(shim: i32) -> anyhow::Result<PathBuf> {
         String::from_utf8_lossy(&out.stderr)
     );
     Ok(PathBuf::from("/dev/denied"))
+}
+
+/// A character device whose driver this host has and lets anybody open, and to open which does nothing. Not `kmsg`, which
+/// also asks for a capability (`dmesg_restrict`): that would refuse it without any list.
+fn open_device() -> (u32, u32) {
+    let misc = fs::read_to_string("/proc/misc").unwrap_or_default();
+    let minor = ["autofs", "loop-control", "fuse", "tun", "vga_arbiter"]
+        .iter()
+        .find_map(|wanted| {
+            let mut lines = misc.lines().filter_map(|l| l.trim().split_once(' '));
+            lines.find(|(_, name)| name == wanted)?.0.parse().ok()
+        });
+    minor.map_or((1, 11), |minor| (10, minor))
 }
 
 /// Every Unix socket below the daemon's directories.

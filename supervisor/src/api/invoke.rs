@@ -9,6 +9,7 @@ use crate::relay::exchange::{self, BodyError, RequestBody, ResponseBody};
 use crate::relay::link::CallError;
 use crate::session::driver;
 use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
+use crate::session::log::SessionLog;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -54,6 +55,9 @@ const THIS_HOP: &[&str] = &[
 
 /// How much of a failing agent's answer a caller is shown.
 const EVIDENCE_BYTES: usize = 4096;
+
+/// How much of it stands in the message too.
+const MESSAGE_CHARS: usize = 512;
 
 /// A call that is understood: what every wire's request becomes.
 #[derive(Debug)]
@@ -220,6 +224,16 @@ pub async fn relay(
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
     let limit = if streamed { None } else { Some(max_body) };
+    if let (Some(limit), Some(length)) = (limit, exchange.head.content_length)
+        && length > limit
+    {
+        return Err(ApiError::new(
+            ErrorCode::AgentFailed,
+            format!(
+                "the agent's answer has {length} bytes; at most {limit} are passed on (limits.max_body), unless it is an event stream"
+            ),
+        ));
+    }
     // A stream may go on after the synchronous timeout, up to the contract's 60 minutes (§6).
     let deadline = if streamed {
         deadline.max(Instant::now() + STREAM_LIMIT)
@@ -229,6 +243,7 @@ pub async fn relay(
     let inner = Inner {
         body: exchange.body,
         limit,
+        log: Arc::clone(&handle.log),
         deadline,
         work: Some(work),
         watch: None,
@@ -284,6 +299,16 @@ fn start_failure(end: &End) -> ApiError {
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
 async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
     let code = error.code();
+    if code == ErrorCode::TooManyInvocations {
+        return ApiError::new(
+            code,
+            format!(
+                "session {} has its highest number of invocations in flight (limits.max_invocations_per_session); try again when some have ended",
+                handle.key.client
+            ),
+        )
+        .retry_after(Duration::from_secs(1));
+    }
     let session_may_be_ending = matches!(
         code,
         ErrorCode::AgentClosed | ErrorCode::AgentUnreachable | ErrorCode::Cancelled
@@ -330,13 +355,20 @@ pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
             text.extend_from_slice(&data[..data.len().min(EVIDENCE_BYTES - text.len())]);
         }
     }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    // botocore shows its callers nothing but the message.
+    let shown: String = text.trim().chars().take(MESSAGE_CHARS).collect();
+    let said = match shown.as_str() {
+        "" => "nothing",
+        shown => shown,
+    };
     ApiError::new(
         ErrorCode::AgentFailed,
-        format!("Received error ({status}) from runtime. The agent's own answer and its last log lines are in this body."),
+        format!("Received error ({status}) from runtime. The agent answered: {said}"),
     )
     .evidence(AgentEvidence {
         status: Some(status),
-        body: Some(String::from_utf8_lossy(&text).into_owned()),
+        body: Some(text),
         log: handle.log.tail(),
     })
 }
@@ -353,6 +385,8 @@ pub struct AnswerBody {
 struct Inner {
     body: ResponseBody,
     limit: Option<u64>,
+    /// The session's, for what its answer's status can no longer say.
+    log: Arc<SessionLog>,
     deadline: Instant,
     /// The work, until somebody has to wait; then the watch has it.
     work: Option<Work>,
@@ -422,9 +456,16 @@ impl HttpBody for Inner {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         // In the middle of an answer the connection breaks, so it cannot look complete.
         if self.poll_over(cx).is_ready() {
+            self.log
+                .note("an answer was cut off: it was not complete within the invocation's time");
             return Poll::Ready(Some(Err(BodyError::Truncated)));
         }
-        if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
+        if let Some(limit) = self.limit
+            && self.body.bytes() > limit
+        {
+            self.log.note(&format!(
+                "an answer was cut off: it has more than {limit} bytes (limits.max_body)"
+            ));
             return Poll::Ready(Some(Err(BodyError::TooLarge)));
         }
         polled

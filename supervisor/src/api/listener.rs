@@ -1,11 +1,12 @@
 //! Sockets to requests: accepts, bounds connections, knows the peer, serves HTTP/1.1 and h2c.
 
 use super::identify::Peer;
+use super::lingering::Lingering;
 use super::occupancy::{Held, Occupancy};
 use crate::broker::Broker;
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -246,7 +247,11 @@ impl Server {
             let in_flight = occupied.enter();
             let held = held.clone();
             async move {
-                let mut request = request.map(Body::new);
+                let multiplexed = request.version() == Version::HTTP_2;
+                let mut request = request.map(|body| match multiplexed {
+                    true => Body::new(Lingering::new(body)),
+                    false => Body::new(body),
+                });
                 request.extensions_mut().insert(peer);
                 request.extensions_mut().insert(held);
                 let Ok(response) = router.oneshot(request).await;

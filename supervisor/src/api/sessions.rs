@@ -92,7 +92,7 @@ pub fn live(
 fn ambiguous(id: &str) -> ApiError {
     ApiError::new(
         ErrorCode::Conflict,
-        format!("several runtimes have a session {id}; add ?runtime=<name>"),
+        format!("several runtimes have a session {id}; say which (?runtime=<name>, or -a NAME)"),
     )
 }
 
@@ -192,7 +192,15 @@ pub async fn list(
             over,
             ..SessionFilter::default()
         };
+        let asked = wanted.runtime.clone();
         let page = broker.store.sessions(paging.request()?, wanted).await?;
+        // Sessions of a deleted runtime are remembered; of one that never was there are none to list.
+        if let Some(name) = asked
+            && page.items.is_empty()
+            && broker.catalogue.by_name(&name).is_none()
+        {
+            return Err(ApiError::not_found(format!("there is no runtime {name}")));
+        }
         let mut items = Vec::with_capacity(page.items.len());
         for row in page.items {
             let mut session = row.to_api();

@@ -27,7 +27,7 @@ use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -46,7 +46,11 @@ pub fn spawn(
         pid: None,
     });
     let handle = Arc::new(SessionHandle {
-        log: Arc::new(SessionLog::new(broker.log_path(&id))),
+        log: Arc::new(SessionLog::new(
+            broker.log_path(&id),
+            broker.config().limits.log_rate.0,
+            broker.config().limits.log_burst.0,
+        )),
         id,
         key,
         version,
@@ -78,6 +82,7 @@ pub fn spawn(
         launching: None,
         in_a_row: 0,
         remains: false,
+        unheard_until: None,
         over: false,
     };
     tokio::spawn(driver.run(commands));
@@ -96,6 +101,9 @@ const EXECS: usize = 16;
 /// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
 /// stop or its lifetime by keeping the queue full.
 const IN_A_ROW: u32 = 16;
+
+/// How long a shim is not listened to that says more than its rate lets it. Its queue fills meanwhile, and it waits.
+const FLOOD_PAUSE: Duration = Duration::from_millis(50);
 
 /// What comes back from effects, and from the launcher.
 #[derive(Debug)]
@@ -154,6 +162,8 @@ struct Driver {
     in_a_row: u32,
     /// Its removal has failed.
     remains: bool,
+    /// The shim floods, and is not listened to until then.
+    unheard_until: Option<tokio::time::Instant>,
     over: bool,
 }
 
@@ -191,7 +201,7 @@ impl Driver {
                 // In order: what has happened is taken before anybody's new wish.
                 biased;
                 Some(completion) = self.completions.1.recv() => self.complete(completion).await,
-                event = next(&mut self.events), if self.in_a_row < IN_A_ROW => {
+                event = next(&mut self.events, self.unheard_until), if self.in_a_row < IN_A_ROW => {
                     self.in_a_row += 1;
                     self.shim_said(event).await;
                 }
@@ -310,15 +320,18 @@ impl Driver {
     async fn shim_said(&mut self, event: ShimEvent) {
         match event {
             ShimEvent::Health(health) => self.health(health),
-            ShimEvent::Log(log) => self.handle.log.append(log),
+            ShimEvent::Log(log) => {
+                let within = self.handle.log.append(log, Instant::now());
+                self.pace(within);
+            }
             ShimEvent::AgentExited(exited) => self.agent_exited(exited).await,
             ShimEvent::Egress(_, stream) => {
                 self.broker.egress.serve(stream, Arc::clone(&self.handle));
             }
             ShimEvent::Fault(fault) => {
-                self.handle
-                    .log
-                    .note(&format!("session fault: {}", fault.detail));
+                let text = format!("session fault: {}", fault.detail);
+                let within = self.handle.log.report(&text, Instant::now());
+                self.pace(within);
             }
             ShimEvent::Closed(outcome) => {
                 self.events = None;
@@ -335,6 +348,11 @@ impl Driver {
                 });
             }
         }
+    }
+
+    /// Listens on at once to a shim that is `within` its rate, else later.
+    fn pace(&mut self, within: bool) {
+        self.unheard_until = (!within).then(|| tokio::time::Instant::now() + FLOOD_PAUSE);
     }
 
     async fn agent_exited(&mut self, exited: AgentExited) {
@@ -601,7 +619,13 @@ impl Driver {
     }
 }
 
-async fn next(events: &mut Option<mpsc::Receiver<ShimEvent>>) -> ShimEvent {
+async fn next(
+    events: &mut Option<mpsc::Receiver<ShimEvent>>,
+    unheard_until: Option<tokio::time::Instant>,
+) -> ShimEvent {
+    if unheard_until.is_some() {
+        sleep_until(unheard_until).await;
+    }
     match events {
         Some(events) => match events.recv().await {
             Some(event) => event,
