@@ -121,6 +121,10 @@ impl Egress {
         let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
             return;
         };
+        // At once, so that it is closed as it should be wherever it is given up.
+        let Ok(stream) = AgentStream::new(stream) else {
+            return;
+        };
         let Ok(place) = Arc::clone(&session.egress_places).try_acquire_owned() else {
             // Dropping the connection is the answer: the limit is far above what a client library opens.
             let why = "the session has as many connections as it may (network.max_connections)";
@@ -144,23 +148,22 @@ impl Egress {
 }
 
 /// A connection that has a place of its session's: its turn, and a place of all sessions'.
-async fn in_turn(broker: &Broker, session: &SessionHandle, stream: StdTcpStream) -> io::Result<()> {
+async fn in_turn(broker: &Broker, session: &SessionHandle, agent: AgentStream) -> io::Result<()> {
     let egress = &broker.egress;
     let Some(_place) = egress.budget.place() else {
         let told = egress.budget.farewell();
-        let stream = told.is_some().then_some(stream);
+        let agent = told.is_some().then_some(agent);
         egress.paces.turn(&session.id).await;
         let why = "this daemon has no more outbound connections, for all sessions together";
         count_refusal(session, "a target", &why).await;
-        let Some(stream) = stream else {
+        let Some(mut agent) = agent else {
             return Ok(());
         };
-        let mut agent = AgentStream::new(stream)?;
         refuse(&mut agent, 503, "Service Unavailable", why).await?;
         return until_closed(&mut agent).await;
     };
     egress.paces.turn(&session.id).await;
-    connection(broker, session, AgentStream::new(stream)?).await
+    connection(broker, session, agent).await
 }
 
 /// Reads what the agent still sends until it closes, for a moment: closing with its bytes unread would reset the connection
