@@ -24,3 +24,4 @@ pub mod slots;
 pub mod start;
 pub mod store;
 pub mod time;
+pub mod usage;

@@ -89,11 +89,8 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
                     uid: credentials.uid(),
                     gid: credentials.gid(),
                 };
-                let served = server.clone().connection(stream, peer, place);
-                connections.spawn(async move {
-                    served.await;
-                    drop(user);
-                });
+                let place = Place::new((place, user));
+                connections.spawn(server.clone().connection(stream, peer, place));
             }
             Err(error) => pause(&error).await,
         }
@@ -102,6 +99,25 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
     // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// What a connection takes up of the bounds on connections. It is on each of its requests: whoever takes the connection
+/// over (after an upgrade hyper is done with it) keeps the place as long as the connection.
+#[derive(Debug, Clone)]
+pub struct Place {
+    _counted: Arc<dyn Counted>,
+}
+
+trait Counted: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Counted for T {}
+
+impl Place {
+    fn new(counted: impl Counted + 'static) -> Self {
+        Self {
+            _counted: Arc::new(counted),
+        }
+    }
 }
 
 /// Open connections of each local user, so that one of them cannot take all places.
@@ -169,13 +185,12 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
                 if stream.set_nodelay(true).is_err() {
                     continue;
                 }
-                let served = server
-                    .clone()
-                    .connection(stream, Peer::Tcp { local }, place);
-                connections.spawn(async move {
-                    served.await;
-                    drop(tcp_place);
-                });
+                let place = Place::new((place, tcp_place));
+                connections.spawn(
+                    server
+                        .clone()
+                        .connection(stream, Peer::Tcp { local }, place),
+                );
             }
             Err(error) => pause(&error).await,
         }
@@ -218,7 +233,7 @@ impl Server {
         place_in(&self.places, stop).await
     }
 
-    async fn connection<S>(self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
+    async fn connection<S>(self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -226,9 +241,11 @@ impl Server {
         let router = self.router;
         let occupancy = Occupancy::default();
         let occupied = occupancy.clone();
+        let held = place.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let router = router.clone();
             let in_flight = occupied.enter();
+            let held = held.clone();
             async move {
                 let multiplexed = request.version() == Version::HTTP_2;
                 let mut request = request.map(|body| match multiplexed {
@@ -236,6 +253,7 @@ impl Server {
                     false => Body::new(body),
                 });
                 request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(held);
                 let Ok(response) = router.oneshot(request).await;
                 Ok::<_, Infallible>(response.map(|body| Held::new(body, in_flight)))
             }

@@ -64,7 +64,10 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
     let id = uuid::Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let aws = request.uri().path().starts_with("/runtimes/");
-    let mut response = match identify::caller(&broker, &request) {
+    let (head, body) = request.into_parts();
+    let identified = identify::caller(&broker, &head).await;
+    let mut request = Request::from_parts(head, body);
+    let mut response = match identified {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

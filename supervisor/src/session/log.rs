@@ -23,6 +23,9 @@ mod allowance;
 /// Size at which the file is turned over.
 pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Bytes of a file that [`read_last`] returns at most.
+pub const READ_BYTES: usize = 4 * 1024 * 1024;
+
 /// Lines kept in memory for error messages.
 const TAIL_LINES: usize = 40;
 
@@ -246,9 +249,11 @@ fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
-/// Reads the last `count` records of a stored log (blocking). A session that said nothing has no file: no records.
+/// Reads the last `count` records of a stored log (blocking), or, if those are more than [`READ_BYTES`], the last of them
+/// with a note before. A session that said nothing has no file: no records.
 pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
     let mut last = VecDeque::with_capacity(count.min(1024));
+    let (mut bytes, mut more) = (0, false);
     for file in [rotated(path), path.to_path_buf()] {
         let file = match File::open(file) {
             Ok(file) => file,
@@ -256,19 +261,32 @@ pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
             Err(error) => return Err(error),
         };
         for line in BufReader::new(file).lines() {
-            // A line cut short by a crash is the last one; it is not a record.
-            let Ok(record) = serde_json::from_str(&line?) else {
-                continue;
-            };
-            if last.len() == count {
-                last.pop_front();
-            }
-            if count > 0 {
-                last.push_back(record);
+            let line = line?;
+            bytes += line.len();
+            last.push_back(line);
+            while last.len() > count || bytes > READ_BYTES {
+                more = true;
+                bytes -= last.pop_front().map_or(0, |line| line.len());
             }
         }
     }
-    Ok(last.into())
+    // A line cut short by a crash is the last one; it is not a record.
+    let records = last
+        .iter()
+        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok());
+    if !more || last.len() >= count {
+        return Ok(records.collect());
+    }
+    let mut records: VecDeque<_> = records.collect();
+    if let Some(first) = records.front() {
+        let note = LogRecord {
+            at: first.at.clone(),
+            stream: None,
+            text: format!("earlier lines are left out: these are the last {READ_BYTES} bytes"),
+        };
+        records.push_front(note);
+    }
+    Ok(records.into())
 }
 
 #[cfg(test)]
@@ -353,6 +371,15 @@ mod tests {
             "{total}"
         );
         assert_eq!(read_last(&path, 3).expect("read").len(), 3);
+        let most = read_last(&path, 10_000).expect("read");
+        let bytes: usize = most.iter().map(|record| record.text.len()).sum();
+        assert!(
+            bytes > READ_BYTES * 9 / 10 && bytes <= READ_BYTES,
+            "{bytes} bytes read at once"
+        );
+        assert_eq!(most[0].stream, None);
+        assert!(most[0].text.contains("left out"), "{:?}", most[0]);
+        assert!(most[1..].iter().all(|record| record.text == text));
     }
 
     #[test]
