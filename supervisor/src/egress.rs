@@ -5,7 +5,7 @@
 //! (so a name that changes its mind cannot slip through) and carries bytes. Refusals are counted and noted in the
 //! session's log. Which addresses are whose is `session_core::egress`.
 
-mod agent_stream;
+pub mod agent_stream;
 mod budget;
 mod head;
 mod own_addresses;
@@ -22,7 +22,7 @@ use pace::Paces;
 use policy::Refused;
 use session_core::egress::Target;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -117,12 +117,8 @@ impl Egress {
     }
 
     /// Serves one connection of a session in a task of its own.
-    pub fn serve(&self, stream: StdTcpStream, session: Arc<SessionHandle>) {
+    pub fn serve(&self, stream: AgentStream, session: Arc<SessionHandle>) {
         let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
-            return;
-        };
-        // At once, so that it is closed as it should be wherever it is given up.
-        let Ok(stream) = AgentStream::new(stream) else {
             return;
         };
         let Ok(place) = Arc::clone(&session.egress_places).try_acquire_owned() else {

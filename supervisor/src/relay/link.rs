@@ -3,6 +3,7 @@
 //! A reader task owns the receiving half and lives until the shim closes, breaks the protocol, or the last [`Link`] is
 //! dropped. Whoever calls waits on a `oneshot`; what nobody asked for goes to the session's driver as [`ShimEvent`].
 
+use crate::egress::agent_stream::AgentStream;
 use crate::seqpacket::AsyncSeqpacket;
 use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId};
@@ -41,7 +42,7 @@ pub enum ShimEvent {
     /// The agent process ended.
     AgentExited(AgentExited),
     /// The agent connected to the session's proxy port.
-    Egress(Egress, TcpStream),
+    Egress(Egress, AgentStream),
     /// Something is broken inside.
     Fault(Fault),
     /// The link is over: `Ok` if the shim closed it, the fault if it broke the protocol.
@@ -499,7 +500,7 @@ fn typed<T: DeserializeOwned>(method: &str, params: &RawValue) -> Result<T, Prot
 /// The one descriptor that a shim may pass: an INET stream socket. Anything else (a file on a file system that never
 /// answers, say) is a fault, found without reading from it. Asked of the socket, not of its peer: one that has closed
 /// already has no name.
-fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
+fn inet_stream(fd: OwnedFd) -> Result<AgentStream, ProtocolFault> {
     use nix::sys::socket::{
         AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
     };
@@ -514,5 +515,5 @@ fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
     }
     let stream = TcpStream::from(fd);
     stream.set_nonblocking(true)?;
-    Ok(stream)
+    Ok(AgentStream::new(stream)?)
 }

@@ -358,8 +358,8 @@ proptest! {
     }
 }
 
-#[test]
-fn only_inet_streams_are_taken() {
+#[tokio::test]
+async fn only_inet_streams_are_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
     let (accepted, _) = listener.accept().expect("accept");
