@@ -20,7 +20,7 @@ Exit codes: 0 done, 1 failed, 2 usage or configuration, 3 not found, 4 conflict,
 /// Runs AI agents on this machine, every session in an isolated process tree of its own.
 #[derive(Debug, Parser)]
 #[command(name = "agentcore", version, after_help = EXIT_CODES, max_term_width = 100)]
-#[command(disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 pub(crate) struct CommandLine {
     /// Where the daemon listens: unix:PATH or http://HOST:PORT
     #[arg(

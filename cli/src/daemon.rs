@@ -208,10 +208,11 @@ impl Daemon {
         Ok((status, self.document(Method::PUT, path, answer).await?))
     }
 
-    /// The (bounded) text at `path`.
-    pub(crate) async fn text(&self, path: &str) -> Result<String, DaemonError> {
-        let answer = self.call(self.request(Method::GET, path, empty())).await?;
-        let bytes = self.collect(&Method::GET, path, answer).await?;
+    /// The (bounded) text that answers `request`.
+    pub(crate) async fn text(&self, request: Request<Body>) -> Result<String, DaemonError> {
+        let path = request.uri().path().to_owned();
+        let answer = self.call(request).await?;
+        let bytes = self.collect(&Method::GET, &path, answer).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 

@@ -42,6 +42,8 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Self, EndpointError> {
+        // A variable that is set to nothing says nothing.
+        let text = if text.is_empty() { DEFAULT } else { text };
         if let Some(path) = text.strip_prefix("unix:") {
             // `unix:///run/x` is how other tools write `unix:/run/x`.
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -173,7 +175,6 @@ mod tests {
     #[test]
     fn other_forms_are_refused_with_the_reason() {
         for (text, error) in [
-            ("", EndpointError::Form),
             ("unix:", EndpointError::Form),
             ("/run/a.sock", EndpointError::Form),
             ("https://a:1", EndpointError::Tls),

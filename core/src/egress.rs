@@ -177,9 +177,14 @@ pub fn classify(address: IpAddr) -> AddressKind {
 
 fn classify_v4(v4: Ipv4Addr) -> AddressKind {
     match v4.octets() {
-        [169, 254, 169, 254 | 253 | 123] | [169, 254, 170, 2 | 23] | [100, 100, 100, 200] => {
+        // AWS, GCP, Azure, Oracle, OpenStack and others; AWS's resolver and clock; ECS and EKS credentials.
+        [169, 254, 169, 254 | 253 | 123] | [169, 254, 170, 2 | 23] => AddressKind::Metadata,
+        // Alibaba, Tencent, Scaleway, Oracle (older instances).
+        [100, 100, 100, 200] | [169, 254, 0, 23] | [169, 254, 42, 42] | [192, 0, 0, 192] => {
             AddressKind::Metadata
         }
+        // Azure's WireServer, which hands out certificates and extensions' settings: a public address by its number.
+        [168, 63, 129, 16] => AddressKind::Metadata,
         [127, ..] => AddressKind::Loopback,
         [10, ..] | [192, 168, ..] => AddressKind::Private,
         [172, b, ..] if (16..=31).contains(&b) => AddressKind::Private,
@@ -197,7 +202,12 @@ fn classify_v4(v4: Ipv4Addr) -> AddressKind {
 fn classify_v6(v6: Ipv6Addr) -> AddressKind {
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 1] => AddressKind::Loopback,
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => AddressKind::Metadata,
+        // AWS: metadata, resolver, clock, EKS credentials.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254 | 0x253 | 0x123 | 0x23] => AddressKind::Metadata,
+        // GCP, Scaleway, OpenStack.
+        [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+        | [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+        | [0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => AddressKind::Metadata,
         [first, ..] if first & 0xffc0 == 0xfe80 => AddressKind::LinkLocal,
         [first, ..] if first & 0xfe00 == 0xfc00 || first & 0xffc0 == 0xfec0 => AddressKind::Private,
         // Only 2000::/3 is global unicast; of it, not documentation, ORCHID, Teredo and benchmarking.
@@ -344,7 +354,21 @@ mod tests {
             ("2002:7f00:1::", AddressKind::Loopback),
             ("169.254.169.254", AddressKind::Metadata),
             ("::ffff:169.254.169.254", AddressKind::Metadata),
+            ("169.254.170.2", AddressKind::Metadata),
+            ("169.254.170.23", AddressKind::Metadata),
+            ("100.100.100.200", AddressKind::Metadata),
+            ("169.254.0.23", AddressKind::Metadata),
+            ("169.254.42.42", AddressKind::Metadata),
+            ("192.0.0.192", AddressKind::Metadata),
+            ("168.63.129.16", AddressKind::Metadata),
+            ("::ffff:168.63.129.16", AddressKind::Metadata),
+            ("64:ff9b::a83f:8110", AddressKind::Metadata),
+            ("168.63.129.17", AddressKind::Public),
             ("fd00:ec2::254", AddressKind::Metadata),
+            ("fd00:ec2::23", AddressKind::Metadata),
+            ("fd20:ce::254", AddressKind::Metadata),
+            ("fe80::a9fe:a9fe", AddressKind::Metadata),
+            ("64:ff9b:1::7f00:1", AddressKind::Special),
             ("10.1.2.3", AddressKind::Private),
             ("172.16.0.1", AddressKind::Private),
             ("172.32.0.1", AddressKind::Public),

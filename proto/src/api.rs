@@ -13,7 +13,7 @@
 //! | `GET /v1/sessions?runtime=&phase=` | ▸ [`Page<Session>`] |
 //! | `GET /v1/sessions/{id}` | ▸ [`Session`]; `{id}` is ours, or the client's with `?runtime=` if several runtimes know it |
 //! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
-//! | `GET /v1/sessions/{id}/logs?tail=&follow=` | ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
+//! | `GET /v1/sessions/{id}/logs?tail=&follow=` | (`tail` at most 10,000 lines, of which the last 4 MiB) ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
 //! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!

@@ -10,7 +10,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Too short or too long.
-    #[error("must be {min} to {max} characters long, has {found}")]
+    #[error("must be {} characters long, has {found}", Bounds(*min, *max))]
     Length {
         /// Fewest characters allowed.
         min: usize,
@@ -27,6 +27,18 @@ pub enum IdError {
         /// The allowed set, in words.
         allowed: &'static str,
     },
+}
+
+/// `64`, or `33 to 256`.
+struct Bounds(usize, usize);
+
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self(min, max) if min == max => write!(f, "{min}"),
+            Self(min, max) => write!(f, "{min} to {max}"),
+        }
+    }
 }
 
 fn check(

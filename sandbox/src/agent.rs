@@ -74,7 +74,7 @@ impl From<SpawnError> for io::Error {
 
 /// The steps between fork and exec, in order; a test build can leave them out by these names. A fault travels home as its
 /// index here, and is told without the prefix.
-const STAGES: [&str; 13] = [
+pub(crate) const STAGES: [&str; 13] = [
     "agent.fork",
     "agent.session",
     "agent.terminal",
@@ -135,7 +135,13 @@ impl Prepared {
         Ok(Self {
             candidates,
             argv: strings(&mut spec.argv.iter().cloned())?,
-            env: strings(&mut spec.env.iter().map(|(key, value)| format!("{key}={value}")))?,
+            env: strings(
+                &mut spec
+                    .env
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .chain(faults::inherited()),
+            )?,
             cwd: CString::new(spec.cwd).map_err(invalid)?,
         })
     }
@@ -152,6 +158,7 @@ pub fn spawn_agent(spec: &AgentSpawn<'_>) -> Result<Pid, SpawnError> {
         return Err(before_fork(Errno::EPERM as i32));
     }
     let prepared = Prepared::new(spec)?;
+    faults::strike(STAGES[0]).map_err(|error| before_fork(errno_of(&error)))?;
     let (reader, writer) =
         pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|errno| before_fork(errno as i32))?;
     let mut report = File::from(writer);

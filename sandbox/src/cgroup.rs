@@ -20,6 +20,7 @@ mod error;
 mod hierarchy;
 mod owner;
 mod session;
+mod step;
 mod unified;
 mod v1;
 mod v2;
@@ -28,6 +29,7 @@ pub use capability::{Capability, Support};
 pub use error::CgroupError;
 pub use owner::Owner;
 pub use session::SessionCgroup;
+pub use step::Step;
 
 use dir::Dir;
 use std::os::fd::AsFd;
@@ -214,7 +216,13 @@ impl CgroupRoot {
             clear_leftover(&branch.dir, session)?;
         }
         for (made, branch) in branches.iter().enumerate() {
-            if let Err(fault) = branch.dir.make_child(session) {
+            // A test's failure is that of the last: what was made before it has to go again.
+            let strike = if made + 1 == branches.len() {
+                Step::Create.strike()
+            } else {
+                Ok(())
+            };
+            if let Err(fault) = strike.and_then(|()| branch.dir.make_child(session)) {
                 for undo in &branches[..made] {
                     // Fails only where something else took the directory; the first fault is the one to tell.
                     let _ = undo.dir.remove_child(session);

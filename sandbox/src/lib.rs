@@ -17,5 +17,6 @@ pub mod seccomp;
 pub mod seqpacket;
 pub mod shim_entry;
 pub mod stager;
+pub mod steps;
 pub mod sys;
 pub mod uid_block;

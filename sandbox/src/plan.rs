@@ -308,6 +308,12 @@ impl Plan {
     /// Every name in order, those of mount options included.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
+        [self.names_ahead(), self.names_with_order()].concat()
+    }
+
+    /// Those of the part that is done ahead.
+    #[must_use]
+    pub fn names_ahead(&self) -> Vec<&'static str> {
         let mut names = Vec::new();
         for step in &self.ahead {
             match &step.act {
@@ -324,6 +330,13 @@ impl Plan {
                 AheadAct::BindHostDev(_) => names.push(step.name),
             }
         }
+        names
+    }
+
+    /// Those of the rest.
+    #[must_use]
+    pub fn names_with_order(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
         for step in &self.order {
             names.push(step.name);
             if let OrderAct::CloneBundle(attrs) = &step.act {

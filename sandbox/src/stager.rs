@@ -79,6 +79,9 @@ pub struct Times {
 /// The new process's word that all steps but exec are done. No errno begins with this byte: they are below 4096.
 const EXECUTING: u8 = 0xFF;
 
+/// The stager's own steps, beside the plan's.
+pub(crate) const STEPS: [&str; 3] = ["clone", "go", "report"];
+
 /// A step's name and what went wrong, before it has to be owned.
 type StepResult<T> = Result<T, (&'static str, io::Error)>;
 
@@ -110,6 +113,7 @@ impl Staged {
 
     /// Makes the session: the caller becomes the elder sibling of its PID 1.
     pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
+        faults::settle();
         refuse_dangerous_ablations(plan)?;
         let bundle = follow_order(&plan.order, order.bundle.as_fd()).map_err(fault)?;
         let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;

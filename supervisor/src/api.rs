@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides about sessions; nothing outside chooses a status (`proto::code` has the table, [`reply`] applies it).
 
+pub mod answer;
 pub mod artifacts;
 pub mod attempts;
 pub mod aws;
@@ -10,6 +11,7 @@ pub mod identify;
 pub mod input;
 pub mod intake;
 pub mod invoke;
+mod lingering;
 pub mod listener;
 pub mod local;
 pub mod occupancy;

@@ -16,6 +16,7 @@ use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
+use crate::usage::Readings;
 use nix::sys::resource::{Resource, getrlimit};
 use proto::api::{FieldFault, Info, PutRuntime, Runtime, Session, Usage};
 use proto::config::{Language, RuntimeConfig};
@@ -77,6 +78,8 @@ pub struct Broker {
     pub exits: Exits,
     /// The way out for sessions.
     pub egress: Egress,
+    /// What live sessions use, as last read.
+    pub usage: Readings,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
@@ -126,6 +129,7 @@ impl Broker {
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
+            usage: Readings::default(),
             attempts: Attempts::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),

@@ -144,6 +144,8 @@ pub struct Limits {
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.
     pub log_burst: MemoryBytes,
+    /// Logs of sessions that are over, all of them.
+    pub session_logs: MemoryBytes,
     /// Bytes per second that each session may read from the base's disk; `None` is no limit.
     pub session_read_rate: Option<MemoryBytes>,
     /// A session that no daemon attends ends after this.

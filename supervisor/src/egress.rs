@@ -5,18 +5,24 @@
 //! (so a name that changes its mind cannot slip through) and carries bytes. Refusals are counted and noted in the
 //! session's log. Which addresses are whose is `session_core::egress`.
 
-mod agent_stream;
+pub mod agent_stream;
+mod budget;
 mod head;
+mod own_addresses;
+mod pace;
 mod policy;
 
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
 use agent_stream::AgentStream;
-use head::{Head, HeadError};
+use budget::Budget;
+use head::{Gathered, Head, HeadError};
+use own_addresses::OwnAddresses;
+use pace::Paces;
 use policy::Refused;
 use session_core::egress::Target;
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -45,6 +51,9 @@ const LOOKUPS_PER_SESSION: usize = 8;
 /// How long a refusal takes once there were more than [`NOTED_REFUSALS`].
 const REFUSAL_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long an agent may take to close after it was turned away.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What [`head::parse`] reads, for `fuzz/`.
 #[cfg(fuzzing)]
 pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
@@ -57,6 +66,9 @@ pub fn fuzzed_head(bytes: &[u8]) -> Option<(Target, Vec<u8>)> {
 pub struct Egress {
     broker: OnceLock<Weak<Broker>>,
     lookups: Arc<Semaphore>,
+    budget: Budget,
+    paces: Paces,
+    own: OwnAddresses,
 }
 
 impl Default for Egress {
@@ -64,6 +76,9 @@ impl Default for Egress {
         Self {
             broker: OnceLock::new(),
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            budget: Budget::of_this_process(),
+            paces: Paces::default(),
+            own: OwnAddresses::default(),
         }
     }
 }
@@ -102,7 +117,7 @@ impl Egress {
     }
 
     /// Serves one connection of a session in a task of its own.
-    pub fn serve(&self, stream: StdTcpStream, session: Arc<SessionHandle>) {
+    pub fn serve(&self, stream: AgentStream, session: Arc<SessionHandle>) {
         let Some(broker) = self.broker.get().and_then(Weak::upgrade) else {
             return;
         };
@@ -113,13 +128,10 @@ impl Egress {
             return;
         };
         tokio::spawn(async move {
-            let Ok(stream) = AgentStream::new(stream) else {
-                return;
-            };
             // Ends with the session: a connection must not outlive the one who may use it.
             let ended = session.ending();
             tokio::select! {
-                outcome = connection(&broker, &session, stream) => {
+                outcome = in_turn(&broker, &session, stream) => {
                     if let Err(error) = outcome {
                         tracing::debug!(session_id = %session.id, %error, "outbound connection");
                     }
@@ -128,6 +140,35 @@ impl Egress {
             }
             drop(place);
         });
+    }
+}
+
+/// A connection that has a place of its session's: its turn, and a place of all sessions'.
+async fn in_turn(broker: &Broker, session: &SessionHandle, agent: AgentStream) -> io::Result<()> {
+    let egress = &broker.egress;
+    let Some(_place) = egress.budget.place() else {
+        let told = egress.budget.farewell();
+        let agent = told.is_some().then_some(agent);
+        egress.paces.turn(&session.id).await;
+        let why = "this daemon has no more outbound connections, for all sessions together";
+        count_refusal(session, "a target", &why).await;
+        let Some(mut agent) = agent else {
+            return Ok(());
+        };
+        refuse(&mut agent, 503, "Service Unavailable", why).await?;
+        return until_closed(&mut agent).await;
+    };
+    egress.paces.turn(&session.id).await;
+    connection(broker, session, agent).await
+}
+
+/// Reads what the agent still sends until it closes, for a moment: closing with its bytes unread would reset the connection
+/// and could take the answer with it.
+async fn until_closed(agent: &mut AgentStream) -> io::Result<()> {
+    let mut sink = tokio::io::sink();
+    match tokio::time::timeout(FAREWELL, tokio::io::copy(agent, &mut sink)).await {
+        Ok(outcome) => outcome.map(|_| ()),
+        Err(_elapsed) => Ok(()),
     }
 }
 
@@ -188,13 +229,15 @@ async fn connection(
 }
 
 async fn read_head(agent: &mut AgentStream) -> Result<Head, HeadError> {
-    let mut buffer = Vec::with_capacity(1024);
+    let mut gathered = Gathered::default();
+    let mut fresh = [0; head::READ];
     loop {
-        if let Some(head) = head::parse(&buffer)? {
-            return Ok(head);
-        }
-        if agent.read_buf(&mut buffer).await.map_err(HeadError::Io)? == 0 {
+        let count = agent.read(&mut fresh).await.map_err(HeadError::Io)?;
+        if count == 0 {
             return Err(HeadError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(head) = gathered.add(&fresh[..count])? {
+            return Ok(head);
         }
     }
 }
@@ -224,7 +267,7 @@ async fn dial(
                     Dial::Failed(format!("{} could not be resolved: {error}", target.host))
                 })?,
         };
-        let own = policy::own_addresses().map_err(|error| {
+        let own = broker.egress.own.now().map_err(|error| {
             Dial::Failed(format!("this host's own addresses are not known: {error}"))
         })?;
         let dialled = policy::may_dial(&config.network.allow_private, target, &resolved, &own)

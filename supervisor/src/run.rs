@@ -4,8 +4,10 @@ use crate::api::listener::{self, Listeners};
 use crate::artifacts::{Bounds, Library};
 use crate::broker::{Broker, Ground};
 use crate::config::{Args, Config};
+use crate::daemon_log::LogLevel;
 use crate::fault::chain;
 use crate::launcher::client::LauncherClient;
+use crate::session::log_retention;
 use crate::slots;
 use crate::store::{LiveSession, Names, SessionEnd, Store};
 use proto::api::{EndReason, Usage};
@@ -43,6 +45,8 @@ pub struct Start {
     pub args: Args,
     /// The configuration.
     pub config: Config,
+    /// What is logged.
+    pub log_level: LogLevel,
     /// Facts.
     pub ground: Ground,
     /// To the launcher.
@@ -58,6 +62,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let Start {
         args,
         config,
+        log_level,
         ground,
         launcher,
         unix,
@@ -82,7 +87,6 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     .map_err(|error| open(&error))?;
     std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
     let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
-    let dev = config.dev;
     let broker = Broker::new(config, ground, launcher, store, artifacts, epoch);
     recover(&broker).await?;
     broker
@@ -93,6 +97,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let exits = Arc::clone(&broker);
     tokio::spawn(async move { exits.exits.route(notices).await });
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
+    tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     let (stop, stopped) = watch::channel(false);
     let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
     let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));
@@ -101,7 +106,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let outcome = loop {
         tokio::select! {
             () = signals.terminate() => break Ok(()),
-            _ = hangups.recv() => reload(&broker, &args),
+            _ = hangups.recv() => reload(&broker, &args, &log_level),
             () = broker.launcher.closed() => break Err(RunError::LauncherGone),
             error = broker.store.failed() => break Err(RunError::Store(chain(&error))),
             _ = &mut serving => break Err(RunError::Open("the listeners have stopped".to_owned())),
@@ -112,15 +117,12 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         broker.drain();
         // Nobody waits for the listeners' last request longer than this, nor after a second signal.
         stop.send_replace(true);
-        tokio::select! {
-            _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut serving) => {}
-            () = signals.terminate() => {}
-        }
-        if dev || broker.config().end_sessions_on_exit {
-            tokio::select! {
-                () = end_sessions(&broker) => {}
-                () = signals.terminate() => {}
-            }
+        let hurried = tokio::select! {
+            _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut serving) => false,
+            () = signals.terminate() => true,
+        };
+        if broker.config().end_sessions_on_exit {
+            end_sessions(&broker, &mut signals, hurried).await;
         }
         for slot in broker.slots.drain() {
             // A slot that is gone already needs no removal.
@@ -218,23 +220,43 @@ async fn recover_one(broker: Arc<Broker>, session: LiveSession) {
     }
 }
 
-async fn end_sessions(broker: &Arc<Broker>) {
+/// Ends all sessions with their grace; one more signal means now, and another not to wait for that either.
+async fn end_sessions(broker: &Arc<Broker>, signals: &mut Signals, hurried: bool) {
     let sessions = broker.registry.all();
     for session in &sessions {
         session.stop(EndReason::DaemonStopped).await;
     }
+    let all_over = async {
+        for session in &sessions {
+            session.over().await;
+        }
+    };
+    tokio::pin!(all_over);
+    if !hurried {
+        tokio::select! {
+            () = &mut all_over => return,
+            () = signals.terminate() => {}
+        }
+    }
+    tracing::info!(sessions = sessions.len(), "hurried: sessions are killed");
     for session in &sessions {
-        session.over().await;
+        // One that is gone already needs no killing.
+        let _ = broker.launcher.kill(session.id.clone()).await;
+    }
+    tokio::select! {
+        () = all_over => {}
+        () = signals.terminate() => {}
     }
 }
 
-fn reload(broker: &Broker, args: &Args) {
+fn reload(broker: &Broker, args: &Args, log_level: &LogLevel) {
     match broker.config().reload(args) {
         Ok(reloaded) => {
             tracing::info!(changed = ?reloaded.changed, "configuration reloaded");
             if !reloaded.needs_restart.is_empty() {
                 tracing::warn!(keys = ?reloaded.needs_restart, "these changed keys wait for a restart");
             }
+            log_level.set(&reloaded.config.log.level);
             broker.set_config(reloaded.config);
         }
         Err(faults) => {

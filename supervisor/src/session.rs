@@ -5,3 +5,5 @@ pub mod boot;
 pub mod driver;
 pub mod handle;
 pub mod log;
+pub mod log_retention;
+mod notes;

@@ -8,7 +8,8 @@
 use crate::api::identify::Access;
 use crate::base;
 use crate::broker::Ground;
-use crate::config::{self, Args, Base as BaseChoice, Config, LogFormat, MAX_PREPARED};
+use crate::config::{self, Args, Base as BaseChoice, Config, MAX_PREPARED};
+use crate::daemon_log::{self, LogLevel};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
@@ -26,7 +27,6 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// Where the shim is installed if it is not beside the daemon.
 const SHIM_DIRECTORY: &str = "/usr/lib/agentcore";
@@ -73,11 +73,11 @@ pub fn main(args: Args) -> ExitCode {
         say("the configuration is sound");
         return ExitCode::SUCCESS;
     }
-    log(&config);
+    let log_level = daemon_log::begin(&config.log);
     for note in &config.notes {
         tracing::warn!("{note}");
     }
-    match start(args, config) {
+    match start(args, config, log_level) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&chain(&error));
@@ -103,7 +103,7 @@ fn open_files_to_the_limit() -> std::io::Result<()> {
     Ok(())
 }
 
-fn start(args: Args, config: Config) -> Result<(), StartError> {
+fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartError> {
     // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
     // configuration, which may have come by such a descriptor, has been read.
     close_range::close_all_except(&[]).map_err(|source| StartError::Io {
@@ -185,6 +185,7 @@ fn start(args: Args, config: Config) -> Result<(), StartError> {
     let start = Start {
         args,
         config,
+        log_level,
         ground,
         launcher: launcher.link,
         unix,
@@ -259,21 +260,7 @@ fn shim() -> Result<PathBuf, StartError> {
         .ok_or(StartError::NoShim)
 }
 
-fn log(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // Fails only if a subscriber is set already, which nothing does before this.
-    let set = match config.log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-    drop(set);
-}
-
-/// Names of the plan's steps, one a line: what the fail-closed and ablation suites iterate over.
+/// When and name of each step, one a line: what the fail-closed suite iterates over.
 fn print_plan() -> ExitCode {
     let plan = seccomp::filters()
         .map_err(|error| chain(&error))
@@ -291,8 +278,8 @@ fn print_plan() -> ExitCode {
         });
     match plan {
         Ok(plan) => {
-            for name in plan.names() {
-                say(name);
+            for (part, name) in sandbox::steps::all(&plan) {
+                say(&format!("{}\t{name}", part.name()));
             }
             ExitCode::SUCCESS
         }

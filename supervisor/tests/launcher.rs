@@ -5,9 +5,6 @@
 
 #[path = "../../sandbox/tests/session/base.rs"]
 mod base;
-#[cfg(feature = "fault-injection")]
-#[path = "launcher/faults.rs"]
-mod faults;
 #[path = "launcher/ground.rs"]
 mod ground;
 #[path = "launcher/inside.rs"]
@@ -27,10 +24,6 @@ fn main() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED launcher: needs root");
         return;
-    }
-    #[cfg(feature = "fault-injection")]
-    if faults::wanted().is_some() {
-        return life::run("fa", faults::fails);
     }
     let mut arguments = Arguments::from_args();
     // One after the other on this thread: a launcher is forked only by a process that has no other.

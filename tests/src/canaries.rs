@@ -42,6 +42,26 @@ fn python(words: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8(out.stdout)?.trim().to_owned())
 }
 
+/// A process whose number no process of a session reaches: a thousand probes fork often, and on a machine that has just been
+/// started the numbers of the host are as low as theirs.
+fn process_of_a_high_number() -> anyhow::Result<Child> {
+    const HIGH: u32 = 20_000;
+    let sleeper = || {
+        Command::new("sleep")
+            .arg("infinity")
+            .stdin(Stdio::null())
+            .spawn()
+    };
+    let mut low = sleeper()?;
+    if low.id() >= HIGH {
+        return Ok(low);
+    }
+    low.kill()?;
+    low.wait()?;
+    fs::write("/proc/sys/kernel/ns_last_pid", HIGH.to_string())?;
+    Ok(sleeper()?)
+}
+
 impl Canaries {
     /// Prepares all of them.
     pub fn new() -> anyhow::Result<Self> {
@@ -53,10 +73,7 @@ impl Canaries {
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
         let shm = PathBuf::from("/dev/shm").join(&tag);
         fs::write(&shm, &tag)?;
-        let process = Command::new("sleep")
-            .arg("infinity")
-            .stdin(Stdio::null())
-            .spawn()?;
+        let process = process_of_a_high_number()?;
         let v4 = TcpListener::bind("127.0.0.1:0")?;
         let tcp_port = v4.local_addr()?.port();
         // A host without IPv6 has nothing to be reached there.
@@ -149,21 +166,23 @@ impl Canaries {
     }
 }
 
-/// Puts a device node that no list allows (`kmsg`, mode 0666) into a session's `/dev`, as nobody but the host's root could, and
+/// Puts a device node that no list allows (mode 0666, and such as anybody may open who may open the file) into a session's `/dev`, as nobody but the host's root could, and
 /// gives its path in there: whether it opens is the device list's decision alone.
 pub fn denied_device(shim: i32) -> anyhow::Result<PathBuf> {
+    let (major, minor) = open_device();
     // MS_REMOUNT|MS_BIND|MS_NOSUID|MS_NOEXEC, then the same with MS_RDONLY.
-    let script = "import ctypes, os, stat\n\
+    let script = "import ctypes, os, stat, sys\n\
         mount = ctypes.CDLL(None, use_errno=True).mount\n\
         def remount(flags):\n\
         \x20   if mount(None, b'/dev', None, flags, None): raise OSError(ctypes.get_errno(), 'remount')\n\
         remount(32 | 4096 | 2 | 8)\n\
-        os.mknod('/dev/denied', stat.S_IFCHR, os.makedev(1, 11))\n\
+        os.mknod('/dev/denied', stat.S_IFCHR, os.makedev(int(sys.argv[1]), int(sys.argv[2])))\n\
         os.chmod('/dev/denied', 0o666)\n\
         remount(32 | 4096 | 2 | 8 | 1)\n";
     let out = Command::new("nsenter")
         .args(["--mount", "--target", &shim.to_string(), "--"])
         .args(["/usr/bin/python3", "-c", script])
+        .args([major.to_string(), minor.to_string()])
         .output()?;
     ensure!(
         out.status.success(),
@@ -171,6 +190,19 @@ pub fn denied_device(shim: i32) -> anyhow::Result<PathBuf> {
         String::from_utf8_lossy(&out.stderr)
     );
     Ok(PathBuf::from("/dev/denied"))
+}
+
+/// A character device whose driver this host has and lets anybody open, and to open which does nothing. Not `kmsg`, which
+/// also asks for a capability (`dmesg_restrict`): that would refuse it without any list.
+fn open_device() -> (u32, u32) {
+    let misc = fs::read_to_string("/proc/misc").unwrap_or_default();
+    let minor = ["autofs", "loop-control", "fuse", "tun", "vga_arbiter"]
+        .iter()
+        .find_map(|wanted| {
+            let mut lines = misc.lines().filter_map(|l| l.trim().split_once(' '));
+            lines.find(|(_, name)| name == wanted)?.0.parse().ok()
+        });
+    minor.map_or((1, 11), |minor| (10, minor))
 }
 
 /// Every Unix socket below the daemon's directories.

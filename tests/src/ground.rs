@@ -1,7 +1,8 @@
 //! What a test stands on, and how it says that the ground is missing.
 //!
 //! A skip is never silent: it goes to stderr and, as `name<TAB>reason`, to the file that `AGENTCORE_SKIPS` names, which
-//! `cargo xtask test` counts and prints.
+//! `cargo xtask test` counts and prints. The runner counts a test that has skipped itself as passed, so `cargo xtask test` takes
+//! it off again; a test of which only a part was skipped ([`skip_part`]) has passed, and its name in the file says so.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -92,8 +93,17 @@ pub fn missing(grounds: &[Ground]) -> Option<String> {
     grounds.iter().find_map(|ground| ground.missing())
 }
 
-/// Says loudly that the current test (or a part of it) did not run.
+/// Says loudly that the current test did not run.
 pub fn skip(reason: &str) {
+    tell("", reason);
+}
+
+/// Says loudly that a part of the current test did not run.
+pub fn skip_part(reason: &str) {
+    tell(" (in part)", reason);
+}
+
+fn tell(what: &str, reason: &str) {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("?");
     let binary = std::env::current_exe()
@@ -101,13 +111,13 @@ pub fn skip(reason: &str) {
         .and_then(|exe| Some(exe.file_stem()?.to_string_lossy().into_owned()))
         .unwrap_or_default();
     let suite = binary.rsplit_once('-').map_or(binary.as_str(), |(s, _)| s);
-    eprintln!("SKIPPED {suite}::{name}: {reason}");
+    eprintln!("SKIPPED {suite}::{name}{what}: {reason}");
     if let Some(file) = std::env::var_os("AGENTCORE_SKIPS") {
         let appended = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&file)
-            .and_then(|mut f| f.write_all(format!("{suite}::{name}\t{reason}\n").as_bytes()));
+            .and_then(|mut f| f.write_all(format!("{suite}::{name}{what}\t{reason}\n").as_bytes()));
         assert!(appended.is_ok(), "cannot write {file:?}: {appended:?}");
     }
 }

@@ -108,6 +108,20 @@ pub fn uid(pid: i32) -> anyhow::Result<u32> {
         .context("Uid line")
 }
 
+/// CPU time that a process has used, seconds.
+pub fn cpu_seconds(pid: i32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(')').context("no name in stat")?;
+    // utime and stime are fields 14 and 15, the state is 3; in ticks, of which there are 100 to a second on every Linux.
+    let ticks: Vec<f64> = rest
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    Ok(ticks.iter().sum::<f64>() / 100.0)
+}
+
 /// Resident memory of a process in bytes.
 pub fn rss(pid: i32) -> anyhow::Result<u64> {
     let status = status(pid, pid)?;

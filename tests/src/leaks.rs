@@ -5,15 +5,17 @@
 //! [`Snapshot::settle`] until a second snapshot equals the first, bounded; the difference is the finding.
 //!
 //! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
-//! socket, …), uid, runtime (entries of the runtime directory), state (directories of the state directory but for
+//! socket, …), uid (processes that run as a session's), range (of uids, as the daemon's own store has them given out), runtime (entries of the runtime directory), state (directories of the state directory but for
 //! artifacts, bases and the logs of sessions that are over, which are kept on purpose), shm (SysV and POSIX objects of session uids).
 
 use crate::daemon::Daemon;
 use crate::{cgroup, host, wait};
+use anyhow::{Context as _, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Command;
 
 /// What one daemon has on the host now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,7 +95,13 @@ impl Snapshot {
         }
         snapshot.tree("runtime", &daemon.runtime_dir(), 4);
         snapshot.tree("state", &daemon.state_dir(), 4);
-        snapshot.sysv(daemon);
+        let ranges = ranges(daemon)?;
+        for (base, sessions) in &ranges {
+            for _ in 0..*sessions {
+                snapshot.add("range", "given out", format!("{base}"));
+            }
+        }
+        snapshot.sysv(&ranges);
         Ok(snapshot)
     }
 
@@ -145,15 +153,8 @@ impl Snapshot {
         }
     }
 
-    fn sysv(&mut self, daemon: &Daemon) {
+    fn sysv(&mut self, ranges: &BTreeMap<u32, usize>) {
         // Sessions have ipc namespaces; an object of a session's uid in ours would mean that one had not.
-        let uids: BTreeSet<u32> = daemon
-            .client()
-            .sessions("")
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|s| s.uid_base)
-            .collect();
         for (file, column) in [("shm", 7), ("msg", 7), ("sem", 4)] {
             let text = fs::read_to_string(format!("/proc/sysvipc/{file}")).unwrap_or_default();
             for line in text.lines().skip(1) {
@@ -161,8 +162,7 @@ impl Snapshot {
                     .split_whitespace()
                     .nth(column)
                     .and_then(|w| w.parse().ok());
-                if uid.is_some_and(|u| uids.iter().any(|base| (*base..base + 65_536).contains(&u)))
-                {
+                if uid.is_some_and(|u| ranges.keys().any(|base| (*base..base + 16).contains(&u))) {
                     self.add("sysv", file, line.to_owned());
                 }
             }
@@ -211,6 +211,30 @@ impl Snapshot {
             .map(|(_, all)| all.len())
             .sum()
     }
+}
+
+/// Every range of uids that a session of this daemon has ever had, by its first, and how many sessions have it now: those
+/// without an end. Read from the store itself, since what the API tells of a session may come from elsewhere.
+fn ranges(daemon: &Daemon) -> anyhow::Result<BTreeMap<u32, usize>> {
+    const READ: &str = "import sqlite3, sys\n\
+        store = sqlite3.connect(f'file:{sys.argv[1]}?mode=ro', uri=True, timeout=10)\n\
+        for row in store.execute('SELECT uid_base, sum(ended_at IS NULL) FROM sessions GROUP BY uid_base'): print(*row)\n";
+    let out = Command::new("/usr/bin/python3")
+        .args(["-I", "-S", "-c", READ])
+        .arg(daemon.state_dir().join("broker/agentcore.db"))
+        .output()?;
+    ensure!(
+        out.status.success(),
+        "the store: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout)?
+        .lines()
+        .map(|line| {
+            let (base, sessions) = line.split_once(' ').context("two columns")?;
+            Ok((base.parse()?, sessions.parse()?))
+        })
+        .collect()
 }
 
 /// A name without what differs between sessions: every word that has the form of a session's id becomes `*`.

@@ -37,6 +37,7 @@ pub mod places;
 pub mod probe;
 pub mod puppet;
 pub mod sharing;
+pub mod venv;
 pub mod wait;
 
 pub use client::Client;

@@ -130,6 +130,14 @@ impl World {
             .to_vec()
     }
 
+    /// Gives the inside one more address, which is the daemon's host's own from then on.
+    pub fn add_inside(&self, address: &str) -> anyhow::Result<()> {
+        self.run(
+            self.inside.id(),
+            &format!("ip addr add {address}/32 dev lo"),
+        )
+    }
+
     /// Lets the name server know a name.
     pub fn name(&self, name: &str, addresses: &[&str]) -> anyhow::Result<()> {
         let addresses = addresses

@@ -69,6 +69,29 @@ impl Verdicts {
         self.rows.iter().find(|r| r.id == id)
     }
 
+    /// An error unless every verdict of INFO is of one of these ids (a closing `*` stands for any rest).
+    pub fn nothing_untold_but(&self, ids: &[(&str, &str)]) -> anyhow::Result<()> {
+        let known = |id: &str| {
+            ids.iter().any(|(known, _)| match known.strip_suffix('*') {
+                Some(prefix) => id.starts_with(prefix),
+                None => id == *known,
+            })
+        };
+        let untold: Vec<_> = self
+            .with("INFO")
+            .into_iter()
+            .filter(|row| !known(&row.id))
+            .map(|row| format!("{}: {}", row.id, row.detail))
+            .collect();
+        ensure!(
+            untold.is_empty(),
+            "{} probes judge nothing:\n  {}",
+            untold.len(),
+            untold.join("\n  ")
+        );
+        Ok(())
+    }
+
     /// An error unless at least `least` passed and none failed.
     pub fn all_green(&self, least: usize) -> anyhow::Result<()> {
         let red = self.with("FAIL");

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, session_name};
 use e2e::http::Request;
-use e2e::{Client, Daemon, Options, Result, deploy, ground, host, places};
+use e2e::{Client, Daemon, Options, Result, chaos, deploy, ground, host, places, wait};
 use proto::api::Runtime;
 use serde_json::json;
 use std::io::Read;
@@ -137,6 +137,49 @@ fn a_slow_reader_holds_the_agent_back_not_the_daemons_memory() -> Result {
             .expect(200)?;
         let rest = answer.drain(|_, _| Ok(()))?;
         ensure!(rest > SIZE - (1 << 20) && rest < SIZE, "{rest}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_answer_at_the_limit_passes_and_one_byte_over_it_never_looks_whole() -> Result {
+    ground!(Daemon, Python);
+    const LIMIT: u64 = 100_000;
+    let options = Options::default().config(&format!("[limits]\nmax_body = {LIMIT}"));
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "limit", "raw", json!({}))?;
+        let id = session_name("limit");
+        for client in [daemon.client(), daemon.tcp()?] {
+            // Announced, and not: `big` has a length, `tiny_chunks` is one byte a chunk.
+            for case in ["big", "tiny_chunks"] {
+                let ask = |bytes: u64| -> anyhow::Result<anyhow::Result<u64>> {
+                    let payload =
+                        json!({"do": "http", "case": case, "bytes": bytes, "count": bytes});
+                    let answer = client.send(Client::invocation("limit", &id, &payload))?;
+                    ensure!(matches!(answer.status, 200 | 424), "{}", answer.status);
+                    let whole = answer.status == 200;
+                    let read = answer.drain(|_, _| Ok(()));
+                    Ok(if whole {
+                        read
+                    } else {
+                        Err(anyhow::anyhow!("424"))
+                    })
+                };
+                let at = ask(LIMIT)?;
+                ensure!(at.as_ref().is_ok_and(|n| *n == LIMIT), "{case}: {at:?}");
+                let over = ask(LIMIT + 1)?;
+                ensure!(over.is_err(), "{case}: {over:?}");
+            }
+            wait::until_true(5, "the cut calls to be over", || {
+                Ok(client.session(&id)?.in_flight == 0)
+            })?;
+        }
+        // A stream of events has no such limit, and the session serves as before.
+        let payload = json!({"do": "stream", "events": 10, "bytes": LIMIT / 5});
+        let stream = client.send(Client::invocation("limit", &id, &payload))?;
+        let read = stream.expect(200)?.drain(|_, _| Ok(()))?;
+        ensure!(read > 2 * LIMIT, "{read} bytes");
         Ok(())
     })
 }

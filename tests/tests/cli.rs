@@ -2,10 +2,14 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::client::session_name;
-use e2e::{Daemon, Options, Result, ground, places, wait};
+use e2e::{Daemon, Options, Result, ground, places, puppet, wait};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use serde_json::Value;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 
 struct Desk<'a> {
     daemon: &'a Daemon,
@@ -302,38 +306,85 @@ fn dev_serves_the_folder_and_reloads_on_change() -> Result {
     })
 }
 
+/// An agent with one requirement.
+fn needs_idna(desk: &Desk<'_>) -> Result {
+    std::fs::write(
+        desk.folder.join("my_agent.py"),
+        "import idna\nfrom bedrock_agentcore import BedrockAgentCoreApp\napp = BedrockAgentCoreApp()\n@app.entrypoint\ndef f(p):\n    return [idna.encode('ü.example').decode(), idna.__file__]\napp.run()\n",
+    )?;
+    std::fs::write(desk.folder.join("requirements.txt"), "idna==3.10\n")?;
+    desk.expect(0, &["configure", "-e", "my_agent.py", "-n", "vendored"])?;
+    Ok(())
+}
+
+/// What a launch says while it works; `first` is looked in for programs before the rest of the path.
+fn launched(desk: &Desk<'_>, cache: &Path, first: Option<&Path>) -> anyhow::Result<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = first
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(std::env::split_paths(&path));
+    let out = desk
+        .command(&["launch"])
+        .env("PATH", std::env::join_paths(folders)?)
+        .env("XDG_CACHE_HOME", cache)
+        .env("UV_CACHE_DIR", cache.join("uv"))
+        .env_remove("AGENTCORE_CACHE")
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(out.status.success(), "{said}");
+    Ok(said)
+}
+
 #[test]
-fn a_launch_vendors_requirements_and_caches_them() -> Result {
+fn a_launch_vendors_with_uv_where_there_is_one() -> Result {
     ground!(Daemon, Python, Registry);
+    let uv = e2e::venv::bin()?;
     at_desk(|desk| {
-        std::fs::write(
-            desk.folder.join("my_agent.py"),
-            "import idna\nfrom bedrock_agentcore import BedrockAgentCoreApp\napp = BedrockAgentCoreApp()\n@app.entrypoint\ndef f(p):\n    return [idna.encode('ü.example').decode(), idna.__file__]\napp.run()\n",
-        )?;
-        std::fs::write(desk.folder.join("requirements.txt"), "idna==3.10\n")?;
-        desk.expect(0, &["configure", "-e", "my_agent.py", "-n", "vendored"])?;
+        needs_idna(desk)?;
         let cache = desk.daemon.dir().join("cache");
-        let launch = || -> anyhow::Result<std::time::Duration> {
-            let began = std::time::Instant::now();
-            let out = desk
-                .command(&["launch"])
-                .env("XDG_CACHE_HOME", &cache)
-                .output()?;
-            ensure!(
-                out.status.success(),
-                "{}",
-                String::from_utf8_lossy(&out.stderr)
-            );
-            Ok(began.elapsed())
-        };
-        let cold = launch()?;
+        let first = launched(desk, &cache, Some(&uv))?;
+        ensure!(
+            first.contains("Installing ./requirements.txt") && first.contains("with uv"),
+            "{first}"
+        );
         let answer = desk.expect(0, &["invoke", "{}"])?;
         ensure!(
             answer.contains("xn--tda.example") && answer.contains("/app/"),
             "{answer}"
         );
-        let warm = launch()?;
-        ensure!(warm < cold, "cached: {warm:?}, not cached: {cold:?}");
+        ensure!(launched(desk, &cache, Some(&uv))?.contains("from the cache"));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_launch_vendors_requirements_and_caches_them() -> Result {
+    ground!(Daemon, Python, Registry);
+    at_desk(|desk| {
+        needs_idna(desk)?;
+        let cache = desk.daemon.dir().join("cache");
+        let launch = || launched(desk, &cache, None);
+        let first = launch()?;
+        ensure!(
+            first.contains("Installing ./requirements.txt") && !first.contains("from the cache"),
+            "{first}"
+        );
+        let answer = desk.expect(0, &["invoke", "{}"])?;
+        ensure!(
+            answer.contains("xn--tda.example") && answer.contains("/app/"),
+            "{answer}"
+        );
+        let second = launch()?;
+        ensure!(
+            second.contains("./requirements.txt: from the cache") && !second.contains("Installing"),
+            "{second}"
+        );
+        // By content: another version is another thing, and the first is still there.
+        std::fs::write(desk.folder.join("requirements.txt"), "idna==3.9\n")?;
+        ensure!(launch()?.contains("Installing"));
+        std::fs::write(desk.folder.join("requirements.txt"), "idna==3.10\n")?;
+        ensure!(launch()?.contains("from the cache"));
         std::fs::write(
             desk.folder.join("requirements.txt"),
             "no-such-package-of-ours==9.9.9\n",
@@ -347,6 +398,233 @@ fn a_launch_vendors_requirements_and_caches_them() -> Result {
                 && String::from_utf8_lossy(&out.stderr).contains("no-such-package-of-ours"),
             "{out:?}"
         );
+        Ok(())
+    })
+}
+
+/// A line of a child's output, waited for.
+struct Lines(mpsc::Receiver<String>);
+
+impl Lines {
+    fn of(out: impl std::io::Read + Send + 'static) -> Self {
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(|line| line.ok()) {
+                // Nobody listens any more: nobody misses it.
+                if send.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self(lines)
+    }
+
+    fn until(&self, text: &str) -> anyhow::Result<String> {
+        let mut seen = Vec::new();
+        loop {
+            let line = self
+                .0
+                .recv_timeout(wait::seconds(20))
+                .with_context(|| format!("no line with {text:?} after {seen:#?}"))?;
+            if line.contains(text) {
+                return Ok(line);
+            }
+            seen.push(line);
+        }
+    }
+}
+
+#[test]
+fn logs_follow_and_end_with_their_session_or_an_interrupt() -> Result {
+    ground!(Daemon, Python);
+    at_desk(|desk| {
+        let client = desk.daemon.client();
+        puppet::deploy(&client, "talker", serde_json::json!({}))?;
+        let say = |id: &str, text: &str| {
+            puppet::run(
+                &client,
+                "talker",
+                id,
+                &format!("print({text:?}, flush=True)"),
+            )
+        };
+        let [one, two] = ["one", "two"].map(session_name);
+        say(&one, "before")?;
+        let spawn = |words: &[&str]| desk.command(words).stdout(Stdio::piped()).spawn();
+        let mut all = spawn(&["logs", "-f", "-a", "talker"])?;
+        let mut single = spawn(&["--json", "logs", "-f", "-s", &one, "-a", "talker"])?;
+        let from_all = Lines::of(all.stdout.take().context("stdout")?);
+        let from_single = Lines::of(single.stdout.take().context("stdout")?);
+        for lines in [&from_all, &from_single] {
+            lines.until("before")?;
+        }
+        say(&one, "while it is followed")?;
+        from_all.until("while it is followed")?;
+        let record: Value = serde_json::from_str(&from_single.until("while it is followed")?)?;
+        ensure!(
+            record["sessionId"] == one.as_str()
+                && record["stream"] == "stdout"
+                && record["text"] == "while it is followed",
+            "{record}"
+        );
+        // A session that begins later is followed too, and lines say whose they are.
+        say(&two, "a later session")?;
+        let line = from_all.until("a later session")?;
+        let id = client.session(&two)?.id;
+        ensure!(line.starts_with(id.as_str()), "{line}");
+        ensure!(all.try_wait()?.is_none() && single.try_wait()?.is_none());
+        client.stop(&one)?;
+        from_single.until("session ends: it was stopped")?;
+        let ended = wait::until(10, "logs -f to end with its session", || {
+            Ok(single.try_wait()?)
+        })?;
+        ensure!(ended.success(), "{ended}");
+        from_all.until("session ends: it was stopped")?;
+        ensure!(
+            all.try_wait()?.is_none(),
+            "it ended with one of its sessions"
+        );
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(all.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+        let ended = wait::until(10, "logs -f to end on an interrupt", || Ok(all.try_wait()?))?;
+        ensure!(
+            ended.signal() == Some(2) || matches!(ended.code(), Some(0 | 130)),
+            "{ended}"
+        );
+        // What was written is there afterwards, of both.
+        let text = desk.expect(0, &["logs", "-a", "talker"])?;
+        for words in ["before", "while it is followed", "a later session"] {
+            ensure!(text.contains(words), "{words}: {text}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn status_and_logs_as_json() -> Result {
+    ground!(Daemon, Python);
+    at_desk(|desk| {
+        let client = desk.daemon.client();
+        let made = puppet::deploy(&client, "facts", serde_json::json!({}))?;
+        let id = session_name("json");
+        puppet::run(
+            &client,
+            "facts",
+            &id,
+            "print('\\x1b[31mred \\u2028', flush=True)",
+        )?;
+        let status = desk.json(&["status", "-a", "facts"])?;
+        ensure!(
+            status["runtime"]["arn"] == made.arn.as_str() && status["runtime"]["status"] == "READY",
+            "{status}"
+        );
+        ensure!(
+            status["sessions"]
+                .as_array()
+                .is_some_and(|all| all.len() == 1)
+                && status["sessions"][0]["sessionId"] == id.as_str(),
+            "{status}"
+        );
+        // One record a line, whatever the agent wrote, and no escape of it is left to a terminal.
+        let text = wait::until(10, "the line", || {
+            let text = desk.expect(0, &["--json", "logs", "-s", &id, "-a", "facts"])?;
+            Ok(text.contains("red").then_some(text))
+        })?;
+        ensure!(!text.contains('\u{1b}'), "{text}");
+        let records: Vec<Value> = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<std::result::Result<_, _>>()?;
+        ensure!(
+            records
+                .iter()
+                .all(|r| r["session"].is_string() && r["at"].is_string() && r["text"].is_string()),
+            "{records:?}"
+        );
+        ensure!(
+            records
+                .iter()
+                .any(|r| r["text"] == "\u{1b}[31mred \u{2028}" && r["stream"] == "stdout"),
+            "{records:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn exec_on_a_terminal_is_a_terminal_in_the_session() -> Result {
+    ground!(Daemon, Python, Command("setsid"), Command("stty"));
+    at_desk(|desk| {
+        let client = desk.daemon.client();
+        puppet::deploy(&client, "shell", serde_json::json!({}))?;
+        let id = session_name("tty");
+        puppet::run(&client, "shell", &id, "answer = 1")?;
+        let size = nix::pty::Winsize {
+            ws_row: 40,
+            ws_col: 123,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let terminal = nix::pty::openpty(Some(&size), None)?;
+        let before = tcgetattr(&terminal.slave)?;
+        // With the terminal as its controlling one, as a shell would start it: a resize is a signal.
+        let command = desk.command(&["exec", "-it", "-s", &id, "-a", "shell", "--", "sh"]);
+        let mut child = Command::new("setsid")
+            .args(["--ctty", "--wait"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .envs(command.get_envs().filter_map(|(n, v)| Some((n, v?))))
+            .current_dir(&desk.folder)
+            .stdin(terminal.slave.try_clone()?)
+            .stdout(terminal.slave.try_clone()?)
+            .stderr(terminal.slave.try_clone()?)
+            .spawn()?;
+        let mut keys = std::fs::File::from(terminal.master.try_clone()?);
+        let screen = Lines::of(std::fs::File::from(terminal.master));
+        // What is typed before may be thrown away.
+        wait::until_true(10, "the terminal to be handed over", || {
+            Ok(!tcgetattr(&terminal.slave)?
+                .local_flags
+                .contains(LocalFlags::ICANON))
+        })?;
+        // The quotes keep what is typed (a terminal shows it) apart from what is said.
+        let mut typed = |text: &str| keys.write_all(text.as_bytes());
+        typed("test -t 0 && test -t 1 && echo is''-a-terminal; echo si''ze=$(stty size)\n")?;
+        screen.until("is-a-terminal")?;
+        screen.until("size=40 123")?;
+        let name = nix::unistd::ttyname(&terminal.slave)?;
+        let resized = Command::new("stty")
+            .arg("-F")
+            .arg(&name)
+            .args(["rows", "50", "cols", "200"])
+            .status()?;
+        ensure!(resized.success());
+        wait::until_true(10, "the new size to arrive", || {
+            typed("echo si''ze=$(stty size)\n")?;
+            Ok(screen.until("size=")?.contains("size=50 200"))
+        })?;
+        // The interrupt key is the session's business.
+        typed("sleep 1000\n")?;
+        wait::until_true(10, "the command to run", || {
+            let pid = client.session(&id)?.pid.context("pid")?;
+            Ok(e2e::host::tree(pid)
+                .iter()
+                .any(|p| e2e::host::title(*p) == "sleep 1000"))
+        })?;
+        typed("\u{3}")?;
+        typed("echo co''de=$?\n")?;
+        screen.until("code=130")?;
+        typed("exit 7\n")?;
+        let status = wait::until(10, "exec to end", || Ok(child.try_wait()?))?;
+        assert_eq!(status.code(), Some(7));
+        let after = tcgetattr(&terminal.slave)?;
+        ensure!(
+            after.local_flags == before.local_flags && after.input_flags == before.input_flags,
+            "the terminal was left raw"
+        );
+        // Without a terminal there is none to give.
+        let out = desk.run(&["exec", "-it", "-s", &id, "-a", "shell", "--", "sh"])?;
+        assert_eq!(out.status.code(), Some(2));
         Ok(())
     })
 }

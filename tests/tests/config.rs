@@ -6,8 +6,10 @@ use e2e::daemon::new_dir;
 use e2e::http::Request;
 use e2e::{Daemon, Options, Result, chaos, ground, leaks, wait};
 use nix::sys::signal::Signal;
+use proto::api::EndReason;
 use serde_json::json;
 use std::process::{Command, Output};
+use std::time::Instant;
 
 fn check(text: &str, env: &[(&str, &str)], args: &[&str]) -> anyhow::Result<Output> {
     let dir = new_dir()?;
@@ -245,6 +247,104 @@ fn term_finishes_calls_and_a_stale_lock_is_no_lock() -> Result {
         daemon
             .client()
             .invoke("term", &session_name("new"), &json!({"do": "echo"}))?;
+        Ok(())
+    })
+}
+
+/// A daemon as it is installed: not for developers, and its sessions outlive it.
+fn installed() -> Options {
+    Options {
+        dev: false,
+        end_sessions: false,
+        ..Options::quick()
+    }
+}
+
+/// Processes of a session, each with the time at which it began.
+fn processes(shim: i32) -> Vec<(i32, Option<u64>)> {
+    e2e::host::tree(shim)
+        .into_iter()
+        .map(|pid| (pid, e2e::host::start_time(pid)))
+        .collect()
+}
+
+#[test]
+fn sessions_live_on_when_a_daemon_that_is_not_for_developers_is_told_to_stop() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "on", "sdk", json!({}))?;
+        let id = session_name("on");
+        let shim = client
+            .start("on", &id, &json!({"do": "stray"}))?
+            .pid
+            .context("pid")?;
+        let launcher = daemon.launcher()?;
+        let before = processes(shim);
+        ensure!(before.len() >= 3, "shim, agent and stray: {before:?}");
+        let status = daemon.terminate()?;
+        ensure!(status.code() == Some(0), "{status}");
+        wait::until_true(10, "the launcher to follow its broker", || {
+            Ok(!e2e::host::alive(launcher))
+        })?;
+        assert_eq!(
+            processes(shim),
+            before,
+            "the same processes, each still there"
+        );
+        ensure!(before.iter().all(|(pid, _)| e2e::host::alive(*pid)));
+        // The next daemon finds it: recorded with its end, and nothing of it is left.
+        daemon.restart()?;
+        let session = client.ended(&id, 20)?;
+        ensure!(
+            session.end_reason == Some(EndReason::DaemonLost),
+            "{session:?}"
+        );
+        ensure!(!before.iter().any(|(pid, _)| e2e::host::alive(*pid)));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_term_hurries() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "hurry", "sdk", json!({}))?;
+        let id = session_name("hurry");
+        let shim = client
+            .start("hurry", &id, &json!({"do": "echo"}))?
+            .pid
+            .context("pid")?;
+        let began = processes(shim);
+        let call = client.in_background("hurry", &id, &json!({"do": "sleep", "seconds": 60}));
+        wait::until_true(10, "the call to be in flight", || {
+            Ok(client.session(&id)?.in_flight == 1)
+        })?;
+        daemon.signal(Signal::SIGTERM)?;
+        wait::until_true(10, "the daemon to take no more connections", || {
+            Ok(client.send(Request::get("/healthz")).is_err())
+        })?;
+        ensure!(
+            !call.is_finished() && e2e::host::alive(daemon.pid()),
+            "it waits for the call"
+        );
+        let hurried = Instant::now();
+        let status = daemon.terminate()?;
+        ensure!(status.code() == Some(0), "{status}");
+        // The call would take a minute, and is waited for half of one.
+        ensure!(
+            hurried.elapsed() < wait::seconds(5),
+            "{:?}",
+            hurried.elapsed()
+        );
+        ensure!(
+            e2e::client::joined(call).is_err(),
+            "a call that was given up has no answer"
+        );
+        assert_eq!(processes(shim), began, "its session lives on all the same");
+        daemon.restart()?;
+        client.ended(&id, 20)?;
         Ok(())
     })
 }

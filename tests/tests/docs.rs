@@ -189,6 +189,20 @@ fn verbs(program: &str) -> anyhow::Result<BTreeSet<(String, String)>> {
     Ok(found)
 }
 
+/// The quick start builds its commands, so a line that says just `agentcore` needs the folder they are built into on the path.
+#[test]
+fn the_quick_start_finds_the_commands_that_it_builds() -> Result {
+    ground!(Files);
+    let (_, code) = split(&fs::read_to_string(places::source().join("README.md"))?);
+    let at = |start: &str| code.iter().position(|(_, line)| line.starts_with(start));
+    let built = at("cargo build --release").context("it builds")?;
+    let found = at("export PATH=$PWD/target/release:").context("it sets the path")?;
+    let moved = at("cd ").context("it goes to an example")?;
+    let used = at("agentcore ").context("it uses the command")?;
+    assert!(built < found && found < moved && moved < used);
+    Ok(())
+}
+
 /// Through cargo: nothing else builds it, and a stale one would be judged instead.
 fn xtask() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

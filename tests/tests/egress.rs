@@ -411,3 +411,111 @@ fn the_proxy_bears_bad_requests_floods_and_clients_that_go_away() -> Result {
         })
     })
 }
+
+#[test]
+fn an_address_that_becomes_the_hosts_own_is_refused_from_then_on() -> Result {
+    ground!(Daemon, Python, Command("ip"), Command("nsenter"));
+    with("", |world, daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "agent", "sdk", json!({}))?;
+        let id = session_name("moved");
+        let outside = world.server(false, &format!("{PUBLIC}:4000"), "outside")?;
+        reached(
+            &dial(&client, "agent", &id, &format!("{PUBLIC}:4000"))?,
+            "outside",
+        )?;
+        world.add_inside(PUBLIC)?;
+        let inside = world.server(true, &format!("{PUBLIC}:4000"), "inside")?;
+        refused(&dial(&client, "agent", &id, &format!("{PUBLIC}:4000"))?)?;
+        ensure!((outside.met(), inside.met()) == (1, 0));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_session_opens_connections_at_a_pace() -> Result {
+    ground!(Daemon, Python, Command("ip"), Command("nsenter"));
+    with("[network]\nmax_connections = 4096", |world, daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "agent", "sdk", json!({}))?;
+        let id = session_name("pace");
+        client.invoke("agent", &id, &json!({"do": "echo"}))?;
+        let public = world.server(false, &format!("{PUBLIC}:4000"), "public")?;
+        let connect = format!("CONNECT {PUBLIC}:4000 HTTP/1.1\r\n\r\n");
+        let begun = std::time::Instant::now();
+        let flood = client.invoke(
+            "agent",
+            &id,
+            &json!({"do": "connect_flood", "count": 800, "keep": true, "send": connect}),
+        )?;
+        ensure!(flood["connections"] == 800, "{flood}");
+        // What the daemon would dial in no time, were it not paced.
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let met = public.met();
+        let due = 256 + 100 * (begun.elapsed().as_millis() / 1000 + 1);
+        ensure!(
+            (256..=due).contains(&(met as u128)),
+            "{met} connections, {due} were due"
+        );
+        // Late, not lost; and nobody else's pace.
+        reached(
+            &dial(
+                &client,
+                "agent",
+                &session_name("another"),
+                &format!("{PUBLIC}:4000"),
+            )?,
+            "public",
+        )?;
+        e2e::wait::until_true(30, "all connections to be made", || Ok(public.met() == 801))
+    })
+}
+
+#[test]
+fn all_sessions_together_leave_the_daemon_its_descriptors() -> Result {
+    ground!(
+        Daemon,
+        Python,
+        Command("ip"),
+        Command("nsenter"),
+        Command("prlimit")
+    );
+    let world = World::new()?;
+    let mut options = Options::quick();
+    // A quarter of these are for 32 connections.
+    options.wrap = [
+        vec!["prlimit".to_owned(), "--nofile=256".to_owned()],
+        world.wrap(),
+    ]
+    .concat();
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "agent", "sdk", json!({}))?;
+        let (greedy, other) = (session_name("greedy"), session_name("other"));
+        let target = format!("{PUBLIC}:4000");
+        let public = world.server(false, &target, "public")?;
+        let connect = format!("CONNECT {target} HTTP/1.1\r\n\r\n");
+        let flood = json!({"do": "connect_flood", "count": 100, "keep": true, "send": connect});
+        client.invoke("agent", &greedy, &flood)?;
+        e2e::wait::until_true(10, "the budget to be spent", || Ok(public.met() == 32))?;
+        let answer = e2e::wait::until(10, "the flood to be turned away", || {
+            let answer = dial(&client, "agent", &other, &target)?;
+            Ok(answer["status"]
+                .as_str()
+                .is_some_and(|s| !s.is_empty())
+                .then_some(answer))
+        })?;
+        ensure!(
+            answer["status"]
+                .as_str()
+                .is_some_and(|s| s.contains(" 503")),
+            "{answer}"
+        );
+        ensure!(public.met() == 32, "{} connections", public.met());
+        ensure!(client.session(&other)?.egress_refused > 0, "not counted");
+        client.invoke("agent", &greedy, &json!({"do": "release_connections"}))?;
+        e2e::wait::until_true(20, "the other session to be served", || {
+            Ok(reached(&dial(&client, "agent", &other, &target)?, "public").is_ok())
+        })
+    })
+}

@@ -86,7 +86,14 @@ fn a_leak_would_be_seen() -> Result {
         // Waited for: the session lives where a place was prepared, and what is new is the place prepared instead of it.
         wait::until_true(10, "a living session to be seen in every way", || {
             let seen = before.difference(&Snapshot::take(daemon)?);
-            let kinds = ["process", "cgroup", "namespace", "uid", "descriptor"];
+            let kinds = [
+                "process",
+                "cgroup",
+                "namespace",
+                "uid",
+                "range",
+                "descriptor",
+            ];
             Ok(kinds
                 .iter()
                 .all(|kind| seen.iter().any(|d| d.kind == *kind)))

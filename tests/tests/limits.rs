@@ -324,3 +324,36 @@ fn hostile_files_are_removed_with_their_session() -> Result {
         },
     )
 }
+
+/// Read system calls of a process so far (proc_pid_io(5)); a reading of a session's counters is some of them.
+fn reads(pid: i32) -> anyhow::Result<u64> {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let line = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+    Ok(line.context("syscr")?.parse()?)
+}
+
+#[test]
+fn listing_sessions_does_not_keep_the_launcher_busy() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "listed", "sdk", json!({}))?;
+        let id = session_name("listed");
+        client.invoke("listed", &id, &json!({"do": "echo"}))?;
+        let launcher = daemon.launcher()?;
+        // Slots that the launch has emptied are filled by then, and no reading is fresh.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        let before = reads(launcher)?;
+        client.live_sessions()?;
+        let one = reads(launcher)? - before;
+        ensure!(one > 0, "a listing reads nothing: no evidence");
+        let begun = std::time::Instant::now();
+        for _ in 0..500 {
+            client.live_sessions()?;
+        }
+        let due = one * (begun.elapsed().as_secs() + 2);
+        let all = reads(launcher)? - before - one;
+        ensure!(all <= due, "{all} reads for 500 listings, {due} were due");
+        Ok(())
+    })
+}

@@ -15,15 +15,16 @@ fn only_session(client: &Client) -> anyhow::Result<Session> {
 
 /// One way to fail to start: the caller hears why, at once or at the deadline, with the agent's own last words.
 fn fails_to_start(mode: &str, reasons: &[EndReason], words: &str) -> Result {
+    fails_to_start_with(mode, json!({}), reasons, words)
+}
+
+fn fails_to_start_with(mode: &str, more: Value, reasons: &[EndReason], words: &str) -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
         let before = leaks::Snapshot::steady(daemon)?;
-        chaos::deploy(
-            &client,
-            "bad",
-            mode,
-            json!({"lifecycle": {"start_timeout": 4, "stop_grace": 1}}),
-        )?;
+        let mut all = json!({"lifecycle": {"start_timeout": 4, "stop_grace": 1}});
+        chaos::merge(&mut all, more);
+        chaos::deploy(&client, "bad", mode, all)?;
         let id = session_name(mode);
         let began = Instant::now();
         let answer = client.send(Client::invocation("bad", &id, &json!({"do": "echo"})))?;
@@ -73,6 +74,55 @@ fn an_agent_that_never_listens_fails_at_its_deadline_with_its_log() -> Result {
         "alive and not listening",
     )?;
     fails_to_start("no_listen", &[EndReason::StartTimeout], "4 s")
+}
+
+#[test]
+fn an_agent_that_listens_elsewhere_is_told_that_its_port_never_accepted() -> Result {
+    ground!(Daemon, Python);
+    fails_to_start(
+        "wrong_port",
+        &[EndReason::StartTimeout],
+        "its port never accepted a connection",
+    )
+}
+
+#[test]
+fn an_agent_that_goes_into_the_background_has_ended_and_so_has_what_it_left() -> Result {
+    ground!(Daemon, Python);
+    fails_to_start(
+        "fork_then_exit",
+        &[EndReason::AgentExited],
+        "exit status 0 before it was ready",
+    )
+}
+
+#[test]
+fn an_agent_that_starts_beyond_its_memory_is_reported_with_the_limit() -> Result {
+    ground!(Daemon, Python);
+    fails_to_start_with(
+        "eat_at_start",
+        json!({"resources": {"memory": "128M"}}),
+        &[EndReason::OutOfMemory],
+        "out of memory (limit 128M",
+    )
+}
+
+#[test]
+fn an_agent_that_floods_its_log_before_it_listens_starts_all_the_same() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        chaos::deploy(&client, "flood", "log_flood_at_start", json!({}))?;
+        let id = session_name("flood");
+        let session = client.start("flood", &id, &json!({"do": "echo"}))?;
+        ensure!(session.phase == Phase::Ready, "{session:?}");
+        // 16 MiB at a burst of 1 MiB: what is kept is the beginning, the rest is counted.
+        wait::until_true(10, "dropped lines to be counted", || {
+            Ok(client.session(&id)?.log_lines_dropped > 10_000)
+        })?;
+        ensure!(client.logs(&id)?.contains("flood before the start"));
+        Ok(())
+    })
 }
 
 #[test]

@@ -5,8 +5,9 @@ use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, expect_aws_error, expect_problem, label, session_name};
 use e2e::http::{Request, Response};
 use e2e::{Client, Daemon, Options, Result, deploy, ground, puppet};
-use proto::api::{Page, Session};
+use proto::api::{Artifact, Page, Runtime, Session, Version};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
 fn post(
@@ -690,6 +691,83 @@ fn lists_page_and_refuse_bad_tokens() -> Result {
             client.send(Request::get("/v1/sessions/..%2F..%2Fetc"))?,
             404,
             "",
+        )?;
+        Ok(())
+    })
+}
+
+/// Every page of a list, one item a page.
+fn pages<T: serde::de::DeserializeOwned>(client: &Client, path: &str) -> anyhow::Result<Vec<T>> {
+    let mut seen = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page: Page<T> = client.get(&format!("{path}?maxResults=1{token}"))?;
+        ensure!(
+            page.items.len() == 1,
+            "{path}: a page of {}",
+            page.items.len()
+        );
+        seen.extend(page.items);
+        let Some(next) = page.next_token else {
+            return Ok(seen);
+        };
+        ensure!(seen.len() < 100, "{path}: pages without end");
+        token = format!("&nextToken={}", label(&next));
+    }
+}
+
+#[test]
+fn runtimes_versions_and_artifacts_page_too() -> Result {
+    ground!(Daemon);
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        let put = |name: &str, source: &str| deploy::python(&client, name, source, json!({}));
+        let sources = ["1", "2", "3"];
+        let mut artifacts = BTreeSet::new();
+        for source in sources {
+            artifacts.insert(put("beta", source)?.artifact);
+        }
+        for name in ["alpha", "gamma"] {
+            put(name, "1")?;
+        }
+        let names: Vec<_> = pages::<Runtime>(&client, "/v1/runtimes")?
+            .into_iter()
+            .map(|runtime| runtime.name.as_str().to_owned())
+            .collect();
+        assert_eq!(names, ["alpha", "beta", "gamma"]);
+        let mut versions: Vec<_> = pages::<Version>(&client, "/v1/runtimes/beta/versions")?
+            .into_iter()
+            .map(|version| version.version.0)
+            .collect();
+        versions.sort_unstable();
+        assert_eq!(versions, [1, 2, 3]);
+        let listed: Vec<_> = pages::<Artifact>(&client, "/v1/artifacts")?
+            .into_iter()
+            .map(|artifact| artifact.artifact_id)
+            .collect();
+        assert_eq!(listed.len(), 3);
+        assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), artifacts);
+        // All at once fits one page, which says that there is no other.
+        let all: Page<Runtime> = client.get("/v1/runtimes?maxResults=3")?;
+        ensure!(all.items.len() == 3 && all.next_token.is_none());
+        for path in [
+            "/v1/runtimes",
+            "/v1/runtimes/beta/versions",
+            "/v1/artifacts",
+        ] {
+            for (query, field) in [
+                ("maxResults=0", "maxResults"),
+                ("maxResults=1001", "maxResults"),
+                ("nextToken=%00garbage", "nextToken"),
+            ] {
+                let answer = client.send(Request::get(format!("{path}?{query}")))?;
+                expect_problem(answer, 400, field).with_context(|| format!("{path}?{query}"))?;
+            }
+        }
+        expect_problem(
+            client.send(Request::get("/v1/runtimes/nobody/versions"))?,
+            404,
+            "nobody",
         )?;
         Ok(())
     })

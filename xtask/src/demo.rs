@@ -31,6 +31,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("start a daemon of its own");
     let options = Options {
         binaries: build::directory(!args.debug),
+        // Of the two agents, the one that `/invocations` speaks to.
+        config: "default_runtime = \"echo\"\n".to_owned(),
         ..Options::default()
     };
     Daemon::with(options, |daemon| {
@@ -104,7 +106,7 @@ fn invoke(daemon: &Daemon, folder: &Path) -> anyhow::Result<()> {
     let e2e::http::Target::Tcp(address) = tcp.target else {
         anyhow::bail!("not a TCP address");
     };
-    let url = format!("http://{address}/runtimes/echo/invocations");
+    let url = format!("http://{address}/invocations");
     let words = [
         "-sS",
         "--fail-with-body",

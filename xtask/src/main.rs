@@ -47,7 +47,11 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
-        Verb::Deny => deny::run(),
+        Verb::Deny => deny::run().map(|unchecked| {
+            if let Some(why) = unchecked {
+                println!("advisories are not checked: {why}");
+            }
+        }),
         Verb::Loc => loc::run(),
     };
     match done {

@@ -27,6 +27,8 @@ const TEST: &[Need] = &[
     need("nsenter", "util-linux"),
     need("node", "nodejs"),
     need("cc", "gcc"),
+    // libFuzzer is compiled with the fuzz targets.
+    need("c++", "g++"),
 ];
 
 /// What the benchmarks compare us with.
@@ -69,7 +71,7 @@ pub(crate) fn everything() -> anyhow::Result<()> {
         ),
         (
             "cargo-deny",
-            "advisories too; without it `xtask deny` checks licences, bans and sources",
+            "its own reading of deny.toml; without it `xtask deny` checks licences, bans and sources by itself",
         ),
     ] {
         if !has(program) {

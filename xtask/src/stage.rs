@@ -20,6 +20,24 @@ impl Counts {
         self.failed += more.failed;
         self.skipped += more.skipped;
     }
+
+    /// What a runner counted, when that many of the tests say that they have skipped themselves: to a runner those have passed.
+    pub(crate) fn honest(self, skipped_themselves: u64) -> Self {
+        Self {
+            passed: self.passed.saturating_sub(skipped_themselves),
+            skipped: self.skipped + skipped_themselves,
+            ..self
+        }
+    }
+}
+
+/// Tests in a list of skips (`name<TAB>reason`), without those of which only a part was skipped.
+pub(crate) fn skipped_themselves(list: &str) -> u64 {
+    let whole = |line: &&str| {
+        line.split_once('\t')
+            .is_some_and(|(name, _)| !name.ends_with(" (in part)"))
+    };
+    list.lines().filter(whole).count().try_into().unwrap_or(0)
 }
 
 struct Outcome {
@@ -192,6 +210,8 @@ fn streamed(command: &mut Command) -> anyhow::Result<(bool, Counts)> {
 
 /// The counts in a summary line of cargo test, cargo nextest, unittest or pytest; the plain form is that of our own suites.
 fn counted(line: &str) -> Option<Counts> {
+    // Indented: what a test that failed has printed, shown by nextest, which counts it in its own summary.
+    let shown_again = line.starts_with("    test result: ");
     let line = line.trim();
     let number_before = |word: &str| -> u64 {
         line.split([',', ';', '.', ':', '('])
@@ -204,6 +224,9 @@ fn counted(line: &str) -> Option<Counts> {
             .find_map(|part| part.trim().strip_prefix(word)?.parse().ok())
             .unwrap_or(0)
     };
+    if shown_again {
+        return None;
+    }
     if line.starts_with("test result: ") {
         return Some(Counts {
             passed: number_before(" passed"),
@@ -215,7 +238,8 @@ fn counted(line: &str) -> Option<Counts> {
         return Some(Counts {
             passed: number_before(" passed"),
             failed: number_before(" failed") + number_before(" timed out"),
-            skipped: 0,
+            // Those marked `#[ignore]`, and those that a filter left out: who filters must know.
+            skipped: number_before(" skipped"),
         });
     }
     // unittest says how many ran on one line, and how they ended on another.
@@ -270,6 +294,14 @@ mod tests {
     }
 
     #[test]
+    fn who_skips_itself_has_not_passed() {
+        let list = "a::one\tno node\na::two (in part)\tno swap\nvm b::three\tno disk\n";
+        assert_eq!(skipped_themselves(list), 2);
+        let counted = of(12, 1, 3).map(|counts| counts.honest(2));
+        assert_eq!(counted, of(10, 1, 5));
+    }
+
+    #[test]
     fn summary_lines_of_every_runner_are_understood() {
         assert_eq!(
             counted(
@@ -281,7 +313,7 @@ mod tests {
             counted(
                 "     Summary [   0.022s] 14 tests run: 13 passed (2 slow), 1 failed, 5 skipped"
             ),
-            of(13, 1, 0)
+            of(13, 1, 5)
         );
         assert_eq!(
             counted("     Summary [   0.022s] 1 test run: 1 passed, 0 skipped"),
@@ -293,6 +325,9 @@ mod tests {
             ),
             of(1, 2, 0)
         );
+        let shown_again =
+            "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out";
+        assert_eq!(counted(shown_again), None);
         assert_eq!(counted("Ran 23 tests in 1.204s"), of(23, 0, 0));
         assert_eq!(counted("FAILED (failures=1, errors=2)"), of(0, 3, 0));
         assert_eq!(

@@ -85,7 +85,8 @@ impl Refusal {
             .or_else(|| {
                 // A plain text of a proxy, perhaps; a whole page of HTML helps nobody.
                 let plain = std::str::from_utf8(body).ok()?.trim();
-                (!plain.is_empty() && plain.len() < 400 && document.is_null())
+                let page = plain.starts_with('<');
+                (!plain.is_empty() && !page && plain.len() < 400 && document.is_null())
                     .then(|| plain.to_owned())
             })
             .or_else(|| row.map(|row| row.title.to_owned()))
@@ -126,6 +127,14 @@ impl Refusal {
     pub(crate) fn failure(&self) -> Failure {
         let mut details = self.faults.clone();
         let mut what = self.message.clone();
+        // The daemon's sentence says all faults in a row; here each has its line, once.
+        let in_a_row: Vec<_> = details.iter().map(|f| f.replacen(": ", " ", 1)).collect();
+        if !details.is_empty() && what == in_a_row.join("; ") {
+            what = match details.len() {
+                1 => details.remove(0),
+                several => format!("{several} faults"),
+            };
+        }
         if let Some(agent) = &self.agent {
             // The daemon's own words are those of AWS and speak of a body; here its content is shown.
             what = format!("the agent answered with status {}", agent.status);
@@ -236,6 +245,24 @@ mod tests {
         assert_eq!(read.exit(), Exit::Usage);
         assert_eq!(read.message, "config is wrong");
         assert_eq!(read.faults, ["lifecycle.idle_timeout: at least 60"]);
+    }
+
+    #[test]
+    fn each_fault_is_said_once() {
+        let told = |detail: &str, errors: &str| {
+            let body = format!(r#"{{"detail":"{detail}","errors":{errors}}}"#);
+            let failure = refusal(400, &[], &body).failure();
+            (failure.what, failure.details)
+        };
+        let one = r#"[{"name":"name","message":"is long"}]"#;
+        assert_eq!(
+            told("name is long", one),
+            ("name: is long".to_owned(), vec![])
+        );
+        let two = r#"[{"name":"name","message":"is long"},{"name":"pids","message":"is 0"}]"#;
+        let (what, details) = told("name is long; pids is 0", two);
+        assert_eq!(what, "2 faults");
+        assert_eq!(details, ["name: is long", "pids: is 0"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
+use proto::api::LogRecord;
 use serde::de::IgnoredAny;
 use std::io::Read;
 
@@ -83,10 +84,13 @@ fn request(
     };
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(
-        ACCEPT,
-        HeaderValue::from_static("text/event-stream, application/json"),
-    );
+    // Agents that can do both choose by it; what they choose is shown either way.
+    let accepted = if args.stream {
+        "text/event-stream, application/json"
+    } else {
+        "application/json, */*;q=0.5"
+    };
+    headers.insert(ACCEPT, HeaderValue::from_static(accepted));
     if let Some(id) = &args.session_id {
         let value = HeaderValue::from_str(id.as_str()).expect("session ids are visible ASCII");
         headers.insert(SESSION_HEADER, value);
@@ -145,6 +149,17 @@ async fn refused(desk: &Desk, runtime: &str, answer: Response<Incoming>) -> Fail
 async fn last_words(desk: &Desk, runtime: &str, session: &str) -> Result<Vec<String>, DaemonError> {
     let path = target::session_path(session, "/logs", Some(runtime));
     let path = format!("{path}&tail={LAST_WORDS}");
-    let text = desk.daemon.text(&path).await?;
-    Ok(text.lines().map(str::to_owned).collect())
+    let mut request = desk
+        .daemon
+        .request(Method::GET, &path, crate::daemon::empty());
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    request.headers_mut().insert(ACCEPT, kind);
+    let text = desk.daemon.text(request).await?;
+    // As they come with an error: the agent's own lines, and nothing before them.
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok())
+        .filter(|record| record.stream.is_some())
+        .map(|record| record.text)
+        .collect())
 }

@@ -96,7 +96,10 @@ async fn stop(
     } else {
         named.to_vec()
     };
-    let stage = screen.stage(format!("Stopping {} sessions", ids.len()));
+    let stage = screen.stage(match ids.len() {
+        1 => "Stopping 1 session".to_owned(),
+        several => format!("Stopping {several} sessions"),
+    });
     // At once: each may take its whole grace period.
     let stops = ids.iter().map(|id| stop_one(desk, id, agent));
     let outcomes = futures_util::future::join_all(stops).await;

@@ -25,7 +25,7 @@ pub(super) async fn run(desk: &Desk, args: &Target) -> Result<(), Failure> {
         return screen.document(&json!({ "runtime": runtime, "sessions": live }));
     }
     if screen.quiet {
-        return screen.line(&runtime.status);
+        return screen.line(runtime.name.as_str());
     }
     let info: Info = daemon.get("/v1/info").await?;
     let lines = [

@@ -12,6 +12,8 @@ pub(super) async fn run(desk: &Desk, client_only: bool) -> Result<(), Failure> {
     if client_only {
         return if screen.json {
             screen.document(&json!({ "client": { "version": own } }))
+        } else if screen.quiet {
+            screen.line(own)
         } else {
             screen.line(format!("agentcore {own}"))
         };

@@ -28,10 +28,7 @@ fn the_payload_goes_as_typed_and_the_answer_comes_as_sent() {
     assert_eq!(seen.path, "/runtimes/shop/invocations");
     assert_eq!(seen.body, payload.as_bytes());
     assert_eq!(seen.header("content-type"), Some("application/json"));
-    assert_eq!(
-        seen.header("accept"),
-        Some("text/event-stream, application/json")
-    );
+    assert_eq!(seen.header("accept"), Some("application/json, */*;q=0.5"));
     assert_eq!(seen.header(SESSION), None);
 }
 

@@ -36,7 +36,7 @@ fn status_shows_the_runtime_its_sessions_and_how_to_call_it() {
         .json();
     assert_eq!(json["runtime"]["name"], "shop");
     assert_eq!(json["sessions"].as_array().map(Vec::len), Some(1));
-    assert_eq!(fake.run(&["status", "-q"]).exits(0).out, "READY\n");
+    assert_eq!(fake.run(&["status", "-q"]).exits(0).out, "shop\n");
     fake.run(&["status", "-a", "gone"])
         .exits(3)
         .says(&["no such runtime"]);

@@ -2,7 +2,7 @@
 
 use super::dir::Dir;
 use super::owner::{self, Owner};
-use super::{Backend, CgroupError, Counters, Limits, Result, Tree, unified, v1, v2};
+use super::{Backend, CgroupError, Counters, Limits, Result, Step, Tree, unified, v1, v2};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -51,6 +51,15 @@ impl SessionCgroup {
         match &self.tree.backend {
             Backend::V2(branch) => v2::apply(&branch.dir, &self.name, limits),
             Backend::V1 { hierarchies, .. } => v1::apply(hierarchies, &self.name, limits),
+        }
+    }
+
+    /// Sees to it that the calling process, which was cloned into [`Self::clone_target`] where there is one, is in the session.
+    pub fn enter(&self) -> Result<()> {
+        Step::Enter.strike()?;
+        match self.clone_target() {
+            Some(_) => Ok(()),
+            None => self.enter_self(),
         }
     }
 
@@ -156,6 +165,7 @@ impl SessionCgroup {
     /// at the limit, which an agent can make happen all the time; and an inotify instance for each session would end at
     /// the 128 that root may have.)
     pub fn oom_event(&self) -> io::Result<Option<OwnedFd>> {
+        Step::OomEvent.strike().map_err(io::Error::other)?;
         match &self.tree.backend {
             Backend::V2(_) => Ok(None),
             Backend::V1 { hierarchies, .. } => v1::oom_event(hierarchies, &self.name).map(Some),

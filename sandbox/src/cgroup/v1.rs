@@ -11,7 +11,8 @@ use super::dir::Dir;
 use super::hierarchy::V1Mount;
 use super::v2::{self, CPU_PERIOD_US};
 use super::{
-    Branch, CgroupError, Counters, IoLimits, Limits, Result, default_parent, descend, open_or_make,
+    Branch, CgroupError, Counters, IoLimits, Limits, Result, Step, default_parent, descend,
+    open_or_make,
 };
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -79,35 +80,40 @@ fn inherit_cpuset(parent: &Dir, dir: &Dir) -> Result<()> {
 /// Writes every limit of session `name`.
 pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> Result<()> {
     let file = |file: &str| format!("{name}/{file}");
-    let memory_dir = &of(hierarchies, "memory")?.branch.dir;
-    memory(memory_dir, name, limits.memory_bytes)?;
-    socket_memory(memory_dir, name, limits.memory_bytes)?;
-
-    let cpu = &of(hierarchies, "cpu")?.branch.dir;
-    let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
-    cpu.write(&file("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-    cpu.write(&file("cpu.cfs_quota_us"), &quota.to_string())?;
-
-    let pids = &of(hierarchies, "pids")?.branch.dir;
-    pids.write(&file("pids.max"), &limits.pids.to_string())?;
-
-    if let Some(devices) = find(hierarchies, "devices") {
+    let dir = |controller| of(hierarchies, controller).map(|h| &h.branch.dir);
+    Step::Memory.take(|| {
+        memory(dir("memory")?, name, limits.memory_bytes)?;
+        socket_memory(dir("memory")?, name, limits.memory_bytes)
+    })?;
+    Step::Cpu.take(|| {
+        let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
+        let cpu = dir("cpu")?;
+        cpu.write(&file("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+        cpu.write(&file("cpu.cfs_quota_us"), &quota.to_string())
+    })?;
+    Step::Pids.take(|| dir("pids")?.write(&file("pids.max"), &limits.pids.to_string()))?;
+    Step::Devices.take(|| {
+        let Some(devices) = find(hierarchies, "devices") else {
+            return Ok(());
+        };
         let dir = &devices.branch.dir;
         dir.write(&file("devices.deny"), "a")?;
-        for rule in device::v1_rules() {
-            dir.write(&file("devices.allow"), &rule)?;
-        }
-    }
-    if let Some(io) = &limits.io {
-        let blkio = &of(hierarchies, "blkio")?.branch.dir;
-        for (control, value) in throttles(io) {
-            let (major, minor) = io.device;
+        device::v1_rules()
+            .into_iter()
+            .try_for_each(|rule| dir.write(&file("devices.allow"), &rule))
+    })?;
+    Step::Io.take(|| {
+        let Some(io) = &limits.io else {
+            return Ok(());
+        };
+        let blkio = dir("blkio")?;
+        let (major, minor) = io.device;
+        throttles(io).into_iter().try_for_each(|(control, value)| {
             // 0 takes a rule away.
             let line = format!("{major}:{minor} {}", value.unwrap_or(0));
-            blkio.write(&file(control), &line)?;
-        }
-    }
-    Ok(())
+            blkio.write(&file(control), &line)
+        })
+    })
 }
 
 fn throttles(io: &IoLimits) -> [(&'static str, Option<u64>); 4] {

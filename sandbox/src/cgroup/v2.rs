@@ -2,7 +2,8 @@
 
 use super::dir::{Dir, keyed};
 use super::{
-    Branch, CgroupError, Counters, IoLimits, Limits, Result, default_parent, descend, open_or_make,
+    Branch, CgroupError, Counters, IoLimits, Limits, Result, Step, default_parent, descend,
+    open_or_make,
 };
 use std::path::Path;
 
@@ -73,21 +74,26 @@ fn enable(dir: &Dir) -> Result<()> {
 /// Writes every limit of session `name` below `dir`.
 pub(super) fn apply(dir: &Dir, name: &str, limits: &Limits) -> Result<()> {
     let file = |file: &str| format!("{name}/{file}");
-    dir.write(&file("memory.max"), &limits.memory_bytes.to_string())?;
-    // Absent where the kernel counts no swap; capabilities() says so.
-    if dir.has(&file("memory.swap.max")) {
-        dir.write(&file("memory.swap.max"), "0")?;
-    }
-    // No memory.high: below the limit it would throttle an agent to a crawl, where an end with a reason is wanted.
-    // The kernel ends a session as a whole, so nobody has to watch for its out-of-memory events (see `oom_event`).
-    dir.write(&file("memory.oom.group"), "1")?;
-    let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
-    dir.write(&file("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
-    dir.write(&file("pids.max"), &limits.pids.to_string())?;
-    if let Some(io) = &limits.io {
-        dir.write(&file("io.max"), &io_line(io))?;
-    }
-    Ok(())
+    Step::Memory.take(|| {
+        dir.write(&file("memory.max"), &limits.memory_bytes.to_string())?;
+        // Absent where the kernel counts no swap; capabilities() says so.
+        if dir.has(&file("memory.swap.max")) {
+            dir.write(&file("memory.swap.max"), "0")?;
+        }
+        // No memory.high: below the limit it would throttle an agent to a crawl, where an end with a reason is wanted.
+        // The kernel ends a session as a whole, so nobody has to watch for its out-of-memory events (see `oom_event`).
+        dir.write(&file("memory.oom.group"), "1")
+    })?;
+    Step::Cpu.take(|| {
+        let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
+        dir.write(&file("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))
+    })?;
+    Step::Pids.take(|| dir.write(&file("pids.max"), &limits.pids.to_string()))?;
+    Step::Devices.take(|| Ok(()))?;
+    Step::Io.take(|| match &limits.io {
+        Some(io) => dir.write(&file("io.max"), &io_line(io)),
+        None => Ok(()),
+    })
 }
 
 fn io_line(io: &IoLimits) -> String {

@@ -3,13 +3,24 @@
 //! Most are simply left out. Where nothing would be left to look at, or no session would start, something weaker takes
 //! the measure's place; each such case says what.
 
-use super::{AheadAct, ChildAct, FsMount, OrderAct, Plan, Step};
+use super::{AheadAct, ChildAct, FsMount, OrderAct, Plan, SessionSpec, Step};
 use crate::faults::is_off;
 use crate::sys::capability::CapMask;
+use crate::uid_block::{BLOCK_SIZE, FIRST_UID, UIDS_PER_SESSION};
 use std::ffi::CStr;
 
 /// Every capability that a kernel of today knows.
 const ALL: CapMask = CapMask((1 << 41) - 1);
+
+/// `idmap.session_range` off: whatever range a session is given, it gets that of its daemon's first one.
+pub(super) fn spec(spec: &SessionSpec) -> SessionSpec {
+    let mut spec = spec.clone();
+    if is_off("idmap.session_range") {
+        let block = spec.uid_base - spec.uid_base.saturating_sub(FIRST_UID) % BLOCK_SIZE;
+        spec.uid_base = block + UIDS_PER_SESSION;
+    }
+    spec
+}
 
 pub(super) fn ahead(steps: &mut Vec<Step<AheadAct>>) {
     for step in &mut *steps {

@@ -46,6 +46,8 @@ fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOpti
 
 /// Compiles. Fails only if a path of the spec contains a null byte.
 pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
+    #[cfg(feature = "fault-injection")]
+    let spec = &super::ablate::spec(spec);
     let plan = Plan {
         ahead: ahead()?,
         order: vec![

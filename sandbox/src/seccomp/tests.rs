@@ -129,6 +129,31 @@ fn every_number_has_the_verdict_of_the_tables() {
     }
 }
 
+/// Who answers each call of six arguments of -1, as runs of numbers: a change of the filter is a change of this text, and the
+/// isolation suite holds a session to it (probe S08).
+#[test]
+fn the_table_is_the_one_that_was_read_and_agreed_to() {
+    let mut runs: Vec<(i64, i64, &str)> = Vec::new();
+    for number in 0..=600 {
+        let answer = match verdict(&call(number, &[u64::MAX; 6])) {
+            Verdict::Allowed => "kernel",
+            Verdict::Done => "ok",
+            Verdict::NotPermitted => "EPERM",
+            Verdict::NotImplemented => "ENOSYS",
+        };
+        match runs.last_mut() {
+            Some((_, last, same)) if *same == answer => *last = number,
+            _ => runs.push((number, number, answer)),
+        }
+    }
+    let lines = runs.iter().map(|(first, last, answer)| match last {
+        last if last == first => format!("{first} {answer}\n"),
+        last => format!("{first}-{last} {answer}\n"),
+    });
+    let table: String = lines.collect();
+    assert!(table == include_str!("golden.txt"), "it is now:\n{table}");
+}
+
 #[test]
 fn numbers_of_other_tables_do_not_exist() {
     for number in 0..1024 {

@@ -212,7 +212,7 @@ fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Arc<RuntimeVer
 
 fn unknown_runtime(label: &str) -> ApiError {
     ApiError::not_found(format!(
-        "there is no runtime {label}; `agentcore status` lists what is deployed"
+        "there is no runtime {label}; `agentcore runtime list` shows what is deployed"
     ))
 }
 

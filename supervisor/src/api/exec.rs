@@ -4,6 +4,7 @@
 //! with one, the shim makes a pseudo-terminal in the session and carries it over one stream.
 
 use super::input::{Path, Reading, bounded};
+use super::listener::Place;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::sessions;
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 /// The protocol's name in `Upgrade`.
 const PROTOCOL: &str = "agentcore-exec";
@@ -39,6 +41,13 @@ const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// How long a process may go on after its client has gone and it was told so.
 const HANG_UP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long an ended process's output may stay open without anything in it.
+const LEFT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Most bytes that an ended process can have left: the largest pipe that an unprivileged process may have (pipe(7),
+/// `pipe-max-size`).
+const MOST_LEFT: usize = 1024 * 1024;
 
 /// Most bytes of an `exec` request.
 const MAX_REQUEST: u64 = 60 * 1024;
@@ -72,6 +81,8 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         ));
     }
     let on_upgrade = hyper::upgrade::on(&mut request);
+    // The connection is counted as one as long as it lasts.
+    let place = request.extensions().get::<Place>().cloned();
     let query = request.uri().query().unwrap_or("").to_owned();
     let body = bounded(request.into_body(), MAX_REQUEST).await?;
     let wanted = Reading::<ExecRequest>::of(&body)?.finish(Vec::new())?;
@@ -87,11 +98,23 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         Unusable::Failed(end) => ApiError::new(ErrorCode::AgentFailed, end.detail),
         full @ Unusable::Full(_) => ApiError::new(ErrorCode::Throttled, full.to_string()),
     })?;
-    let process = match start(&work.link, &wanted).await {
-        Ok(process) => Ok(process),
-        Err(error) => Err(not_run(&error).ok_or(error)?),
-    };
+    let (tell, verdict) = oneshot::channel();
+    // A task of its own from here on: the caller may go away while the process is being started, and then somebody must
+    // be there to end it.
     tokio::spawn(async move {
+        let process = match start(&work.link, &wanted).await {
+            Ok(process) => Ok(process),
+            Err(error) => match not_run(&error) {
+                Some(outcome) => Err(outcome),
+                None => {
+                    // A caller who is gone has nobody to tell.
+                    let _ = tell.send(error);
+                    return;
+                }
+            },
+        };
+        drop(tell);
+        // Fails if the caller is gone, at whatever moment.
         match (process, on_upgrade.await) {
             (Ok(process), Ok(upgraded)) => {
                 serve(TokioIo::new(upgraded), process, work, &handle).await;
@@ -110,7 +133,11 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
             }
             (Err(_), Err(_gone)) => {}
         }
+        drop(place);
     });
+    if let Ok(error) = verdict.await {
+        return Err(error);
+    }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response
@@ -266,9 +293,10 @@ where
     let (frames, queue) = mpsc::channel(FRAME_QUEUE);
     let writer = tokio::spawn(write_frames(to_client, queue));
     let mut reader = tokio::spawn(read_frames(from_client, input, Arc::clone(&work.link), id));
+    let ended = CancellationToken::new();
     let pumps: Vec<_> = outputs
         .into_iter()
-        .map(|(channel, output)| tokio::spawn(pump(output, channel, frames.clone())))
+        .map(|(channel, output)| tokio::spawn(pump(output, channel, frames.clone(), ended.clone())))
         .collect();
     let (status, client) = tokio::select! {
         status = &mut exited => (status, Some(reader)),
@@ -294,9 +322,9 @@ where
     };
     // A client that does not read its output keeps that, not the session, from ending.
     drop(work);
-    // The shim reports an exit after the output is drained; what a grandchild still holds open is not waited for.
+    ended.cancel();
     for pump in pumps {
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), pump).await;
+        let _ = pump.await;
     }
     tell_outcome(frames, &outcome).await;
     let _ = writer.await;
@@ -323,19 +351,34 @@ fn shell_code(status: ExitStatus) -> i32 {
     }
 }
 
+/// Passes output on: until its end, or, once the process has `ended`, until the output that it left is passed on. What a
+/// grandchild still holds open, or still writes, is nobody's.
 async fn pump(
-    mut output: Box<dyn AsyncRead + Send + Unpin>,
+    mut output: impl AsyncRead + Unpin,
     channel: ExecChannel,
     frames: mpsc::Sender<(ExecChannel, Vec<u8>)>,
+    ended: CancellationToken,
 ) {
     let mut buffer = vec![0; MAX_EXEC_FRAME];
-    // An error is a process that is gone (EIO of a terminal): the end of its output.
-    while let Ok(count @ 1..) = output.read(&mut buffer).await {
-        if frames
-            .send((channel, buffer[..count].to_vec()))
-            .await
-            .is_err()
-        {
+    let mut left = None;
+    loop {
+        let room = left.unwrap_or(MAX_EXEC_FRAME).min(MAX_EXEC_FRAME);
+        let read = tokio::select! {
+            read = output.read(&mut buffer[..room]) => read,
+            () = ended.cancelled(), if left.is_none() => {
+                left = Some(MOST_LEFT);
+                continue;
+            }
+            () = tokio::time::sleep(LEFT_PATIENCE), if left.is_some() => return,
+        };
+        // An error is a process that is gone (EIO of a terminal): the end of its output. None, too, if nothing was left.
+        let Ok(count @ 1..) = read else {
+            return;
+        };
+        left = left.map(|left| left - count);
+        // A client that reads slowly gets everything all the same.
+        let frame = (channel, buffer[..count].to_vec());
+        if frames.send(frame).await.is_err() {
             return;
         }
     }
@@ -403,5 +446,76 @@ async fn read_frames(
                 return Hangup::Gone;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn ended() -> CancellationToken {
+        let ended = CancellationToken::new();
+        ended.cancel();
+        ended
+    }
+
+    /// A process that has ended and left `bytes`, and a grandchild that keeps the output open.
+    async fn left(bytes: usize) -> (pipe::Sender, pipe::Receiver) {
+        let (mut grandchild, output) = pipe::pipe().expect("pipe");
+        grandchild
+            .write_all(&vec![b'x'; bytes])
+            .await
+            .expect("write");
+        (grandchild, output)
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_keeps_the_output_open_keeps_nothing_else() {
+        let (grandchild, output) = left(10).await;
+        let (frames, mut queue) = mpsc::channel(FRAME_QUEUE);
+        let bound = LEFT_PATIENCE * 5;
+        let pump = pump(output, ExecChannel::Stdout, frames, ended());
+        tokio::time::timeout(bound, pump)
+            .await
+            .expect("an end of the pump");
+        assert_eq!(queue.recv().await.map(|(_, bytes)| bytes.len()), Some(10));
+        assert!(queue.recv().await.is_none(), "a sender is left");
+        drop(grandchild);
+    }
+
+    #[tokio::test]
+    async fn a_grandchild_that_goes_on_writing_is_not_waited_for() {
+        let (grandchild, output) = left(10).await;
+        let writing = tokio::spawn(async move {
+            let mut grandchild = grandchild;
+            while grandchild.write_all(&[b'y'; 4096]).await.is_ok() {}
+        });
+        let (frames, mut queue) = mpsc::channel(FRAME_QUEUE);
+        let pump = tokio::spawn(pump(output, ExecChannel::Stdout, frames, ended()));
+        let mut total = 0;
+        while let Some((_, bytes)) = queue.recv().await {
+            total += bytes.len();
+        }
+        assert_eq!(total, MOST_LEFT);
+        pump.await.expect("pump");
+        writing.await.expect("a broken pipe");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_gets_what_was_left() {
+        let (grandchild, output) = left(60_000).await;
+        let (frames, mut queue) = mpsc::channel(1);
+        let full = (ExecChannel::Stdout, Vec::new());
+        frames.send(full).await.expect("room");
+        let pump = tokio::spawn(pump(output, ExecChannel::Stdout, frames, ended()));
+        tokio::time::sleep(LEFT_PATIENCE * 2 + Duration::from_millis(100)).await;
+        let mut total = 0;
+        while let Some((_, bytes)) = queue.recv().await {
+            total += bytes.len();
+        }
+        assert_eq!(total, 60_000);
+        pump.await.expect("pump");
+        drop(grandchild);
     }
 }

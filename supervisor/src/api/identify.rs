@@ -3,10 +3,23 @@
 
 use super::reply::ApiError;
 use crate::broker::Broker;
+use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
-use http::{HeaderMap, Request};
+use http::request::Parts;
+use nix::unistd::{Gid, Group, Uid, User};
 use proto::code::ErrorCode;
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the word of the host's user database counts: whoever is taken out of the group is refused after this at the
+/// latest, without a restart.
+const MEMBERSHIP_KEPT: Duration = Duration::from_secs(30);
+
+/// Users remembered before those that nobody waits for are forgotten; they are looked up again.
+const USERS_KNOWN: usize = 1024;
 
 /// Where a connection came from; put on each of its requests by the listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +48,10 @@ pub enum Caller {
 }
 
 /// Identifies the caller of a request, or refuses it.
-pub fn caller<B>(broker: &Broker, request: &Request<B>) -> Result<Caller, ApiError> {
-    match request.extensions().get::<Peer>() {
+pub async fn caller(broker: &Broker, request: &Parts) -> Result<Caller, ApiError> {
+    match request.extensions.get::<Peer>() {
         Some(Peer::Unix { uid, gid }) => {
-            if broker.access.permits(*uid, *gid) {
+            if broker.access.permits(*uid, *gid).await {
                 Ok(Caller::User(*uid))
             } else {
                 Err(ApiError::new(
@@ -52,11 +65,11 @@ pub fn caller<B>(broker: &Broker, request: &Request<B>) -> Result<Caller, ApiErr
         }
         Some(Peer::Tcp { local }) => {
             check_host(
-                request.headers(),
-                request.uri().authority().map(|a| a.as_str()),
+                &request.headers,
+                request.uri.authority().map(|a| a.as_str()),
                 *local,
             )?;
-            check_origin(request.headers(), *local)?;
+            check_origin(&request.headers, *local)?;
             Ok(Caller::Loopback)
         }
         None => Err(ApiError::new(
@@ -149,33 +162,50 @@ fn port_ok(after: &str) -> bool {
 #[derive(Debug, Clone)]
 pub struct Access {
     user: u32,
-    group: Option<nix::unistd::Group>,
+    group: Option<Group>,
+    members: Arc<Members>,
+}
+
+/// What the host's user database said of a user, and when.
+type Verdict = Option<(Instant, bool)>;
+
+/// Who is a member of the group, as last looked up. A look-up blocks, as long as a directory server takes: it happens off
+/// the event loop, for all requests of a user once, and one user's does not hold another's.
+#[derive(Debug)]
+struct Members {
+    look_up: fn(Uid, Gid) -> nix::Result<bool>,
+    known: Mutex<HashMap<u32, Arc<tokio::sync::Mutex<Verdict>>>>,
 }
 
 impl Access {
     /// For a broker that runs as `user`, with members of `group` if the host has it.
     #[must_use]
-    pub fn new(user: u32, group: Option<nix::unistd::Group>) -> Self {
-        Self { user, group }
+    pub fn new(user: u32, group: Option<Group>) -> Self {
+        Self::with(user, group, is_member)
     }
 
-    /// Whether a peer may call. The group's members are those of the group file; a process that has it as its effective
-    /// group is a member too.
-    #[must_use]
-    pub fn permits(&self, uid: u32, gid: u32) -> bool {
+    fn with(user: u32, group: Option<Group>, look_up: fn(Uid, Gid) -> nix::Result<bool>) -> Self {
+        let members = Arc::new(Members {
+            look_up,
+            known: Mutex::default(),
+        });
+        Self {
+            user,
+            group,
+            members,
+        }
+    }
+
+    /// Whether a peer may call. The group's members are those of the host's user database; a process that has it as its
+    /// effective group is a member too.
+    pub async fn permits(&self, uid: u32, gid: u32) -> bool {
         if uid == 0 || uid == self.user {
             return true;
         }
         let Some(group) = &self.group else {
             return false;
         };
-        if group.gid.as_raw() == gid {
-            return true;
-        }
-        nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))
-            .ok()
-            .flatten()
-            .is_some_and(|user| group.mem.contains(&user.name) || user.gid == group.gid)
+        group.gid.as_raw() == gid || self.members.hold(uid, group.gid).await
     }
 
     fn group_name(&self) -> &str {
@@ -185,9 +215,120 @@ impl Access {
     }
 }
 
+impl Members {
+    async fn hold(&self, uid: u32, group: Gid) -> bool {
+        let entry = self.entry(uid);
+        let mut verdict = entry.lock().await;
+        if let Some((at, member)) = *verdict
+            && at.elapsed() < MEMBERSHIP_KEPT
+        {
+            return member;
+        }
+        let look_up = self.look_up;
+        let asked = tokio::task::spawn_blocking(move || look_up(Uid::from_raw(uid), group)).await;
+        // A database that cannot be asked grants nothing, and is asked again by the next request.
+        let member = asked.ok().and_then(Result::ok);
+        *verdict = member.map(|member| (Instant::now(), member));
+        member.unwrap_or(false)
+    }
+
+    fn entry(&self, uid: u32) -> Arc<tokio::sync::Mutex<Verdict>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= USERS_KNOWN && !known.contains_key(&uid) {
+            known.retain(|_, entry| Arc::strong_count(entry) > 1);
+        }
+        Arc::clone(known.entry(uid).or_default())
+    }
+}
+
+/// Asks the host's user database (blocking).
+fn is_member(uid: Uid, group: Gid) -> nix::Result<bool> {
+    let Some(user) = User::from_uid(uid)? else {
+        return Ok(false);
+    };
+    Ok(user.gid == group
+        || Group::from_gid(group)?.is_some_and(|group| group.mem.contains(&user.name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    fn access(look_up: fn(Uid, Gid) -> nix::Result<bool>) -> Access {
+        let group = Group {
+            name: "agentcore".to_owned(),
+            passwd: std::ffi::CString::default(),
+            gid: Gid::from_raw(900),
+            mem: Vec::new(),
+        };
+        Access::with(901, Some(group), look_up)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_are_looked_up_once_and_again_when_that_is_old() {
+        static LOOK_UPS: AtomicU32 = AtomicU32::new(0);
+        static MEMBER: AtomicBool = AtomicBool::new(true);
+        let access = access(|uid, _| {
+            LOOK_UPS.fetch_add(1, Ordering::Relaxed);
+            Ok(uid.as_raw() == 1000 && MEMBER.load(Ordering::Relaxed))
+        });
+        for (uid, gid) in [(0, 0), (901, 0), (1000, 900)] {
+            assert!(access.permits(uid, gid).await, "{uid} {gid}");
+        }
+        assert_eq!(LOOK_UPS.load(Ordering::Relaxed), 0);
+        let (one, other) = tokio::join!(access.permits(1000, 5), access.permits(1000, 5));
+        assert!(one && other && access.permits(1000, 5).await);
+        assert_eq!(LOOK_UPS.load(Ordering::Relaxed), 1);
+        assert!(!access.permits(1001, 5).await);
+        MEMBER.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!access.permits(1000, 5).await, "taken out a minute ago");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_look_up_grants_nothing_and_is_not_remembered() {
+        static FAILS: AtomicBool = AtomicBool::new(true);
+        let access = access(|_, _| {
+            if FAILS.load(Ordering::Relaxed) {
+                Err(nix::errno::Errno::EIO)
+            } else {
+                Ok(true)
+            }
+        });
+        assert!(!access.permits(1000, 5).await);
+        FAILS.store(false, Ordering::Relaxed);
+        assert!(access.permits(1000, 5).await);
+    }
+
+    #[test]
+    fn a_slow_look_up_holds_no_other_request() {
+        let access = access(|uid, _| {
+            if uid.as_raw() == 1000 {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            Ok(true)
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
+        runtime.block_on(async {
+            let slow = access.permits(1000, 5);
+            let quick = async {
+                tokio::task::yield_now().await;
+                assert!(access.permits(1001, 5).await);
+                tokio::time::Instant::now()
+            };
+            let begun = Instant::now();
+            let (_, quick) = tokio::join!(slow, quick);
+            assert!(
+                quick - begun < Duration::from_secs(1),
+                "{:?}",
+                quick - begun
+            );
+        });
+    }
 
     #[test]
     fn only_this_machines_names_are_ours() {

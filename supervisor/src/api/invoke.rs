@@ -1,30 +1,23 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
-use super::attempts::Attempt;
+use super::answer::{AnswerBody, Bounds};
 use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
-use crate::relay::exchange::{self, BodyError, RequestBody, ResponseBody};
+use crate::relay::exchange::{self, RequestBody};
 use crate::relay::link::CallError;
 use crate::session::driver;
 use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
-use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use proto::shim::Invoke;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
@@ -54,6 +47,9 @@ const THIS_HOP: &[&str] = &[
 
 /// How much of a failing agent's answer a caller is shown.
 const EVIDENCE_BYTES: usize = 4096;
+
+/// How much of it stands in the message too.
+const MESSAGE_CHARS: usize = 512;
 
 /// A call that is understood: what every wire's request becomes.
 #[derive(Debug)]
@@ -220,27 +216,32 @@ pub async fn relay(
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
     let limit = if streamed { None } else { Some(max_body) };
+    if let (Some(limit), Some(length)) = (limit, exchange.head.content_length)
+        && length > limit
+    {
+        return Err(ApiError::new(
+            ErrorCode::AgentFailed,
+            format!(
+                "the agent's answer has {length} bytes; at most {limit} are passed on (limits.max_body), unless it is an event stream"
+            ),
+        ));
+    }
     // A stream may go on after the synchronous timeout, up to the contract's 60 minutes (§6).
     let deadline = if streamed {
         deadline.max(Instant::now() + STREAM_LIMIT)
     } else {
         deadline
     };
-    let inner = Inner {
-        body: exchange.body,
-        limit,
-        deadline,
-        work: Some(work),
-        watch: None,
+    // These have no body whatever length they declare (RFC 9110 §6.4.1).
+    let body = if matches!(exchange.head.status, 204 | 304) {
+        AnswerBody::none()
+    } else {
+        AnswerBody::new(exchange.body, work, Bounds { limit, deadline }, &handle.log)
     };
     Ok(Answer {
         status: exchange.head.status,
         headers,
-        body: AnswerBody {
-            // These have no body whatever length they declare (RFC 9110 §6.4.1).
-            inner: Some(inner).filter(|_| !matches!(exchange.head.status, 204 | 304)),
-            attempt: None,
-        },
+        body,
     })
 }
 
@@ -284,6 +285,16 @@ fn start_failure(end: &End) -> ApiError {
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
 async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
     let code = error.code();
+    if code == ErrorCode::TooManyInvocations {
+        return ApiError::new(
+            code,
+            format!(
+                "session {} has its highest number of invocations in flight (limits.max_invocations_per_session); try again when some have ended",
+                handle.key.client
+            ),
+        )
+        .retry_after(Duration::from_secs(1));
+    }
     let session_may_be_ending = matches!(
         code,
         ErrorCode::AgentClosed | ErrorCode::AgentUnreachable | ErrorCode::Cancelled
@@ -330,136 +341,20 @@ pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
             text.extend_from_slice(&data[..data.len().min(EVIDENCE_BYTES - text.len())]);
         }
     }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    // botocore shows its callers nothing but the message.
+    let shown: String = text.trim().chars().take(MESSAGE_CHARS).collect();
+    let said = match shown.as_str() {
+        "" => "nothing",
+        shown => shown,
+    };
     ApiError::new(
         ErrorCode::AgentFailed,
-        format!("Received error ({status}) from runtime. The agent's own answer and its last log lines are in this body."),
+        format!("Received error ({status}) from runtime. The agent answered: {said}"),
     )
     .evidence(AgentEvidence {
         status: Some(status),
-        body: Some(String::from_utf8_lossy(&text).into_owned()),
+        body: Some(text),
         log: handle.log.tail(),
     })
-}
-
-/// The agent's body while the work counts: bounded in size and time.
-#[derive(Debug)]
-pub struct AnswerBody {
-    /// `None` once it has been handed to a task that reads it without a client.
-    inner: Option<Inner>,
-    attempt: Option<Attempt>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    body: ResponseBody,
-    limit: Option<u64>,
-    deadline: Instant,
-    /// The work, until somebody has to wait; then the watch has it.
-    work: Option<Work>,
-    /// Ends work and exchange at the deadline, or with this body.
-    watch: Option<AbortOnDropHandle<()>>,
-}
-
-impl Inner {
-    /// Whether the answer's time is over; if it is not, the reader is woken when it is.
-    ///
-    /// The watch is a task of its own because the time is the caller's too: nobody asks a body for more while its last
-    /// piece is not written, and a caller who takes no bytes must not keep a session busy. Most answers are complete at
-    /// once and need none.
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(cancel) = self.body.cancel_handle() else {
-            // Complete in time.
-            return Poll::Pending;
-        };
-        if let Some(work) = self.work.take() {
-            let deadline = self.deadline;
-            self.watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                tokio::time::sleep_until(deadline).await;
-                cancel.cancel();
-                drop(work);
-            })));
-        }
-        match &mut self.watch {
-            Some(watch) => Pin::new(watch).poll(cx).map(drop),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl AnswerBody {
-    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
-    /// cancelled at once.
-    pub fn linger_with(&mut self, attempt: Attempt) {
-        self.attempt = Some(attempt);
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
-            return;
-        };
-        if inner.body.is_end_stream() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
-                attempt.linger(rest).await;
-            });
-        }
-    }
-}
-
-impl HttpBody for Inner {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        // In the middle of an answer the connection breaks, so it cannot look complete.
-        if self.poll_over(cx).is_ready() {
-            return Poll::Ready(Some(Err(BodyError::Truncated)));
-        }
-        if self.limit.is_some_and(|limit| self.body.bytes() > limit) {
-            return Poll::Ready(Some(Err(BodyError::TooLarge)));
-        }
-        polled
-    }
-}
-
-impl HttpBody for AnswerBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.inner {
-            Some(inner) => Pin::new(inner).poll_frame(cx),
-            None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .is_none_or(|inner| inner.body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |inner| inner.body.size_hint())
-    }
-}
-
-impl From<AnswerBody> for Body {
-    fn from(body: AnswerBody) -> Self {
-        Self::new(body)
-    }
 }

@@ -1,11 +1,12 @@
 //! Sockets to requests: accepts, bounds connections, knows the peer, serves HTTP/1.1 and h2c.
 
 use super::identify::Peer;
+use super::lingering::Lingering;
 use super::occupancy::{Held, Occupancy};
 use crate::broker::Broker;
 use axum::Router;
 use axum::body::Body;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -88,17 +89,35 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
                     uid: credentials.uid(),
                     gid: credentials.gid(),
                 };
-                let served = server.clone().connection(stream, peer, place);
-                connections.spawn(async move {
-                    served.await;
-                    drop(user);
-                });
+                let place = Place::new((place, user));
+                connections.spawn(server.clone().connection(stream, peer, place));
             }
             Err(error) => pause(&error).await,
         }
         while connections.try_join_next().is_some() {}
     }
+    // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
+    drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// What a connection takes up of the bounds on connections. It is on each of its requests: whoever takes the connection
+/// over (after an upgrade hyper is done with it) keeps the place as long as the connection.
+#[derive(Debug, Clone)]
+pub struct Place {
+    _counted: Arc<dyn Counted>,
+}
+
+trait Counted: std::fmt::Debug + Send + Sync {}
+
+impl<T: std::fmt::Debug + Send + Sync> Counted for T {}
+
+impl Place {
+    fn new(counted: impl Counted + 'static) -> Self {
+        Self {
+            _counted: Arc::new(counted),
+        }
+    }
 }
 
 /// Open connections of each local user, so that one of them cannot take all places.
@@ -166,18 +185,18 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
                 if stream.set_nodelay(true).is_err() {
                     continue;
                 }
-                let served = server
-                    .clone()
-                    .connection(stream, Peer::Tcp { local }, place);
-                connections.spawn(async move {
-                    served.await;
-                    drop(tcp_place);
-                });
+                let place = Place::new((place, tcp_place));
+                connections.spawn(
+                    server
+                        .clone()
+                        .connection(stream, Peer::Tcp { local }, place),
+                );
             }
             Err(error) => pause(&error).await,
         }
         while connections.try_join_next().is_some() {}
     }
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 
@@ -214,7 +233,7 @@ impl Server {
         place_in(&self.places, stop).await
     }
 
-    async fn connection<S>(self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
+    async fn connection<S>(self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -222,12 +241,19 @@ impl Server {
         let router = self.router;
         let occupancy = Occupancy::default();
         let occupied = occupancy.clone();
+        let held = place.clone();
         let service = service_fn(move |request: Request<Incoming>| {
             let router = router.clone();
             let in_flight = occupied.enter();
+            let held = held.clone();
             async move {
-                let mut request = request.map(Body::new);
+                let multiplexed = request.version() == Version::HTTP_2;
+                let mut request = request.map(|body| match multiplexed {
+                    true => Body::new(Lingering::new(body)),
+                    false => Body::new(body),
+                });
                 request.extensions_mut().insert(peer);
+                request.extensions_mut().insert(held);
                 let Ok(response) = router.oneshot(request).await;
                 Ok::<_, Infallible>(response.map(|body| Held::new(body, in_flight)))
             }

@@ -5,7 +5,7 @@ use super::reply::{ApiError, set_request_id};
 use super::{artifacts, aws, exec, identify, local, runtimes, sessions, system};
 use crate::broker::Broker;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -41,7 +41,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/sessions/{id}/logs", get(sessions::logs))
         .route("/sessions/{id}/exec", post(exec::exec))
         .method_not_allowed_fallback(method_not_allowed)
-        .fallback(unknown_v1)
+        .fallback(unknown)
         // Reads are bounded where they happen: artifacts by their own bound, JSON by the control limit.
         .layer(DefaultBodyLimit::disable());
     Router::new()
@@ -64,7 +64,10 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
     let id = uuid::Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
     let aws = request.uri().path().starts_with("/runtimes/");
-    let mut response = match identify::caller(&broker, &request) {
+    let (head, body) = request.into_parts();
+    let identified = identify::caller(&broker, &head).await;
+    let mut request = Request::from_parts(head, body);
+    let mut response = match identified {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -77,28 +80,20 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
 }
 
 /// The `Allow` header is axum's to add.
-async fn method_not_allowed(request: Request) -> Response {
+async fn method_not_allowed(OriginalUri(uri): OriginalUri, request: Request) -> Response {
     if request.method() == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
     }
     let error = ApiError::new(
         ErrorCode::MethodNotAllowed,
-        format!(
-            "{} does not take {}",
-            request.uri().path(),
-            request.method()
-        ),
+        format!("{} does not take {}", uri.path(), request.method()),
     );
     error.problem(&request_id(&request))
 }
 
-async fn unknown(request: Request) -> Response {
-    ApiError::not_found(format!("there is nothing at {}", request.uri().path()))
+async fn unknown(OriginalUri(uri): OriginalUri, request: Request) -> Response {
+    ApiError::not_found(format!("there is nothing at {}", uri.path()))
         .problem(&request_id(&request))
-}
-
-async fn unknown_v1(request: Request) -> Response {
-    unknown(request).await
 }
 
 /// The request's id; the middleware has put it there.

@@ -31,6 +31,9 @@ use tokio::sync::broadcast;
 /// Lines of a log shown at most without being asked for more.
 const DEFAULT_TAIL: usize = 1000;
 
+/// Most lines that may be asked for. A log can hold more; its file in the state directory is the operator's to read.
+const MAX_TAIL: usize = 10_000;
+
 /// Query of the list.
 #[derive(Debug, Default, Deserialize)]
 pub struct Filter {
@@ -89,7 +92,7 @@ pub fn live(
 fn ambiguous(id: &str) -> ApiError {
     ApiError::new(
         ErrorCode::Conflict,
-        format!("several runtimes have a session {id}; add ?runtime=<name>"),
+        format!("several runtimes have a session {id}; say which (?runtime=<name>, or -a NAME)"),
     )
 }
 
@@ -161,7 +164,8 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
         .egress_refused
         .load(std::sync::atomic::Ordering::Relaxed);
     session.log_lines_dropped = handle.log.dropped();
-    if let Ok(counters) = broker.launcher.usage(handle.id.clone()).await {
+    let reading = broker.launcher.usage(handle.id.clone());
+    if let Ok(counters) = broker.usage.of(&handle.id, reading).await {
         session.usage = counters.to_api();
     }
     session
@@ -188,7 +192,15 @@ pub async fn list(
             over,
             ..SessionFilter::default()
         };
+        let asked = wanted.runtime.clone();
         let page = broker.store.sessions(paging.request()?, wanted).await?;
+        // Sessions of a deleted runtime are remembered; of one that never was there are none to list.
+        if let Some(name) = asked
+            && page.items.is_empty()
+            && broker.catalogue.by_name(&name).is_none()
+        {
+            return Err(ApiError::not_found(format!("there is no runtime {name}")));
+        }
         let mut items = Vec::with_capacity(page.items.len());
         for row in page.items {
             let mut session = row.to_api();
@@ -257,6 +269,13 @@ pub async fn logs(
     headers: HeaderMap,
 ) -> Response {
     let result = async {
+        let tail = query.tail.unwrap_or(DEFAULT_TAIL);
+        if tail > MAX_TAIL {
+            return Err(ApiError::field(
+                "tail",
+                format!("must be at most {MAX_TAIL} lines, is {tail}"),
+            ));
+        }
         let session = find(&broker, &session, query.runtime.as_deref()).await?;
         let ndjson = headers
             .get(ACCEPT)
@@ -268,7 +287,6 @@ pub async fn logs(
             .filter(|_| query.follow)
             .map(|handle| (handle.log.follow(), handle));
         let path = broker.log_path(&session.id);
-        let tail = query.tail.unwrap_or(DEFAULT_TAIL);
         let stored = tokio::task::spawn_blocking(move || log::read_last(&path, tail))
             .await
             .map_err(|error| ApiError::internal(&error))?

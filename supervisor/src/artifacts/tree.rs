@@ -272,11 +272,22 @@ fn check_links(
     Ok(())
 }
 
+/// How often the kernel is asked again about one link. Each time is a race of microseconds lost.
+const MAX_ASKED_AGAIN: u32 = 10_000;
+
 fn check_link(root: BorrowedFd<'_>, path: &str) -> Result<(), ArtifactError> {
     let followed = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match openat2(root, path, followed) {
+    let mut answer = openat2(root, path, followed);
+    // Something on this host was renamed or mounted while a `..` was followed: the kernel is not sure, and says to ask again.
+    for _ in 0..MAX_ASKED_AGAIN {
+        if answer.as_ref().err() != Some(&Errno::EAGAIN) {
+            break;
+        }
+        answer = openat2(root, path, followed);
+    }
+    match answer {
         // That it leads nowhere does no harm, and some packages ship such links.
         Ok(_) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(()),
         Err(Errno::EXDEV) => Err(

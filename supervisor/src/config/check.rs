@@ -43,10 +43,3 @@ pub(super) fn account(account: &str) -> Result<(), String> {
     ok.then_some(())
         .ok_or_else(|| "must be twelve digits, in quotes".to_owned())
 }
-
-/// What the log filter understands.
-pub(super) fn log_level(level: &str) -> Result<(), String> {
-    tracing_subscriber::EnvFilter::try_new(level)
-        .map(|_| ())
-        .map_err(|error| error.to_string())
-}

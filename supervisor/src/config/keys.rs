@@ -81,6 +81,7 @@ pub const KEYS: &[Key] = &[
     live("limits.max_invocations_per_session", "64", "Invocations in flight in one session."),
     live("limits.log_rate", "\"1M\"", "Output of one session passed on per second; what exceeds it is dropped and counted."),
     live("limits.log_burst", "\"1M\"", "Burst allowance of log_rate."),
+    live("limits.session_logs", "\"1G\"", "Logs of all sessions that are over; beyond it the oldest are removed."),
     fixed("limits.session_read_rate", "0", "Bytes per second that each session may read from the base's disk; 0 is no limit."),
     live("limits.orphan_timeout", "3600", "A session that no daemon attends for this long ends."),
     live("network.mode", "\"outbound\"", "Policy of runtimes that do not say: outbound or none."),

@@ -1,10 +1,11 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
-use super::check::{account, log_level, plain_path, region, user_name};
+use super::check::{account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
 use super::{Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
+use crate::daemon_log::check_level;
 use proto::config::NetworkMode;
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
@@ -77,7 +78,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         end_sessions_on_exit: r.or("end_sessions_on_exit", dev),
         log: Log {
             level: r.checked("log.level", "info".to_owned(), |text: &String| {
-                log_level(text)
+                check_level(text)
             }),
             format: r.or(
                 "log.format",
@@ -421,6 +422,11 @@ impl Resolver<'_> {
                 "limits.log_burst",
                 MemoryBytes::mib(1),
                 MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
+            ),
+            session_logs: self.within(
+                "limits.session_logs",
+                MemoryBytes::mib(1024),
+                MemoryBytes(0)..=MemoryBytes::mib(1 << 20),
             ),
             session_read_rate: Some(self.within(
                 "limits.session_read_rate",

@@ -461,3 +461,51 @@ fn every_key_of_the_table_is_read() {
         );
     }
 }
+
+#[test]
+fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
+    let text = include_str!("../../../docs/agentcore.toml");
+    let config: proto::config::RuntimeConfig = toml::from_str(text).expect("sound");
+    // Without `..`: a new key that the reference lacks does not compile here.
+    let proto::config::RuntimeConfig {
+        name: _,
+        entrypoint: _,
+        description,
+        protocol,
+        language,
+        requirements,
+        environment,
+        lifecycle,
+        resources,
+        network,
+    } = config;
+    assert!(description.is_some() && language.is_some() && requirements.is_some());
+    assert!(!environment.is_empty());
+    assert_eq!(protocol, proto::config::Protocol::default());
+    let built_in = session_core::spec::Settings::BUILT_IN;
+    let proto::config::Lifecycle {
+        idle_timeout,
+        max_lifetime,
+        start_timeout,
+        stop_grace,
+        invocation_timeout,
+    } = lifecycle;
+    assert_eq!(idle_timeout, Some(built_in.idle_timeout));
+    assert_eq!(max_lifetime, Some(built_in.max_lifetime));
+    assert_eq!(start_timeout, Some(built_in.start_timeout));
+    assert_eq!(stop_grace, Some(built_in.stop_grace));
+    assert_eq!(invocation_timeout, Some(built_in.invocation_timeout));
+    let proto::config::Resources {
+        memory,
+        cpus,
+        pids,
+        tmp_size,
+    } = resources;
+    assert_eq!(memory, Some(built_in.memory));
+    assert_eq!(cpus, Some(built_in.cpus));
+    assert_eq!(pids, Some(built_in.pids));
+    assert_eq!(tmp_size, Some(built_in.tmp_size));
+    let proto::config::Network { mode, allow } = network;
+    assert_eq!(mode, Some(NetworkMode::Outbound));
+    assert!(allow.is_some());
+}

@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct AgentStream(AsyncFd<TcpStream>);
+pub struct AgentStream(AsyncFd<TcpStream>);
 
 impl AgentStream {
-    /// Registers it with the runtime.
-    pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
+    /// Registers it with the runtime: as soon as it is there, so that it is closed as it should be wherever it is given up.
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
         // Small writes of a conversation should not wait for each other.
         stream.set_nodelay(true)?;
         // `new` is deprecated for types whose descriptor may change or close under it; a `TcpStream` owns one descriptor.

@@ -9,6 +9,9 @@ use std::io;
 /// Most bytes of a head.
 const MAX_HEAD: usize = 32 * 1024;
 
+/// Bytes read from the agent at once; what follows a head may come with it.
+pub(super) const READ: usize = 4096;
+
 /// Most headers.
 const MAX_HEADERS: usize = 100;
 
@@ -43,11 +46,59 @@ impl Head {
     }
 }
 
+/// What has come of a head. The parser begins at the front each time, so it is asked only after the first bytes (nonsense
+/// is refused at once) and when the end of a head has come: an agent that sends byte by byte costs no more than another.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    bytes: Vec<u8>,
+    /// Empty lines that came before.
+    skipped: usize,
+}
+
+impl Gathered {
+    /// Takes what has just come.
+    pub(super) fn add(&mut self, fresh: &[u8]) -> Result<Option<Head>, HeadError> {
+        let first = self.bytes.is_empty() && self.skipped < MAX_HEAD;
+        // Empty lines before a request are ignored (RFC 9112 §2.2); kept, each would look like the end of a head.
+        let fresh = if first {
+            let blank = fresh.iter().take_while(|byte| is_line_end(**byte)).count();
+            self.skipped += blank;
+            &fresh[blank..]
+        } else {
+            fresh
+        };
+        // The end of a head may have begun in what was there.
+        let seen = self.bytes.len().saturating_sub(2);
+        self.bytes.extend_from_slice(fresh);
+        if first || holds_end(&self.bytes[seen..]) {
+            parse(&self.bytes)
+        } else if self.skipped + self.bytes.len() >= MAX_HEAD {
+            Err(HeadError::TooLarge)
+        } else {
+            Ok(None)
+        }
+    }
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Whether an empty line, which ends a head, is among these. The parser takes a bare line feed too.
+fn holds_end(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| pair == b"\n\n") || bytes.windows(3).any(|three| three == b"\n\r\n")
+}
+
 /// Reads a head from what has come so far; `None` if there is more to come.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+    #[cfg(test)]
+    tests::PARSED.with(|parsed| parsed.set(parsed.get() + bytes.len()));
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let length = match request.parse(bytes)? {
+        httparse::Status::Complete(length) if length > MAX_HEAD => {
+            return Err(HeadError::TooLarge);
+        }
         httparse::Status::Complete(length) => length,
         httparse::Status::Partial if bytes.len() >= MAX_HEAD => return Err(HeadError::TooLarge),
         httparse::Status::Partial => return Ok(None),
@@ -103,6 +154,63 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
+    std::thread_local! {
+        /// Bytes that the parser was given.
+        pub(super) static PARSED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn heads_are_parsed_once_however_they_come() {
+        let head = [
+            b"\r\n\nGET http://x.test/ HTTP/1.1\r\na: ".to_vec(),
+            vec![b'x'; MAX_HEAD / 2],
+            b"\nb: y\n\r\nrest".to_vec(),
+        ]
+        .concat();
+        let whole = Gathered::default()
+            .add(&head)
+            .expect("well-formed")
+            .expect("complete");
+        for pieces in [1, 2, 3, 1000] {
+            PARSED.set(0);
+            let mut gathered = Gathered::default();
+            let found = head
+                .chunks(pieces)
+                .enumerate()
+                .find_map(|(at, piece)| Some((at, gathered.add(piece).expect("well-formed")?)));
+            let (at, found) = found.expect("complete");
+            assert_eq!(found.target, whole.target);
+            assert!(whole.forward.starts_with(&found.forward));
+            let end = head.len() - b"rest".len();
+            assert_eq!(at, (end - 1) / pieces, "found with its last byte");
+            let parsed = PARSED.get();
+            assert!(parsed < 2 * head.len(), "{pieces}: {parsed} bytes parsed");
+        }
+    }
+
+    #[test]
+    fn bytes_that_never_end_a_head_cost_what_they_are() {
+        for bytes in [
+            &b"\n"[..],
+            b"\r\n",
+            b"x",
+            b"G\n",
+            b"GET http://x.test/ HTTP/1.1\r\na:b\r\n",
+        ] {
+            PARSED.set(0);
+            let mut gathered = Gathered::default();
+            let sent = (0..2 * MAX_HEAD)
+                .find(|_| bytes.iter().any(|byte| gathered.add(&[*byte]).is_err()));
+            assert!(sent.is_some(), "no end of {bytes:?}");
+            let parsed = PARSED.get();
+            assert!(
+                parsed <= MAX_HEAD + 2 * READ,
+                "{parsed} bytes parsed of {sent:?} times {bytes:?}"
+            );
+        }
+    }
 
     #[test]
     fn connect_keeps_what_follows() {

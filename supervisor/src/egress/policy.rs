@@ -3,7 +3,6 @@
 use session_core::egress::{AddressKind, AllowList, Target, classify, unmapped};
 use session_core::spec::NetworkPolicy;
 use std::fmt;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 /// Why not. The text is for the agent's log and the operator's.
@@ -81,19 +80,6 @@ pub(super) fn may_dial(
     } else {
         Ok(dialled)
     }
-}
-
-/// Addresses of this host's interfaces, read each time: they change. Who cannot read them cannot judge either.
-pub(super) fn own_addresses() -> io::Result<Vec<IpAddr>> {
-    Ok(nix::ifaddrs::getifaddrs()?
-        .filter_map(|interface| {
-            let address = interface.address?;
-            address
-                .as_sockaddr_in()
-                .map(|v4| IpAddr::V4(v4.ip()))
-                .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
-        .collect())
 }
 
 #[cfg(test)]

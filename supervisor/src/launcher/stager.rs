@@ -82,6 +82,18 @@ impl Stager {
         self.socket.send(&bytes, fds)
     }
 
+    /// Why it has ended, if `error` of [`Self::order`] says that it has.
+    pub(super) fn last_words(&self, error: &io::Error) -> Option<OrderFault> {
+        // Its end is closed, so reading does not wait.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            return None;
+        }
+        match self.report() {
+            Ok(Some((StagerReport::Failed { stage, errno }, _))) => Some(step_fault(stage, errno)),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// Kills it, wherever it is: on v1 it may not have entered the cgroup yet.
     pub(super) fn kill(&self) {
         // Fails only if it has ended by itself.
@@ -100,7 +112,13 @@ impl Stager {
     /// Its report, once the socket is readable; `None` if it has ended without one.
     pub(super) fn report(&self) -> io::Result<Option<(StagerReport, Option<OwnedFd>)>> {
         let mut buffer = [0; MAX_PACKET];
-        let mut received = self.socket.recv(&mut buffer)?;
+        let mut received = match self.socket.recv(&mut buffer) {
+            // It has ended with its order unread. The kernel says so once, and only then gives what it had said before.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.socket.recv(&mut buffer)?
+            }
+            other => other?,
+        };
         if received.len == 0 {
             return Ok(None);
         }
@@ -168,12 +186,10 @@ fn stage(
         return Ok(None);
     }
     title::set("agentcored: stager").map_err(io_step("stager"))?;
-    if cgroup.clone_target().is_none() {
-        cgroup.enter_self().map_err(|error| StagerReport::Failed {
-            stage: "cgroup.enter".to_owned(),
-            errno: CgroupError::errno(&error),
-        })?;
-    }
+    cgroup.enter().map_err(|error| StagerReport::Failed {
+        stage: sandbox::cgroup::Step::Enter.name().to_owned(),
+        errno: CgroupError::errno(&error),
+    })?;
     let plan_error = |_| StagerReport::failed("plan", &io::ErrorKind::InvalidInput.into());
     // Other stagers' sockets, the broker's link: nothing of it may live on here.
     let [base, dev] = staged.mounts();

@@ -3,6 +3,7 @@
 //! A reader task owns the receiving half and lives until the shim closes, breaks the protocol, or the last [`Link`] is
 //! dropped. Whoever calls waits on a `oneshot`; what nobody asked for goes to the session's driver as [`ShimEvent`].
 
+use crate::egress::agent_stream::AgentStream;
 use crate::seqpacket::AsyncSeqpacket;
 use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId};
@@ -24,6 +25,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+#[cfg(test)]
+mod tests;
+
 /// Events on their way to the driver. The shim batches and rate-limits; when the driver lags, the reader stops reading and
 /// the shim's own bounded queue fills: a flooding session slows itself only.
 const EVENT_QUEUE: usize = 64;
@@ -38,7 +42,7 @@ pub enum ShimEvent {
     /// The agent process ended.
     AgentExited(AgentExited),
     /// The agent connected to the session's proxy port.
-    Egress(Egress, TcpStream),
+    Egress(Egress, AgentStream),
     /// Something is broken inside.
     Fault(Fault),
     /// The link is over: `Ok` if the shim closed it, the fault if it broke the protocol.
@@ -141,14 +145,7 @@ impl Link {
     ) -> Result<(Arc<Self>, Attached, mpsc::Receiver<ShimEvent>), AttachError> {
         // The listener exists before the shim does, so this never waits: the kernel queues the connection.
         let socket = Seqpacket::connect(path).map_err(AttachError::Connect)?;
-        let link = Arc::new(Self {
-            socket: AsyncSeqpacket::new(socket).map_err(AttachError::Connect)?,
-            next: AtomicU64::new(1),
-            waiting: Mutex::default(),
-            asked: Notify::new(),
-        });
-        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
-        tokio::spawn(read(Arc::clone(&link), events));
+        let (link, receiver) = Self::over(socket).map_err(AttachError::Connect)?;
         let attached: Attached = link
             .call(
                 "attach",
@@ -164,6 +161,19 @@ impl Link {
             return Err(AttachError::Generation(attached.generation));
         }
         Ok((link, attached, receiver))
+    }
+
+    /// A link over a connected socket, with nothing said yet.
+    fn over(socket: Seqpacket) -> io::Result<(Arc<Self>, mpsc::Receiver<ShimEvent>)> {
+        let link = Arc::new(Self {
+            socket: AsyncSeqpacket::new(socket)?,
+            next: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            asked: Notify::new(),
+        });
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        tokio::spawn(read(Arc::clone(&link), events));
+        Ok((link, receiver))
     }
 
     /// A number for the next invocation or exec.
@@ -386,8 +396,11 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
         if received.truncated && !received.lost_fds {
             break Err(ProtocolFault::Descriptor("an oversized packet".to_owned()));
         }
-        let fds = if received.lost_fds {
+        // Some that came and some that did not are more than anybody may send.
+        let fds = if received.lost_fds && received.fds.is_empty() {
             Fds::Lost
+        } else if received.lost_fds {
+            break Err(ProtocolFault::Descriptor("a packet".to_owned()));
         } else {
             Fds::All(received.fds)
         };
@@ -416,7 +429,7 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
 enum Fds {
     /// All that were sent.
     All(Vec<OwnedFd>),
-    /// Not all: there were more than anybody may send, or this daemon had no room for them.
+    /// None of them: this daemon has no room for one more.
     Lost,
 }
 
@@ -487,7 +500,7 @@ fn typed<T: DeserializeOwned>(method: &str, params: &RawValue) -> Result<T, Prot
 /// The one descriptor that a shim may pass: an INET stream socket. Anything else (a file on a file system that never
 /// answers, say) is a fault, found without reading from it. Asked of the socket, not of its peer: one that has closed
 /// already has no name.
-fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
+fn inet_stream(fd: OwnedFd) -> Result<AgentStream, ProtocolFault> {
     use nix::sys::socket::{
         AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
     };
@@ -502,37 +515,5 @@ fn inet_stream(fd: OwnedFd) -> Result<TcpStream, ProtocolFault> {
     }
     let stream = TcpStream::from(fd);
     stream.set_nonblocking(true)?;
-    Ok(stream)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::TcpListener;
-
-    #[test]
-    fn only_inet_streams_are_taken() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
-        let (accepted, _) = listener.accept().expect("accept");
-        drop(client);
-        assert!(
-            inet_stream(accepted.into()).is_ok(),
-            "also if its peer is gone"
-        );
-        let (pair, other) = std::os::unix::net::UnixStream::pair().expect("pair");
-        drop(other);
-        let (pipe, _) = std::io::pipe().expect("pipe");
-        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
-        let unconnected = nix::sys::socket::socket(
-            nix::sys::socket::AddressFamily::Unix,
-            nix::sys::socket::SockType::Stream,
-            nix::sys::socket::SockFlag::SOCK_CLOEXEC,
-            None,
-        )
-        .expect("socket");
-        for fd in [pair.into(), pipe.into(), datagram.into(), unconnected] {
-            assert!(inet_stream(fd).is_err());
-        }
-    }
+    Ok(AgentStream::new(stream)?)
 }

@@ -1,17 +1,18 @@
 //! The one task that owns a session: event in ▸ `session_core::lifecycle` ▸ effects out.
 //!
 //! It launches the sandbox, attaches to the shim, feeds what it hears to the state machine and performs the effects;
-//! completions come back as events. It decides nothing itself but which words describe an end.
+//! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
 use super::boot;
 use super::handle::{
     Activity, Command, End, MAILBOX, NoWork, SessionHandle, SessionKey, View, Work,
 };
 use super::log::SessionLog;
+use super::notes::Notes;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::launcher::client::Removed;
-use crate::launcher::message::{Counters, Exited};
+use crate::launcher::message::Exited;
 use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
@@ -20,14 +21,12 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
 use proto::ids::SessionId;
-use proto::shim::{
-    AgentExited, Attached, ExitCause, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown,
-};
+use proto::shim::{AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -46,7 +45,11 @@ pub fn spawn(
         pid: None,
     });
     let handle = Arc::new(SessionHandle {
-        log: Arc::new(SessionLog::new(broker.log_path(&id))),
+        log: Arc::new(SessionLog::new(
+            broker.log_path(&id),
+            broker.config().limits.log_rate.0,
+            broker.config().limits.log_burst.0,
+        )),
         id,
         key,
         version,
@@ -78,6 +81,7 @@ pub fn spawn(
         launching: None,
         in_a_row: 0,
         remains: false,
+        unheard_until: None,
         over: false,
     };
     tokio::spawn(driver.run(commands));
@@ -96,6 +100,9 @@ const EXECS: usize = 16;
 /// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
 /// stop or its lifetime by keeping the queue full.
 const IN_A_ROW: u32 = 16;
+
+/// How long a shim is not listened to that says more than its rate lets it. Its queue fills meanwhile, and it waits.
+const FLOOD_PAUSE: Duration = Duration::from_millis(50);
 
 /// What comes back from effects, and from the launcher.
 #[derive(Debug)]
@@ -120,21 +127,6 @@ pub struct Running {
     pub(super) events: mpsc::Receiver<ShimEvent>,
 }
 
-/// What is worth telling when it ends.
-#[derive(Debug, Default)]
-struct Notes {
-    /// Why the launch or the link failed.
-    fault: Option<String>,
-    /// How the agent ended.
-    exited: Option<AgentExited>,
-    /// How the last health check failed.
-    unhealthy: Option<String>,
-    /// Final counters.
-    usage: Option<Counters>,
-    /// What the shim wrote when it went.
-    record: Option<ExitRecord>,
-}
-
 struct Driver {
     broker: Arc<Broker>,
     handle: Arc<SessionHandle>,
@@ -154,6 +146,8 @@ struct Driver {
     in_a_row: u32,
     /// Its removal has failed.
     remains: bool,
+    /// The shim floods, and is not listened to until then.
+    unheard_until: Option<tokio::time::Instant>,
     over: bool,
 }
 
@@ -191,7 +185,7 @@ impl Driver {
                 // In order: what has happened is taken before anybody's new wish.
                 biased;
                 Some(completion) = self.completions.1.recv() => self.complete(completion).await,
-                event = next(&mut self.events), if self.in_a_row < IN_A_ROW => {
+                event = next(&mut self.events, self.unheard_until), if self.in_a_row < IN_A_ROW => {
                     self.in_a_row += 1;
                     self.shim_said(event).await;
                 }
@@ -310,15 +304,18 @@ impl Driver {
     async fn shim_said(&mut self, event: ShimEvent) {
         match event {
             ShimEvent::Health(health) => self.health(health),
-            ShimEvent::Log(log) => self.handle.log.append(log),
+            ShimEvent::Log(log) => {
+                let within = self.handle.log.append(log, Instant::now());
+                self.pace(within);
+            }
             ShimEvent::AgentExited(exited) => self.agent_exited(exited).await,
             ShimEvent::Egress(_, stream) => {
                 self.broker.egress.serve(stream, Arc::clone(&self.handle));
             }
             ShimEvent::Fault(fault) => {
-                self.handle
-                    .log
-                    .note(&format!("session fault: {}", fault.detail));
+                let text = format!("session fault: {}", fault.detail);
+                let within = self.handle.log.report(&text, Instant::now());
+                self.pace(within);
             }
             ShimEvent::Closed(outcome) => {
                 self.events = None;
@@ -335,6 +332,11 @@ impl Driver {
                 });
             }
         }
+    }
+
+    /// Listens on at once to a shim that is `within` its rate, else later.
+    fn pace(&mut self, within: bool) {
+        self.unheard_until = (!within).then(|| tokio::time::Instant::now() + FLOOD_PAUSE);
     }
 
     async fn agent_exited(&mut self, exited: AgentExited) {
@@ -392,7 +394,9 @@ impl Driver {
         }
         let end = self.session.end_reason().map(|reason| End {
             reason,
-            detail: self.describe(reason),
+            detail: self
+                .notes
+                .describe(reason, self.session.was_live(), &self.handle.version.spec),
             log_tail: self.handle.log.tail(),
             was_live: self.session.was_live(),
         });
@@ -420,55 +424,6 @@ impl Driver {
                 view.end = end;
             }
         });
-    }
-
-    /// The end in a sentence.
-    fn describe(&self, reason: EndReason) -> String {
-        let was_live = self.session.was_live();
-        let fault = || {
-            self.notes
-                .fault
-                .clone()
-                .unwrap_or_else(|| "no more is known".to_owned())
-        };
-        match reason {
-            EndReason::Stopped => "it was stopped".to_owned(),
-            EndReason::Idle => "it was idle for its idle timeout".to_owned(),
-            EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
-            EndReason::Unhealthy => format!(
-                "its /ping kept failing: {}",
-                self.notes.unhealthy.as_deref().unwrap_or("no answer")
-            ),
-            EndReason::OutOfMemory => format!(
-                "it ran out of memory (limit {})",
-                proto::units::MemoryBytes(self.handle.version.spec.limits.memory.0)
-            ),
-            EndReason::AgentExited => {
-                let how = match self.notes.exited.as_ref().map(|exited| &exited.status) {
-                    Some(Ok(status)) => format!("the agent process ended with {status}"),
-                    Some(Err(why)) => format!("the agent process could not be started: {why}"),
-                    None => "the agent process ended".to_owned(),
-                };
-                if was_live {
-                    how
-                } else {
-                    format!("{how} before it was ready")
-                }
-            }
-            EndReason::ShimDied => format!("its supervising process died: {}", fault()),
-            EndReason::Protocol => format!("it broke the session protocol: {}", fault()),
-            EndReason::LaunchFailed => format!("it could not be launched: {}", fault()),
-            EndReason::StartTimeout => format!(
-                "the agent was not ready within {} s: {}",
-                self.handle.version.spec.timeouts.start.as_secs(),
-                self.notes.unhealthy.as_deref().map_or_else(
-                    || "its port never accepted a connection".to_owned(),
-                    |detail| format!("its /ping failed: {detail}"),
-                )
-            ),
-            EndReason::DaemonStopped => "the daemon was stopped".to_owned(),
-            EndReason::DaemonLost => "the daemon that owned it is gone".to_owned(),
-        }
     }
 
     fn launch(&mut self) {
@@ -574,14 +529,8 @@ impl Driver {
             .end
             .as_ref()
             .map_or(EndReason::Stopped, |end| end.reason);
-        // A shim that ended the session by itself says why.
-        let reason = match self.notes.record.as_ref().map(|record| record.cause) {
-            Some(ExitCause::MaxLifetime) if reason == EndReason::ShimDied => EndReason::MaxLifetime,
-            Some(ExitCause::Orphaned) if reason == EndReason::ShimDied => EndReason::DaemonLost,
-            Some(_) | None => reason,
-        };
         let end = SessionEnd {
-            reason,
+            reason: self.notes.recorded(reason),
             was_ready: self.session.was_live(),
             detail: view.end.map(|end| end.detail),
             usage: self.notes.usage.unwrap_or_default().to_api(),
@@ -602,7 +551,13 @@ impl Driver {
     }
 }
 
-async fn next(events: &mut Option<mpsc::Receiver<ShimEvent>>) -> ShimEvent {
+async fn next(
+    events: &mut Option<mpsc::Receiver<ShimEvent>>,
+    unheard_until: Option<tokio::time::Instant>,
+) -> ShimEvent {
+    if unheard_until.is_some() {
+        sleep_until(unheard_until).await;
+    }
     match events {
         Some(events) => match events.recv().await {
             Some(event) => event,

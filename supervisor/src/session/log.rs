@@ -3,7 +3,11 @@
 //! The file holds one JSON [`LogRecord`] a line. When it reaches [`FILE_BYTES`] it becomes `.1` (replacing the older one),
 //! so a session keeps between one and two times that much. The broker made the directory and is the only writer; what an
 //! agent wrote is data in the lines, never a name.
+//!
+//! The shim holds its agent to `limits.log_rate`. A shim that an agent has taken over holds to nothing, so what comes from it
+//! is bounded here once more ([`allowance`]): such a flood costs neither the disk nor the followers, and is counted as dropped.
 
+use allowance::Allowance;
 use proto::api::LogRecord;
 use proto::shim::{Log, LogStream};
 use std::collections::VecDeque;
@@ -11,11 +15,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::broadcast;
+
+mod allowance;
 
 /// Size at which the file is turned over.
 pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Bytes of a file that [`read_last`] returns at most.
+pub const READ_BYTES: usize = 4 * 1024 * 1024;
 
 /// Lines kept in memory for error messages.
 const TAIL_LINES: usize = 40;
@@ -38,77 +47,119 @@ pub struct SessionLog {
     follow: broadcast::Sender<LogRecord>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     file: Option<File>,
     written: u64,
     tail: VecDeque<String>,
+    /// Of the shim's words.
+    allowance: Allowance,
     dropped: u64,
+    /// Those of them that the log does not tell of yet.
+    untold: u64,
     /// Set once writing has failed, so that the failure is logged once.
     broken: bool,
 }
 
 impl SessionLog {
-    /// A log that will live at `path`; the file is made with the first line.
+    /// A log that will live at `path`, of a shim that passes on `per_s` bytes a second and `burst` at once; the file is made
+    /// with the first line.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
+    pub fn new(path: PathBuf, per_s: u64, burst: u64) -> Self {
         let (follow, _) = broadcast::channel(FOLLOW_QUEUE);
         Self {
             path,
             started: SystemTime::now(),
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                file: None,
+                written: 0,
+                tail: VecDeque::new(),
+                allowance: Allowance::of_shim(per_s, burst, Instant::now()),
+                dropped: 0,
+                untold: 0,
+                broken: false,
+            }),
             follow,
         }
     }
 
-    /// Takes a batch from the shim.
-    pub fn append(&self, log: Log) {
-        if log.dropped > 0 {
-            let mut inner = self.inner();
-            inner.dropped = inner.dropped.saturating_add(log.dropped);
-            drop(inner);
-            self.note(&format!(
+    /// Takes a batch from the shim. `false`: it says more than a shim does that holds to its rate, and lines were dropped.
+    pub fn append(&self, log: Log, now: Instant) -> bool {
+        let mut inner = self.inner();
+        inner.lose(log.dropped);
+        if inner.untold > 0 {
+            let note = format!(
                 "{} lines of output were dropped (over the rate limit)",
-                log.dropped
-            ));
+                inner.untold
+            );
+            if self.write_within(&mut inner, now, SystemTime::now(), None, note) {
+                inner.untold = 0;
+            }
         }
+        let mut within = true;
         for line in log.lines {
             // The shim's word, so bounded: no session is a year old, and a date beyond the year 9999 cannot be written.
             let at = self.started + Duration::from_millis(line.at_ms.min(YEAR_MS));
-            self.write(at, Some(line.stream), line.text);
+            if !self.write_within(&mut inner, now, at, Some(line.stream), line.text) {
+                inner.lose(1);
+                within = false;
+            }
         }
+        within
+    }
+
+    /// Adds a line about the session that the shim has worded; the result is that of [`SessionLog::append`].
+    pub fn report(&self, text: &str, now: Instant) -> bool {
+        let mut inner = self.inner();
+        let within = self.write_within(&mut inner, now, SystemTime::now(), None, text.to_owned());
+        if !within {
+            inner.lose(1);
+        }
+        within
     }
 
     /// Adds a line of the daemon's own.
     pub fn note(&self, text: &str) {
-        self.write(SystemTime::now(), None, text.to_owned());
+        if let Some(line) = Line::new(SystemTime::now(), None, text.to_owned()) {
+            self.write(&mut self.inner(), line);
+        }
     }
 
-    fn write(&self, at: SystemTime, stream: Option<LogStream>, text: String) {
-        let record = LogRecord {
-            at: crate::time::rfc3339(at),
-            stream,
-            text,
+    /// Writes a line of the shim's, if its allowance has room for it.
+    fn write_within(
+        &self,
+        inner: &mut Inner,
+        now: Instant,
+        at: SystemTime,
+        stream: Option<LogStream>,
+        text: String,
+    ) -> bool {
+        let Some(line) = Line::new(at, stream, text) else {
+            return true;
         };
-        let mut inner = self.inner();
+        let within = inner.allowance.take(line.bytes.len(), now);
+        if within {
+            self.write(inner, line);
+        }
+        within
+    }
+
+    fn write(&self, inner: &mut Inner, line: Line) {
         if inner.tail.len() == TAIL_LINES {
             inner.tail.pop_front();
         }
-        inner.tail.push_back(record.text.clone());
-        if let Err(error) = self.store(&mut inner, &record)
+        inner.tail.push_back(line.record.text.clone());
+        if let Err(error) = self.store(inner, &line.bytes)
             && !inner.broken
         {
             inner.broken = true;
             tracing::warn!(path = %self.path.display(), %error, "session log: writing failed; lines are lost");
         }
-        drop(inner);
         // Nobody following is the usual case.
-        let _ = self.follow.send(record);
+        let _ = self.follow.send(line.record);
     }
 
-    fn store(&self, inner: &mut Inner, record: &LogRecord) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
+    fn store(&self, inner: &mut Inner, line: &[u8]) -> io::Result<()> {
         if inner.written >= FILE_BYTES {
             inner.file = None;
             std::fs::rename(&self.path, rotated(&self.path))?;
@@ -123,7 +174,7 @@ impl SessionLog {
             );
         }
         if let Some(file) = inner.file.as_mut() {
-            file.write_all(&line)?;
+            file.write_all(line)?;
             inner.written += u64::try_from(line.len()).unwrap_or(u64::MAX);
             inner.broken = false;
         }
@@ -167,13 +218,42 @@ impl SessionLog {
     }
 }
 
+impl Inner {
+    fn lose(&mut self, lines: u64) {
+        self.dropped = self.dropped.saturating_add(lines);
+        self.untold = self.untold.saturating_add(lines);
+    }
+}
+
+/// A record, and its line in the file.
+struct Line {
+    record: LogRecord,
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    /// `None` never happens: a record is made of what JSON can say.
+    fn new(at: SystemTime, stream: Option<LogStream>, text: String) -> Option<Self> {
+        let record = LogRecord {
+            at: crate::time::rfc3339(at),
+            stream,
+            text,
+        };
+        let mut bytes = serde_json::to_vec(&record).ok()?;
+        bytes.push(b'\n');
+        Some(Self { record, bytes })
+    }
+}
+
 fn rotated(path: &Path) -> PathBuf {
     path.with_extension("log.1")
 }
 
-/// Reads the last `count` records of a stored log (blocking). A session that said nothing has no file: no records.
+/// Reads the last `count` records of a stored log (blocking), or, if those are more than [`READ_BYTES`], the last of them
+/// with a note before. A session that said nothing has no file: no records.
 pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
     let mut last = VecDeque::with_capacity(count.min(1024));
+    let (mut bytes, mut more) = (0, false);
     for file in [rotated(path), path.to_path_buf()] {
         let file = match File::open(file) {
             Ok(file) => file,
@@ -181,19 +261,32 @@ pub fn read_last(path: &Path, count: usize) -> io::Result<Vec<LogRecord>> {
             Err(error) => return Err(error),
         };
         for line in BufReader::new(file).lines() {
-            // A line cut short by a crash is the last one; it is not a record.
-            let Ok(record) = serde_json::from_str(&line?) else {
-                continue;
-            };
-            if last.len() == count {
-                last.pop_front();
-            }
-            if count > 0 {
-                last.push_back(record);
+            let line = line?;
+            bytes += line.len();
+            last.push_back(line);
+            while last.len() > count || bytes > READ_BYTES {
+                more = true;
+                bytes -= last.pop_front().map_or(0, |line| line.len());
             }
         }
     }
-    Ok(last.into())
+    // A line cut short by a crash is the last one; it is not a record.
+    let records = last
+        .iter()
+        .filter_map(|line| serde_json::from_str::<LogRecord>(line).ok());
+    if !more || last.len() >= count {
+        return Ok(records.collect());
+    }
+    let mut records: VecDeque<_> = records.collect();
+    if let Some(first) = records.front() {
+        let note = LogRecord {
+            at: first.at.clone(),
+            stream: None,
+            text: format!("earlier lines are left out: these are the last {READ_BYTES} bytes"),
+        };
+        records.push_front(note);
+    }
+    Ok(records.into())
 }
 
 #[cfg(test)]
@@ -212,17 +305,23 @@ mod tests {
         }
     }
 
+    /// Of a shim whose rate is no matter.
+    fn log_at(path: PathBuf) -> SessionLog {
+        SessionLog::new(path, FILE_BYTES, FILE_BYTES)
+    }
+
     #[test]
     fn lines_are_stored_kept_and_followed() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("s.log");
-        let log = SessionLog::new(path.clone());
+        let log = log_at(path.clone());
         let mut follower = log.follow();
-        log.append(line("one\u{1b}[31m\ntwo"));
-        log.append(Log {
+        log.append(line("one\u{1b}[31m\ntwo"), Instant::now());
+        let silent = Log {
             lines: Vec::new(),
             dropped: 7,
-        });
+        };
+        log.append(silent, Instant::now());
         assert_eq!(log.tail()[0], "one\u{1b}[31m\ntwo");
         assert_eq!(log.dropped(), 7);
         assert_eq!(
@@ -243,12 +342,12 @@ mod tests {
     #[test]
     fn a_shims_numbers_do_no_harm() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let log = SessionLog::new(dir.path().join("s.log"));
+        let log = log_at(dir.path().join("s.log"));
         for _ in 0..2 {
             let mut batch = line("x");
             batch.lines[0].at_ms = u64::MAX;
             batch.dropped = u64::MAX;
-            log.append(batch);
+            log.append(batch, Instant::now());
         }
         assert_eq!(log.dropped(), u64::MAX);
         assert_eq!(log.tail().len(), 4);
@@ -258,10 +357,10 @@ mod tests {
     fn the_file_stays_within_twice_its_bound() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("s.log");
-        let log = SessionLog::new(path.clone());
+        let log = log_at(path.clone());
         let text = "x".repeat(16 * 1024);
         for _ in 0..(3 * FILE_BYTES / (16 * 1024)) {
-            log.append(line(&text));
+            assert!(log.append(line(&text), Instant::now()));
         }
         let total: u64 = [path.clone(), rotated(&path)]
             .iter()
@@ -272,5 +371,56 @@ mod tests {
             "{total}"
         );
         assert_eq!(read_last(&path, 3).expect("read").len(), 3);
+        let most = read_last(&path, 10_000).expect("read");
+        let bytes: usize = most.iter().map(|record| record.text.len()).sum();
+        assert!(
+            bytes > READ_BYTES * 9 / 10 && bytes <= READ_BYTES,
+            "{bytes} bytes read at once"
+        );
+        assert_eq!(most[0].stream, None);
+        assert!(most[0].text.contains("left out"), "{:?}", most[0]);
+        assert!(most[1..].iter().all(|record| record.text == text));
+    }
+
+    #[test]
+    fn a_shim_that_holds_to_no_rate_fills_neither_disk_nor_followers() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("s.log");
+        let (per_s, burst) = (64 << 10, 64 << 10);
+        let log = SessionLog::new(path.clone(), per_s, burst);
+        let mut follower = log.follow();
+        let size = || std::fs::metadata(&path).expect("file").len();
+        let start = Instant::now();
+        // What a shim at its rate may send at the worst: all it keeps and a burst, every byte escaped.
+        let escaped = "\u{1}".repeat(1000);
+        for _ in 0..2 * burst / 1016 {
+            assert!(log.append(line(&escaped), start));
+        }
+        while follower.try_recv().is_ok() {}
+        // One that floods, for ten seconds: lines, faults, and counts of lines that never were.
+        let text = "x".repeat(1000);
+        for step in 0..1000 {
+            let now = start + Duration::from_millis(10) * step;
+            for _ in 0..10 {
+                let mut batch = line(&text);
+                batch.dropped = 1;
+                log.append(batch, now);
+                log.report(&text, now);
+            }
+        }
+        assert!(size() < 16 * burst + 10 * 8 * per_s, "{}", size());
+        assert!(log.dropped() > 20_000, "{}", log.dropped());
+        // The daemon's own words are in it whatever the shim does, and so is, in time, what was lost.
+        log.note("the end");
+        assert_eq!(log.tail().last().map(String::as_str), Some("the end"));
+        let later = start + Duration::from_secs(20);
+        assert!(log.append(line("after"), later));
+        let stored = read_last(&path, 3).expect("read");
+        assert_eq!(stored[0].text, "the end");
+        assert!(
+            stored[1].text.contains("lines of output were dropped"),
+            "{stored:?}"
+        );
+        assert_eq!(stored[2].text, "after");
     }
 }

@@ -12,6 +12,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// How long an ended session is listed.
@@ -294,6 +295,18 @@ impl Store {
                 )?
                 .collect::<Result<Vec<_>, _>>()?;
             Ok(request.page(rows, |row| row.seq.to_string()))
+        })
+        .await
+    }
+
+    /// Ids of all sessions that are remembered.
+    pub async fn session_ids(&self) -> Result<HashSet<String>, StoreError> {
+        self.read(|db| {
+            let ids = db
+                .prepare_cached("SELECT id FROM sessions")?
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            Ok(ids)
         })
         .await
     }

@@ -46,11 +46,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_no_session_is_ended_by_the_next_launcher", || {
         run("st", stranger)
     }),
-    #[cfg(feature = "fault-injection")]
-    (
-        "every_step_fails_closed",
-        super::faults::every_step_fails_closed,
-    ),
 ];
 
 pub(crate) fn run<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {

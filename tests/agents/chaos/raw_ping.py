@@ -1,6 +1,7 @@
 """How the raw server answers `/ping`: set by AGENT_PING or, while it runs, by `{"do": "ping", "as": …}`."""
 
 import json
+import socket
 import threading
 import time
 
@@ -43,8 +44,9 @@ def _flapping(ping, client, figure):
     _send(client, _status("HealthyBusy" if ping.asked % 2 else "Healthy", int(time.time())))
 
 
-def _reset(client):
-    client.close()
+def _close(client):
+    # Not close(): the reader of the requests holds the connection as well.
+    client.shutdown(socket.SHUT_RDWR)
 
 
 def _endless(client):
@@ -76,5 +78,5 @@ STYLES = {
     "slow": _slow,
     "flapping": _flapping,
     "never": lambda ping, client, figure: threading.Event().wait(),
-    "close": lambda ping, client, figure: _reset(client),
+    "close": lambda ping, client, figure: _close(client),
 }

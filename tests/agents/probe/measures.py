@@ -5,8 +5,9 @@ Pure data, for the catalogue, for measures.md (a self-test holds both together) 
 
 `red`    each of these ids must be green with the measure and red without it, and reads that measure's own effect.
 `steps`  what switching it off leaves out, all of it together: names of the sandbox plan (sandbox/src/plan/compile.rs),
+         `cgroup.*` for one limit of the session's cgroup (sandbox/src/cgroup/step.rs),
          `agent.*` for the shim's steps between fork and exec (sandbox/src/agent.rs), `shim.capabilities` for what
-         shim_entry::harden clears, `refusal.*` for one entry of the second filter (sandbox/src/seccomp/forbidden.rs).
+         shim_entry::harden clears, `shim.env` for its environment, `refusal.*` for one entry of the second filter (sandbox/src/seccomp/forbidden.rs).
 `cover`  other measures that hide the effect. They are off in *both* runs, so that the one under test is all that is
          left: green with it, red without it.
 `ground` what the harness must prepare for the effect to exist at all (a canary, a daemon started in a certain way).
@@ -50,7 +51,7 @@ MEASURES = {
     "idmap.agent_uid": Measure(("K06.agent_uid",), ("agent.uid",)),
     "idmap.agent_gid": Measure(("K06.agent_gid",), ("agent.gid",)),
     "idmap.session_range": Measure(
-        ("K03.range",), ground="off = every session the same range; two sessions: one plants, the other hunts"),
+        ("K03.range",), ("idmap.session_range",), ground="off = every session the same range; two sessions: one plants, the other hunts"),
     "ns.owner": Measure(
         ("Y09.inotify",), ("ns.owner",), ground="two sessions: one plants, the other hunts. The kernel counts instances per owner of the user namespace"),
     "rootfs.owners": Measure(("F29.usr", "F29.etc_passwd"), ("rootfs.owners",)),
@@ -62,7 +63,7 @@ MEASURES = {
         ("F03",), ("mounts.private", "app.private"),
         ground="the daemon's own mount namespace made rshared or rslave: else there is no peer group to be in"),
     "rootfs.pivot": Measure(
-        (), ("rootfs.pivot", "rootfs.detach_old"), host="`nsenter -m -t PID1 stat -c %i /` is the session's own root, not the host's",
+        (), ("rootfs.pivot", "rootfs.detach_old"), host="a file of the host is not there for who enters PID 1's mount namespace",
         ground="off = a chroot onto the finished root, which looks the same from inside. As \"stay on the host's root\": F01.direct"),
     "rootfs.detach_old": Measure(("F04.stacked", "F01.dotdot"), ("rootfs.detach_old",)),
     "rootfs.readonly": Measure(("F17.flag.root", "F17.erofs"), ("rootfs.readonly",)),
@@ -88,7 +89,7 @@ MEASURES = {
     **_mount("home", size=("M01.home",), inodes=("M02.home",), mode=("M05",), owner=("M06.home", "M03.home"), nosuid=("K11.home",),
              nodev=("K12.home",)),
     # Network.
-    "net.loopback_only": Measure(("N01",), ground="off = one more interface (dummy) in the session's network namespace"),
+    "net.loopback_only": Measure(("N01",), ground="no step, but what nobody does: off = the harness puts one more interface (veth) into the session's network namespace"),
     "net.loopback": Measure(("N01.up",), ("net.loopback",)),
     # Limits: canary `limits` holds the promised figures.
     "rlimit.core": Measure(
@@ -135,12 +136,13 @@ MEASURES = {
     "seccomp.mknod": Measure(("S14.mknod", "S14.mknodat"), ("refusal.mknod", "refusal.mknodat")),
     "seccomp.sync": Measure(("S15.fsync", "S15.fdatasync", "S15.sync_file_range", "S15.msync"), ("refusal.sync",)),
     "seccomp.socket_layers": Measure(("N16.tls", "N16.encap"), ("refusal.setsockopt",)),
-    "env.clear": Measure(("P06.canary",), ground="the daemon started with the variable of canary env_secret"),
+    "env.clear": Measure(("P06.canary",), ("env.clear", "shim.env"), ground="the daemon started with the variable of canary env_secret"),
     # cgroups.
-    "cgroup.memory": Measure(chaos="eat", ground="`eat` above the limit and below the machine's memory: ended by oom with it, answered without"),
-    "cgroup.pids": Measure(("R02",), cover=("rlimit.nproc",), ground="limits.pids"),
-    "cgroup.cpu": Measure(("R05",), ground="limits.cpus well below the processors that are free, 0.2 say"),
-    "cgroup.devices": Measure(("G08",), ground="canary denied_device: a node that the harness puts in the root, on a mount without nodev"),
+    "cgroup.memory": Measure(steps=("cgroup.memory",), chaos="eat", ground="`eat` above the limit and below the machine's memory: ended by oom with it, answered without"),
+    "cgroup.pids": Measure(("R02",), ("cgroup.pids",), cover=("rlimit.nproc",), ground="limits.pids"),
+    "cgroup.cpu": Measure(("R05",), ("cgroup.cpu",), ground="limits.cpus well below the processors that are free, 0.2 say"),
+    "cgroup.devices": Measure(
+        ("G08",), ("cgroup.devices",), ground="canary denied_device: a node that the harness puts in /dev, of a driver that lets anybody open it (not kmsg)"),
     # What exec inherits: the shim first, then the agent, so both halves go.
     "stdio.own": Measure(("L04.own.stdout", "L04.own.stderr"), ("stdio.own", "agent.stdio"), ground="canary stdio: inodes of the daemon's own streams"),
     "cwd": Measure(("L03",), ("cwd", "agent.cwd")),

@@ -16,6 +16,8 @@ import unittest
 AGENTS = pathlib.Path(__file__).resolve().parent.parent
 PROBE = AGENTS / "probe"
 PLAN = AGENTS.parent.parent / "sandbox/src/plan/compile.rs"
+FAULTS = AGENTS.parent.parent / "sandbox/src/faults.rs"
+CGROUP_STEPS = AGENTS.parent.parent / "sandbox/src/cgroup/step.rs"
 AGENT_STEPS = AGENTS.parent.parent / "sandbox/src/agent.rs"
 sys.path.insert(0, str(PROBE))
 
@@ -71,8 +73,15 @@ class Measures(unittest.TestCase):
         known = {step for measure in measures.MEASURES.values() for step in measure.steps} | set(measures.SCAFFOLD)
         self.assertGreater(len(named), 60)
         self.assertEqual([], sorted(named - known), "steps that no measure names")
-        of_plan = {step for step in known if not step.startswith(("agent.", "refusal.", "shim."))}
-        self.assertEqual([], sorted(of_plan - named), "names that the plan does not have")
+        of_plan = {step for step in known if not step.startswith(("agent.", "refusal.", "shim.", "cgroup."))}
+        # Measures that are no step: what they leave out is said where the variable is described.
+        described = set(re.findall(r"`([a-z]+\.[a-z_]+)`", FAULTS.read_text(encoding="utf-8")))
+        self.assertEqual([], sorted(of_plan - named - described), "names that the plan does not have")
+
+    def test_limits_are_those_of_the_cgroup(self):
+        known = set(re.findall(r'"(cgroup\.[a-z_]+)"', CGROUP_STEPS.read_text(encoding="utf-8")))
+        named = {step for measure in measures.MEASURES.values() for step in measure.steps if step.startswith("cgroup.")}
+        self.assertEqual(set(), named - known)
 
     def test_steps_of_the_agent_are_the_shims(self):
         known = set(re.findall(r'"(?:agent\.)?([a-z]+)"', AGENT_STEPS.read_text(encoding="utf-8").split("const STAGES")[1].split("];")[0]))

@@ -119,7 +119,10 @@ pub(super) fn judge(facts: &Facts, outside: &Outside, record: &Session) -> Vec<F
         finding(
             "processes",
             facts.processes <= MAX_PROCESSES,
-            format!("sees {} processes", facts.processes),
+            match facts.processes {
+                1 => "sees 1 process".to_owned(),
+                several => format!("sees {several} processes"),
+            },
         ),
     ]
 }

@@ -34,9 +34,12 @@ pub(super) fn text(endpoint: &Endpoint, info: &Info, runtime: &Runtime) -> Strin
 
 fn boto3(url: &str, runtime: &Runtime) -> String {
     let region = runtime.arn.split(':').nth(3).unwrap_or("us-local-1");
+    // boto3 wants some credentials before it sends anything; without authentication they are not looked at.
     format!(
         "  # Python\n\
-         \x20 client = boto3.client(\"bedrock-agentcore\", region_name=\"{region}\", endpoint_url=\"{url}\")\n\
+         \x20 import boto3\n\
+         \x20 client = boto3.client(\"bedrock-agentcore\", region_name=\"{region}\", endpoint_url=\"{url}\",\n\
+         \x20                       aws_access_key_id=\"any\", aws_secret_access_key=\"any\")\n\
          \x20 answer = client.invoke_agent_runtime(agentRuntimeArn=\"{}\", payload=b'{{\"prompt\": \"Hello\"}}')\n\
          \x20 print(answer[\"response\"].read())",
         runtime.arn

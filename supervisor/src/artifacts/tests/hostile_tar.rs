@@ -474,3 +474,29 @@ fn what_takes_too_long() {
         Refusal::Time(0)
     );
 }
+
+#[test]
+fn a_link_up_is_no_fault_while_others_rename() {
+    let busy = tempfile::tempdir().expect("temporary directory");
+    let (a, b) = (busy.path().join("a"), busy.path().join("b"));
+    fs::write(&a, "").expect("write");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let links =
+        (0..500).map(|n| symlink(&format!("d/e/l{n}"), "../../d/../d/../d/e/../../first.py"));
+    let all: Vec<Block> = std::iter::once(file("first.py", b"1"))
+        .chain(links)
+        .collect();
+    let packed = tar_gz(&all);
+    let ground = Ground::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::rename(&a, &b).expect("rename");
+                fs::rename(&b, &a).expect("rename");
+            }
+        });
+        let uploaded = ground.upload(&packed).map(drop);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        uploaded.expect("an upload");
+    });
+}

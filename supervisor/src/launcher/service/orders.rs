@@ -175,7 +175,7 @@ impl Launcher {
         let oom = session
             .cgroup
             .oom_event()
-            .map_err(failed("cannot watch its memory"))?;
+            .map_err(failed("cannot watch its memory (cgroup.oom_event)"))?;
         let stager_order = StagerOrder {
             uid_base: order.uid_base,
             limits: order.limits,
@@ -186,9 +186,12 @@ impl Launcher {
             listener.as_fd(),
             record.as_fd(),
         ];
-        stager
-            .order(&stager_order, &fds)
-            .map_err(failed("cannot give the order to the stager"))?;
+        if let Err(error) = stager.order(&stager_order, &fds) {
+            // It may have ended before the order came; then it has said why, and that is what there is to tell.
+            let told = stager.last_words(&error);
+            let untold = || host_fault("cannot give the order to the stager", errno_of(&error));
+            return Err(Handover::Failed(told.unwrap_or_else(untold)));
+        }
         session.uids = Uids::From(order.uid_base);
         if let Phase::Parked { stager, .. } = std::mem::replace(&mut session.phase, Phase::Ended) {
             session.phase = Phase::Launching {

@@ -68,8 +68,8 @@ _PATIENCE = 3.0  # seconds before a call counts as blocking
 def table(_subject):
     """Every number from 0 to 600 with six arguments of -1, in a child that is started anew whenever a call ends it.
 
-    The detail is `number:class` in a row (ok, an errno name, SIG…, EXIT, BLOCKS); the harness compares it with the
-    checked-in table of its kernel."""
+    The detail is `number:class` in a row (ok, an errno name, SIG…, EXIT, BLOCKS); the harness compares it with
+    sandbox/src/seccomp/golden.txt: which of them a filter answers."""
     seen = {}
     while len(seen) <= LAST:
         _some_rows(seen)

@@ -1,0 +1,179 @@
+//! The agent's answer on its way to the caller: while it goes on the work counts, and both size and time are bounded.
+
+use super::attempts::Attempt;
+use crate::relay::exchange::{BodyError, ResponseBody};
+use crate::session::handle::Work;
+use crate::session::log::SessionLog;
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+/// The agent's body while the work counts: bounded in size and time.
+#[derive(Debug)]
+pub struct AnswerBody {
+    /// `None` if there is none, or once it has been handed to a task that reads it without a client.
+    inner: Option<Inner>,
+    attempt: Option<Attempt>,
+}
+
+/// How much and how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Bytes; `None` for streams.
+    pub limit: Option<u64>,
+    /// When it must be complete.
+    pub deadline: Instant,
+}
+
+#[derive(Debug)]
+struct Inner {
+    body: ResponseBody,
+    bounds: Bounds,
+    /// The session's, for what its answer's status can no longer say.
+    log: Arc<SessionLog>,
+    /// The work, until somebody has to wait; then the watch has it.
+    work: Option<Work>,
+    /// Ends work and exchange at the deadline, or with this body.
+    watch: Option<AbortOnDropHandle<()>>,
+}
+
+impl Inner {
+    /// Whether the answer's time is over; if it is not, the reader is woken when it is.
+    ///
+    /// The watch is a task of its own because the time is the caller's too: nobody asks a body for more while its last
+    /// piece is not written, and a caller who takes no bytes must not keep a session busy. Most answers are complete at
+    /// once and need none.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(cancel) = self.body.cancel_handle() else {
+            // Complete in time.
+            return Poll::Pending;
+        };
+        if let Some(work) = self.work.take() {
+            let deadline = self.bounds.deadline;
+            self.watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                tokio::time::sleep_until(deadline).await;
+                cancel.cancel();
+                drop(work);
+            })));
+        }
+        match &mut self.watch {
+            Some(watch) => Pin::new(watch).poll(cx).map(drop),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AnswerBody {
+    /// The agent's body, which holds the work until it ends.
+    pub fn new(body: ResponseBody, work: Work, bounds: Bounds, log: &Arc<SessionLog>) -> Self {
+        Self {
+            inner: Some(Inner {
+                body,
+                bounds,
+                log: Arc::clone(log),
+                work: Some(work),
+                watch: None,
+            }),
+            attempt: None,
+        }
+    }
+
+    /// Nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            inner: None,
+            attempt: None,
+        }
+    }
+
+    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
+    /// cancelled at once.
+    pub fn linger_with(&mut self, attempt: Attempt) {
+        self.attempt = Some(attempt);
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
+            return;
+        };
+        if inner.body.is_end_stream() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
+                attempt.linger(rest).await;
+            });
+        }
+    }
+}
+
+impl HttpBody for Inner {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // In the middle of an answer the connection breaks, so it cannot look complete.
+        if self.poll_over(cx).is_ready() {
+            self.log
+                .note("an answer was cut off: it was not complete within the invocation's time");
+            return Poll::Ready(Some(Err(BodyError::Truncated)));
+        }
+        if let Some(limit) = self.bounds.limit
+            && self.body.bytes() > limit
+        {
+            self.log.note(&format!(
+                "an answer was cut off: it has more than {limit} bytes (limits.max_body)"
+            ));
+            return Poll::Ready(Some(Err(BodyError::TooLarge)));
+        }
+        polled
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.inner {
+            Some(inner) => Pin::new(inner).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_none_or(|inner| inner.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or(SizeHint::with_exact(0), |inner| inner.body.size_hint())
+    }
+}
+
+impl From<AnswerBody> for Body {
+    fn from(body: AnswerBody) -> Self {
+        Self::new(body)
+    }
+}

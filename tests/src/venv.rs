@@ -1,0 +1,55 @@
+//! What tests use of PyPI: one virtual environment of `tests/clients/requirements.txt`, kept by its content.
+
+use crate::places;
+use anyhow::{Context as _, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Its `bin` folder (`python`, `uv`, …); made if it is not there yet. A test that asks has `Registry` among its grounds.
+pub fn bin() -> anyhow::Result<PathBuf> {
+    let wanted = places::source().join("tests/clients/requirements.txt");
+    let text = fs::read_to_string(&wanted).with_context(|| wanted.display().to_string())?;
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let cache = std::env::var_os("AGENTCORE_CACHE")
+        .map_or_else(|| PathBuf::from("/var/tmp/agentcore-cache"), PathBuf::from);
+    let venv = cache.join(format!("e2e-clients-{:016x}", hasher.finish()));
+    fs::create_dir_all(&cache)?;
+    // Two tests may come first at once, and a half-made one is made anew.
+    let lock = File::options()
+        .create(true)
+        .append(true)
+        .open(venv.with_extension("lock"))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+    let ready = venv.join("ready");
+    if !ready.exists() {
+        make(&venv, &wanted)?;
+        fs::write(ready, "")?;
+    }
+    Ok(venv.join("bin"))
+}
+
+fn make(venv: &Path, wanted: &Path) -> anyhow::Result<()> {
+    if venv.exists() {
+        fs::remove_dir_all(venv)?;
+    }
+    let mut python = Command::new("/usr/bin/python3");
+    let mut pip = Command::new(venv.join("bin/pip"));
+    for command in [
+        python.args(["-m", "venv"]).arg(venv),
+        pip.args(["install", "--quiet", "--disable-pip-version-check", "-r"])
+            .arg(wanted),
+    ] {
+        let out = command.output().with_context(|| format!("{command:?}"))?;
+        ensure!(
+            out.status.success(),
+            "{command:?}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+    Ok(())
+}
