@@ -25,6 +25,7 @@ pub fn unpack_and_check(packed: &[u8]) {
         ratio: 100,
         ratio_floor: 64 << 10,
         time: Duration::from_secs(5),
+        ..Bounds::default()
     };
     let outside = scratch();
     let canary = outside.path().join("canary");
