@@ -21,21 +21,22 @@ pub(super) async fn launch(
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, String> {
     let token = token();
-    let uid_base = broker
-        .reserve(handle, &token)
-        .await
-        .map_err(|error| chain(&error))?;
+    let reserved = async {
+        let reserved = broker.reserve(handle, &token).await;
+        reserved.map_err(|error| chain(&error))
+    };
+    // Made while the store's thread writes.
+    let files = async {
+        let boot = boot(broker, handle, &token);
+        let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
+        let boot =
+            memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
+        let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
+        Ok((boot, tree.map_err(|error| chain(&error))?))
+    };
+    let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files)?;
     // Set once: a session is launched once.
     let _ = handle.uid_base.set(uid_base);
-    let boot = boot(broker, handle, &token);
-    let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
-    let boot =
-        memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
-    let tree = broker
-        .artifacts
-        .tree_dir(&handle.version.artifact)
-        .await
-        .map_err(|error| chain(&error))?;
     let spec = &handle.version.spec;
     let order = LaunchOrder {
         session: handle.id.clone(),
