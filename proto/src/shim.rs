@@ -46,6 +46,9 @@ pub const MAX_HEAD: usize = 32 * 1024;
 /// Most headers of a request to, or a response of, an agent.
 pub const MAX_HEADERS: usize = 100;
 
+/// Most processes started by `exec` that a session may have at once, beside its agent.
+pub const MAX_EXECS: usize = 16;
+
 /// Descriptor numbers that a shim finds open when it starts (0, 1, 2 are `/dev/null`).
 pub mod fd {
     /// Sealed memfd holding [`super::Boot`] as JSON.

@@ -15,15 +15,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::code::ErrorCode;
 use proto::ids::ExecId;
-use proto::shim::{Exec, ExecExited, Execed, ExitStatus, Resize};
+use proto::shim::{Exec, ExecExited, Execed, ExitStatus, MAX_EXECS, Resize};
 use sandbox::agent::{AgentSpawn, spawn_agent};
 use sandbox::sys::reap::Status;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use terminal::Terminal;
-
-/// Most at once.
-const MOST: usize = 16;
 
 struct Running {
     id: ExecId,
@@ -64,8 +61,8 @@ impl Execs {
         identity: &Identity,
         poller: &Poller,
     ) -> Result<Pid, (ErrorCode, String)> {
-        if self.running.len() >= MOST {
-            let text = format!("{MOST} processes were started beside the agent already");
+        if self.running.len() >= MAX_EXECS {
+            let text = format!("{MAX_EXECS} processes were started beside the agent already");
             return Err((ErrorCode::TooManyInvocations, text));
         }
         if self.running.values().any(|running| running.id == exec.id) {

@@ -21,7 +21,9 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
 use proto::ids::SessionId;
-use proto::shim::{AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
+use proto::shim::{
+    AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, MAX_EXECS, Shutdown,
+};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
@@ -93,9 +95,6 @@ const EXIT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// At most one launch, one kill and one removal are under way at once, the exit notice, and the end of the link.
 const COMPLETIONS: usize = 8;
-
-/// Processes started by exec that a session may have beside its invocations; the shim's own bound.
-const EXECS: usize = 16;
 
 /// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
 /// stop or its lifetime by keeping the queue full.
@@ -227,7 +226,7 @@ impl Driver {
     fn begin_work(&mut self) -> Result<Work, NoWork> {
         let most = self.broker.config().limits.max_invocations_per_session;
         // The shim refuses too; but a shim is not believed, and each piece of work costs this daemon descriptors.
-        if self.work.len() >= usize::try_from(most).unwrap_or(usize::MAX) + EXECS {
+        if self.work.len() >= usize::try_from(most).unwrap_or(usize::MAX) + MAX_EXECS {
             return Err(NoWork::Full(
                 "the session has as much work in flight as it may have (limits.max_invocations_per_session)",
             ));
