@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod artifacts;
+mod ask;
 pub mod base;
 pub mod broker;
 pub mod catalogue;

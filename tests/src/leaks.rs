@@ -6,10 +6,10 @@
 //!
 //! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
 //! socket, …), uid (processes that run as a session's), range (of uids, as the daemon's own store has them given out), runtime (entries of the runtime directory), state (directories of the state directory but for
-//! artifacts, bases and the logs of sessions that are over, which are kept on purpose), shm (SysV and POSIX objects of session uids).
+//! artifacts, bases and the logs of sessions that are over, which are kept on purpose), sysv (objects of any session's uid).
 
 use crate::daemon::Daemon;
-use crate::{cgroup, host, wait};
+use crate::{cgroup, host, sysv, wait};
 use anyhow::{Context as _, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -101,7 +101,7 @@ impl Snapshot {
                 snapshot.add("range", "given out", format!("{base}"));
             }
         }
-        snapshot.sysv(&ranges);
+        snapshot.sysv();
         Ok(snapshot)
     }
 
@@ -153,19 +153,9 @@ impl Snapshot {
         }
     }
 
-    fn sysv(&mut self, ranges: &BTreeMap<u32, usize>) {
-        // Sessions have ipc namespaces; an object of a session's uid in ours would mean that one had not.
-        for (file, column) in [("shm", 7), ("msg", 7), ("sem", 4)] {
-            let text = fs::read_to_string(format!("/proc/sysvipc/{file}")).unwrap_or_default();
-            for line in text.lines().skip(1) {
-                let uid: Option<u32> = line
-                    .split_whitespace()
-                    .nth(column)
-                    .and_then(|w| w.parse().ok());
-                if uid.is_some_and(|u| ranges.keys().any(|base| (*base..base + 16).contains(&u))) {
-                    self.add("sysv", file, line.to_owned());
-                }
-            }
+    fn sysv(&mut self) {
+        for object in sysv::of_sessions() {
+            self.add("sysv", object.kind, object.line);
         }
     }
 

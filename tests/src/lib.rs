@@ -38,6 +38,7 @@ pub mod probe;
 pub mod puppet;
 pub mod sharing;
 pub mod venv;
+pub mod sysv;
 pub mod wait;
 
 pub use client::Client;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::probe::Verdicts;
-use e2e::{Client, Daemon, Options, Result, chaos, ground, host, places, probe};
+use e2e::{Client, Daemon, Options, Result, chaos, ground, host, places, probe, sysv};
 use proto::api::EndReason;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -112,6 +112,8 @@ impl Scene<'_> {
         for id in [&id, &other] {
             let _ = client.stop(id);
         }
+        // Without `ns.ipc` they had ours.
+        sysv::remove_all()?;
         verdicts
     }
 }
@@ -165,7 +167,7 @@ fn groundless(name: &str) -> anyhow::Result<Option<&'static str>> {
 
 #[test]
 fn without_any_one_measure_its_probe_turns_red() -> Result {
-    ground!(Daemon, Faults, Python, Command("unshare"));
+    ground!(Daemon, Faults, Python, Command("unshare"), Command("ipcrm"));
     let canaries = Canaries::new()?;
     let measures = measures()?;
     Daemon::with(canaries.around(Options::default().faults()), |daemon| {

@@ -1,5 +1,6 @@
 //! What the rest of the broker knows of a session: its names, its phase to watch, and a mailbox.
 
+use crate::ask::ask;
 use crate::relay::link::Link;
 use crate::session::log::SessionLog;
 use proto::api::{EndReason, Phase};
@@ -152,20 +153,16 @@ impl SessionHandle {
                     });
                 }
             }
-            let (answer, receiver) = oneshot::channel();
-            if self.mailbox.send(Command::Begin(answer)).await.is_err() {
-                return Err(Unusable::Ending);
-            }
-            match receiver.await {
-                Ok(Ok(work)) => return Ok(work),
-                Ok(Err(NoWork::Full(bound))) => return Err(Unusable::Full(bound)),
-                Ok(Err(NoWork::Refused(Refusal::NotReady))) => {
+            match ask(&self.mailbox, Command::Begin).await {
+                Some(Ok(work)) => return Ok(work),
+                Some(Err(NoWork::Full(bound))) => return Err(Unusable::Full(bound)),
+                Some(Err(NoWork::Refused(Refusal::NotReady))) => {
                     if view.changed().await.is_err() {
                         return Err(Unusable::Ending);
                     }
                 }
                 // The view says which of the two kinds of end it is.
-                Ok(Err(NoWork::Refused(Refusal::Ending))) | Err(_) => {
+                Some(Err(NoWork::Refused(Refusal::Ending))) | None => {
                     let seen = self.view();
                     return Err(match seen.end {
                         Some(end) if !end.was_live => Unusable::Failed(end),
@@ -200,8 +197,6 @@ impl SessionHandle {
 
     /// Its numbers, while it lives.
     pub async fn activity(&self) -> Option<Activity> {
-        let (answer, receiver) = oneshot::channel();
-        self.mailbox.send(Command::Inspect(answer)).await.ok()?;
-        receiver.await.ok()
+        ask(&self.mailbox, Command::Inspect).await
     }
 }

@@ -1,11 +1,12 @@
 //! A thread that owns a connection and runs jobs on it, several in one transaction.
 
 use super::StoreError;
+use crate::ask::ask;
 use rusqlite::Connection;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Jobs that may wait. Whoever finds the queue full waits in his own task, so the bound is on memory only: a job is a few
 /// hundred bytes, and the broker has at most some thousand calls in flight.
@@ -30,7 +31,8 @@ pub(super) enum Durability {
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
     jobs: mpsc::Sender<Message>,
-    failure: Arc<OnceLock<StoreError>>,
+    /// Why the thread has given up. Its sender ends with the thread.
+    failure: watch::Receiver<Option<StoreError>>,
 }
 
 /// What a worker can be told.
@@ -90,16 +92,15 @@ where
 impl Worker {
     /// Starts the thread.
     pub(super) fn start(name: &str, db: Connection) -> Result<Self, StoreError> {
-        let (jobs, queue) = mpsc::channel(QUEUE);
-        let failure = Arc::new(OnceLock::new());
-        let told = Arc::clone(&failure);
+        let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let (tell, failure) = watch::channel(None);
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 // Taken apart so that the file is closed before whoever asked for that hears of it.
-                let closed = serve(&db, queue, &told);
+                let closed = serve(&db, &mut queue, &tell);
                 drop(db);
-                drop(closed);
+                drop((closed, queue));
             })
             .map_err(|source: io::Error| StoreError::File {
                 verb: "start the thread of",
@@ -115,40 +116,40 @@ impl Worker {
         durability: Durability,
         work: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        let job = Box::new(Task {
-            work: Some(work),
-            outcome: None,
-            answer,
-        });
-        self.jobs
-            .send(Message::Run(Queued { durability, job }))
+        let job = |answer| {
+            let job = Box::new(Task {
+                work: Some(work),
+                outcome: None,
+                answer,
+            });
+            Message::Run(Queued { durability, job })
+        };
+        ask(&self.jobs, job)
             .await
-            .map_err(|_| StoreError::Stopped)?;
-        answered.await.unwrap_or(Err(StoreError::Stopped))
+            .unwrap_or(Err(StoreError::Stopped))
     }
 
     /// Ends the thread after what is queued, and waits until its file is closed.
     pub(super) async fn close(&self) {
-        let (closing, closed) = oneshot::channel();
-        if self.jobs.send(Message::Close(closing)).await.is_ok() {
-            // Never answered, only dropped.
-            let _ = closed.await;
-        }
+        // Never answered, only dropped.
+        let _ = ask(&self.jobs, Message::Close).await;
     }
 
     /// Resolves when the thread has given up.
     pub(super) async fn failed(&self) -> StoreError {
-        self.jobs.closed().await;
-        self.failure.get().cloned().unwrap_or(StoreError::Stopped)
+        let mut failure = self.failure.clone();
+        let told = failure.wait_for(Option::is_some).await;
+        told.ok()
+            .and_then(|told| told.clone())
+            .unwrap_or(StoreError::Stopped)
     }
 }
 
 /// Runs until it is told to close, fails, or has no handle left. Whoever asked for the close is given back.
 fn serve(
     db: &Connection,
-    mut queue: mpsc::Receiver<Message>,
-    failure: &OnceLock<StoreError>,
+    queue: &mut mpsc::Receiver<Message>,
+    failure: &watch::Sender<Option<StoreError>>,
 ) -> Option<oneshot::Sender<()>> {
     let mut synced = None;
     let mut held = None;
@@ -180,15 +181,15 @@ fn serve(
             .chain(jobs.iter().filter_map(|job| job.error()))
             .find(|error| error.is_fatal())
             .cloned();
-        if let Some(fatal) = fatal {
+        let over = fatal.is_some();
+        if over {
             // Told before anyone is answered, so that whoever sees the error also sees the store stop.
-            let _ = failure.set(fatal);
-            queue.close();
+            failure.send_replace(fatal);
         }
         for job in jobs {
             job.answer(outcome.clone());
         }
-        if failure.get().is_some() {
+        if over {
             return None;
         }
     }
