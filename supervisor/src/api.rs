@@ -18,5 +18,6 @@ pub mod occupancy;
 pub mod reply;
 pub mod router;
 pub mod runtimes;
+pub mod session_header;
 pub mod sessions;
 pub mod system;

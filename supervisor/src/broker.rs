@@ -289,6 +289,7 @@ impl Broker {
                 runtime: handle.version.name.clone(),
                 version: handle.version.number,
                 endpoint: handle.key.endpoint.clone(),
+                owner: handle.key.owner.clone(),
                 boot_id: self.ground.boot_id.clone(),
                 token: token.to_owned(),
                 uids: self.ground.uids,

@@ -16,6 +16,7 @@ pub mod exits;
 pub mod fault;
 pub mod instance;
 pub mod launcher;
+pub mod owner;
 pub mod registry;
 pub mod relay;
 pub mod run;

@@ -37,8 +37,8 @@ pub mod places;
 pub mod probe;
 pub mod puppet;
 pub mod sharing;
-pub mod venv;
 pub mod sysv;
+pub mod venv;
 pub mod wait;
 
 pub use client::Client;

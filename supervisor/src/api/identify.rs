@@ -3,6 +3,8 @@
 
 use super::reply::ApiError;
 use crate::broker::Broker;
+use crate::config::TcpAuth;
+use crate::owner::{Owner, Principal, UserId};
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
@@ -38,13 +40,53 @@ pub enum Peer {
     },
 }
 
+/// The caller's user (contract §2.2).
+const USER_ID: &str = "x-amzn-bedrock-agentcore-runtime-user-id";
+
 /// A caller who may call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
     /// A local user.
     User(u32),
     /// Somebody on this machine, unauthenticated (`--dev`).
     Loopback,
+}
+
+impl Caller {
+    /// As whom it is known. Where TCP callers come unauthenticated, nobody on this machine can be told from anybody else.
+    #[must_use]
+    pub fn principal(&self, broker: &Broker) -> Principal {
+        match self {
+            Self::User(uid) if broker.config().auth != TcpAuth::None => Principal::user(*uid),
+            Self::User(_) | Self::Loopback => Principal::local(),
+        }
+    }
+
+    /// Whose its sessions are.
+    pub fn owner(&self, broker: &Broker, headers: &HeaderMap) -> Result<Owner, ApiError> {
+        Ok(Owner {
+            principal: self.principal(broker),
+            user: user_id(headers)?,
+        })
+    }
+}
+
+fn user_id(headers: &HeaderMap) -> Result<Option<UserId>, ApiError> {
+    let fault = |text: String| ApiError::field("runtimeUserId", text);
+    let mut values = headers.get_all(USER_ID).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.any(|other| other != value) {
+        return Err(fault(
+            "is given more than once, each time another one".to_owned(),
+        ));
+    }
+    let text =
+        std::str::from_utf8(value.as_bytes()).map_err(|_| fault("must be UTF-8".to_owned()))?;
+    UserId::parse(text)
+        .map(Some)
+        .map_err(|error| fault(error.to_string()))
 }
 
 /// Identifies the caller of a request, or refuses it.

@@ -6,14 +6,29 @@
 
 use super::invoke::too_large;
 use super::reply::ApiError;
+use crate::broker::Broker;
 use crate::relay::exchange::{RequestBody, take_small};
 use axum::body::Body;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+
+/// Refuses a body that says itself that it is too large, before anything is started for it.
+pub fn check_length(broker: &Broker, headers: &HeaderMap) -> Result<(), ApiError> {
+    let max = broker.config().limits.max_body.0;
+    let length = headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<u64>().ok());
+    match length {
+        Some(size) if size > max => Err(too_large(Some(size), max)),
+        Some(_) | None => Ok(()),
+    }
+}
 
 /// Why a body cannot go on.
 #[derive(Debug, Clone, thiserror::Error)]

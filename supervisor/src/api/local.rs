@@ -2,15 +2,17 @@
 //! body through, as `python my_agent.py` would serve them.
 
 use super::attempts;
-use super::aws::{check_length, fresh_session_id, session_id, set_session};
+use super::identify::Caller;
+use super::intake::check_length;
 use super::invoke::{Call, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
-use super::router::RequestId;
+use super::router::request_id;
+use super::session_header::{fresh_session_id, session_id, set_session};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::HeaderMap;
 use http::{StatusCode, header};
@@ -33,13 +35,13 @@ const NOT_PASSED: &[&str] = &[
 ];
 
 /// `POST /invocations`.
-pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) -> Response {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .map(|id| id.0.clone())
-        .unwrap_or_default();
-    match pass(&broker, request, &id).await {
+pub async fn invocations(
+    State(broker): State<Arc<Broker>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let id = request_id(&request);
+    match pass(&broker, &caller, request, &id).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
     }
@@ -48,11 +50,7 @@ pub async fn invocations(State(broker): State<Arc<Broker>>, request: Request) ->
 /// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called, busy if
 /// one of its sessions said so.
 pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
-    let id = request
-        .extensions()
-        .get::<RequestId>()
-        .map(|id| id.0.clone())
-        .unwrap_or_default();
+    let id = request_id(&request);
     match default_runtime(&broker) {
         Ok(version) => {
             let mut busy = false;
@@ -71,7 +69,12 @@ pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Respon
     }
 }
 
-async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Response, ApiError> {
+async fn pass(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    request: Request,
+    id: &str,
+) -> Result<Response, ApiError> {
     let version = default_runtime(broker)?;
     let (parts, body) = request.into_parts();
     let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
@@ -81,6 +84,7 @@ async fn pass(broker: &Arc<Broker>, request: Request, id: &str) -> Result<Respon
             runtime: version.runtime.clone(),
             endpoint: EndpointName::default_endpoint(),
             client: session.clone(),
+            owner: caller.owner(broker, &parts.headers)?,
         },
         method: "POST".to_owned(),
         target: version.spec.protocol.path().to_owned(),

@@ -92,7 +92,9 @@ pub fn live(
 fn ambiguous(id: &str) -> ApiError {
     ApiError::new(
         ErrorCode::Conflict,
-        format!("several runtimes have a session {id}; say which (?runtime=<name>, or -a NAME)"),
+        format!(
+            "there are several sessions {id}; say of which runtime (?runtime=<name>, or -a NAME), or use the daemon's own id (`agentcore session list`)"
+        ),
     )
 }
 

@@ -1,6 +1,7 @@
 //! What the rest of the broker knows of a session: its names, its phase to watch, and a mailbox.
 
 use crate::ask::ask;
+use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::SessionLog;
 use proto::api::{EndReason, Phase};
@@ -13,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 /// burst of new callers; they then wait their turn.
 pub(super) const MAILBOX: usize = 64;
 
-/// Who a session belongs to on the wire: one runtime, one endpoint, one id of the caller's (contract §0).
+/// What a session is on the wire: one runtime, one endpoint, one id of the caller's (contract §0), one owner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey {
     /// Which runtime.
@@ -22,6 +23,8 @@ pub struct SessionKey {
     pub endpoint: EndpointName,
     /// The caller's name for it.
     pub client: ClientSessionId,
+    /// Whose it is.
+    pub owner: Owner,
 }
 
 /// What watchers see.

@@ -9,7 +9,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, OWNERS];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -81,6 +81,13 @@ CREATE UNIQUE INDEX sessions_live_clients ON sessions (runtime, endpoint, client
 CREATE INDEX sessions_by_client ON sessions (client_id);
 CREATE INDEX sessions_by_runtime ON sessions (runtime, seq);
 CREATE INDEX sessions_by_end ON sessions (ended_at) WHERE ended_at IS NOT NULL;
+";
+
+/// Whose a session is, part of its key: [`crate::owner::Owner::key`].
+const OWNERS: &str = "
+ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+DROP INDEX sessions_live_clients;
+CREATE UNIQUE INDEX sessions_live_clients ON sessions (runtime, endpoint, client_id, owner) WHERE ended_at IS NULL;
 ";
 
 fn newest() -> i64 {

@@ -3,6 +3,7 @@
 use super::runtimes::{config, parsed, seq_and_latest};
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp};
+use crate::owner::Owner;
 use proto::api::{EndReason, Page, Phase, Session, Usage};
 use proto::config::RuntimeConfig;
 use proto::ids::{
@@ -51,6 +52,8 @@ pub struct NewSession {
     pub version: VersionNumber,
     /// The endpoint that it was asked for at.
     pub endpoint: EndpointName,
+    /// Whose it is.
+    pub owner: Owner,
     /// The boot that it belongs to (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
     /// What the shim's handshake asks for.
@@ -153,8 +156,8 @@ const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version,
     FROM sessions s JOIN runtimes r ON r.seq = s.runtime";
 
 impl Store {
-    /// Takes the lowest free uid range of the block and notes the session. [`StoreError::Conflict`] if the same caller's
-    /// id has a live session at that runtime and endpoint, [`StoreError::NoFreeUids`] if every range is taken. To be awaited
+    /// Takes the lowest free uid range of the block and notes the session. [`StoreError::Conflict`] if the same owner
+    /// has a live session of this id at that runtime and endpoint, [`StoreError::NoFreeUids`] if every range is taken. To be awaited
     /// in a task that nobody cancels: what is reserved stays so until [`Self::end_session`].
     pub async fn reserve_session(&self, new: NewSession) -> Result<SessionRow, StoreError> {
         self.write(Durability::Volatile, move |db| {
@@ -175,8 +178,8 @@ impl Store {
             let uid_base = lowest_free(db, new.uids)?;
             db.prepare_cached(
                 "INSERT INTO sessions
-                     (id, client_id, runtime, version, endpoint, uid_base, boot_id, token, phase, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                     (id, client_id, runtime, version, endpoint, uid_base, boot_id, token, phase, created_at, owner)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 new.id.as_str(),
@@ -189,6 +192,7 @@ impl Store {
                 new.token,
                 word(&Phase::Launching),
                 Timestamp::now(),
+                new.owner.key(),
             ])?;
             one(db, &new.id)
         })
@@ -386,10 +390,15 @@ fn live_of_client(
     Ok(db
         .prepare_cached(
             "SELECT id FROM sessions
-             WHERE runtime = ?1 AND endpoint = ?2 AND client_id = ?3 AND ended_at IS NULL",
+             WHERE runtime = ?1 AND endpoint = ?2 AND client_id = ?3 AND owner = ?4 AND ended_at IS NULL",
         )?
         .query_row(
-            params![runtime, new.endpoint.as_str(), new.client_id.as_str()],
+            params![
+                runtime,
+                new.endpoint.as_str(),
+                new.client_id.as_str(),
+                new.owner.key()
+            ],
             |row| row.get(0),
         )
         .optional()?)

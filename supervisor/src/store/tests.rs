@@ -7,6 +7,7 @@ mod sessions;
 mod writing;
 
 use super::*;
+use crate::owner::{Owner, Principal};
 use proto::api::{EndReason, Phase, PutRuntime, Usage};
 use proto::ids::{
     ArtifactId, ClientSessionId, EndpointName, RuntimeName, SessionId, VersionNumber,
@@ -93,6 +94,10 @@ fn session(id: &str, client: u32) -> NewSession {
         runtime: name("agent"),
         version: VersionNumber(1),
         endpoint: EndpointName::default_endpoint(),
+        owner: Owner {
+            principal: Principal::local(),
+            user: None,
+        },
         boot_id: "boot".into(),
         token: "ab".repeat(32),
         uids: UIDS,

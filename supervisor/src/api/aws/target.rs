@@ -1,0 +1,133 @@
+//! Which runtime, at which endpoint, a call means.
+
+use crate::api::reply::ApiError;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
+use crate::session::handle::SessionKey;
+use percent_encoding::percent_decode_str;
+use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName};
+use std::sync::Arc;
+
+/// What the query says.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    qualifier: Option<String>,
+    account: Option<String>,
+}
+
+impl Query {
+    /// Reads it.
+    pub(super) fn of(text: &str) -> Result<Self, ApiError> {
+        let mut query = Self::default();
+        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = percent_decode_str(value)
+                .decode_utf8()
+                .map_err(|_| ApiError::field(name, "is not UTF-8 after percent-decoding"))?
+                .into_owned();
+            match name {
+                "qualifier" => query.qualifier = Some(value),
+                "accountId" => query.account = Some(value),
+                // Unknown parameters are other operations' or newer clients'.
+                _ => {}
+            }
+        }
+        Ok(query)
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// What new sessions run.
+    pub version: Arc<RuntimeVersion>,
+    /// Through which endpoint.
+    pub endpoint: EndpointName,
+}
+
+impl Target {
+    /// The key of a session here.
+    pub(super) fn session(&self, client: ClientSessionId, owner: Owner) -> SessionKey {
+        SessionKey {
+            runtime: self.version.runtime.clone(),
+            endpoint: self.endpoint.clone(),
+            client,
+            owner,
+        }
+    }
+}
+
+/// The runtime that an ARN, id or name means.
+pub(super) fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Target, ApiError> {
+    if let Some(account) = &query.account
+        && (account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()))
+    {
+        return Err(ApiError::field("accountId", "must be 12 digits"));
+    }
+    let qualifier = query.qualifier.as_deref().unwrap_or("DEFAULT");
+    let endpoint = EndpointName::parse(qualifier)
+        .map_err(|error| ApiError::field("qualifier", error.to_string()))?;
+    let config = broker.config();
+    let text = match label.strip_prefix("arn:") {
+        None => label,
+        Some(_) => {
+            let parts: Vec<&str> = label.splitn(6, ':').collect();
+            let [_, partition, "bedrock-agentcore", region, account, resource] = parts[..] else {
+                return Err(ApiError::field(
+                    "agentRuntimeArn",
+                    "must look like arn:aws:bedrock-agentcore:<region>:<account>:runtime/<id>",
+                ));
+            };
+            let Some(rest) = resource.strip_prefix("runtime/") else {
+                return Err(ApiError::field(
+                    "agentRuntimeArn",
+                    "must name a runtime (`:runtime/<id>`)",
+                ));
+            };
+            if !partition.starts_with("aws")
+                || account.len() != 12
+                || !account.bytes().all(|b| b.is_ascii_digit())
+                || region.is_empty()
+                || !region
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            {
+                return Err(ApiError::field(
+                    "agentRuntimeArn",
+                    "has a malformed partition, region or account",
+                ));
+            }
+            if region != config.region || account != config.account {
+                return Err(unknown_runtime(label));
+            }
+            // An endpoint ARN names its runtime first.
+            rest.split_once("/runtime-endpoint/")
+                .map_or(rest, |(id, _endpoint)| id)
+        }
+    };
+    let found = if let Ok(name) = RuntimeName::parse(text) {
+        broker.catalogue.by_name(&name)
+    } else if let Ok(id) = RuntimeId::parse(text) {
+        broker.catalogue.by_id(&id)
+    } else {
+        return Err(ApiError::field(
+            "agentRuntimeArn",
+            "is not an ARN, a runtime's id or a runtime's name",
+        ));
+    };
+    let version = found.ok_or_else(|| unknown_runtime(label))?;
+    if qualifier != "DEFAULT" {
+        return Err(ApiError::not_found(format!(
+            "runtime {} has no endpoint {qualifier}",
+            version.name
+        )));
+    }
+    Ok(Target { version, endpoint })
+}
+
+fn unknown_runtime(label: &str) -> ApiError {
+    ApiError::not_found(format!(
+        "there is no runtime {label}; `agentcore runtime list` shows what is deployed"
+    ))
+}

@@ -1,0 +1,112 @@
+//! Whose a session is: the caller that made it, and the user it was made for. It is part of a session's key, so to everybody
+//! else the session does not exist: the same answer, after the same search.
+
+use proto::ids::IdError;
+use std::fmt;
+
+/// Most characters of a user's id (contract §2.2).
+const MAX_USER: usize = 1024;
+
+/// Who calls, as far as sessions are concerned: callers with the same principal are one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Principal(String);
+
+impl Principal {
+    /// Callers of this machine that cannot be told apart, because some of them come unauthenticated.
+    #[must_use]
+    pub fn local() -> Self {
+        Self("local".to_owned())
+    }
+
+    /// A local user.
+    #[must_use]
+    pub fn user(uid: u32) -> Self {
+        Self(format!("uid:{uid}"))
+    }
+
+    /// The text, for records and people.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A caller's own user, as the caller names it (`X-Amzn-Bedrock-AgentCore-Runtime-User-Id`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId(String);
+
+impl UserId {
+    /// 1 to 1024 characters.
+    pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
+        let text = text.into();
+        let found = text.chars().count();
+        if !(1..=MAX_USER).contains(&found) {
+            return Err(IdError::Length {
+                min: 1,
+                max: MAX_USER,
+                found,
+            });
+        }
+        Ok(Self(text))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// The caller.
+    pub principal: Principal,
+    /// Its user, if it named one.
+    pub user: Option<UserId>,
+}
+
+impl Owner {
+    /// For the store: no two owners have the same text.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let user = self.user.as_ref().map(UserId::as_str);
+        serde_json::json!([self.principal.as_str(), user]).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_owners_share_a_key() {
+        let owner = |principal: &str, user: Option<&str>| Owner {
+            principal: Principal(principal.to_owned()),
+            user: user.map(|user| UserId::parse(user).expect("id")),
+        };
+        let owners = [
+            owner("local", None),
+            owner("local", Some("local")),
+            owner("uid:0", None),
+            owner("uid:0", Some("a")),
+            owner("uid:0\",\"a", None),
+            owner("uid:0", Some("null")),
+        ];
+        let keys: std::collections::HashSet<_> = owners.iter().map(Owner::key).collect();
+        assert_eq!(keys.len(), owners.len());
+    }
+
+    #[test]
+    fn user_ids_are_bounded() {
+        assert!(UserId::parse("").is_err());
+        assert!(UserId::parse("ü".repeat(1024)).is_ok());
+        assert!(UserId::parse("a".repeat(1025)).is_err());
+    }
+}
