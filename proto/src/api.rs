@@ -15,6 +15,7 @@
 //! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
 //! | `GET /v1/sessions/{id}/logs?tail=&follow=` | (`tail` at most 10,000 lines, of which the last 4 MiB) ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
 //! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
+//! | `GET /openapi.json` | ▸ all of this, as OpenAPI 3.1 |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
 //! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).
@@ -23,12 +24,14 @@ use crate::config::RuntimeConfig;
 use crate::ids::{
     ArtifactId, ClientSessionId, InstanceId, RuntimeId, RuntimeName, SessionId, VersionNumber,
 };
+use crate::object::{object, optional_object};
 use crate::shim::{LogStream, TtySize};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
     /// The items.
@@ -40,6 +43,7 @@ pub struct Page<T> {
 
 /// The daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Info {
     /// Version of the daemon.
@@ -62,6 +66,7 @@ pub struct Info {
 
 /// An uploaded bundle.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
     /// SHA-256 of the packed bytes.
@@ -78,17 +83,19 @@ pub struct Artifact {
 
 /// Body of `PUT /v1/runtimes/{name}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PutRuntime {
     /// The code.
     pub artifact: ArtifactId,
     /// The keys of `agentcore.toml`.
-    #[serde(rename = "config")]
+    #[serde(deserialize_with = "object")]
     pub config: RuntimeConfig,
 }
 
 /// A runtime and its newest version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Runtime {
     /// `<name>-<10 characters>`.
@@ -115,6 +122,7 @@ pub struct Runtime {
 
 /// An immutable version of a runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Version {
     /// Its number.
@@ -129,6 +137,7 @@ pub struct Version {
 
 /// Where a session is in its life (architecture §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Waiting to be launched.
@@ -151,6 +160,7 @@ pub enum Phase {
 
 /// Why a session ended: exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// A caller stopped it.
@@ -181,6 +191,7 @@ pub enum EndReason {
 
 /// What a session has used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// CPU seconds of all its processes.
@@ -197,6 +208,7 @@ pub struct Usage {
 
 /// A session.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
     /// Ours.
@@ -240,6 +252,7 @@ pub struct Session {
 
 /// One line of a session's log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LogRecord {
     /// RFC 3339 with milliseconds.
@@ -253,6 +266,7 @@ pub struct LogRecord {
 
 /// Body of `POST /v1/sessions/{id}/exec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExecRequest {
     /// Program and arguments.
@@ -264,7 +278,7 @@ pub struct ExecRequest {
     #[serde(default)]
     pub cwd: Option<String>,
     /// With a terminal.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub tty: Option<TtySize>,
 }
 
@@ -305,6 +319,7 @@ pub const MAX_EXEC_FRAME: usize = 65_536;
 
 /// How an exec ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ExecOutcome {
     /// Exit code as a shell would give it: the code, or 128 + signal; 127 not found, 126 not executable.
@@ -316,6 +331,7 @@ pub struct ExecOutcome {
 
 /// What this host offers, feature by feature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Doctor {
     /// In a stable order.
@@ -324,6 +340,7 @@ pub struct Doctor {
 
 /// One line of `agentcore doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     /// `cgroup.memory`, `seccomp`, …
@@ -337,6 +354,7 @@ pub struct Check {
 
 /// Outcome of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum CheckState {
     /// There and in force.
@@ -349,6 +367,7 @@ pub enum CheckState {
 
 /// RFC 9457 problem (`application/problem+json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
     /// Short, the same for all problems of this kind.
@@ -368,6 +387,7 @@ pub struct Problem {
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FieldFault {
     /// Which field.
     pub name: String,

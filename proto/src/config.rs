@@ -4,12 +4,14 @@
 //! means on this host — defaults filled in, ceilings applied, all faults at once — is `session_core::spec`.
 
 use crate::ids::RuntimeName;
+use crate::object::object;
 use crate::units::{CpuMillis, MemoryBytes, Seconds};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Everything that a runtime's version is made of, but its code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
     /// The runtime's name.
@@ -32,13 +34,25 @@ pub struct RuntimeConfig {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
     /// Timeouts.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "is_default"
+    )]
     pub lifecycle: Lifecycle,
     /// Limits of every session.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "is_default"
+    )]
     pub resources: Resources,
     /// What sessions may reach.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "is_default"
+    )]
     pub network: Network,
 }
 
@@ -48,6 +62,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// `"my_agent.py"` or `["my_agent.py", "--flag"]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(untagged, expecting = "expected a file's name, or a list of words")]
 pub enum Entrypoint {
     /// A file of the bundle.
@@ -69,6 +84,7 @@ impl Entrypoint {
 
 /// Server protocol of the agent (contract §1.1): decides port and path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Protocol {
     /// 8080, `POST /invocations`, `GET /ping`.
     #[default]
@@ -118,6 +134,7 @@ impl Protocol {
 
 /// What runs the entrypoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Language {
     /// `python3 FILE`.
@@ -130,6 +147,7 @@ pub enum Language {
 
 /// Timeouts in seconds; absent means the operator's default (interfaces.md).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Lifecycle {
     /// A session idle for this long ends. 60–1,209,600, default 900.
@@ -151,6 +169,7 @@ pub struct Lifecycle {
 
 /// Limits of one session; absent means the operator's default.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Resources {
     /// Memory of the whole session, its tmpfs included. Default 512M.
@@ -169,6 +188,7 @@ pub struct Resources {
 
 /// What a session may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// `outbound` or `none`; absent means the operator's default.
@@ -181,6 +201,7 @@ pub struct Network {
 
 /// Network policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// Through the session's CONNECT proxy (AWS's PUBLIC).

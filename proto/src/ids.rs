@@ -59,7 +59,7 @@ fn check(
 }
 
 macro_rules! text_id {
-    ($(#[$meta:meta])* $name:ident, $check:expr) => {
+    ($(#[$meta:meta])* $name:ident, $pattern:literal, $check:expr) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -80,6 +80,19 @@ macro_rules! text_id {
                 &self.0
             }
         }
+
+        #[cfg(feature = "schema")]
+        impl utoipa::PartialSchema for $name {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+                utoipa::openapi::schema::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .pattern(Some($pattern))
+                    .into()
+            }
+        }
+
+        #[cfg(feature = "schema")]
+        impl utoipa::ToSchema for $name {}
 
         impl TryFrom<String> for $name {
             type Error = IdError;
@@ -104,26 +117,26 @@ macro_rules! text_id {
 
 text_id! {
     /// A session as the host knows it: names its cgroup, socket and directory. 4–26 of `[a-z0-9]`, first a letter.
-    SessionId, |t| check(t, 4, 26, "a-z and 0-9, a letter first", |at, c| {
+    SessionId, r"^[a-z][a-z0-9]{3,25}$", |t| check(t, 4, 26, "a-z and 0-9, a letter first", |at, c| {
         c.is_ascii_lowercase() || (at > 0 && c.is_ascii_digit())
     })
 }
 
 text_id! {
     /// A session as its caller names it (`X-Amzn-Bedrock-AgentCore-Runtime-Session-Id`): 33–256 visible ASCII characters.
-    ClientSessionId, |t| check(t, 33, 256, "visible ASCII", |_, c| c.is_ascii_graphic())
+    ClientSessionId, r"^[!-~]{33,256}$", |t| check(t, 33, 256, "visible ASCII", |_, c| c.is_ascii_graphic())
 }
 
 text_id! {
     /// A runtime's name, contract §3.2: `[a-zA-Z][a-zA-Z0-9_]{0,47}`.
-    RuntimeName, |t| check(t, 1, 48, "a-z, A-Z, 0-9 and _, a letter first", |at, c| {
+    RuntimeName, r"^[a-zA-Z][a-zA-Z0-9_]{0,47}$", |t| check(t, 1, 48, "a-z, A-Z, 0-9 and _, a letter first", |at, c| {
         c.is_ascii_alphabetic() || (at > 0 && (c.is_ascii_digit() || c == '_'))
     })
 }
 
 text_id! {
     /// A runtime's id: its name, a hyphen, and ten characters of `[a-zA-Z0-9]`.
-    RuntimeId, |t| check(t, 12, 59, "<name>-<10 letters or digits>", |_, c| {
+    RuntimeId, r"^[a-zA-Z][a-zA-Z0-9_]{0,47}-[a-zA-Z0-9]{10}$", |t| check(t, 12, 59, "<name>-<10 letters or digits>", |_, c| {
         c.is_ascii_alphanumeric() || c == '_' || c == '-'
     }).and_then(|()| match t.rsplit_once('-') {
         Some((name, tail)) if tail.len() == 10 && tail.bytes().all(|b| b.is_ascii_alphanumeric()) => {
@@ -135,21 +148,21 @@ text_id! {
 
 text_id! {
     /// An endpoint's name (`qualifier`): same form as a runtime's name.
-    EndpointName, |t| check(t, 1, 48, "a-z, A-Z, 0-9 and _, a letter first", |at, c| {
+    EndpointName, r"^[a-zA-Z][a-zA-Z0-9_]{0,47}$", |t| check(t, 1, 48, "a-z, A-Z, 0-9 and _, a letter first", |at, c| {
         c.is_ascii_alphabetic() || (at > 0 && (c.is_ascii_digit() || c == '_'))
     })
 }
 
 text_id! {
     /// One daemon on this host; part of its cgroup and directory names. 4–12 of `[a-z0-9]`, first a letter.
-    InstanceId, |t| check(t, 4, 12, "a-z and 0-9, a letter first", |at, c| {
+    InstanceId, r"^[a-z][a-z0-9]{3,11}$", |t| check(t, 4, 12, "a-z and 0-9, a letter first", |at, c| {
         c.is_ascii_lowercase() || (at > 0 && c.is_ascii_digit())
     })
 }
 
 text_id! {
     /// Content address of an uploaded bundle: the SHA-256 of its packed bytes, 64 lower-case hex digits.
-    ArtifactId, |t| check(t, 64, 64, "0-9 and a-f", |_, c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+    ArtifactId, r"^[0-9a-f]{64}$", |t| check(t, 64, 64, "0-9 and a-f", |_, c| c.is_ascii_digit() || ('a'..='f').contains(&c))
 }
 
 impl RuntimeId {
@@ -182,6 +195,7 @@ pub struct ExecId(pub u64);
 
 /// A runtime's version: 1, 2, 3, … Immutable once made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct VersionNumber(pub u32);
 

@@ -10,5 +10,6 @@ pub mod code;
 pub mod config;
 pub mod ids;
 pub mod jsonrpc;
+pub mod object;
 pub mod shim;
 pub mod units;

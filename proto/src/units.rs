@@ -156,6 +156,56 @@ impl Seconds {
     }
 }
 
+#[cfg(feature = "schema")]
+mod schema {
+    use super::{CpuMillis, MemoryBytes, Seconds};
+    use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, Type};
+    use utoipa::openapi::{RefOr, Schema};
+    use utoipa::{PartialSchema, ToSchema};
+
+    impl PartialSchema for MemoryBytes {
+        fn schema() -> RefOr<Schema> {
+            let text = ObjectBuilder::new()
+                .schema_type(Type::String)
+                .pattern(Some(r"^[0-9]{1,9}(\.[0-9]{1,6})?([KMG]i?B?)?$"));
+            let bytes = ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(0));
+            OneOfBuilder::new()
+                .item(text)
+                .item(bytes)
+                .description(Some("`512M`, `1.5G`, or a number of bytes"))
+                .into()
+        }
+    }
+
+    impl PartialSchema for CpuMillis {
+        fn schema() -> RefOr<Schema> {
+            ObjectBuilder::new()
+                .schema_type(Type::Number)
+                .minimum(Some(0.01))
+                .maximum(Some(1024))
+                .description(Some("A number of CPUs: `1`, `0.5`"))
+                .into()
+        }
+    }
+
+    impl PartialSchema for Seconds {
+        fn schema() -> RefOr<Schema> {
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .minimum(Some(0))
+                .maximum(Some(u32::MAX))
+                .description(Some("Whole seconds"))
+                .into()
+        }
+    }
+
+    impl ToSchema for MemoryBytes {}
+    impl ToSchema for CpuMillis {}
+    impl ToSchema for Seconds {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,7 @@ mod lingering;
 pub mod listener;
 pub mod local;
 pub mod occupancy;
+pub mod openapi;
 pub mod reply;
 pub mod router;
 pub mod runtimes;

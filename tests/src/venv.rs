@@ -1,4 +1,4 @@
-//! What tests use of PyPI: one virtual environment of `tests/clients/requirements.txt`, kept by its content.
+//! What tests use of PyPI: a virtual environment for each list in `tests/clients`, kept by the list's content.
 
 use crate::places;
 use anyhow::{Context as _, ensure};
@@ -8,9 +8,15 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Its `bin` folder (`python`, `uv`, …); made if it is not there yet. A test that asks has `Registry` among its grounds.
+/// The `bin` folder (`python`, `uv`, …) of the clients' own.
 pub fn bin() -> anyhow::Result<PathBuf> {
-    let wanted = places::source().join("tests/clients/requirements.txt");
+    of("requirements.txt")
+}
+
+/// The `bin` folder of a list of `tests/clients`; made if it is not there yet. A test that asks has `Registry` among its
+/// grounds.
+pub fn of(list: &str) -> anyhow::Result<PathBuf> {
+    let wanted = places::source().join("tests/clients").join(list);
     let text = fs::read_to_string(&wanted).with_context(|| wanted.display().to_string())?;
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);

@@ -1,6 +1,7 @@
 //! `/v1/artifacts`: upload and list bundles.
 
 use super::input::{Path, Query};
+use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond};
@@ -10,10 +11,24 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http_body::Body as _;
+use proto::api::{Artifact, Page};
 use proto::ids::ArtifactId;
 use std::sync::Arc;
 
 /// `POST /v1/artifacts`: the body is the zip or tar.gz itself, spooled as it comes and unpacked off the event loop.
+#[utoipa::path(
+    post,
+    path = "/artifacts",
+    operation_id = "uploadArtifact",
+    summary = "Uploads a bundle",
+    tag = "artifacts",
+    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The zip or tar.gz itself"),
+    responses(
+        (status = 201, body = Artifact, description = "A new bundle"),
+        (status = 200, body = Artifact, description = "There already"),
+        Refusals
+    )
+)]
 pub async fn upload(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -35,6 +50,18 @@ pub async fn upload(
 }
 
 /// `GET /v1/artifacts`.
+#[utoipa::path(
+    get,
+    path = "/artifacts",
+    operation_id = "listArtifacts",
+    summary = "Uploaded bundles",
+    tag = "artifacts",
+    params(Paging),
+    responses(
+        (status = 200, body = Page<Artifact>, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -46,6 +73,18 @@ pub async fn list(
 }
 
 /// `GET /v1/artifacts/{id}`.
+#[utoipa::path(
+    get,
+    path = "/artifacts/{id}",
+    operation_id = "getArtifact",
+    summary = "A bundle",
+    tag = "artifacts",
+    params(("id" = ArtifactId, Path)),
+    responses(
+        (status = 200, body = Artifact, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn show(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -57,6 +96,18 @@ pub async fn show(
 }
 
 /// `DELETE /v1/artifacts/{id}`: refused while a version uses it.
+#[utoipa::path(
+    delete,
+    path = "/artifacts/{id}",
+    operation_id = "deleteArtifact",
+    summary = "Deletes a bundle that no version uses",
+    tag = "artifacts",
+    params(("id" = ArtifactId, Path)),
+    responses(
+        (status = 204, description = "Deleted"),
+        Refusals
+    )
+)]
 pub async fn remove(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,

@@ -5,6 +5,7 @@
 
 use super::input::{Path, Reading, bounded};
 use super::listener::Place;
+use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::sessions;
@@ -53,6 +54,19 @@ const MOST_LEFT: usize = 1024 * 1024;
 const MAX_REQUEST: u64 = 60 * 1024;
 
 /// The route.
+#[utoipa::path(
+    post,
+    path = "/sessions/{id}/exec",
+    operation_id = "execInSession",
+    summary = "One more process in a session, over an upgraded connection",
+    tag = "sessions",
+    params(("id" = String, Path, description = "Ours, or the caller's"), super::sessions::Which),
+    request_body(content = ExecRequest),
+    responses(
+        (status = 101, description = "`Upgrade: agentcore-exec`; then frames both ways: channel (one byte), length (four, big-endian), payload"),
+        Refusals
+    )
+)]
 pub async fn exec(
     State(broker): State<Arc<Broker>>,
     Path(id): Path<String>,

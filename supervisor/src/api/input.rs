@@ -137,6 +137,10 @@ pub struct Reading<T> {
 impl<T: DeserializeOwned> Reading<T> {
     /// Reads as much as fits. Only what is not JSON at all is an error here.
     pub fn of(text: &[u8]) -> Result<Self, ApiError> {
+        // A structure could be read from a list too.
+        if text.trim_ascii_start().first() == Some(&b'[') {
+            return Err(ApiError::field("body", "must be a JSON object"));
+        }
         let first = match serde_json::from_slice(text) {
             Ok(value) => {
                 return Ok(Self {

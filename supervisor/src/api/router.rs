@@ -2,16 +2,19 @@
 //! that clients escape in every possible way (contract §2).
 
 use super::reply::{ApiError, set_request_id};
-use super::{artifacts, aws, exec, identify, local, runtimes, sessions, system};
+use super::{artifacts, aws, exec, identify, local, openapi, runtimes, sessions, system};
 use crate::broker::Broker;
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use http::{Method, StatusCode};
 use proto::code::ErrorCode;
 use std::sync::Arc;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// The id of one request, in its answer and in the log.
 #[derive(Debug, Clone)]
@@ -19,33 +22,29 @@ pub struct RequestId(pub String);
 
 /// Everything that one port serves.
 pub fn router(broker: Arc<Broker>) -> Router {
-    let v1 = Router::new()
-        .route("/info", get(system::info))
-        .route("/doctor", get(system::doctor))
-        .route("/artifacts", post(artifacts::upload).get(artifacts::list))
-        .route(
-            "/artifacts/{id}",
-            get(artifacts::show).delete(artifacts::remove),
-        )
-        .route("/runtimes", get(runtimes::list))
-        .route(
-            "/runtimes/{name}",
-            put(runtimes::put)
-                .get(runtimes::show)
-                .delete(runtimes::remove),
-        )
-        .route("/runtimes/{name}/versions", get(runtimes::versions))
-        .route("/runtimes/{name}/versions/{number}", get(runtimes::version))
-        .route("/sessions", get(sessions::list))
-        .route("/sessions/{id}", get(sessions::show).delete(sessions::stop))
-        .route("/sessions/{id}/logs", get(sessions::logs))
-        .route("/sessions/{id}/exec", post(exec::exec))
+    let (v1, described) = OpenApiRouter::new()
+        .routes(routes!(system::info))
+        .routes(routes!(system::doctor))
+        .routes(routes!(artifacts::upload, artifacts::list))
+        .routes(routes!(artifacts::show, artifacts::remove))
+        .routes(routes!(runtimes::list))
+        .routes(routes!(runtimes::put, runtimes::show, runtimes::remove))
+        .routes(routes!(runtimes::versions))
+        .routes(routes!(runtimes::version))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::show, sessions::stop))
+        .routes(routes!(sessions::logs))
+        .routes(routes!(exec::exec))
+        .split_for_parts();
+    let described = openapi::Description::openapi().nest("/v1", described);
+    let v1 = v1
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown)
         // Reads are bounded where they happen: artifacts by their own bound, JSON by the control limit.
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .nest("/v1", v1)
+        .route("/openapi.json", get(async move || Json(described)))
         .route("/healthz", get(system::healthz))
         .route("/livez", get(system::healthz))
         .route("/readyz", get(system::readyz))

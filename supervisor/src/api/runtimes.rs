@@ -1,6 +1,7 @@
 //! `/v1/runtimes`: deploy, list, inspect, delete.
 
 use super::input::{Path, Query, Reading, bounded};
+use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use crate::broker::Broker;
@@ -9,16 +10,21 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use proto::api::{EndReason, FieldFault, PutRuntime};
+use proto::api::{EndReason, FieldFault, Page, PutRuntime, Runtime, Version};
 use proto::ids::{RuntimeName, VersionNumber};
 use serde::Deserialize;
 use std::sync::Arc;
+use utoipa::IntoParams;
 
 /// `maxResults` and `nextToken` of every list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
 pub struct Paging {
+    /// At most so many items.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
     max_results: Option<u32>,
+    /// `nextToken` of the page before.
     next_token: Option<String>,
 }
 
@@ -45,6 +51,20 @@ pub fn runtime_name(text: &str) -> Result<RuntimeName, ApiError> {
 }
 
 /// `PUT /v1/runtimes/{name}`.
+#[utoipa::path(
+    put,
+    path = "/runtimes/{name}",
+    operation_id = "putRuntime",
+    summary = "Makes a runtime, or its next version",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path)),
+    request_body(content = PutRuntime),
+    responses(
+        (status = 201, body = Runtime, description = "A new runtime"),
+        (status = 200, body = Runtime, description = "Its next version"),
+        Refusals
+    )
+)]
 pub async fn put(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -79,6 +99,18 @@ pub async fn put(
 }
 
 /// `GET /v1/runtimes`.
+#[utoipa::path(
+    get,
+    path = "/runtimes",
+    operation_id = "listRuntimes",
+    summary = "Deployed runtimes",
+    tag = "runtimes",
+    params(Paging),
+    responses(
+        (status = 200, body = Page<Runtime>, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -95,6 +127,18 @@ pub async fn list(
 }
 
 /// `GET /v1/runtimes/{name}`.
+#[utoipa::path(
+    get,
+    path = "/runtimes/{name}",
+    operation_id = "getRuntime",
+    summary = "A runtime and its newest version",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path)),
+    responses(
+        (status = 200, body = Runtime, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn show(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -109,14 +153,28 @@ pub async fn show(
 }
 
 /// Query of the delete.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Remove {
+    /// Answers when its sessions are gone.
     #[serde(default)]
     wait: bool,
 }
 
 /// `DELETE /v1/runtimes/{name}`: no new sessions from now on; the live ones are stopped, and with `?wait=true` they are
 /// gone when this answers.
+#[utoipa::path(
+    delete,
+    path = "/runtimes/{name}",
+    operation_id = "deleteRuntime",
+    summary = "Deletes a runtime; its sessions are stopped",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path), Remove),
+    responses(
+        (status = 204, description = "Deleted; its sessions are stopped"),
+        Refusals
+    )
+)]
 pub async fn remove(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -145,6 +203,18 @@ pub async fn remove(
 }
 
 /// `GET /v1/runtimes/{name}/versions`.
+#[utoipa::path(
+    get,
+    path = "/runtimes/{name}/versions",
+    operation_id = "listVersions",
+    summary = "A runtime's versions, newest first",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path), Paging),
+    responses(
+        (status = 200, body = Page<Version>, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn versions(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -162,6 +232,18 @@ pub async fn versions(
 }
 
 /// `GET /v1/runtimes/{name}/versions/{number}`.
+#[utoipa::path(
+    get,
+    path = "/runtimes/{name}/versions/{number}",
+    operation_id = "getVersion",
+    summary = "A version",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path), ("number" = VersionNumber, Path)),
+    responses(
+        (status = 200, body = Version, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn version(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,

@@ -1,6 +1,7 @@
 //! `/v1/sessions`: list, inspect, stop, logs.
 
 use super::input::{Path, Query};
+use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond, runtime_param};
@@ -27,6 +28,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use tokio::sync::broadcast;
+use utoipa::IntoParams;
 
 /// Lines of a log shown at most without being asked for more.
 const DEFAULT_TAIL: usize = 1000;
@@ -35,25 +37,49 @@ const DEFAULT_TAIL: usize = 1000;
 const MAX_TAIL: usize = 10_000;
 
 /// Query of the list.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Filter {
+    /// Of this runtime.
+    #[param(value_type = Option<RuntimeName>)]
     runtime: Option<String>,
+    /// In this phase.
+    #[param(value_type = Option<Phase>)]
     phase: Option<String>,
 }
 
-/// Query of the stop.
-#[derive(Debug, Default, Deserialize)]
-pub struct Stop {
+/// Which of the sessions that share a caller's id.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Which {
+    /// The one of this runtime.
+    #[param(value_type = Option<RuntimeName>)]
     runtime: Option<String>,
+}
+
+/// Query of the stop.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Stop {
+    /// The one of this runtime.
+    #[param(value_type = Option<RuntimeName>)]
+    runtime: Option<String>,
+    /// Answers when it is over.
     #[serde(default)]
     wait: bool,
 }
 
 /// Query of the logs.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Logs {
+    /// The one of this runtime.
+    #[param(value_type = Option<RuntimeName>)]
     runtime: Option<String>,
+    /// The last so many lines.
+    #[param(maximum = 10_000, default = 1000)]
     tail: Option<usize>,
+    /// Goes on until the session is over.
     #[serde(default)]
     follow: bool,
 }
@@ -174,6 +200,18 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
 }
 
 /// `GET /v1/sessions`.
+#[utoipa::path(
+    get,
+    path = "/sessions",
+    operation_id = "listSessions",
+    summary = "Sessions, newest first",
+    tag = "sessions",
+    params(Paging, Filter),
+    responses(
+        (status = 200, body = Page<Session>, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn list(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -224,11 +262,23 @@ pub async fn list(
 }
 
 /// `GET /v1/sessions/{id}`.
+#[utoipa::path(
+    get,
+    path = "/sessions/{id}",
+    operation_id = "getSession",
+    summary = "A session",
+    tag = "sessions",
+    params(("id" = String, Path, description = "Ours, or the caller's"), Which),
+    responses(
+        (status = 200, body = Session, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn show(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
     Path(session): Path<String>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<Which>,
 ) -> Response {
     let result = async {
         Ok(Json(find(&broker, &session, filter.runtime.as_deref()).await?).into_response())
@@ -237,6 +287,19 @@ pub async fn show(
 }
 
 /// `DELETE /v1/sessions/{id}`.
+#[utoipa::path(
+    delete,
+    path = "/sessions/{id}",
+    operation_id = "stopSession",
+    summary = "Stops a session",
+    tag = "sessions",
+    params(("id" = String, Path, description = "Ours, or the caller's"), Stop),
+    responses(
+        (status = 202, body = Session, description = "It ends"),
+        (status = 200, body = Session, description = "It has ended"),
+        Refusals
+    )
+)]
 pub async fn stop(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,
@@ -263,6 +326,18 @@ pub async fn stop(
 }
 
 /// `GET /v1/sessions/{id}/logs`.
+#[utoipa::path(
+    get,
+    path = "/sessions/{id}/logs",
+    operation_id = "getSessionLogs",
+    summary = "A session's output",
+    tag = "sessions",
+    params(("id" = String, Path, description = "Ours, or the caller's"), Logs),
+    responses(
+        (status = 200, content((String = "text/plain"), (LogRecord = "application/x-ndjson")), description = "Lines, one record each with `Accept: application/x-ndjson`"),
+        Refusals
+    )
+)]
 pub async fn logs(
     State(broker): State<Arc<Broker>>,
     Extension(id): Extension<RequestId>,

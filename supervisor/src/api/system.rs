@@ -1,5 +1,6 @@
 //! What the daemon says of itself: health, readiness, version, and what this host offers.
 
+use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use crate::broker::Broker;
@@ -30,11 +31,33 @@ pub async fn version() -> Json<serde_json::Value> {
 }
 
 /// `GET /v1/info`.
+#[utoipa::path(
+    get,
+    path = "/info",
+    operation_id = "getInfo",
+    summary = "The daemon",
+    tag = "daemon",
+    responses(
+        (status = 200, body = Info, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn info(State(broker): State<Arc<Broker>>) -> Json<Info> {
     Json(broker.info())
 }
 
 /// `GET /v1/doctor`.
+#[utoipa::path(
+    get,
+    path = "/doctor",
+    operation_id = "getDoctor",
+    summary = "What this host offers",
+    tag = "daemon",
+    responses(
+        (status = 200, body = Doctor, description = "Found"),
+        Refusals
+    )
+)]
 pub async fn doctor(
     State(broker): State<Arc<Broker>>,
     Extension(RequestId(id)): Extension<RequestId>,
