@@ -7,6 +7,7 @@
 use anyhow::{Context as _, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -119,6 +120,15 @@ fn write_beside(
     })
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(s) => s.as_fd(),
+            Self::Tcp(s) => s.as_fd(),
+        }
+    }
+}
+
 impl Stream {
     /// A second handle to the same connection.
     pub fn try_clone(&self) -> anyhow::Result<Self> {
@@ -133,6 +143,14 @@ impl Stream {
         match self {
             Self::Unix(s) => s.shutdown(how),
             Self::Tcp(s) => s.shutdown(how),
+        }
+    }
+
+    /// Reads and writes that would wait fail instead.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> std::io::Result<()> {
+        match self {
+            Self::Unix(s) => s.set_nonblocking(nonblocking),
+            Self::Tcp(s) => s.set_nonblocking(nonblocking),
         }
     }
 

@@ -7,11 +7,28 @@ use e2e::{Client, Daemon, Options, Result, ground, places};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::BufRead as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Copies an example and launches it.
 fn launch(daemon: &Daemon, name: &str, words: &[&str]) -> Result {
+    let folder = copied(daemon, name)?;
+    let out = daemon
+        .cli()
+        .current_dir(&folder)
+        .arg("launch")
+        .args(words)
+        .output()?;
+    ensure!(
+        out.status.success(),
+        "launch {name}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
+
+/// Copies an example to a folder of the daemon's.
+fn copied(daemon: &Daemon, name: &str) -> anyhow::Result<PathBuf> {
     let folder = daemon.dir().join("agents").join(name);
     std::fs::create_dir_all(&folder)?;
     for entry in std::fs::read_dir(places::example(name))? {
@@ -26,18 +43,19 @@ fn launch(daemon: &Daemon, name: &str, words: &[&str]) -> Result {
             folder.join("native-agent"),
         )?;
     }
-    let out = daemon
-        .cli()
-        .current_dir(&folder)
-        .arg("launch")
-        .args(words)
-        .output()?;
-    ensure!(
-        out.status.success(),
-        "launch {name}: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
-    Ok(())
+    if name == "typescript_sdk" {
+        let out = Command::new("npm")
+            .args(["install", "--no-audit", "--no-fund", "--prefer-offline"])
+            .current_dir(&folder)
+            .output()
+            .context("npm")?;
+        ensure!(
+            out.status.success(),
+            "npm install: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+    }
+    Ok(folder)
 }
 
 fn text(client: &Client, runtime: &str, payload: &Value) -> anyhow::Result<String> {
@@ -64,6 +82,7 @@ fn every_example_has_a_test_here() -> Result {
         "strands_agent",
         "strands_tool",
         "streaming",
+        "typescript_sdk",
     ];
     assert_eq!(folders, tested.map(str::to_owned).into());
     Ok(())
@@ -123,6 +142,38 @@ fn node() -> Result {
             .expect(200)?
             .text()?;
         assert_eq!(events.matches("data: ").count(), 2, "{events}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_aws_sdk_for_typescript_from_the_registry_unmodified() -> Result {
+    ground!(Daemon, Node, Registry, Command("npm"));
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        launch(daemon, "typescript_sdk", &[])?;
+        let id = session_name("ts");
+        let call = |payload: Value| Client::invocation("typescript_sdk", &id, &payload);
+        let header = "x-amzn-bedrock-agentcore-runtime-custom-tenant";
+        let answer: Value = client
+            .send(call(json!({"prompt": "hello"})).header(header, "acme"))?
+            .expect(200)?
+            .json()?;
+        ensure!(
+            answer["echo"]["prompt"] == "hello"
+                && answer["session_id"] == id.as_str()
+                && answer["headers"][header] == "acme",
+            "{answer}"
+        );
+        let stream = json!({"prompt": "a b c", "stream": true});
+        let events = client
+            .send(call(stream.clone()).header("accept", "text/event-stream"))?
+            .expect(200)?
+            .text()?;
+        assert_eq!(events.matches("data: ").count(), 3, "{events}");
+        // It streams to those only who accept a stream, and says so itself.
+        let refused = client.send(call(stream))?.expect(424)?.text()?;
+        ensure!(refused.contains("406"), "{refused}");
         Ok(())
     })
 }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!  as installed ▸ launches, bodies      no prepared launches ▸ launches again
-//!  as installed, fresh ▸ memory         pinned to one core ▸ ready invocations
+//!  as installed, fresh ▸ memory, fresh ▸ streams         pinned to one core ▸ ready invocations
 //! ```
 
 mod bodies;
@@ -19,6 +19,7 @@ mod memory;
 mod peers;
 mod ready;
 mod samples;
+mod streams;
 mod subject;
 mod table;
 mod wire;
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, ready); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, ready); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -52,6 +53,7 @@ pub(crate) struct Effort {
     blocks: usize,
     calls_per_block: usize,
     bodies: usize,
+    stream_seconds: u64,
 }
 
 const FULL: Effort = Effort {
@@ -61,6 +63,7 @@ const FULL: Effort = Effort {
     blocks: 30,
     calls_per_block: 300,
     bodies: 9,
+    stream_seconds: 60,
 };
 
 const QUICK: Effort = Effort {
@@ -70,10 +73,19 @@ const QUICK: Effort = Effort {
     blocks: 10,
     calls_per_block: 200,
     bodies: 3,
+    stream_seconds: 10,
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 6] = ["launch", "python", "bodies", "exhausted", "memory", "ready"];
+const MEASUREMENTS: [&str; 7] = [
+    "launch",
+    "python",
+    "bodies",
+    "exhausted",
+    "memory",
+    "streams",
+    "ready",
+];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(
@@ -112,6 +124,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if wanted("memory") {
             subject.restart("")?;
             memory::measure(&subject, effort, &mut table)?;
+        }
+        if wanted("streams") {
+            subject.restart("")?;
+            streams::measure(&subject, effort, &mut table)?;
         }
         if wanted("ready") {
             ready::measure(&mut subject, effort, &mut table)?;
