@@ -21,6 +21,9 @@ pub struct AnswerBody {
     /// `None` if there is none, or once it has been handed to a task that reads it without a client.
     inner: Option<Inner>,
     attempt: Option<Attempt>,
+    /// Why it breaks off, told one turn later than it was found: a connection that breaks takes along what hyper holds back,
+    /// and the head and all that came before are to be on their way by then.
+    fault: Option<BodyError>,
 }
 
 /// How much and how long.
@@ -82,6 +85,7 @@ impl AnswerBody {
                 watch: None,
             }),
             attempt: None,
+            fault: None,
         }
     }
 
@@ -91,6 +95,7 @@ impl AnswerBody {
         Self {
             inner: None,
             attempt: None,
+            fault: None,
         }
     }
 
@@ -153,16 +158,29 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.inner {
+        if let Some(fault) = self.fault.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let polled = match &mut self.inner {
             Some(inner) => Pin::new(inner).poll_frame(cx),
             None => Poll::Ready(None),
+        };
+        match polled {
+            Poll::Ready(Some(Err(fault))) => {
+                self.fault = Some(fault);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            other => other,
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner
-            .as_ref()
-            .is_none_or(|inner| inner.body.is_end_stream())
+        self.fault.is_none()
+            && self
+                .inner
+                .as_ref()
+                .is_none_or(|inner| inner.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
