@@ -268,6 +268,16 @@ impl ResponseBody {
         }
     }
 
+    /// What was read. A little is copied out: it may wait for a slow client, and all of the buffer with it.
+    fn take(&mut self) -> Bytes {
+        if self.buffer.len() > A_LITTLE {
+            return self.buffer.split().freeze();
+        }
+        let data = Bytes::copy_from_slice(&self.buffer);
+        self.buffer.clear();
+        data
+    }
+
     /// Complete: nothing to cancel any more.
     fn finish(&mut self) {
         if let BodyState::Reading { cancel, .. } = &mut self.state {
@@ -322,10 +332,17 @@ impl Body for ResponseBody {
             let left = this
                 .expected
                 .map(|expected| expected.saturating_sub(this.read));
-            match ready!(stream.poll_read(cx, &mut this.buffer, read_size(left))) {
+            let Poll::Ready(read) = stream.poll_read(cx, &mut this.buffer, read_size(left)) else {
+                // A stream that waits for its agent holds no room for what may come: there can be thousands.
+                if this.buffer.is_empty() {
+                    this.buffer = BytesMut::new();
+                }
+                return Poll::Pending;
+            };
+            match read {
                 Ok(0) => {}
                 Ok(_) => {
-                    let data = this.buffer.split().freeze();
+                    let data = this.take();
                     this.read += length(&data);
                     match this.expected {
                         // With its length known, the last byte says that the body is complete; the client's side may
@@ -367,6 +384,9 @@ impl Body for ResponseBody {
         })
     }
 }
+
+/// Most bytes that are copied rather than passed on where they were read.
+const A_LITTLE: usize = 4096;
 
 /// How much room to offer the next read: no more than what is known to come.
 fn read_size(remaining: Option<u64>) -> usize {
