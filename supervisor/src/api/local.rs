@@ -87,7 +87,7 @@ async fn pass(
             owner: caller.owner(broker, &parts.headers)?,
         },
         method: "POST".to_owned(),
-        target: version.spec.protocol.path().to_owned(),
+        target: version.spec.path.clone(),
         headers: headers_in(&parts.headers, session.as_str(), id)?,
         attempt: None,
         version,

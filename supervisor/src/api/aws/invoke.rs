@@ -33,7 +33,7 @@ pub(super) async fn invoke(
     let call = Call {
         key,
         method: "POST".to_owned(),
-        target: version.spec.protocol.path().to_owned(),
+        target: version.spec.path.clone(),
         headers: headers_in(&parts.headers, &session, &request_id)?,
         attempt: parts
             .headers
