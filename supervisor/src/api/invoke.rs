@@ -66,6 +66,17 @@ pub struct Call {
     pub headers: Vec<(String, String)>,
     /// `amz-sdk-invocation-id`, if the caller's SDK may try again.
     pub attempt: Option<String>,
+    /// What an error of the agent's own becomes.
+    pub agent_errors: AgentErrors,
+}
+
+/// What a wire makes of an agent's answer that is not a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentErrors {
+    /// An error of the call, with the agent's words in it ([`agent_error`]).
+    Explained,
+    /// The answer, as it is.
+    Passed,
 }
 
 /// The agent's answer, ready to be put on a wire.
@@ -79,15 +90,16 @@ pub struct Answer {
     pub body: AnswerBody,
 }
 
-/// Obtains the session of a call, making it if need be, and begins work on it.
+/// Obtains a session, making it of `version` if need be, and begins work on it.
 pub async fn obtain(
     broker: &Arc<Broker>,
-    call: &Call,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
 ) -> Result<(Arc<SessionHandle>, Work), ApiError> {
     loop {
-        let handle = match broker.registry.find(&call.key) {
+        let handle = match broker.registry.find(key) {
             Some(handle) => handle,
-            None => create(broker, call).await?,
+            None => create(broker, key, version).await?,
         };
         match handle.begin().await {
             Ok(work) => return Ok((handle, work)),
@@ -115,7 +127,11 @@ pub async fn obtain(
     }
 }
 
-async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>, ApiError> {
+async fn create(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<Arc<SessionHandle>, ApiError> {
     if broker.draining() {
         return Err(ApiError::new(
             ErrorCode::Unavailable,
@@ -130,12 +146,12 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
         )
         .retry_after(Duration::from_secs(5)));
     };
-    Ok(broker.registry.find_or_insert(&call.key, || {
+    Ok(broker.registry.find_or_insert(key, || {
         driver::spawn(
             broker,
             broker.slots.take(),
-            call.key.clone(),
-            Arc::clone(&call.version),
+            key.clone(),
+            Arc::clone(version),
             permit,
         )
     }))

@@ -4,7 +4,7 @@
 use super::attempts;
 use super::identify::Caller;
 use super::intake::check_length;
-use super::invoke::{Call, SESSION_ID};
+use super::invoke::{AgentErrors, Call, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
@@ -90,9 +90,10 @@ async fn pass(
         target: version.spec.path.clone(),
         headers: headers_in(&parts.headers, session.as_str(), id)?,
         attempt: None,
+        agent_errors: AgentErrors::Passed,
         version,
     };
-    let (_handle, answer) = attempts::answer(broker, call, body).await?;
+    let answer = attempts::answer(broker, call, body).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(

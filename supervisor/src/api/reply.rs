@@ -113,6 +113,18 @@ impl ApiError {
         self
     }
 
+    /// Bytes that it takes to keep it.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields: usize = fields.map(|f| f.name.len() + f.message.len()).sum();
+        let agent = self.agent.as_ref().map_or(0, |agent| {
+            let log: usize = agent.log.iter().map(String::len).sum();
+            agent.body.as_ref().map_or(0, String::len) + log
+        });
+        self.message.len() + fields + agent
+    }
+
     fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.code.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }

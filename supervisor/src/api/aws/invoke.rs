@@ -5,7 +5,7 @@ use super::target::Target;
 use crate::api::attempts;
 use crate::api::identify::Caller;
 use crate::api::intake::check_length;
-use crate::api::invoke::{self, Call};
+use crate::api::invoke::{AgentErrors, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
@@ -41,17 +41,11 @@ pub(super) async fn invoke(
             .and_then(|value| value.to_str().ok())
             .filter(|value| value.len() <= 128)
             .map(ToOwned::to_owned),
+        agent_errors: AgentErrors::Explained,
         version,
     };
     check_length(broker, &parts.headers)?;
-    let answered = match attempts::answer(broker, call, body).await {
-        Ok((handle, answer)) if !(200..300).contains(&answer.status) => {
-            Err(invoke::agent_error(&handle, answer).await)
-        }
-        Ok((_handle, answer)) => Ok(answer),
-        Err(error) => Err(error),
-    };
-    let answer = match answered {
+    let answer = match attempts::answer(broker, call, body).await {
         Ok(answer) => answer,
         // With the session's id: its log and its next invocation are what the caller wants now.
         Err(error) => {
