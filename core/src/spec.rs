@@ -7,6 +7,7 @@
 //! Not for: looking at the bundle or the host. Whether the entrypoint exists in the bundle is for whoever has the bundle
 //! to ask ([`RuntimeSpec::entry_file`]).
 
+mod authorizer;
 mod command;
 mod environment;
 mod faults;
@@ -142,6 +143,9 @@ impl RuntimeSpec {
         let timeouts = quantities::timeouts(&config.lifecycle, policy, &mut faults);
         let limits = quantities::limits(&config.resources, policy, &mut faults);
         let network = targets::resolve(&config.network, &policy.network, &mut faults);
+        if let Some(asked) = &config.authorizer {
+            authorizer::check(asked, &mut faults);
+        }
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {

@@ -3,6 +3,10 @@
 //! This is the *typed* half (unknown keys are errors, everything optional but what has no sensible default). What it
 //! means on this host — defaults filled in, ceilings applied, all faults at once — is `session_core::spec`.
 
+mod authorizer;
+
+pub use authorizer::{Authorizer, ClaimOperator, ClaimType, ClaimValue, CustomClaim};
+
 use crate::ids::RuntimeName;
 use crate::units::{CpuMillis, MemoryBytes, Seconds};
 use serde::{Deserialize, Serialize};
@@ -55,6 +59,12 @@ pub struct RuntimeConfig {
     /// What sessions may reach.
     #[serde(default, skip_serializing_if = "is_default")]
     pub network: Network,
+    /// Whose tokens it takes; without it, it takes signed requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authorizer: Option<Authorizer>,
+    /// Whether a session is everybody's who may call the runtime and knows its id, instead of its maker's only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shared: bool,
 }
 
 impl RuntimeConfig {

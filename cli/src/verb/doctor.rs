@@ -152,6 +152,8 @@ fn config() -> Result<RuntimeConfig, Failure> {
             mode: Some(NetworkMode::None),
             allow: None,
         },
+        authorizer: None,
+        shared: false,
     })
 }
 

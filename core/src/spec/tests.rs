@@ -614,3 +614,63 @@ fn a_language_version_that_the_base_lacks_is_refused_with_what_is_there() {
         1
     );
 }
+
+#[test]
+fn an_authorizer_keeps_to_the_contract() {
+    let url = "https://id.test/.well-known/openid-configuration";
+    let claim =
+        |claim: Value| json!({ "authorizer": { "discovery_url": url, "custom_claims": [claim] } });
+    spec(
+        json!({ "authorizer": { "discovery_url": url, "allowed_audience": ["a"], "allowed_scopes": ["x:y"] } }),
+    );
+    spec(claim(
+        json!({ "name": "g", "value_type": "STRING_ARRAY", "operator": "CONTAINS_ANY", "value": ["a"] }),
+    ));
+    for (authorizer, field) in [
+        (json!({ "discovery_url": url }), "authorizer: must say"),
+        (
+            json!({ "discovery_url": url, "allowed_audience": [] }),
+            "authorizer.allowed_audience: must have 1 to",
+        ),
+        (
+            json!({ "discovery_url": url, "allowed_clients": [""] }),
+            "authorizer.allowed_clients[0]: must be 1 to",
+        ),
+        (
+            json!({ "discovery_url": url, "allowed_scopes": ["a b"] }),
+            "authorizer.allowed_scopes[0]: has characters",
+        ),
+    ] {
+        let found = faults(json!({ "authorizer": authorizer }));
+        assert!(found[0].starts_with(field) && found.len() == 1, "{found:?}");
+    }
+    for bad in [
+        "https://id.test/",
+        "ftp://id.test/.well-known/openid-configuration",
+        "https://id.test/.well-known/openid-configuration?a",
+        "https://id.test/.well-known/openid-configuration#a",
+        "https://id.test/.well-known/openid-configurations",
+        "https:///.well-known/openid-configuration",
+        "https://a@id.test/.well-known/openid-configuration",
+        "https://id.test/.well-known/jwks.json",
+    ] {
+        let asked = json!({ "authorizer": { "discovery_url": bad, "allowed_audience": ["a"] } });
+        assert!(
+            faults(asked)[0].starts_with("authorizer.discovery_url: must be"),
+            "{bad}"
+        );
+    }
+    for (kind, operator, value) in [
+        ("STRING", "CONTAINS", json!("a")),
+        ("STRING", "EQUALS", json!(["a"])),
+        ("STRING_ARRAY", "EQUALS", json!("a")),
+        ("STRING_ARRAY", "CONTAINS_ANY", json!("a")),
+    ] {
+        let asked =
+            claim(json!({ "name": "g", "value_type": kind, "operator": operator, "value": value }));
+        assert!(
+            faults(asked)[0].starts_with("authorizer.custom_claims[0].operator: must be"),
+            "{kind} {operator}"
+        );
+    }
+}

@@ -483,7 +483,20 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         lifecycle,
         resources,
         network,
+        authorizer,
+        shared,
     } = config;
+    assert!(
+        !shared
+            && authorizer.is_some_and(|authorizer| {
+                let lists = [
+                    authorizer.allowed_audience,
+                    authorizer.allowed_clients,
+                    authorizer.allowed_scopes,
+                ];
+                lists.iter().all(Option::is_some) && authorizer.custom_claims.is_some()
+            })
+    );
     assert!(description.is_some() && language.is_some() && requirements.is_some());
     assert!(language_version.is_some());
     assert!(!environment.is_empty());
