@@ -569,7 +569,13 @@ fn a_warm_up_does_not_take_a_path_that_means_something_else() {
 
 #[test]
 fn allowed_headers_are_lower_case_and_never_the_runtimes_own() {
-    let spec = spec(json!({ "request_headers": ["X-Tenant", "x-tenant", "Authorization"] }));
+    let spec = spec(json!({
+        "request_headers": ["X-Tenant", "x-tenant", "Authorization"],
+        "authorizer": {
+            "discovery_url": "https://id.test/.well-known/openid-configuration",
+            "allowed_audience": ["a"],
+        },
+    }));
     assert_eq!(spec.request_headers, ["x-tenant", "authorization"]);
     for name in [
         "",
@@ -578,6 +584,8 @@ fn allowed_headers_are_lower_case_and_never_the_runtimes_own() {
         "Host",
         "Proxy-Authorization",
         "X-Amz-Date",
+        "Authorization",
+        "X-Amzn-RequestId",
         "WorkloadAccessToken",
         "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id",
     ] {

@@ -32,20 +32,14 @@ const NOT_PASSED: &[(&str, &str)] = &[
     ("trailer", HOP),
     ("proxy-", HOP),
     ("x-amz-", "belongs to the call's signature and its SDK"),
-    (
-        "x-amzn-bedrock-agentcore-runtime-session-id",
-        "is set by the runtime",
-    ),
-    (
-        "x-amzn-bedrock-agentcore-runtime-request-id",
-        "is set by the runtime",
-    ),
-    (
-        "x-amzn-bedrock-agentcore-runtime-user-id",
-        "is the runtime's own",
-    ),
     ("workloadaccesstoken", "is set by the runtime"),
 ];
+
+/// Of these names only the caller's own may be listed (contract §1.3).
+const AWS_PREFIX: &str = "x-amzn-";
+const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
+/// Passed on without being listed.
+const TRACE_ID: &str = "x-amzn-trace-id";
 
 const HOP: &str = "concerns one connection, not the agent";
 
@@ -121,6 +115,20 @@ pub(super) fn request_headers(config: &RuntimeConfig, faults: &mut Faults) -> Ve
             continue;
         }
         let name = name.to_ascii_lowercase();
+        if name == "authorization" && config.authorizer.is_none() {
+            faults.add(
+                field,
+                "cannot be passed on: without an `authorizer` Authorization holds a signature, which is not the agent's business",
+            );
+            continue;
+        }
+        if name.starts_with(AWS_PREFIX) && !name.starts_with(CUSTOM_PREFIX) && name != TRACE_ID {
+            faults.add(
+                field,
+                format!("cannot be passed on: of {AWS_PREFIX}* only {CUSTOM_PREFIX}*"),
+            );
+            continue;
+        }
         let refused = NOT_PASSED.iter().find(|(refused, _)| {
             name == *refused || (refused.ends_with('-') && name.starts_with(refused))
         });

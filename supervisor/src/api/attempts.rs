@@ -36,6 +36,7 @@ use fingerprint::{Digest, Print, digest};
 use proto::code::ErrorCode;
 use run::{Attendance, Run};
 use std::sync::Arc;
+use std::time::Duration;
 use table::{Found, Table};
 
 /// Calls under way, and answers that another attempt may want.
@@ -59,14 +60,28 @@ enum BodyKey {
     Stream(Option<u64>),
 }
 
+/// Waits for the beginning of a call's body, for as long as the call may take.
+pub async fn begin(broker: &Broker, patience: Duration, body: Body) -> Result<Intake, ApiError> {
+    let intake = Intake::begin(body, broker.config().limits.max_body.0);
+    // A caller that never begins its body must not wait here for ever.
+    tokio::time::timeout(patience, intake)
+        .await
+        .map_err(|_| ApiError::field("body", "did not come within the invocation's time"))?
+}
+
 /// Answers a call; see the module.
 pub async fn answer(broker: &Arc<Broker>, call: Call, body: Body) -> Result<Answer, ApiError> {
     let patience = call.version.spec.timeouts.invocation;
-    let intake = Intake::begin(body, broker.config().limits.max_body.0);
-    // A caller that never begins its body must not wait here for ever.
-    let mut intake = tokio::time::timeout(patience, intake)
-        .await
-        .map_err(|_| ApiError::field("body", "did not come within the invocation's time"))??;
+    let intake = begin(broker, patience, body).await?;
+    answer_to(broker, call, intake).await
+}
+
+/// As [`answer`], for a call whose body has begun.
+pub async fn answer_to(
+    broker: &Arc<Broker>,
+    call: Call,
+    mut intake: Intake,
+) -> Result<Answer, ApiError> {
     let Some(invocation) = call.attempt.clone() else {
         return relay(Arc::clone(broker), call, intake).await;
     };

@@ -4,7 +4,7 @@
 use super::attempts;
 use super::identify::Caller;
 use super::intake::check_length;
-use super::invoke::{AgentErrors, Call, SESSION_ID};
+use super::invoke::{AgentErrors, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
@@ -31,7 +31,12 @@ const NOT_PASSED: &[&str] = &[
     "te",
     "trailer",
     "expect",
+    // The runtime's own to say, or to use.
     "x-amzn-bedrock-agentcore-runtime-session-id",
+    "x-amzn-bedrock-agentcore-runtime-user-id",
+    REQUEST_ID,
+    "workloadaccesstoken",
+    "x-amz-bedrock-agentcore-identity-wat",
 ];
 
 /// `POST /invocations`.
@@ -151,9 +156,6 @@ fn headers_in(
         passed.push((name.as_str().to_owned(), value.to_owned()));
     }
     passed.push((SESSION_ID.as_str().to_owned(), session.to_owned()));
-    passed.push((
-        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
-        id.to_owned(),
-    ));
+    passed.push((REQUEST_ID.to_owned(), id.to_owned()));
     Ok(passed)
 }

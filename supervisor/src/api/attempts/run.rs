@@ -290,7 +290,8 @@ fn keeps(error: &ApiError) -> bool {
         | ErrorCode::Cancelled
         | ErrorCode::TooManyInvocations
         | ErrorCode::BadOrder
-        | ErrorCode::NoSuchMethod => false,
+        | ErrorCode::NoSuchMethod
+        | ErrorCode::NotAcceptable => false,
     }
 }
 
