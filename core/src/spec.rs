@@ -7,12 +7,14 @@
 //! Not for: looking at the bundle or the host. Whether the entrypoint exists in the bundle is for whoever has the bundle
 //! to ask ([`RuntimeSpec::entry_file`]).
 
+mod authorizer;
 mod command;
 mod environment;
 mod faults;
 mod policy;
 mod quantities;
 mod targets;
+mod wire;
 
 pub use environment::RESERVED;
 pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings};
@@ -55,6 +57,12 @@ pub struct RuntimeSpec {
     pub agent: AgentStart,
     /// How it is spoken to.
     pub wire: AgentWire,
+    /// Path that invocations are POSTed to.
+    pub path: String,
+    /// Path that is POSTed to before the version takes calls, if any.
+    pub warmup: Option<String>,
+    /// The caller's headers that reach the agent beside the contract's own: lower-case names, in order, each once.
+    pub request_headers: Vec<String>,
     /// Limits of the session.
     pub limits: Limits,
     /// Timeouts of the session.
@@ -128,10 +136,16 @@ impl RuntimeSpec {
         let mut faults = Faults::default();
         let command = command::resolve(config, policy, &mut faults);
         description(config, &mut faults);
+        let (port, path) = wire::address(config, &mut faults);
+        let warmup = wire::warmup(config, &path, &mut faults);
+        let request_headers = wire::request_headers(config, &mut faults);
         let env = environment::resolve(config, policy, command.as_ref(), &mut faults);
         let timeouts = quantities::timeouts(&config.lifecycle, policy, &mut faults);
         let limits = quantities::limits(&config.resources, policy, &mut faults);
         let network = targets::resolve(&config.network, &policy.network, &mut faults);
+        if let Some(asked) = &config.authorizer {
+            authorizer::check(asked, &mut faults);
+        }
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {
@@ -147,9 +161,12 @@ impl RuntimeSpec {
                     gid: policy.agent_gid,
                 },
                 wire: AgentWire {
-                    port: config.protocol.port(),
+                    port,
                     ping_path: config.protocol.ping_path().map(str::to_owned),
                 },
+                path,
+                warmup,
+                request_headers,
                 limits,
                 timeouts,
                 network,

@@ -13,6 +13,8 @@ fn policy() -> HostPolicy {
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
+            python_version: Some("3.11.2".to_owned()),
+            node_version: Some("22.14.0".to_owned()),
         },
         region: "us-local-1".to_owned(),
         agent_uid: 1,

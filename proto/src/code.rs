@@ -1,6 +1,9 @@
 //! The one table: internal error ▸ JSON-RPC code ▸ HTTP status ▸ AWS error name (contract §2.9).
 //!
-//! No other place chooses a status. A new kind of failure is a new row here.
+//! No other place chooses a status. A new kind of failure is a new row here, and in [`told`] for the protocols that have
+//! words of their own.
+
+mod told;
 
 /// Every way in which a call can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +24,8 @@ pub enum ErrorCode {
     Conflict,
     /// The session is just being started or torn down: try again.
     RetryableConflict,
+    /// The caller takes no form in which its agent can answer (MCP).
+    NotAcceptable,
     /// A body over its limit.
     PayloadTooLarge,
     /// Right host expected (a web page must not reach loopback).
@@ -68,7 +73,7 @@ pub struct Row {
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Validation,
         Self::Unauthorized,
         Self::AccessDenied,
@@ -77,6 +82,7 @@ impl ErrorCode {
         Self::MethodNotAllowed,
         Self::Conflict,
         Self::RetryableConflict,
+        Self::NotAcceptable,
         Self::PayloadTooLarge,
         Self::MisdirectedRequest,
         Self::AgentFailed,
@@ -124,6 +130,7 @@ impl ErrorCode {
                 "RetryableConflictException",
                 "Session operation in progress",
             ),
+            Self::NotAcceptable => row(-32026, 406, "ValidationException", "Not acceptable"),
             Self::PayloadTooLarge => row(-32008, 413, "ValidationException", "Payload too large"),
             Self::MisdirectedRequest => row(-32009, 421, "ValidationException", "Wrong host"),
             Self::AgentFailed => row(-32010, 424, "RuntimeClientError", "The agent failed"),

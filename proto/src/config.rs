@@ -3,8 +3,12 @@
 //! This is the *typed* half (unknown keys are errors, everything optional but what has no sensible default). What it
 //! means on this host — defaults filled in, ceilings applied, all faults at once — is `session_core::spec`.
 
+mod authorizer;
+
+pub use authorizer::{Authorizer, ClaimOperator, ClaimType, ClaimValue, CustomClaim};
+
 use crate::ids::RuntimeName;
-use crate::object::object;
+use crate::object::{object, optional_object};
 use crate::units::{CpuMillis, MemoryBytes, Seconds};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,9 +28,24 @@ pub struct RuntimeConfig {
     /// What the agent speaks.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Port that the agent listens on, 8000–12000 but 8443; absent means its protocol's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Path that invocations are POSTed to; absent means its protocol's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// POSTed to once, in a session that is then thrown away, before a new version takes calls (contract §1.11).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<String>,
+    /// Names of the caller's headers that reach the agent beside the contract's own (contract §1.3); at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub request_headers: Vec<String>,
     /// What runs the entrypoint; guessed from its extension if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Language>,
+    /// Version of the language that the agent needs, as far as it matters: `3`, `3.11`, `22`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language_version: Option<String>,
     /// Requirements file that `launch` vendors into the bundle; the daemon keeps it for information only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requirements: Option<String>,
@@ -54,6 +73,30 @@ pub struct RuntimeConfig {
         skip_serializing_if = "is_default"
     )]
     pub network: Network,
+    /// Whose tokens it takes; without it, it takes signed requests.
+    #[serde(
+        default,
+        deserialize_with = "optional_object",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub authorizer: Option<Authorizer>,
+    /// Whether a session is everybody's who may call the runtime and knows its id, instead of its maker's only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shared: bool,
+}
+
+impl RuntimeConfig {
+    /// Port that the agent listens on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(self.protocol.port())
+    }
+
+    /// Path that invocations are POSTed to.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(self.protocol.path())
+    }
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

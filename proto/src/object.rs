@@ -13,20 +13,32 @@ where
     T::deserialize(Object(from))
 }
 
-/// The same where `null` is allowed.
+/// The same where it may be left out (`null`).
 pub fn optional_object<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    struct Read<T>(T);
-    impl<'de, T: Deserialize<'de>> Deserialize<'de> for Read<T> {
-        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            object(from).map(Self)
-        }
+    let read = Option::<ByName<T>>::deserialize(from)?;
+    Ok(read.map(|ByName(value)| value))
+}
+
+/// The same for a list of them that may be left out.
+pub fn optional_objects<'de, D, T>(from: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let read = Option::<Vec<ByName<T>>>::deserialize(from)?;
+    Ok(read.map(|all| all.into_iter().map(|ByName(value)| value).collect()))
+}
+
+struct ByName<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for ByName<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        object(from).map(Self)
     }
-    let read = Option::<Read<T>>::deserialize(from)?;
-    Ok(read.map(|Read(value)| value))
 }
 
 struct Object<D>(D);

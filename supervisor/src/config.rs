@@ -140,6 +140,14 @@ pub struct Limits {
     pub max_connections_per_user: u32,
     /// Invocations in flight in one session.
     pub max_invocations_per_session: u32,
+    /// How long the answer of a call is kept for another attempt of it.
+    pub retry_window: Duration,
+    /// How long a call that may be tried again goes on without a client.
+    pub retry_linger: Duration,
+    /// Most bytes of one answer that are kept.
+    pub retry_answer: MemoryBytes,
+    /// Most bytes of all answers that are kept.
+    pub retry_memory: MemoryBytes,
     /// Output of one session passed on per second.
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.

@@ -23,6 +23,7 @@ use sandbox::sys::close_range;
 use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
 use sandbox::{privileges, seccomp};
 use session_core::spec::Interpreters;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -151,7 +152,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
             width: UIDS_PER_SESSION,
             ranges: BLOCK_SIZE / UIDS_PER_SESSION - 1,
         },
-        interpreters: interpreters(&base.root),
+        interpreters: interpreters(&base.root, &base.versions),
         base: base.versions.clone(),
         boot_id: boot_id()?,
         access: Access::new(layout.broker.uid, access_group(layout.broker.api_gid)),
@@ -220,7 +221,7 @@ fn ceilings(config: &Config) -> Limits {
 }
 
 /// What of the base can run agents.
-fn interpreters(base: &Path) -> Interpreters {
+fn interpreters(base: &Path, versions: &BTreeMap<String, String>) -> Interpreters {
     let there = |path: &str| {
         base.join(path.trim_start_matches('/'))
             .symlink_metadata()
@@ -230,6 +231,10 @@ fn interpreters(base: &Path) -> Interpreters {
     Interpreters {
         python: there("/usr/bin/python3"),
         node: there("/usr/bin/node"),
+        python_version: versions.get("python3").cloned(),
+        node_version: versions
+            .get("node")
+            .map(|version| version.trim_start_matches('v').to_owned()),
     }
 }
 

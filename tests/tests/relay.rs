@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, expect_aws_error, joined, session_name};
-use e2e::http::{Request, Response};
-use e2e::{Client, Daemon, Options, Result, chaos, ground, puppet, wait};
+use e2e::http::Request;
+use e2e::{Client, Daemon, Options, Result, chaos, ground, wait};
 use proto::api::{EndReason, Session};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -70,72 +70,6 @@ fn a_client_that_goes_away_cancels_at_once() -> Result {
             "the call of a client that went away to be cancelled",
             || Ok(client.session(&id)?.in_flight == 0),
         )
-    })
-}
-
-/// Twelve seconds of events: longer than a call lingers without its client. Its session keeps how each run of it ended.
-const COUNTDOWN: &str = "
-import time
-def events():
-    ends = kept.setdefault('ends', [])
-    try:
-        for number in range(24):
-            yield number
-            time.sleep(0.5)
-        ends.append('whole')
-    except GeneratorExit:
-        ends.append('cut')
-        raise
-answer = events()
-";
-
-#[test]
-fn a_call_that_may_be_tried_again_is_cancelled_after_ten_seconds_unless_it_is() -> Result {
-    ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
-        let client = daemon.client();
-        puppet::deploy(&client, "again", json!({}))?;
-        let [alone, retried] = ["alone", "retried"].map(session_name);
-        let attempt = |id: &str, number: u32| -> anyhow::Result<Response> {
-            let request = Client::invocation("again", id, &puppet::payload(COUNTDOWN))
-                .header(
-                    "amz-sdk-invocation-id",
-                    "11111111-2222-4333-8444-555555555555",
-                )
-                .header("amz-sdk-request", format!("attempt={number}; max=3"));
-            let mut answer = client.send(request)?.expect(200)?;
-            answer.piece()?.context("a first event")?;
-            Ok(answer)
-        };
-        let ends = |id: &str| puppet::run(&client, "again", id, "answer = kept['ends']");
-        for id in [&alone, &retried] {
-            puppet::run(&client, "again", id, "kept['ends'] = []")?;
-        }
-        // The SDK's invocation id is the same in both: it concerns one session's call only.
-        let (first, other) = (attempt(&alone, 1)?, attempt(&retried, 1)?);
-        let went = Instant::now();
-        drop((first, other));
-        drop(attempt(&retried, 2)?);
-        // Nor does the third client read to the end: the run that it found must be spared all the same.
-        let third = attempt(&retried, 3)?;
-        wait::until_true(20, "the call to be cancelled without a new attempt", || {
-            Ok(client.session(&alone)?.in_flight == 0)
-        })?;
-        ensure!(
-            went.elapsed() > Duration::from_secs(8),
-            "cancelled after {:?} already",
-            went.elapsed()
-        );
-        let left = client.session(&retried)?.in_flight;
-        ensure!(left == 3, "{left} of the calls with a new attempt go on");
-        third.drain(|_, _| Ok(()))?;
-        wait::until_true(10, "every attempt's run to be over", || {
-            Ok(client.session(&retried)?.in_flight == 0)
-        })?;
-        assert_eq!(ends(&retried)?, json!(["whole", "whole", "whole"]));
-        wait::until_true(5, "the agent to learn of the cancelling", || {
-            Ok(ends(&alone)? == json!(["cut"]))
-        })
     })
 }
 

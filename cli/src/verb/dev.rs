@@ -116,7 +116,7 @@ impl Site<'_> {
         let live = self.live.as_ref().expect("deployed the line before");
         let sticky = Arc::new(Sticky::new(self.desk.clone(), live.config.name.to_string()));
         self.announce(&listener, &live.config)?;
-        let serving = proxy::serve(listener, Arc::clone(&sticky), live.config.protocol);
+        let serving = proxy::serve(listener, Arc::clone(&sticky), live.config.path().into());
         tokio::pin!(serving);
         loop {
             tokio::select! {
@@ -157,7 +157,7 @@ impl Site<'_> {
         screen.line(format!(
             "Serving {} on {url}{} (Ctrl-C ends it)",
             config.name,
-            config.protocol.path()
+            config.path()
         ))
     }
 

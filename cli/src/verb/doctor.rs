@@ -126,7 +126,12 @@ fn config() -> Result<RuntimeConfig, Failure> {
         entrypoint: Entrypoint::File("agent.py".to_owned()),
         description: Some("made and deleted by `agentcore doctor`".to_owned()),
         protocol: Protocol::Http,
+        port: None,
+        path: None,
+        warmup: None,
+        request_headers: Vec::new(),
         language: Some(Language::Python),
+        language_version: None,
         requirements: None,
         environment: BTreeMap::new(),
         lifecycle: Lifecycle {
@@ -147,6 +152,8 @@ fn config() -> Result<RuntimeConfig, Failure> {
             mode: Some(NetworkMode::None),
             allow: None,
         },
+        authorizer: None,
+        shared: false,
     })
 }
 

@@ -51,6 +51,7 @@ pub(super) fn resolve(
     };
     let language = config.language.unwrap_or_else(|| by_extension(&file));
     let mut argv = interpreter(language, policy, faults)?;
+    version(config, language, policy, faults);
     argv.push(format!("{BUNDLE}/{file}"));
     argv.extend(arguments.iter().cloned());
     sound.then_some(Command {
@@ -121,6 +122,49 @@ fn interpreter(
         );
     }
     path.clone().map(|path| vec![path])
+}
+
+/// Whether the base has the version that the agent needs, as far as it says.
+fn version(config: &RuntimeConfig, language: Language, policy: &HostPolicy, faults: &mut Faults) {
+    let Some(asked) = &config.language_version else {
+        return;
+    };
+    let well_formed = asked.len() <= 32
+        && asked
+            .split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
+    if !well_formed {
+        faults.add(
+            "language_version",
+            format!(
+                "must be numbers with dots between them, such as 3.11 or 22; is {}",
+                shown(asked)
+            ),
+        );
+        return;
+    }
+    let (name, there) = match language {
+        Language::Binary => {
+            faults.add(
+                "language_version",
+                "means nothing for language = \"binary\"",
+            );
+            return;
+        }
+        Language::Python => ("Python", &policy.interpreters.python_version),
+        Language::Node => ("Node.js", &policy.interpreters.node_version),
+    };
+    let there = there.as_deref().unwrap_or("of an unknown version");
+    let mut found = there.split('.');
+    if !asked.split('.').all(|part| found.next() == Some(part)) {
+        faults.add(
+            "language_version",
+            format!(
+                "asks for {name} {asked}, which this host lacks: its base for sessions has {name} {there}. Use that, or \
+                 give agentcored a base with {name} {asked} (key `base`)"
+            ),
+        );
+    }
 }
 
 /// A user's text as it may appear in a message: bounded, no control characters.

@@ -24,7 +24,7 @@ const PROXY: &str = "leads to the session's way out; say what it may reach under
 pub const RESERVED: &[(&str, &str)] = &[
     (
         "PORT",
-        "is the port that the agent must listen on; it follows from `protocol`",
+        "is the port that the agent must listen on; it follows from `protocol`, or `port` says it",
     ),
     ("DOCKER_CONTAINER", "tells SDKs that they are deployed"),
     ("AGENTCORE_RUNTIME_NAME", "is the runtime's name"),
@@ -56,7 +56,7 @@ pub(super) fn resolve(
             .or_insert_with(|| value.to_owned());
     }
     let mut ours = |name: &str, value: String| env.insert(name.to_owned(), value);
-    ours("PORT", config.protocol.port().to_string());
+    ours("PORT", config.port().to_string());
     ours("DOCKER_CONTAINER", "1".to_owned());
     ours("AGENTCORE_RUNTIME_NAME", config.name.to_string());
     ours("HOME", HOME.to_owned());

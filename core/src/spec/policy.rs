@@ -88,6 +88,10 @@ pub struct Interpreters {
     pub python: Option<String>,
     /// Node.js, if there.
     pub node: Option<String>,
+    /// Version of Python, such as `3.11.2`, if known.
+    pub python_version: Option<String>,
+    /// Version of Node.js, such as `22.14.0`, if known.
+    pub node_version: Option<String>,
 }
 
 /// Everything about this host that a [`super::RuntimeSpec`] depends on.

@@ -14,6 +14,8 @@ fn policy() -> HostPolicy {
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
+            python_version: Some("3.11.2".to_owned()),
+            node_version: Some("22.14.0".to_owned()),
         },
         region: "us-local-1".to_owned(),
         agent_uid: 1,
@@ -533,5 +535,150 @@ proptest! {
                 prop_assert!(times.invocation <= top.invocation_timeout.duration());
             }
         }
+    }
+}
+
+#[test]
+fn port_and_path_are_the_runtimes_own_or_the_protocols() {
+    let own = spec(json!({ "port": 9001, "path": "/v1/run" }));
+    assert_eq!((own.wire.port, own.path.as_str()), (9001, "/v1/run"));
+    assert_eq!(own.agent.env["PORT"], "9001");
+    let mcp = spec(json!({ "protocol": "MCP" }));
+    assert_eq!((mcp.wire.port, mcp.path.as_str()), (8000, "/mcp"));
+    for port in [80, 7999, 8443, 12_001] {
+        assert_eq!(faults(json!({ "port": port })).len(), 1, "{port}");
+    }
+    for path in ["", "run", "/a b", "/a?b", "/\r\n"] {
+        let told = faults(json!({ "path": path }));
+        assert!(told[0].starts_with("path: "), "{path:?} {told:?}");
+    }
+}
+
+#[test]
+fn a_warm_up_does_not_take_a_path_that_means_something_else() {
+    assert_eq!(
+        spec(json!({ "warmup": "/warm" })).warmup.as_deref(),
+        Some("/warm")
+    );
+    let long = format!("/{}", "a".repeat(32));
+    for path in ["/ping", "/invocations", "/mine", "warm", long.as_str()] {
+        let told = faults(json!({ "warmup": path, "path": "/mine" }));
+        assert!(told[0].starts_with("warmup: "), "{path} {told:?}");
+    }
+}
+
+#[test]
+fn allowed_headers_are_lower_case_and_never_the_runtimes_own() {
+    let spec = spec(json!({
+        "request_headers": ["X-Tenant", "x-tenant", "Authorization"],
+        "authorizer": {
+            "discovery_url": "https://id.test/.well-known/openid-configuration",
+            "allowed_audience": ["a"],
+        },
+    }));
+    assert_eq!(spec.request_headers, ["x-tenant", "authorization"]);
+    for name in [
+        "",
+        "1x",
+        "a b",
+        "Host",
+        "Proxy-Authorization",
+        "X-Amz-Date",
+        "Authorization",
+        "X-Amzn-RequestId",
+        "WorkloadAccessToken",
+        "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id",
+    ] {
+        let told = faults(json!({ "request_headers": ["x-ok", name] }));
+        assert!(
+            told[0].starts_with("request_headers[1]: "),
+            "{name} {told:?}"
+        );
+    }
+    let many: Vec<String> = (0..21).map(|n| format!("x-{n}")).collect();
+    assert_eq!(faults(json!({ "request_headers": many })).len(), 1);
+}
+
+#[test]
+fn a_language_version_that_the_base_lacks_is_refused_with_what_is_there() {
+    for version in ["3", "3.11", "3.11.2"] {
+        spec(json!({ "language_version": version }));
+    }
+    spec(json!({ "entrypoint": "a.js", "language_version": "22" }));
+    for version in ["3.1", "3.12", "3.11.2.1", "2"] {
+        let told = faults(json!({ "language_version": version }));
+        assert!(told[0].starts_with("language_version: "), "{told:?}");
+        assert!(told[0].contains("has Python 3.11.2"), "{told:?}");
+    }
+    for version in ["", "3.", "three", "3..1"] {
+        assert_eq!(
+            faults(json!({ "language_version": version })).len(),
+            1,
+            "{version}"
+        );
+    }
+    assert_eq!(
+        faults(json!({ "entrypoint": "a", "language_version": "1" })).len(),
+        1
+    );
+}
+
+#[test]
+fn an_authorizer_keeps_to_the_contract() {
+    let url = "https://id.test/.well-known/openid-configuration";
+    let claim =
+        |claim: Value| json!({ "authorizer": { "discovery_url": url, "custom_claims": [claim] } });
+    spec(
+        json!({ "authorizer": { "discovery_url": url, "allowed_audience": ["a"], "allowed_scopes": ["x:y"] } }),
+    );
+    spec(claim(
+        json!({ "name": "g", "value_type": "STRING_ARRAY", "operator": "CONTAINS_ANY", "value": ["a"] }),
+    ));
+    for (authorizer, field) in [
+        (json!({ "discovery_url": url }), "authorizer: must say"),
+        (
+            json!({ "discovery_url": url, "allowed_audience": [] }),
+            "authorizer.allowed_audience: must have 1 to",
+        ),
+        (
+            json!({ "discovery_url": url, "allowed_clients": [""] }),
+            "authorizer.allowed_clients[0]: must be 1 to",
+        ),
+        (
+            json!({ "discovery_url": url, "allowed_scopes": ["a b"] }),
+            "authorizer.allowed_scopes[0]: has characters",
+        ),
+    ] {
+        let found = faults(json!({ "authorizer": authorizer }));
+        assert!(found[0].starts_with(field) && found.len() == 1, "{found:?}");
+    }
+    for bad in [
+        "https://id.test/",
+        "ftp://id.test/.well-known/openid-configuration",
+        "https://id.test/.well-known/openid-configuration?a",
+        "https://id.test/.well-known/openid-configuration#a",
+        "https://id.test/.well-known/openid-configurations",
+        "https:///.well-known/openid-configuration",
+        "https://a@id.test/.well-known/openid-configuration",
+        "https://id.test/.well-known/jwks.json",
+    ] {
+        let asked = json!({ "authorizer": { "discovery_url": bad, "allowed_audience": ["a"] } });
+        assert!(
+            faults(asked)[0].starts_with("authorizer.discovery_url: must be"),
+            "{bad}"
+        );
+    }
+    for (kind, operator, value) in [
+        ("STRING", "CONTAINS", json!("a")),
+        ("STRING", "EQUALS", json!(["a"])),
+        ("STRING_ARRAY", "EQUALS", json!("a")),
+        ("STRING_ARRAY", "CONTAINS_ANY", json!("a")),
+    ] {
+        let asked =
+            claim(json!({ "name": "g", "value_type": kind, "operator": operator, "value": value }));
+        assert!(
+            faults(asked)[0].starts_with("authorizer.custom_claims[0].operator: must be"),
+            "{kind} {operator}"
+        );
     }
 }

@@ -1,13 +1,12 @@
 //! The agent's answer on its way to the caller: while it goes on the work counts, and both size and time are bounded.
 
-use super::attempts::Attempt;
+use super::attempts::Reading;
 use crate::relay::exchange::{BodyError, ResponseBody};
 use crate::session::handle::Work;
 use crate::session::log::SessionLog;
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::BodyExt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,13 +16,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// The agent's body while the work counts: bounded in size and time.
 #[derive(Debug)]
-pub struct AnswerBody {
-    /// `None` if there is none, or once it has been handed to a task that reads it without a client.
-    inner: Option<Inner>,
-    attempt: Option<Attempt>,
-    /// Why it breaks off, told one turn later than it was found: a connection that breaks takes along what hyper holds back,
-    /// and the head and all that came before are to be on their way by then.
-    fault: Option<BodyError>,
+pub struct AnswerBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    /// There is no body.
+    Nothing,
+    /// As it comes. Dropping it cancels what is still to come.
+    Live(Inner),
+    /// As it comes to a call of which this may be one attempt of several.
+    Shared(Reading),
 }
 
 /// How much and how long.
@@ -76,50 +78,24 @@ impl Inner {
 impl AnswerBody {
     /// The agent's body, which holds the work until it ends.
     pub fn new(body: ResponseBody, work: Work, bounds: Bounds, log: &Arc<SessionLog>) -> Self {
-        Self {
-            inner: Some(Inner {
-                body,
-                bounds,
-                log: Arc::clone(log),
-                work: Some(work),
-                watch: None,
-            }),
-            attempt: None,
-            fault: None,
-        }
+        Self(Source::Live(Inner {
+            body,
+            bounds,
+            log: Arc::clone(log),
+            work: Some(work),
+            watch: None,
+        }))
+    }
+
+    /// One attempt's view of a body.
+    pub(super) fn shared(reading: Reading) -> Self {
+        Self(Source::Shared(reading))
     }
 
     /// Nothing.
     #[must_use]
     pub fn none() -> Self {
-        Self {
-            inner: None,
-            attempt: None,
-            fault: None,
-        }
-    }
-
-    /// If the client goes away, the answer is read on for the client's next attempt (and thrown away) instead of being
-    /// cancelled at once.
-    pub fn linger_with(&mut self, attempt: Attempt) {
-        self.attempt = Some(attempt);
-    }
-}
-
-impl Drop for AnswerBody {
-    fn drop(&mut self) {
-        let (Some(mut inner), Some(attempt)) = (self.inner.take(), self.attempt.take()) else {
-            return;
-        };
-        if inner.body.is_end_stream() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let rest = async { while let Some(Ok(_)) = inner.frame().await {} };
-                attempt.linger(rest).await;
-            });
-        }
+        Self(Source::Nothing)
     }
 }
 
@@ -158,14 +134,49 @@ impl HttpBody for AnswerBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Source::Nothing => Poll::Ready(None),
+            Source::Live(inner) => Pin::new(inner).poll_frame(cx),
+            Source::Shared(reading) => Pin::new(reading).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Source::Nothing => true,
+            Source::Live(inner) => inner.body.is_end_stream(),
+            Source::Shared(reading) => reading.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Source::Nothing => SizeHint::with_exact(0),
+            Source::Live(inner) => inner.body.size_hint(),
+            Source::Shared(reading) => reading.size_hint(),
+        }
+    }
+}
+
+/// An answer as a connection takes it: why it breaks off is told one turn later than it was found. A connection that breaks
+/// takes along what hyper holds back, and the head and all that came before are to be on their way by then.
+struct OnTheWay {
+    body: AnswerBody,
+    fault: Option<BodyError>,
+}
+
+impl HttpBody for OnTheWay {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(fault) = self.fault.take() {
             return Poll::Ready(Some(Err(fault)));
         }
-        let polled = match &mut self.inner {
-            Some(inner) => Pin::new(inner).poll_frame(cx),
-            None => Poll::Ready(None),
-        };
-        match polled {
+        match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Err(fault))) => {
                 self.fault = Some(fault);
                 cx.waker().wake_by_ref();
@@ -176,22 +187,16 @@ impl HttpBody for AnswerBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.fault.is_none()
-            && self
-                .inner
-                .as_ref()
-                .is_none_or(|inner| inner.body.is_end_stream())
+        self.fault.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or(SizeHint::with_exact(0), |inner| inner.body.size_hint())
+        self.body.size_hint()
     }
 }
 
 impl From<AnswerBody> for Body {
     fn from(body: AnswerBody) -> Self {
-        Self::new(body)
+        Self::new(OnTheWay { body, fault: None })
     }
 }

@@ -4,9 +4,12 @@
 
 mod headers;
 mod invoke;
+mod mcp;
 mod path;
 mod stop;
 mod target;
+mod told;
+mod trace;
 
 use super::identify::Caller;
 use super::reply::ApiError;

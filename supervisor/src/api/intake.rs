@@ -4,6 +4,7 @@
 //! session. What goes wrong later is noted, because the agent's side only sees that the body ended early, and the caller
 //! is to be told the cause.
 
+use super::attempts::Fingerprint;
 use super::invoke::too_large;
 use super::reply::ApiError;
 use crate::broker::Broker;
@@ -88,6 +89,7 @@ impl Intake {
             left: max,
             max,
             trouble: trouble.clone(),
+            print: None,
         };
         let body = match take_small(bounded).await.map_err(|fault| fault.told())? {
             RequestBody::Whole(bytes) => RequestBody::Whole(bytes),
@@ -115,10 +117,26 @@ pub struct Bounded {
     left: u64,
     max: u64,
     trouble: Trouble,
+    /// Hashes what passes, for a call that may be tried again.
+    print: Option<Fingerprint>,
 }
 
 impl Bounded {
-    fn fault(&self, fault: Fault) -> Fault {
+    /// Hashes what passes from now on; nothing has been read of it yet.
+    pub fn fingerprint(&mut self, print: Fingerprint) {
+        self.print = Some(print);
+    }
+
+    fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(print), Some(data)) = (&mut self.print, frame.data_ref()) {
+            print.update(data);
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) -> Fault {
+        if let Some(print) = self.print.take() {
+            print.broken();
+        }
         // The first one is the cause.
         let _ = self.trouble.0.set(fault.clone());
         fault
@@ -134,10 +152,16 @@ impl HttpBody for Bounded {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
         if let Some(first) = self.first.take() {
+            self.passed(&first);
             return Poll::Ready(Some(Ok(first)));
         }
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            None => return Poll::Ready(None),
+            None => {
+                if let Some(print) = self.print.take() {
+                    print.whole();
+                }
+                return Poll::Ready(None);
+            }
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 let fault = Fault::Broken(crate::fault::chain(&error));
@@ -151,6 +175,7 @@ impl HttpBody for Bounded {
         {
             Some(left) => {
                 self.left = left;
+                self.passed(&frame);
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
+use proto::config::Protocol;
 use proto::ids::InvocationId;
 use proto::shim::Invoke;
 use std::sync::Arc;
@@ -22,6 +23,12 @@ use tokio::time::Instant;
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
     HeaderName::from_static("x-amzn-bedrock-agentcore-runtime-session-id");
+
+/// The request's id, for the agent.
+pub const REQUEST_ID: &str = "x-amzn-bedrock-agentcore-runtime-request-id";
+
+/// Names an MCP client's session.
+const MCP_SESSION_ID: &str = "mcp-session-id";
 
 /// How long a caller waits for a place among the live sessions before it is refused.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +73,17 @@ pub struct Call {
     pub headers: Vec<(String, String)>,
     /// `amz-sdk-invocation-id`, if the caller's SDK may try again.
     pub attempt: Option<String>,
+    /// What an error of the agent's own becomes.
+    pub agent_errors: AgentErrors,
+}
+
+/// What a wire makes of an agent's answer that is not a success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgentErrors {
+    /// An error of the call, with the agent's words in it ([`agent_error`]).
+    Explained,
+    /// The answer, as it is.
+    Passed,
 }
 
 /// The agent's answer, ready to be put on a wire.
@@ -79,15 +97,16 @@ pub struct Answer {
     pub body: AnswerBody,
 }
 
-/// Obtains the session of a call, making it if need be, and begins work on it.
+/// Obtains a session, making it of `version` if need be, and begins work on it.
 pub async fn obtain(
     broker: &Arc<Broker>,
-    call: &Call,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
 ) -> Result<(Arc<SessionHandle>, Work), ApiError> {
     loop {
-        let handle = match broker.registry.find(&call.key) {
+        let handle = match broker.registry.find(key) {
             Some(handle) => handle,
-            None => create(broker, call).await?,
+            None => create(broker, key, version).await?,
         };
         match handle.begin().await {
             Ok(work) => return Ok((handle, work)),
@@ -115,7 +134,11 @@ pub async fn obtain(
     }
 }
 
-async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>, ApiError> {
+async fn create(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<Arc<SessionHandle>, ApiError> {
     if broker.draining() {
         return Err(ApiError::new(
             ErrorCode::Unavailable,
@@ -130,12 +153,12 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
         )
         .retry_after(Duration::from_secs(5)));
     };
-    Ok(broker.registry.find_or_insert(&call.key, || {
+    Ok(broker.registry.find_or_insert(key, || {
         driver::spawn(
             broker,
             broker.slots.take(),
-            call.key.clone(),
-            Arc::clone(&call.version),
+            key.clone(),
+            Arc::clone(version),
             permit,
         )
     }))
@@ -159,7 +182,7 @@ pub async fn relay(
         id: InvocationId(0),
         method: call.method.clone(),
         target: call.target.clone(),
-        headers: call.headers.clone(),
+        headers: for_agent(call, handle),
         content_length: match &body {
             RequestBody::Whole(_) => None,
             RequestBody::Stream(_) => length,
@@ -211,6 +234,7 @@ pub async fn relay(
             headers.append(name, value);
         }
     }
+    remember_mcp_session(handle, &headers);
     let streamed = headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
@@ -244,6 +268,32 @@ pub async fn relay(
         body,
     })
 }
+
+/// The call's headers; an MCP server is told the session that it knows, whatever the client calls it (contract §1.6).
+fn for_agent(call: &Call, handle: &SessionHandle) -> Vec<(String, String)> {
+    let mut headers = call.headers.clone();
+    if let Some(known) = handle.mcp_session() {
+        headers.retain(|(name, _)| name != MCP_SESSION_ID);
+        headers.push((MCP_SESSION_ID.to_owned(), known));
+    }
+    headers
+}
+
+/// Keeps the id that an MCP server gave a session of its own.
+fn remember_mcp_session(handle: &SessionHandle, answer: &HeaderMap) {
+    if handle.version.spec.protocol != Protocol::Mcp {
+        return;
+    }
+    let said = answer.get(MCP_SESSION_ID).map(HeaderValue::to_str);
+    if let Some(Ok(id)) = said
+        && id.len() <= MAX_MCP_SESSION_ID
+    {
+        handle.set_mcp_session(id);
+    }
+}
+
+/// Longest id of an MCP session (contract §2.2).
+const MAX_MCP_SESSION_ID: usize = 1024;
 
 /// Longest streamed answer (contract §6).
 const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);

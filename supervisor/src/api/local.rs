@@ -4,7 +4,7 @@
 use super::attempts;
 use super::identify::Caller;
 use super::intake::check_length;
-use super::invoke::{Call, SESSION_ID};
+use super::invoke::{AgentErrors, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
@@ -31,7 +31,12 @@ const NOT_PASSED: &[&str] = &[
     "te",
     "trailer",
     "expect",
+    // The runtime's own to say, or to use.
     "x-amzn-bedrock-agentcore-runtime-session-id",
+    "x-amzn-bedrock-agentcore-runtime-user-id",
+    REQUEST_ID,
+    "workloadaccesstoken",
+    "x-amz-bedrock-agentcore-identity-wat",
 ];
 
 /// `POST /invocations`.
@@ -87,12 +92,13 @@ async fn pass(
             owner: caller.owner(broker, &parts.headers)?,
         },
         method: "POST".to_owned(),
-        target: version.spec.protocol.path().to_owned(),
+        target: version.spec.path.clone(),
         headers: headers_in(&parts.headers, session.as_str(), id)?,
         attempt: None,
+        agent_errors: AgentErrors::Passed,
         version,
     };
-    let (_handle, answer) = attempts::answer(broker, call, body).await?;
+    let answer = attempts::answer(broker, call, body).await?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(
@@ -150,9 +156,6 @@ fn headers_in(
         passed.push((name.as_str().to_owned(), value.to_owned()));
     }
     passed.push((SESSION_ID.as_str().to_owned(), session.to_owned()));
-    passed.push((
-        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
-        id.to_owned(),
-    ));
+    passed.push((REQUEST_ID.to_owned(), id.to_owned()));
     Ok(passed)
 }

@@ -113,8 +113,16 @@ impl ApiError {
         self
     }
 
-    fn status(&self) -> StatusCode {
-        StatusCode::from_u16(self.code.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    /// Bytes that it takes to keep it.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields: usize = fields.map(|f| f.name.len() + f.message.len()).sum();
+        let agent = self.agent.as_ref().map_or(0, |agent| {
+            let log: usize = agent.log.iter().map(String::len).sum();
+            agent.body.as_ref().map_or(0, String::len) + log
+        });
+        self.message.len() + fields + agent
     }
 
     /// As the AWS wire says it.
@@ -168,11 +176,38 @@ impl ApiError {
         }
     }
 
+    /// What a protocol with an error form of its own says beside it: name, request id, the agent's words.
+    #[must_use]
+    pub fn data(&self, request_id: &str) -> Value {
+        let mut data = Map::from_iter([
+            ("type".to_owned(), json!(self.code.row().aws)),
+            ("requestId".to_owned(), json!(request_id)),
+        ]);
+        if !self.fields.is_empty() {
+            data.insert("fieldList".to_owned(), json!(self.fields));
+        }
+        self.add_evidence(&mut data);
+        Value::Object(data)
+    }
+
     fn finish(&self, request_id: &str, kind: &'static str, body: &Value) -> Response {
+        self.answer(request_id, self.code.row().http, kind, body.to_string())
+    }
+
+    /// In another form, with the headers that every error has; `status` is of `proto::code`'s too.
+    #[must_use]
+    pub fn answer(
+        &self,
+        request_id: &str,
+        status: u16,
+        kind: &'static str,
+        body: String,
+    ) -> Response {
         if let Some(cause) = &self.cause {
             tracing::error!(request_id, error = cause, "request failed");
         }
-        let mut response = (self.status(), Body::from(body.to_string())).into_response();
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Body::from(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(ERROR_TYPE, HeaderValue::from_static(self.code.row().aws));

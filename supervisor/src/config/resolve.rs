@@ -413,6 +413,26 @@ impl Resolver<'_> {
                 64,
                 1..=1024,
             ),
+            retry_window: self.duration(
+                "limits.retry_window",
+                120 * second,
+                Duration::ZERO..=3600 * second,
+            ),
+            retry_linger: self.duration(
+                "limits.retry_linger",
+                25 * second,
+                Duration::ZERO..=600 * second,
+            ),
+            retry_answer: self.within(
+                "limits.retry_answer",
+                MemoryBytes::mib(1),
+                MemoryBytes(64 << 10)..=MemoryBytes::mib(1024),
+            ),
+            retry_memory: self.within(
+                "limits.retry_memory",
+                MemoryBytes::mib(32),
+                MemoryBytes(0)..=MemoryBytes(1 << 40),
+            ),
             log_rate: self.within(
                 "limits.log_rate",
                 MemoryBytes::mib(1),

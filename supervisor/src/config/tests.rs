@@ -472,16 +472,38 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         entrypoint: _,
         description,
         protocol,
+        port,
+        path,
+        warmup,
+        request_headers,
         language,
+        language_version,
         requirements,
         environment,
         lifecycle,
         resources,
         network,
+        authorizer,
+        shared,
     } = config;
+    assert!(
+        !shared
+            && authorizer.is_some_and(|authorizer| {
+                let lists = [
+                    authorizer.allowed_audience,
+                    authorizer.allowed_clients,
+                    authorizer.allowed_scopes,
+                ];
+                lists.iter().all(Option::is_some) && authorizer.custom_claims.is_some()
+            })
+    );
     assert!(description.is_some() && language.is_some() && requirements.is_some());
+    assert!(language_version.is_some());
     assert!(!environment.is_empty());
     assert_eq!(protocol, proto::config::Protocol::default());
+    assert_eq!(port, Some(protocol.port()));
+    assert_eq!(path.as_deref(), Some(protocol.path()));
+    assert!(warmup.is_some() && !request_headers.is_empty());
     let built_in = session_core::spec::Settings::BUILT_IN;
     let proto::config::Lifecycle {
         idle_timeout,

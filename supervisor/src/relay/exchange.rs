@@ -23,7 +23,7 @@ use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Bytes asked for at a time from the stream.
-const CHUNK: usize = 64 * 1024;
+pub const CHUNK: usize = 64 * 1024;
 
 /// A request body up to this size is written into the stream before anything waits: it fits the socket's buffer.
 const SMALL_BODY: u64 = 64 * 1024;

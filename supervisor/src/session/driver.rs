@@ -27,7 +27,7 @@ use proto::shim::{
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -62,6 +62,7 @@ pub fn spawn(
             usize::try_from(broker.config().network.max_connections).unwrap_or(256),
         )),
         lookups: crate::egress::Egress::lookups_of_a_session(),
+        mcp: Mutex::default(),
         mailbox,
         view: watcher,
     });

@@ -7,7 +7,7 @@ use crate::session::log::SessionLog;
 use proto::api::{EndReason, Phase};
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use session_core::lifecycle::Refusal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 /// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
@@ -130,6 +130,8 @@ pub struct SessionHandle {
     pub egress_places: Arc<tokio::sync::Semaphore>,
     /// Names that it may still have resolved at the same time.
     pub lookups: Arc<tokio::sync::Semaphore>,
+    /// The id that an MCP server gave a session of its own: what it is to be told.
+    pub(super) mcp: Mutex<Option<String>>,
     pub(super) mailbox: mpsc::Sender<Command>,
     pub(super) view: watch::Receiver<View>,
 }
@@ -139,6 +141,21 @@ impl SessionHandle {
     #[must_use]
     pub fn view(&self) -> View {
         self.view.borrow().clone()
+    }
+
+    /// What its MCP server calls its own session.
+    #[must_use]
+    pub fn mcp_session(&self) -> Option<String> {
+        let id = self.mcp.lock().unwrap_or_else(PoisonError::into_inner);
+        id.clone()
+    }
+
+    /// Its MCP server has begun a session of its own, or another one.
+    pub fn set_mcp_session(&self, id: &str) {
+        let mut known = self.mcp.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_deref() != Some(id) {
+            *known = Some(id.to_owned());
+        }
     }
 
     /// Waits until it is ready, then begins work on it.

@@ -15,7 +15,6 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use proto::api::Phase;
-use proto::config::Protocol;
 use serde_json::json;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ const HOP_BY_HOP: [&str; 8] = [
 pub(super) async fn serve(
     listener: TcpListener,
     sticky: Arc<Sticky>,
-    protocol: Protocol,
+    own_path: Arc<str>,
 ) -> Result<(), Failure> {
     loop {
         let (stream, _) = match listener.accept().await {
@@ -54,10 +53,10 @@ pub(super) async fn serve(
         };
         // Events are small and must not wait for each other. A stream that is gone already fails below.
         let _ = stream.set_nodelay(true);
-        let sticky = Arc::clone(&sticky);
+        let (sticky, own_path) = (Arc::clone(&sticky), Arc::clone(&own_path));
         let service = service_fn(move |request| {
-            let sticky = Arc::clone(&sticky);
-            async move { Ok::<_, Infallible>(answer(&sticky, protocol, request).await) }
+            let (sticky, own_path) = (Arc::clone(&sticky), Arc::clone(&own_path));
+            async move { Ok::<_, Infallible>(answer(&sticky, &own_path, request).await) }
         });
         tokio::spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
@@ -68,14 +67,14 @@ pub(super) async fn serve(
     }
 }
 
-async fn answer(sticky: &Sticky, protocol: Protocol, request: Request<Incoming>) -> Response<Body> {
+async fn answer(sticky: &Sticky, own_path: &str, request: Request<Incoming>) -> Response<Body> {
     if let Err(refused) = local_caller(request.headers()) {
         return *refused;
     }
     let path = request.uri().path();
     match (request.method(), path) {
         (&Method::GET, "/ping") => ping(sticky).await,
-        (&Method::POST, path) if path == "/invocations" || path == protocol.path() => {
+        (&Method::POST, path) if path == "/invocations" || path == own_path => {
             forward(sticky, request).await
         }
         (method, path) => problem(

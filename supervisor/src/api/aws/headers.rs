@@ -1,75 +1,122 @@
-//! Which headers pass, both ways (contract §1.3, §2.2): everything else stays here.
+//! Which headers pass, both ways (contract §1.3, §2.2): everything else stays here. On this wire a header reaches an agent
+//! because it is named: by the contract, by the prefix of callers' own headers, or by the runtime's `request_headers`.
 
-use crate::api::invoke::SESSION_ID;
+use super::trace;
+use crate::api::invoke::{REQUEST_ID, SESSION_ID};
 use crate::api::reply::ApiError;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use crate::catalogue::RuntimeVersion;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use proto::config::Protocol;
 use proto::ids::ClientSessionId;
 
-/// Longest header value passed on to an agent (contract §1.3).
-const MAX_HEADER_VALUE: usize = 8192;
+/// A header of the contract's: name, the field that it is for callers, longest value.
+type Known = (&'static str, &'static str, usize);
 
-/// Headers of the caller that reach the agent on this wire.
-const PASSED_IN: &[&str] = &[
-    "accept",
-    "content-type",
-    "mcp-session-id",
-    "mcp-protocol-version",
-    "mcp-method",
-    "mcp-name",
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "x-amzn-trace-id",
+/// Headers of the caller that reach every agent.
+const PASSED_IN: &[Known] = &[
+    ("accept", "accept", 256),
+    ("content-type", "contentType", 256),
+    (MCP_SESSION_ID, "mcpSessionId", 1024),
+    ("mcp-protocol-version", "mcpProtocolVersion", 1024),
+    ("mcp-method", "mcpMethod", 1024),
+    ("mcp-name", "mcpName", 1024),
+    ("traceparent", "traceParent", 128),
+    ("tracestate", "traceState", 512),
+    ("baggage", "baggage", 8192),
+    (trace::HEADER, "traceId", 128),
 ];
+
+/// Names an MCP client's session to its server.
+pub(super) const MCP_SESSION_ID: &str = "mcp-session-id";
 
 /// Prefix of the caller's own headers that reach the agent.
 const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
 
-/// Headers of the agent that reach the caller on this wire.
+/// Longest value of a header of the caller's own, listed or with the prefix (contract §1.3).
+const MAX_OWN: usize = 4096;
+
+/// Headers of the agent that reach the caller on this wire. Those of the trace are the call's own where the agent says none.
 const PASSED_OUT: &[&str] = &[
     "content-type",
-    "mcp-session-id",
+    MCP_SESSION_ID,
     "mcp-protocol-version",
     "traceparent",
     "tracestate",
     "baggage",
-    "x-amzn-trace-id",
+    trace::HEADER,
 ];
 
-/// The caller's headers for the agent, with what the runtime adds.
+/// What of a call stands on its answer unless the agent says otherwise.
+const ECHOED: &[&str] = &["traceparent", "tracestate", "baggage", trace::HEADER];
+
+/// The caller's headers for the agent of `version`, with what the runtime adds.
 pub(super) fn headers_in(
     headers: &HeaderMap,
+    version: &RuntimeVersion,
     session: &ClientSessionId,
     request_id: &str,
 ) -> Result<Vec<(String, String)>, ApiError> {
+    let spec = &version.spec;
     let mut passed = Vec::with_capacity(8);
     for (name, value) in headers {
         let name = name.as_str();
-        if !PASSED_IN.contains(&name) && !name.starts_with(CUSTOM_PREFIX) {
+        let Some((field, least, most)) = passes(name, &spec.request_headers) else {
+            continue;
+        };
+        // With a signature in it, it is nobody's business but ours, whatever the list says.
+        if name == AUTHORIZATION.as_str() && version.config.authorizer.is_none() {
             continue;
         }
         let value = value
             .to_str()
-            .map_err(|_| ApiError::field(name, "must be visible ASCII"))?;
-        if value.len() > MAX_HEADER_VALUE {
+            .map_err(|_| ApiError::field(field, "must be visible ASCII"))?;
+        if !(least..=most).contains(&value.len()) {
             return Err(ApiError::field(
-                name,
-                format!("must be at most {MAX_HEADER_VALUE} characters long"),
+                field,
+                format!(
+                    "must be {least} to {most} characters long, is {}",
+                    value.len()
+                ),
             ));
         }
         passed.push((name.to_owned(), value.to_owned()));
     }
+    if !headers.contains_key(trace::HEADER) {
+        passed.push((trace::HEADER.to_owned(), trace::begin(headers)));
+    }
+    if spec.protocol == Protocol::Mcp && !headers.contains_key(http::header::ACCEPT) {
+        // boto3 sends none unless told to; an MCP server answers in one of these, or not at all.
+        passed.push(("accept".to_owned(), super::mcp::ACCEPT.to_owned()));
+    }
     passed.push((SESSION_ID.as_str().to_owned(), session.as_str().to_owned()));
-    passed.push((
-        "x-amzn-bedrock-agentcore-runtime-request-id".to_owned(),
-        request_id.to_owned(),
-    ));
+    passed.push((REQUEST_ID.to_owned(), request_id.to_owned()));
     Ok(passed)
 }
 
-/// The agent's headers for the caller.
-pub(super) fn headers_out(agent: &HeaderMap) -> HeaderMap {
-    let mut passed = HeaderMap::with_capacity(PASSED_OUT.len());
+/// Whether a header of the caller's reaches the agent: the field that it is, and the bounds of its length.
+fn passes<'a>(name: &'a str, listed: &[String]) -> Option<(&'a str, usize, usize)> {
+    if let Some((_, field, most)) = PASSED_IN.iter().find(|(known, ..)| *known == name) {
+        return Some((field, 1, *most));
+    }
+    let own = name.starts_with(CUSTOM_PREFIX) || listed.iter().any(|listed| listed == name);
+    own.then_some((name, 0, MAX_OWN))
+}
+
+/// What of a call's headers stands on its answer.
+pub(super) fn echoed(call: &[(String, String)]) -> HeaderMap {
+    let mut echoed = HeaderMap::with_capacity(PASSED_OUT.len() + 2);
+    for name in ECHOED {
+        let said = call.iter().find(|(called, _)| called == name);
+        if let Some(Ok(value)) = said.map(|(_, value)| HeaderValue::from_str(value)) {
+            echoed.insert(HeaderName::from_static(name), value);
+        }
+    }
+    echoed
+}
+
+/// The agent's headers for the caller, beside what is [`echoed`] of the call.
+pub(super) fn headers_out(agent: &HeaderMap, echoed: HeaderMap) -> HeaderMap {
+    let mut passed = echoed;
     for name in PASSED_OUT {
         if let Some(value) = agent.get(*name) {
             passed.insert(HeaderName::from_static(name), value.clone());

@@ -1,18 +1,25 @@
-//! InvokeAgentRuntime (contract §2.2).
+//! InvokeAgentRuntime (contract §2.2), for agents of every protocol (§1.6–1.8).
 
-use super::headers::{headers_in, headers_out};
+use super::headers::{echoed, headers_in, headers_out};
+use super::mcp;
 use super::target::Target;
+use super::told::told;
 use crate::api::attempts;
 use crate::api::identify::Caller;
-use crate::api::intake::check_length;
-use crate::api::invoke::{self, Call};
+use crate::api::intake::{Intake, check_length};
+use crate::api::invoke::{AgentErrors, Answer, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
 use crate::broker::Broker;
+use crate::relay::exchange::RequestBody;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use proto::config::Protocol;
 use std::sync::Arc;
 
 /// Every attempt of one SDK call carries the same value (contract §7.3).
@@ -25,44 +32,85 @@ pub(super) async fn invoke(
     request: Request,
 ) -> Result<Response, ApiError> {
     let request_id = request_id(&request);
+    let protocol = target.version.spec.protocol;
+    let patience = target.version.spec.timeouts.invocation;
     let (parts, body) = request.into_parts();
-    let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
-    let owner = caller.owner(broker, &parts.headers)?;
-    let key = target.session(session.clone(), owner);
-    let version = target.version;
-    let call = Call {
-        key,
+    let understood = understand(broker, caller, target, &parts, &request_id);
+    // JSON-RPC's callers know an answer by the id of their request, so a small one is read before anything is refused.
+    let by_id = matches!(protocol, Protocol::Mcp | Protocol::A2a);
+    let begun = match understood {
+        Err(error) if !by_id => return Ok(told(&error, protocol, None, &request_id)),
+        Ok(_) | Err(_) => attempts::begin(broker, patience, body).await,
+    };
+    let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole);
+    let failed = |error: &ApiError| told(error, protocol, whole.as_ref(), &request_id);
+    let (call, intake) = match understood.and_then(|call| Ok((call, begun?))) {
+        Ok(both) => both,
+        Err(error) => return Ok(failed(&error)),
+    };
+    let session = call.key.client.clone();
+    let trace = echoed(&call.headers);
+    let mut response = match attempts::answer_to(broker, call, intake).await {
+        Ok(answer) => succeeded(protocol, answer, trace),
+        // With the session's id: its log and its next invocation are what the caller wants now.
+        Err(error) => failed(&error),
+    };
+    set_session(response.headers_mut(), &session);
+    if protocol == Protocol::Mcp {
+        mcp::set_session(response.headers_mut(), &session);
+    }
+    Ok(response)
+}
+
+/// What the request asks for.
+fn understand(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    target: Target,
+    parts: &Parts,
+    request_id: &str,
+) -> Result<Call, ApiError> {
+    let headers = &parts.headers;
+    check_length(broker, headers)?;
+    let session = match target.version.spec.protocol {
+        Protocol::Mcp => {
+            mcp::acceptable(headers)?;
+            mcp::session(headers)?
+        }
+        Protocol::Http | Protocol::A2a | Protocol::Agui => session_id(headers)?,
+    };
+    let session = session.unwrap_or_else(fresh_session_id);
+    let owner = caller.owner(broker, headers)?;
+    Ok(Call {
+        key: target.session(session.clone(), owner),
         method: "POST".to_owned(),
-        target: version.spec.protocol.path().to_owned(),
-        headers: headers_in(&parts.headers, &session, &request_id)?,
-        attempt: parts
-            .headers
+        target: target.version.spec.path.clone(),
+        headers: headers_in(headers, &target.version, &session, request_id)?,
+        attempt: headers
             .get(INVOCATION_ID)
             .and_then(|value| value.to_str().ok())
             .filter(|value| value.len() <= 128)
             .map(ToOwned::to_owned),
-        version,
-    };
-    check_length(broker, &parts.headers)?;
-    let answered = match attempts::answer(broker, call, body).await {
-        Ok((handle, answer)) if !(200..300).contains(&answer.status) => {
-            Err(invoke::agent_error(&handle, answer).await)
-        }
-        Ok((_handle, answer)) => Ok(answer),
-        Err(error) => Err(error),
-    };
-    let answer = match answered {
-        Ok(answer) => answer,
-        // With the session's id: its log and its next invocation are what the caller wants now.
-        Err(error) => {
-            let mut response = error.aws(&request_id);
-            set_session(response.headers_mut(), &session);
-            return Ok(response);
-        }
-    };
+        agent_errors: AgentErrors::Explained,
+        version: target.version,
+    })
+}
+
+/// The whole body, if it is here.
+fn whole(intake: &Intake) -> Option<Bytes> {
+    match &intake.body {
+        RequestBody::Whole(bytes) => Some(bytes.clone()),
+        RequestBody::Stream(_) => None,
+    }
+}
+
+fn succeeded(protocol: Protocol, answer: Answer, trace: HeaderMap) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.headers_mut() = headers_out(&answer.headers);
-    set_session(response.headers_mut(), &session);
+    // In HTTP's own protocols the kind of success means something (202 to a notification of MCP).
+    if matches!(protocol, Protocol::Mcp | Protocol::A2a) {
+        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+    }
+    *response.headers_mut() = headers_out(&answer.headers, trace);
     *response.body_mut() = answer.body.into();
-    Ok(response)
+    response
 }

@@ -1,0 +1,75 @@
+//! How a failed call is told in the words of its runtime's protocol (contract §1.6–1.8): MCP and A2A by an error of
+//! JSON-RPC, AG-UI by an event. The codes are `proto::code`'s.
+
+use crate::api::reply::ApiError;
+use axum::response::Response;
+use bytes::Bytes;
+use proto::config::Protocol;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// The error as `protocol` says it, to the request in `body` (if all of it is here).
+pub(super) fn told(
+    error: &ApiError,
+    protocol: Protocol,
+    body: Option<&Bytes>,
+    request_id: &str,
+) -> Response {
+    let rpc = |(code, status): (i32, u16)| {
+        let said = json!({
+            "jsonrpc": "2.0",
+            "id": body.map_or(Value::Null, |body| rpc_id(body)),
+            "error": { "code": code, "message": error.message, "data": error.data(request_id) },
+        });
+        error.answer(request_id, status, "application/json", said.to_string())
+    };
+    match protocol {
+        Protocol::Http => error.aws(request_id),
+        Protocol::Mcp => rpc(error.code.mcp()),
+        Protocol::A2a => match error.code.a2a() {
+            Some(told) => rpc(told),
+            None => error.aws(request_id),
+        },
+        Protocol::Agui => {
+            let (code, status) = error.code.agui();
+            let event = json!({ "type": "RUN_ERROR", "code": code, "message": error.message });
+            let text = format!("data: {event}\n\n");
+            error.answer(request_id, status, "text/event-stream", text)
+        }
+    }
+}
+
+/// The id of a JSON-RPC request, `null` if it has none or is none: its client tells its calls apart by it.
+fn rpc_id(body: &[u8]) -> Value {
+    #[derive(Deserialize)]
+    struct Request {
+        #[serde(default)]
+        id: Value,
+    }
+    let request: Option<Request> = serde_json::from_slice(body).ok();
+    match request.map(|request| request.id) {
+        Some(id @ (Value::String(_) | Value::Number(_))) => id,
+        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => {
+            Value::Null
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_known_by_its_id() {
+        for (body, id) in [
+            (r#"{"jsonrpc":"2.0","id":7,"method":"a"}"#, json!(7)),
+            (r#"{"method":"a","params":{"id":1},"id":"x"}"#, json!("x")),
+            (r#"{"method":"a"}"#, Value::Null),
+            (r#"{"id":{"a":1}}"#, Value::Null),
+            (r#"[{"id":1}]"#, Value::Null),
+            ("rubbish", Value::Null),
+        ] {
+            assert_eq!(rpc_id(body.as_bytes()), id, "{body}");
+        }
+    }
+}
