@@ -16,6 +16,7 @@ pub mod listener;
 pub mod local;
 pub mod occupancy;
 pub mod openapi;
+mod process;
 pub mod reply;
 pub mod router;
 pub mod runtimes;

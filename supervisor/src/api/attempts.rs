@@ -132,7 +132,7 @@ async fn run(
     let intake = tokio::time::timeout(patience, intake)
         .await
         .map_err(|_| ApiError::field("body", "did not come within the invocation's time"))??;
-    let (handle, work) = invoke::obtain(broker, call).await?;
+    let (handle, work) = invoke::obtain(broker, &call.key, &call.version).await?;
     let answer = invoke::relay(broker, &handle, work, call, intake).await?;
     Ok((handle, answer))
 }

@@ -79,15 +79,16 @@ pub struct Answer {
     pub body: AnswerBody,
 }
 
-/// Obtains the session of a call, making it if need be, and begins work on it.
+/// Obtains a session, making it of `version` if need be, and begins work on it.
 pub async fn obtain(
     broker: &Arc<Broker>,
-    call: &Call,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
 ) -> Result<(Arc<SessionHandle>, Work), ApiError> {
     loop {
-        let handle = match broker.registry.find(&call.key) {
+        let handle = match broker.registry.find(key) {
             Some(handle) => handle,
-            None => create(broker, call).await?,
+            None => create(broker, key, version).await?,
         };
         match handle.begin().await {
             Ok(work) => return Ok((handle, work)),
@@ -115,7 +116,11 @@ pub async fn obtain(
     }
 }
 
-async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>, ApiError> {
+async fn create(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<Arc<SessionHandle>, ApiError> {
     if broker.draining() {
         return Err(ApiError::new(
             ErrorCode::Unavailable,
@@ -130,12 +135,12 @@ async fn create(broker: &Arc<Broker>, call: &Call) -> Result<Arc<SessionHandle>,
         )
         .retry_after(Duration::from_secs(5)));
     };
-    Ok(broker.registry.find_or_insert(&call.key, || {
+    Ok(broker.registry.find_or_insert(key, || {
         driver::spawn(
             broker,
             broker.slots.take(),
-            call.key.clone(),
-            Arc::clone(&call.version),
+            key.clone(),
+            Arc::clone(version),
             permit,
         )
     }))

@@ -13,14 +13,24 @@ use proto::code::ErrorCode;
 pub(super) enum Operation {
     /// InvokeAgentRuntime.
     Invoke,
+    /// InvokeAgentRuntimeCommand.
+    Command,
     /// StopRuntimeSession.
     Stop,
+    /// GetAgentCard.
+    Card,
 }
 
 /// What the path ends with, and the one method of the operation. An ending that ends with another one comes before it.
 const ENDINGS: &[(&str, Method, Operation)] = &[
     ("/invocations", Method::POST, Operation::Invoke),
+    ("/commands", Method::POST, Operation::Command),
     ("/stopruntimesession", Method::POST, Operation::Stop),
+    (
+        "/invocations/.well-known/agent-card.json",
+        Method::GET,
+        Operation::Card,
+    ),
 ];
 
 /// What a request line asks for.
