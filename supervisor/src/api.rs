@@ -23,3 +23,4 @@ pub mod runtimes;
 pub mod session_header;
 pub mod sessions;
 pub mod system;
+mod websocket;

@@ -140,6 +140,8 @@ pub struct Limits {
     pub max_connections_per_user: u32,
     /// Invocations in flight in one session.
     pub max_invocations_per_session: u32,
+    /// WebSockets: frame, rate, age.
+    pub websocket: crate::websocket::tunnel::Bounds,
     /// Output of one session passed on per second.
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.

@@ -10,6 +10,7 @@ mod invoke;
 mod path;
 mod stop;
 mod target;
+mod websocket;
 
 use super::identify::Caller;
 use super::reply::ApiError;
@@ -67,6 +68,7 @@ async fn route(
         Operation::Invoke => invoke::invoke(broker, caller, target, request).await,
         Operation::Command => command::command(broker, caller, &target, request).await,
         Operation::Card => card::card(broker, caller, target, request).await,
+        Operation::WebSocket => websocket::websocket(broker, caller, target, request).await,
         Operation::Stop => stop::stop(broker, caller, &target, request.headers()).await,
     }
 }

@@ -23,7 +23,7 @@ const PASSED_IN: &[&str] = &[
 ];
 
 /// Prefix of the caller's own headers that reach the agent.
-const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
+pub(super) const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
 
 /// Headers of the agent that reach the caller on this wire.
 const PASSED_OUT: &[&str] = &[

@@ -19,6 +19,8 @@ pub(super) enum Operation {
     Stop,
     /// GetAgentCard.
     Card,
+    /// InvokeAgentRuntimeWithWebSocketStream.
+    WebSocket,
 }
 
 /// What the path ends with, and the one method of the operation. An ending that ends with another one comes before it.
@@ -31,6 +33,7 @@ const ENDINGS: &[(&str, Method, Operation)] = &[
         Method::GET,
         Operation::Card,
     ),
+    ("/ws", Method::GET, Operation::WebSocket),
 ];
 
 /// What a request line asks for.
@@ -80,6 +83,25 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_ending_is_its_operation() {
+        for (path, operation, method) in [
+            ("invocations", Operation::Invoke, Method::POST),
+            ("commands", Operation::Command, Method::POST),
+            ("stopruntimesession", Operation::Stop, Method::POST),
+            (
+                "invocations/.well-known/agent-card.json",
+                Operation::Card,
+                Method::GET,
+            ),
+            ("ws", Operation::WebSocket, Method::GET),
+        ] {
+            let asked = split(&format!("/runtimes/echo/{path}")).expect(path);
+            let found = (asked.operation, asked.method, asked.label.as_str());
+            assert_eq!(found, (operation, method, "echo"), "{path}");
+        }
+    }
 
     #[test]
     fn the_label_survives_every_kind_of_escaping() {
