@@ -119,13 +119,21 @@ def heads():
         write("proxy_head", f"name{number}", text)
 
 
+def frames():
+    mask = b"\x01\x02\x03\x04"
+    write("websocket", "client", b"\x00\x03\x81\x82" + mask + b"hi\x89\x80" + mask + b"\x88\x82" + mask + b"\x02\xea")
+    write("websocket", "server", b"\x01\x02\x01\x02hi\x00\x00\x80\x7e\x00\x7e" + bytes(126) + b"\x88\x00")
+    write("websocket", "long", b"\x01\x05\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00")
+
+
 def main():
-    for target in ("packet", "bundle", "tar", "runtime_config", "daemon_config", "answer", "proxy_head", "order", "database"):
+    for target in ("packet", "bundle", "tar", "runtime_config", "daemon_config", "answer", "proxy_head", "order", "database", "websocket"):
         shutil.rmtree(SEEDS / target, ignore_errors=True)
     packets()
     bundles()
     configurations()
     heads()
+    frames()
     subprocess.run(["cargo", "run", "--quiet", "--release", "--bin", "seeds", str(SEEDS)], cwd=HERE, check=True)
     # Small pages: the fuzzer takes 64 KiB at most, and every table has one.
     with contextlib.closing(sqlite3.connect(SEEDS / "database" / "filled")) as database:

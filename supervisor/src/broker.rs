@@ -24,10 +24,11 @@ use proto::ids::{InstanceId, RuntimeId, SessionId};
 use session_core::spec::{HostPolicy, Interpreters, RuntimeSpec};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Uid and gid of agents inside their session.
 const AGENT_UID: u32 = 1000;
@@ -90,7 +91,9 @@ pub struct Broker {
     /// Fences daemons that came before.
     pub epoch: u64,
     config: RwLock<Arc<Config>>,
-    draining: AtomicBool,
+    draining: CancellationToken,
+    /// WebSockets and shells, which a stopping daemon says goodbye to.
+    pub open: TaskTracker,
     started_at: SystemTime,
 }
 
@@ -135,7 +138,8 @@ impl Broker {
             clock: Clock::start(),
             epoch,
             config: RwLock::new(Arc::new(config)),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            open: TaskTracker::new(),
             started_at: SystemTime::now(),
         });
         broker.egress.belong_to(&broker);
@@ -155,13 +159,18 @@ impl Broker {
 
     /// Takes no new sessions from now on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.cancel();
     }
 
     /// Whether it takes no new sessions.
     #[must_use]
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
+    }
+
+    /// Resolves when this daemon is told to stop.
+    pub async fn stopping(&self) {
+        self.draining.cancelled().await;
     }
 
     /// Loads the newest version of every runtime; one whose configuration this host no longer grants is left out, with

@@ -148,6 +148,8 @@ pub struct Limits {
     pub retry_answer: MemoryBytes,
     /// Most bytes of all answers that are kept.
     pub retry_memory: MemoryBytes,
+    /// WebSockets: frame, rate, age.
+    pub websocket: crate::websocket::tunnel::Bounds,
     /// Output of one session passed on per second.
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.

@@ -27,3 +27,4 @@ pub mod start;
 pub mod store;
 pub mod time;
 pub mod usage;
+pub mod websocket;

@@ -6,3 +6,4 @@
 pub mod exchange;
 pub mod link;
 mod near_end;
+pub mod upgrade;

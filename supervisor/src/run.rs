@@ -21,6 +21,9 @@ use tokio::task::JoinSet;
 /// How long synchronous calls may take to finish once the daemon is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long WebSockets and shells may take to be closed, once that is told to them.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How long a start waits for sessions of an earlier daemon to be gone.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -121,6 +124,11 @@ pub async fn run(start: Start) -> Result<(), RunError> {
             _ = tokio::time::timeout(DRAIN_TIMEOUT, &mut serving) => false,
             () = signals.terminate() => true,
         };
+        // They have been told, see `Broker::stopping`; most are over by now.
+        broker.open.close();
+        if !hurried {
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, broker.open.wait()).await;
+        }
         if broker.config().end_sessions_on_exit {
             end_sessions(&broker, &mut signals, hurried).await;
         }

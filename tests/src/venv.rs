@@ -38,6 +38,22 @@ pub fn of(list: &str) -> anyhow::Result<PathBuf> {
     Ok(venv.join("bin"))
 }
 
+/// Runs a script of `tests/clients` to its end, and gives what it printed.
+pub fn run(script: &str, words: &[&str]) -> anyhow::Result<String> {
+    let out = Command::new(bin()?.join("python"))
+        .arg(places::source().join("tests/clients").join(script))
+        .args(words)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(
+        out.status.success(),
+        "{script} {words:?}: {said}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(said)
+}
+
 fn make(venv: &Path, wanted: &Path) -> anyhow::Result<()> {
     if venv.exists() {
         fs::remove_dir_all(venv)?;

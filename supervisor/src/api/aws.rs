@@ -2,6 +2,9 @@
 //!
 //! `{arn}` may be an ARN escaped in any way that clients are seen to use, an id, or a plain name.
 
+mod card;
+mod command;
+mod event_stream;
 mod headers;
 mod invoke;
 mod mcp;
@@ -10,6 +13,7 @@ mod stop;
 mod target;
 mod told;
 mod trace;
+mod websocket;
 
 use super::identify::Caller;
 use super::reply::ApiError;
@@ -65,6 +69,9 @@ async fn route(
     let target = resolve(broker, &asked.label, &query)?;
     match asked.operation {
         Operation::Invoke => invoke::invoke(broker, caller, target, request).await,
+        Operation::Command => command::command(broker, caller, &target, request).await,
+        Operation::Card => card::card(broker, caller, target, request).await,
+        Operation::WebSocket => websocket::websocket(broker, caller, target, request).await,
         Operation::Stop => stop::stop(broker, caller, &target, request.headers()).await,
     }
 }

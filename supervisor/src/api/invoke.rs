@@ -5,7 +5,7 @@ use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
-use crate::relay::exchange::{self, RequestBody};
+use crate::relay::exchange::{self, Exchange, RequestBody};
 use crate::relay::link::CallError;
 use crate::session::driver;
 use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
@@ -172,7 +172,6 @@ pub async fn relay(
     call: &Call,
     intake: Intake,
 ) -> Result<Answer, ApiError> {
-    let max_body = broker.config().limits.max_body.0;
     let Intake {
         body,
         length,
@@ -202,20 +201,20 @@ pub async fn relay(
             });
         }
         // Dropping the exchange has told the agent; the session stays.
-        Err(_elapsed) => {
-            return Err(ApiError::new(
-                ErrorCode::AgentTimeout,
-                format!(
-                    "the agent did not answer within {} s (lifecycle.invocation_timeout)",
-                    timeout.as_secs()
-                ),
-            )
-            .evidence(AgentEvidence {
-                log: handle.log.tail(),
-                ..AgentEvidence::default()
-            }));
-        }
+        Err(_elapsed) => return Err(too_late(handle, timeout)),
     };
+    assemble(broker, handle, work, exchange, deadline)
+}
+
+/// An agent's answer from its head and body; `deadline` is that of the invocation.
+pub(super) fn assemble(
+    broker: &Broker,
+    handle: &SessionHandle,
+    work: Work,
+    exchange: Exchange,
+    deadline: Instant,
+) -> Result<Answer, ApiError> {
+    let max_body = broker.config().limits.max_body.0;
     // A shim lets through only what it was asked for, and is not believed.
     if !(200..600).contains(&exchange.head.status) {
         return Err(ApiError::new(
@@ -307,6 +306,21 @@ pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
     )
 }
 
+/// The error of an agent that has not answered in time.
+pub(super) fn too_late(handle: &SessionHandle, timeout: Duration) -> ApiError {
+    ApiError::new(
+        ErrorCode::AgentTimeout,
+        format!(
+            "the agent did not answer within {} s (lifecycle.invocation_timeout)",
+            timeout.as_secs()
+        ),
+    )
+    .evidence(AgentEvidence {
+        log: handle.log.tail(),
+        ..AgentEvidence::default()
+    })
+}
+
 fn start_failure(end: &End) -> ApiError {
     let code = match end.reason {
         EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
@@ -333,7 +347,7 @@ fn start_failure(end: &End) -> ApiError {
 }
 
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
-async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
+pub(super) async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
     let code = error.code();
     if code == ErrorCode::TooManyInvocations {
         return ApiError::new(

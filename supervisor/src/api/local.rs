@@ -1,13 +1,14 @@
-//! The local-dev wire: `POST /invocations` and `GET /ping` go to the default runtime and pass the agent's own status and
-//! body through, as `python my_agent.py` would serve them.
+//! The local-dev wire: `POST /invocations`, `GET /ping` and `GET /ws` go to the default runtime and pass the agent's own
+//! status and body through, as `python my_agent.py` would serve them.
 
 use super::attempts;
 use super::identify::Caller;
 use super::intake::check_length;
-use super::invoke::{AgentErrors, Call, REQUEST_ID, SESSION_ID};
+use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
+use super::websocket::{Opened, Switch};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::session::handle::SessionKey;
@@ -17,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::HeaderMap;
 use http::{StatusCode, header};
 use proto::code::ErrorCode;
-use proto::ids::EndpointName;
+use proto::ids::{ClientSessionId, EndpointName};
 use std::sync::Arc;
 
 /// Headers that concern this hop, or that the relay sets itself.
@@ -99,6 +100,52 @@ async fn pass(
         version,
     };
     let answer = attempts::answer(broker, call, body).await?;
+    own_words(answer, &session)
+}
+
+/// `GET /ws`.
+pub async fn websocket(
+    State(broker): State<Arc<Broker>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Response {
+    let id = request_id(&request);
+    match open(&broker, &caller, request, &id).await {
+        Ok(response) => response,
+        Err(error) => error.aws(&id),
+    }
+}
+
+async fn open(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    mut request: Request,
+    id: &str,
+) -> Result<Response, ApiError> {
+    let version = default_runtime(broker)?;
+    let switch = Switch::of(&mut request)?;
+    let (parts, _body) = request.into_parts();
+    let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
+    let key = SessionKey {
+        runtime: version.runtime.clone(),
+        endpoint: EndpointName::default_endpoint(),
+        client: session.clone(),
+        owner: caller.owner(broker, &parts.headers)?,
+    };
+    let mut headers = headers_in(&parts.headers, session.as_str(), id)?;
+    // These are the offer's to say.
+    headers.retain(|(name, _)| !name.starts_with("sec-websocket-"));
+    match switch.open(broker, &key, &version, headers).await? {
+        Opened::Switched(mut response) => {
+            set_session(response.headers_mut(), &session);
+            Ok(response)
+        }
+        Opened::Answered(_handle, answer) => own_words(*answer, &session),
+    }
+}
+
+/// The agent's answer as it is.
+fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(
@@ -109,7 +156,7 @@ async fn pass(
     *response.headers_mut() = answer.headers;
     // Marks errors of ours; an agent must not forge one.
     response.headers_mut().remove(ERROR_TYPE);
-    set_session(response.headers_mut(), &session);
+    set_session(response.headers_mut(), session);
     *response.body_mut() = answer.body.into();
     Ok(response)
 }

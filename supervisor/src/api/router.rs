@@ -51,6 +51,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/version", get(system::version))
         .route("/invocations", post(local::invocations))
         .route("/ping", get(local::ping))
+        .route("/ws", get(local::websocket))
         .route("/runtimes/{*rest}", axum::routing::any(aws::dispatch))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown)

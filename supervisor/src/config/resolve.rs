@@ -6,6 +6,7 @@ use super::given::Given;
 use super::interval::Interval;
 use super::{Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
 use crate::daemon_log::check_level;
+use crate::websocket::tunnel::Bounds;
 use proto::config::NetworkMode;
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
@@ -433,6 +434,21 @@ impl Resolver<'_> {
                 MemoryBytes::mib(32),
                 MemoryBytes(0)..=MemoryBytes(1 << 40),
             ),
+            websocket: Bounds {
+                max_frame: self
+                    .within(
+                        "limits.websocket_frame",
+                        MemoryBytes(64 << 10),
+                        MemoryBytes(1 << 10)..=MemoryBytes::mib(64),
+                    )
+                    .0,
+                frames_per_second: self.within("limits.websocket_frame_rate", 250, 1..=1_000_000),
+                duration: self.duration(
+                    "limits.websocket_duration",
+                    3600 * second,
+                    second..=1_209_600 * second,
+                ),
+            },
             log_rate: self.within(
                 "limits.log_rate",
                 MemoryBytes::mib(1),

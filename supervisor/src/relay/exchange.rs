@@ -76,10 +76,10 @@ impl CancelHandle {
 
 /// Cancels the invocation unless it is told that the exchange is over.
 #[derive(Debug)]
-struct CancelOnDrop {
-    link: Arc<Link>,
-    id: InvocationId,
-    armed: bool,
+pub(super) struct CancelOnDrop {
+    pub(super) link: Arc<Link>,
+    pub(super) id: InvocationId,
+    pub(super) armed: bool,
 }
 
 impl Drop for CancelOnDrop {
@@ -170,7 +170,7 @@ where
     Ok(RequestBody::Whole(whole.map_or(first, BytesMut::freeze)))
 }
 
-fn length(bytes: &Bytes) -> u64 {
+pub(super) fn length(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
@@ -195,7 +195,7 @@ where
     let _ = writer.shutdown().await;
 }
 
-fn assemble(
+pub(super) fn assemble(
     head: InvokeHead,
     stream: NearEnd,
     end: oneshot::Receiver<u64>,

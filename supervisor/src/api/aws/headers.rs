@@ -30,7 +30,7 @@ const PASSED_IN: &[Known] = &[
 pub(super) const MCP_SESSION_ID: &str = "mcp-session-id";
 
 /// Prefix of the caller's own headers that reach the agent.
-const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
+pub(super) const CUSTOM_PREFIX: &str = "x-amzn-bedrock-agentcore-runtime-custom-";
 
 /// Longest value of a header of the caller's own, listed or with the prefix (contract §1.3).
 const MAX_OWN: usize = 4096;

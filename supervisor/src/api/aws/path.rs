@@ -13,14 +13,27 @@ use proto::code::ErrorCode;
 pub(super) enum Operation {
     /// InvokeAgentRuntime.
     Invoke,
+    /// InvokeAgentRuntimeCommand.
+    Command,
     /// StopRuntimeSession.
     Stop,
+    /// GetAgentCard.
+    Card,
+    /// InvokeAgentRuntimeWithWebSocketStream.
+    WebSocket,
 }
 
 /// What the path ends with, and the one method of the operation. An ending that ends with another one comes before it.
 const ENDINGS: &[(&str, Method, Operation)] = &[
     ("/invocations", Method::POST, Operation::Invoke),
+    ("/commands", Method::POST, Operation::Command),
     ("/stopruntimesession", Method::POST, Operation::Stop),
+    (
+        "/invocations/.well-known/agent-card.json",
+        Method::GET,
+        Operation::Card,
+    ),
+    ("/ws", Method::GET, Operation::WebSocket),
 ];
 
 /// What a request line asks for.
@@ -70,6 +83,25 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_ending_is_its_operation() {
+        for (path, operation, method) in [
+            ("invocations", Operation::Invoke, Method::POST),
+            ("commands", Operation::Command, Method::POST),
+            ("stopruntimesession", Operation::Stop, Method::POST),
+            (
+                "invocations/.well-known/agent-card.json",
+                Operation::Card,
+                Method::GET,
+            ),
+            ("ws", Operation::WebSocket, Method::GET),
+        ] {
+            let asked = split(&format!("/runtimes/echo/{path}")).expect(path);
+            let found = (asked.operation, asked.method, asked.label.as_str());
+            assert_eq!(found, (operation, method, "echo"), "{path}");
+        }
+    }
 
     #[test]
     fn the_label_survives_every_kind_of_escaping() {
