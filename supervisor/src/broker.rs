@@ -10,6 +10,7 @@ use crate::catalogue::{Catalogue, RuntimeVersion};
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::exits::Exits;
+use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::registry::Registry;
 use crate::session::handle::SessionHandle;
@@ -80,6 +81,8 @@ pub struct Broker {
     pub egress: Egress,
     /// What live sessions use, as last read.
     pub usage: Readings,
+    /// Keys, signatures, audit.
+    pub gate: Gate,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
@@ -115,6 +118,7 @@ impl Broker {
         launcher: LauncherClient,
         store: Store,
         artifacts: Library,
+        gate: Gate,
         epoch: u64,
     ) -> Arc<Self> {
         let max_sessions = usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX >> 4);
@@ -130,6 +134,7 @@ impl Broker {
             exits: Exits::default(),
             egress: Egress::default(),
             usage: Readings::default(),
+            gate,
             attempts: Attempts::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),

@@ -8,7 +8,7 @@ mod path;
 mod stop;
 mod target;
 
-use super::identify::Caller;
+use super::authorize::{self, Presented};
 use super::reply::ApiError;
 use super::router::request_id;
 use crate::broker::Broker;
@@ -24,7 +24,7 @@ use target::{Query, resolve};
 /// Everything below `/runtimes/`.
 pub async fn dispatch(
     State(broker): State<Arc<Broker>>,
-    Extension(caller): Extension<Caller>,
+    Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
@@ -33,7 +33,7 @@ pub async fn dispatch(
         Err(error) => return error.aws(&id),
     };
     let allowed = asked.method.clone();
-    match route(&broker, &caller, asked, request).await {
+    match route(&broker, &presented, asked, request).await {
         Ok(response) => response,
         Err(error) => {
             let mut response = error.aws(&id);
@@ -49,7 +49,7 @@ pub async fn dispatch(
 
 async fn route(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    presented: &Presented,
     asked: Asked,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -59,7 +59,13 @@ async fn route(
     }
     asked.require(request.method())?;
     let query = Query::of(request.uri().query().unwrap_or(""))?;
-    let target = resolve(broker, &asked.label, &query)?;
+    let found = resolve(broker, &asked.label, &query);
+    let (head, body) = request.into_parts();
+    let version = found.as_ref().map(|target| target.version.as_ref());
+    let action = asked.operation.action();
+    let caller = authorize::on_runtime(broker, presented, action, version, &head).await?;
+    let (caller, target) = (&caller, found?);
+    let request = Request::from_parts(head, body);
     match asked.operation {
         Operation::Invoke => invoke::invoke(broker, caller, target, request).await,
         Operation::Stop => stop::stop(broker, caller, &target, request.headers()).await,

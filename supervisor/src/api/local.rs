@@ -2,7 +2,7 @@
 //! body through, as `python my_agent.py` would serve them.
 
 use super::attempts;
-use super::identify::Caller;
+use super::authorize::{self, Presented};
 use super::intake::check_length;
 use super::invoke::{Call, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
@@ -10,6 +10,8 @@ use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
+use crate::permit::Action;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -37,11 +39,11 @@ const NOT_PASSED: &[&str] = &[
 /// `POST /invocations`.
 pub async fn invocations(
     State(broker): State<Arc<Broker>>,
-    Extension(caller): Extension<Caller>,
+    Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
-    match pass(&broker, &caller, request, &id).await {
+    match pass(&broker, &presented, request, &id).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
     }
@@ -49,9 +51,18 @@ pub async fn invocations(
 
 /// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called, busy if
 /// one of its sessions said so.
-pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
+pub async fn ping(
+    State(broker): State<Arc<Broker>>,
+    Extension(presented): Extension<Presented>,
+    request: Request,
+) -> Response {
     let id = request_id(&request);
-    match default_runtime(&broker) {
+    let head = request.into_parts().0;
+    let found = default_runtime(&broker);
+    let version = found.as_ref().map(AsRef::as_ref);
+    let permitted =
+        authorize::on_runtime(&broker, &presented, Action::INVOKE, version, &head).await;
+    match permitted.and(found) {
         Ok(version) => {
             let mut busy = false;
             for session in broker.registry.of_runtime(&version.runtime) {
@@ -71,12 +82,16 @@ pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Respon
 
 async fn pass(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    presented: &Presented,
     request: Request,
     id: &str,
 ) -> Result<Response, ApiError> {
-    let version = default_runtime(broker)?;
     let (parts, body) = request.into_parts();
+    let found = default_runtime(broker);
+    let version = found.as_ref().map(AsRef::as_ref);
+    let caller = authorize::on_runtime(broker, presented, Action::INVOKE, version, &parts).await?;
+    let version = found?;
+    let owner = caller.owner(broker, &parts.headers)?;
     let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
     check_length(broker, &parts.headers)?;
     let call = Call {
@@ -84,7 +99,11 @@ async fn pass(
             runtime: version.runtime.clone(),
             endpoint: EndpointName::default_endpoint(),
             client: session.clone(),
-            owner: caller.owner(broker, &parts.headers)?,
+            owner: if version.config.shared {
+                Owner::everybody()
+            } else {
+                owner
+            },
         },
         method: "POST".to_owned(),
         target: version.spec.protocol.path().to_owned(),
