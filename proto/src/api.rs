@@ -210,6 +210,12 @@ pub struct Session {
     pub runtime: RuntimeName,
     /// The version that it runs.
     pub version: VersionNumber,
+    /// Whose it is: `uid:…`, `key:…`, `token:…`, `local` (whoever calls a developer's daemon) or `shared`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The caller's own user that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
     /// Where it is.
     pub phase: Phase,
     /// Invocations and streams in flight.

@@ -346,6 +346,13 @@ impl Broker {
             session_id: handle.key.client.clone(),
             runtime: handle.version.name.clone(),
             version: handle.version.number,
+            owner: Some(handle.key.owner.principal.to_string()),
+            user_id: handle
+                .key
+                .owner
+                .user
+                .as_ref()
+                .map(|user| user.as_str().to_owned()),
             phase: handle.view().phase,
             in_flight: 0,
             last_activity_at: created_at.clone(),

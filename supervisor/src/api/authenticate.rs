@@ -177,7 +177,7 @@ fn told(key: Option<&str>, refused: &Refused) -> ApiError {
 fn not_taken(error: SpoolError) -> ApiError {
     match &error {
         SpoolError::TooLarge(max) => super::invoke::too_large(None, *max),
-        SpoolError::Broken(_) => ApiError::field("body", error.to_string()),
+        SpoolError::Broken(how) => ApiError::field("body", how.clone()),
         SpoolError::Full => ApiError::new(ErrorCode::Throttled, error.to_string())
             .retry_after(Duration::from_secs(2)),
         SpoolError::File { source, .. }

@@ -69,11 +69,12 @@ pub async fn on_runtime(
                 {
                     fault.clone()
                 }
-                Caller::Key(_) if fault.code == ErrorCode::NotFound => {
-                    not_permitted(caller, action)
+                // What breaks a rule would break it anywhere.
+                Caller::Key(_) | Caller::Stranger if fault.code == ErrorCode::Validation => {
+                    fault.clone()
                 }
-                Caller::Stranger if fault.code == ErrorCode::NotFound => unsigned(action),
-                Caller::Key(_) | Caller::Stranger => fault.clone(),
+                Caller::Key(_) => not_permitted(caller, action),
+                Caller::Stranger => unsigned(action),
             });
         }
     };
