@@ -62,6 +62,9 @@ pub(crate) enum Verb {
     /// List, inspect and delete runtimes
     #[command(subcommand)]
     Runtime(RuntimeVerb),
+    /// Make, list and revoke access keys for signed requests over TCP
+    #[command(subcommand)]
+    Keys(KeysVerb),
     /// Run a command inside a session, beside its agent
     Exec(Exec),
     /// Delete a runtime with all its versions, and stop its sessions
@@ -250,6 +253,37 @@ pub(crate) enum RuntimeVerb {
     },
 }
 
+/// `keys …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysVerb {
+    /// Make an access key and print its secret, this once; without limits it is an operator's
+    Create {
+        /// Whose it is, or what for
+        name: String,
+        /// Only for this runtime (repeatable)
+        #[arg(short = 'a', long = "agent", value_name = "NAME", value_parser = runtime_name)]
+        agents: Vec<RuntimeName>,
+        /// Only for this action, such as InvokeAgentRuntime or Invoke* (repeatable)
+        #[arg(long = "action", value_name = "ACTION")]
+        actions: Vec<String>,
+        /// End it after so many seconds, or 30m, 12h, 90d [default: never]
+        #[arg(long, value_name = "TIME", value_parser = lifetime)]
+        expires_in: Option<u64>,
+    },
+    /// List keys, without their secrets
+    List {
+        /// Also those that were revoked
+        #[arg(long)]
+        all: bool,
+    },
+    /// End keys at once
+    Revoke {
+        /// Their ids
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+    },
+}
+
 /// `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
@@ -380,6 +414,24 @@ fn session_id(text: &str) -> Result<ClientSessionId, String> {
     })
 }
 
+fn lifetime(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("write a number of seconds, or 30m, 12h, 90d".to_owned()),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "write a number of seconds, or 30m, 12h, 90d".to_owned())?;
+    match number.checked_mul(unit) {
+        Some(seconds) if seconds > 0 => Ok(seconds),
+        Some(_) | None => Err("must be more than 0, and less than for ever".to_owned()),
+    }
+}
+
 fn shell(text: &str) -> Result<Shell, String> {
     match text {
         "bash" => Ok(Shell::Bash),
@@ -421,6 +473,25 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn lifetimes_have_units() {
+        assert_eq!(lifetime("90"), Ok(90));
+        assert_eq!(lifetime("12h"), Ok(43_200));
+        assert_eq!(lifetime("2d"), Ok(172_800));
+        for text in [
+            "",
+            "0",
+            "0d",
+            "d",
+            "1w",
+            "-1",
+            "1.5h",
+            "18446744073709551615d",
+        ] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
     }
 
     #[test]

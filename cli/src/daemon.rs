@@ -208,6 +208,19 @@ impl Daemon {
         Ok((status, self.document(Method::PUT, path, answer).await?))
     }
 
+    /// Posts `value` as JSON and reads the answer's document.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        value: &impl Serialize,
+    ) -> Result<T, DaemonError> {
+        let body = serde_json::to_vec(value).expect("our types have string keys");
+        let mut request = self.request(Method::POST, path, full(body));
+        json(&mut request);
+        let answer = self.call(request).await?;
+        self.document(Method::POST, path, answer).await
+    }
+
     /// The (bounded) text that answers `request`.
     pub(crate) async fn text(&self, request: Request<Body>) -> Result<String, DaemonError> {
         let path = request.uri().path().to_owned();

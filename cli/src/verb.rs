@@ -13,6 +13,7 @@ mod dev;
 mod doctor;
 mod exec;
 mod invoke;
+mod keys;
 mod launch;
 mod logs;
 mod runtime;
@@ -41,6 +42,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Logs(args) => logs::run(&desk, &args).await,
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
+        Verb::Keys(args) => keys::run(&desk, &args).await,
         Verb::Exec(args) => return exec::run(&desk, args).await,
         Verb::Destroy(args) => destroy::run(&desk, &args).await,
         Verb::Doctor => return doctor::run(&desk).await,

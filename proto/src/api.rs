@@ -16,6 +16,9 @@
 //! | `GET /v1/sessions/{id}/logs?tail=&follow=` | (`tail` at most 10,000 lines, of which the last 4 MiB) ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
 //! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
 //! | `GET /openapi.json` | ▸ all of this, as OpenAPI 3.1 |
+//! | `POST /v1/keys` | [`NewAccessKeyRequest`] ▸ 201 [`NewAccessKey`]: the one answer that has the secret |
+//! | `GET /v1/keys` · `DELETE /v1/keys/{id}` | ▸ [`Page<AccessKey>`], revoked ones too · 204: revoked |
+//! | `GET /v1/audit` | ▸ [`Page<AuditRecord>`]: who was turned away and why, the newest first |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
 //! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).
@@ -219,6 +222,12 @@ pub struct Session {
     pub runtime: RuntimeName,
     /// The version that it runs.
     pub version: VersionNumber,
+    /// Whose it is: `uid:…`, `key:…`, `token:…`, `local` (whoever calls a developer's daemon) or `shared`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// The caller's own user that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
     /// Where it is.
     pub phase: Phase,
     /// Invocations and streams in flight.
@@ -248,6 +257,87 @@ pub struct Session {
     pub egress_refused: u64,
     /// Lines of output dropped.
     pub log_lines_dropped: u64,
+}
+
+/// Body of `POST /v1/keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NewAccessKeyRequest {
+    /// For people: whose it is, or what for.
+    pub name: String,
+    /// The only runtimes that it may act on; absent is any. A key without limits is an operator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtimes: Option<Vec<RuntimeName>>,
+    /// The only actions that it may do, such as `bedrock-agentcore:InvokeAgentRuntime` or `Invoke*`; absent is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actions: Option<Vec<String>>,
+    /// Seconds until it ends; absent is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+}
+
+/// A key that was just made, with its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct NewAccessKey {
+    /// Told here and never again.
+    pub secret_access_key: String,
+    /// The key.
+    #[serde(flatten)]
+    pub key: AccessKey,
+}
+
+/// An access key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct AccessKey {
+    /// Its id: no secret.
+    pub access_key_id: String,
+    /// For people.
+    pub name: String,
+    /// The only runtimes that it may act on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtimes: Option<Vec<RuntimeName>>,
+    /// The only actions that it may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actions: Option<Vec<String>>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    /// RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<String>,
+}
+
+/// Somebody was turned away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct AuditRecord {
+    /// RFC 3339.
+    pub at: String,
+    /// That of the answer.
+    pub request_id: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The answer's error name.
+    pub code: String,
+    /// Why; the answer did not say.
+    pub reason: String,
+    /// Who it was, if that is certain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// Where the connection came from.
+    pub peer: String,
+    /// What was asked for.
+    pub method: String,
+    /// See `method`; without its query.
+    pub path: String,
 }
 
 /// One line of a session's log.

@@ -12,6 +12,8 @@ pub enum ErrorCode {
     Validation,
     /// No or wrong credentials.
     Unauthorized,
+    /// A signature that is not believed.
+    InvalidSignature,
     /// Known caller, not allowed.
     AccessDenied,
     /// A quota is used up.
@@ -73,9 +75,10 @@ pub struct Row {
 
 impl ErrorCode {
     /// All codes.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Validation,
         Self::Unauthorized,
+        Self::InvalidSignature,
         Self::AccessDenied,
         Self::QuotaExceeded,
         Self::NotFound,
@@ -114,6 +117,12 @@ impl ErrorCode {
         match self {
             Self::Validation => row(-32602, 400, "ValidationException", "Invalid request"),
             Self::Unauthorized => row(-32001, 401, "UnauthorizedException", "Not authenticated"),
+            Self::InvalidSignature => row(
+                -32026,
+                403,
+                "InvalidSignatureException",
+                "Signature not accepted",
+            ),
             Self::AccessDenied => row(-32002, 403, "AccessDeniedException", "Not permitted"),
             Self::QuotaExceeded => row(
                 -32003,

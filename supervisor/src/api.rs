@@ -5,12 +5,16 @@
 pub mod answer;
 pub mod artifacts;
 pub mod attempts;
+pub mod audit;
+pub mod authenticate;
+pub mod authorize;
 pub mod aws;
 pub mod exec;
 pub mod identify;
 pub mod input;
 pub mod intake;
 pub mod invoke;
+pub mod keys;
 mod lingering;
 pub mod listener;
 pub mod local;

@@ -10,6 +10,7 @@ use crate::catalogue::{Catalogue, RuntimeVersion};
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::exits::Exits;
+use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::registry::Registry;
 use crate::session::handle::SessionHandle;
@@ -81,6 +82,8 @@ pub struct Broker {
     pub egress: Egress,
     /// What live sessions use, as last read.
     pub usage: Readings,
+    /// Keys, signatures, audit.
+    pub gate: Gate,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
@@ -118,6 +121,7 @@ impl Broker {
         launcher: LauncherClient,
         store: Store,
         artifacts: Library,
+        gate: Gate,
         epoch: u64,
     ) -> Arc<Self> {
         let max_sessions = usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX >> 4);
@@ -133,6 +137,7 @@ impl Broker {
             exits: Exits::default(),
             egress: Egress::default(),
             usage: Readings::default(),
+            gate,
             attempts: Attempts::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),
@@ -350,6 +355,13 @@ impl Broker {
             session_id: handle.key.client.clone(),
             runtime: handle.version.name.clone(),
             version: handle.version.number,
+            owner: Some(handle.key.owner.principal.to_string()),
+            user_id: handle
+                .key
+                .owner
+                .user
+                .as_ref()
+                .map(|user| user.as_str().to_owned()),
             phase: handle.view().phase,
             in_flight: 0,
             last_activity_at: created_at.clone(),

@@ -87,6 +87,17 @@ pub enum TcpAuth {
     None,
     /// No TCP listener, so nobody to identify.
     NoListener,
+    /// By what their requests carry.
+    Checked(AuthMethods),
+}
+
+/// What TCP callers may identify themselves with; at least one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthMethods {
+    /// Signatures with access keys (SigV4).
+    pub sigv4: bool,
+    /// Bearer tokens, at runtimes that have an authorizer.
+    pub jwt: bool,
 }
 
 /// Where sessions' root file system comes from.
@@ -132,6 +143,8 @@ pub struct Limits {
     pub max_head: MemoryBytes,
     /// Headers of a request.
     pub max_headers: u32,
+    /// Bodies on disk whose signature is not checked yet, all of them.
+    pub spool: MemoryBytes,
     /// How long a request's head may take to arrive, the idle time before it included.
     pub head_timeout: Duration,
     /// Open connections.

@@ -4,6 +4,9 @@
 use proto::ids::IdError;
 use std::fmt;
 
+/// The caller's user (contract §2.2).
+pub const USER_ID: &str = "x-amzn-bedrock-agentcore-runtime-user-id";
+
 /// Most characters of a user's id (contract §2.2).
 const MAX_USER: usize = 1024;
 
@@ -22,6 +25,18 @@ impl Principal {
     #[must_use]
     pub fn user(uid: u32) -> Self {
         Self(format!("uid:{uid}"))
+    }
+
+    /// Whoever holds an access key.
+    #[must_use]
+    pub fn key(id: &str) -> Self {
+        Self(format!("key:{id}"))
+    }
+
+    /// Everybody who may call a runtime that is shared.
+    #[must_use]
+    pub fn everybody() -> Self {
+        Self("shared".to_owned())
     }
 
     /// The text, for records and people.
@@ -73,6 +88,25 @@ pub struct Owner {
 }
 
 impl Owner {
+    /// Of sessions that are everybody's who may call their runtime (`shared = true`).
+    #[must_use]
+    pub fn everybody() -> Self {
+        Self {
+            principal: Principal::everybody(),
+            user: None,
+        }
+    }
+
+    /// Reads what [`Owner::key`] wrote; `None` for sessions from before there were owners.
+    #[must_use]
+    pub fn from_key(text: &str) -> Option<Self> {
+        let (principal, user): (String, Option<String>) = serde_json::from_str(text).ok()?;
+        Some(Self {
+            principal: Principal(principal),
+            user: user.map(UserId),
+        })
+    }
+
     /// For the store: no two owners have the same text.
     #[must_use]
     pub fn key(&self) -> String {
@@ -101,6 +135,9 @@ mod tests {
         ];
         let keys: std::collections::HashSet<_> = owners.iter().map(Owner::key).collect();
         assert_eq!(keys.len(), owners.len());
+        for owner in owners {
+            assert_eq!(Owner::from_key(&owner.key()), Some(owner));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::broker::{Broker, Ground};
 use crate::config::{Args, Config};
 use crate::daemon_log::LogLevel;
 use crate::fault::chain;
+use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
 use crate::session::log_retention;
 use crate::slots;
@@ -90,7 +91,10 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     .map_err(|error| open(&error))?;
     std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
     let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
-    let broker = Broker::new(config, ground, launcher, store, artifacts, epoch);
+    let gate = Gate::open(&ground.directory, &store, config.limits.spool)
+        .await
+        .map_err(|error| open(&error))?;
+    let broker = Broker::new(config, ground, launcher, store, artifacts, gate, epoch);
     recover(&broker).await?;
     broker
         .load_catalogue()

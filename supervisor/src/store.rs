@@ -17,7 +17,9 @@
 //! Not for: deciding anything about sessions, and no bundle's bytes (those are `artifacts`).
 
 mod artifacts;
+mod audit;
 mod error;
+mod keys;
 mod migrate;
 mod open;
 mod page;
@@ -27,7 +29,9 @@ mod timestamp;
 mod worker;
 
 pub use artifacts::NewArtifact;
+pub use audit::{AuditRow, Refusal};
 pub use error::StoreError;
+pub use keys::{KeyRow, NewKey};
 pub use page::PageRequest;
 pub use runtimes::Names;
 pub use sessions::{

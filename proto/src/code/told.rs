@@ -8,7 +8,7 @@ impl ErrorCode {
     pub const fn mcp(self) -> (i32, u16) {
         match self {
             Self::Unauthorized => (-32001, 401),
-            Self::AccessDenied => (-32002, 403),
+            Self::AccessDenied | Self::InvalidSignature => (-32002, 403),
             Self::Throttled | Self::TooManyInvocations | Self::QuotaExceeded => (-32003, 200),
             Self::NotFound => (-32004, 200),
             Self::Conflict | Self::RetryableConflict => (-32005, 200),
@@ -35,7 +35,7 @@ impl ErrorCode {
     #[must_use]
     pub const fn a2a(self) -> Option<(i32, u16)> {
         Some(match self {
-            Self::Unauthorized | Self::AccessDenied => return None,
+            Self::Unauthorized | Self::AccessDenied | Self::InvalidSignature => return None,
             Self::NotFound => (-32051, 404),
             Self::Validation => (-32052, 400),
             Self::MethodNotAllowed => (-32052, 405),
@@ -61,7 +61,7 @@ impl ErrorCode {
     pub const fn agui(self) -> (&'static str, u16) {
         match self {
             Self::Unauthorized => ("UNAUTHORIZED", 401),
-            Self::AccessDenied => ("ACCESS_DENIED", 403),
+            Self::AccessDenied | Self::InvalidSignature => ("ACCESS_DENIED", 403),
             // The contract has no word for it.
             Self::NotFound => ("RESOURCE_NOT_FOUND", 404),
             Self::Validation

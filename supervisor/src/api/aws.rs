@@ -15,7 +15,7 @@ mod told;
 mod trace;
 mod websocket;
 
-use super::identify::Caller;
+use super::authorize::{self, Presented};
 use super::reply::ApiError;
 use super::router::request_id;
 use crate::broker::Broker;
@@ -25,13 +25,14 @@ use http::header::{ALLOW, HeaderValue};
 use http::{Method, StatusCode};
 use path::{Asked, Operation};
 use proto::code::ErrorCode;
+use proto::config::Protocol;
 use std::sync::Arc;
 use target::{Query, resolve};
 
 /// Everything below `/runtimes/`.
 pub async fn dispatch(
     State(broker): State<Arc<Broker>>,
-    Extension(caller): Extension<Caller>,
+    Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
@@ -40,7 +41,7 @@ pub async fn dispatch(
         Err(error) => return error.aws(&id),
     };
     let allowed = asked.method.clone();
-    match route(&broker, &caller, asked, request).await {
+    match route(&broker, &presented, asked, request, &id).await {
         Ok(response) => response,
         Err(error) => {
             let mut response = error.aws(&id);
@@ -56,9 +57,10 @@ pub async fn dispatch(
 
 async fn route(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    presented: &Presented,
     asked: Asked,
     request: Request,
+    id: &str,
 ) -> Result<Response, ApiError> {
     if request.method() == Method::OPTIONS {
         let allow = [(ALLOW, asked.method.as_str())];
@@ -66,12 +68,26 @@ async fn route(
     }
     asked.require(request.method())?;
     let query = Query::of(request.uri().query().unwrap_or(""))?;
-    let target = resolve(broker, &asked.label, &query)?;
+    let found = resolve(broker, &asked.label, &query);
+    let (head, body) = request.into_parts();
+    let version = found.as_ref().map(|target| target.version.as_ref());
+    let action = asked.operation.action();
+    let caller = match authorize::on_runtime(broker, presented, action, version, &head).await {
+        Ok(caller) => caller,
+        // Callers of an agent are told in the words of its protocol.
+        Err(error) if asked.operation == Operation::Invoke => {
+            let protocol = found.map_or(Protocol::Http, |target| target.version.spec.protocol);
+            return Ok(told::told(&error, protocol, None, id));
+        }
+        Err(error) => return Err(error),
+    };
+    let target = found?;
+    let request = Request::from_parts(head, body);
     match asked.operation {
-        Operation::Invoke => invoke::invoke(broker, caller, target, request).await,
-        Operation::Command => command::command(broker, caller, &target, request).await,
-        Operation::Card => card::card(broker, caller, target, request).await,
-        Operation::WebSocket => websocket::websocket(broker, caller, target, request).await,
-        Operation::Stop => stop::stop(broker, caller, &target, request.headers()).await,
+        Operation::Invoke => invoke::invoke(broker, &caller, target, request).await,
+        Operation::Command => command::command(broker, &caller, &target, request).await,
+        Operation::Card => card::card(broker, &caller, target, request).await,
+        Operation::WebSocket => websocket::websocket(broker, &caller, target, request).await,
+        Operation::Stop => stop::stop(broker, &caller, &target, request.headers()).await,
     }
 }

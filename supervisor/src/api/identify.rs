@@ -1,16 +1,19 @@
 //! Who is asking. Unix socket: peer credentials. TCP without authentication (loopback only): anyone on this machine, but
 //! no web page — `Host` must be ours and a foreign `Origin` is refused, so neither DNS rebinding nor a form can reach us.
+//! TCP with authentication: a stranger, until the request says more (`super::authenticate`, `super::authorize`).
 
 use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::config::TcpAuth;
-use crate::owner::{Owner, Principal, UserId};
+use crate::keys::AccessKey;
+use crate::owner::{Owner, Principal, USER_ID, UserId};
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use nix::unistd::{Gid, Group, Uid, User};
 use proto::code::ErrorCode;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,11 +40,19 @@ pub enum Peer {
     Tcp {
         /// Our end.
         local: SocketAddr,
+        /// Theirs.
+        remote: SocketAddr,
     },
 }
 
-/// The caller's user (contract §2.2).
-const USER_ID: &str = "x-amzn-bedrock-agentcore-runtime-user-id";
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { uid, .. } => write!(f, "unix:uid={uid}"),
+            Self::Tcp { remote, .. } => remote.fmt(f),
+        }
+    }
+}
 
 /// A caller who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,22 +61,36 @@ pub enum Caller {
     User(u32),
     /// Somebody on this machine, unauthenticated (`--dev`).
     Loopback,
+    /// Whoever holds an access key; the request was signed with it.
+    Key(Arc<AccessKey>),
+    /// Nobody we know.
+    Stranger,
 }
 
 impl Caller {
     /// As whom it is known. Where TCP callers come unauthenticated, nobody on this machine can be told from anybody else.
+    /// A stranger is known as nobody.
     #[must_use]
-    pub fn principal(&self, broker: &Broker) -> Principal {
+    pub fn principal(&self, broker: &Broker) -> Option<Principal> {
         match self {
-            Self::User(uid) if broker.config().auth != TcpAuth::None => Principal::user(*uid),
-            Self::User(_) | Self::Loopback => Principal::local(),
+            Self::User(uid) if broker.config().auth != TcpAuth::None => Some(Principal::user(*uid)),
+            Self::User(_) | Self::Loopback => Some(Principal::local()),
+            Self::Key(key) => Some(Principal::key(&key.id)),
+            Self::Stranger => None,
         }
     }
 
     /// Whose its sessions are.
     pub fn owner(&self, broker: &Broker, headers: &HeaderMap) -> Result<Owner, ApiError> {
+        let principal = self.principal(broker).ok_or_else(|| {
+            ApiError::refused(
+                ErrorCode::AccessDenied,
+                "this needs credentials",
+                "a stranger came as far as to a session",
+            )
+        })?;
         Ok(Owner {
-            principal: self.principal(broker),
+            principal,
             user: user_id(headers)?,
         })
     }
@@ -105,7 +130,10 @@ pub async fn caller(broker: &Broker, request: &Parts) -> Result<Caller, ApiError
                 ))
             }
         }
-        Some(Peer::Tcp { local }) => {
+        Some(Peer::Tcp { .. }) if matches!(broker.config().auth, TcpAuth::Checked(_)) => {
+            Ok(Caller::Stranger)
+        }
+        Some(Peer::Tcp { local, .. }) => {
             check_host(
                 &request.headers,
                 request.uri.authority().map(|a| a.as_str()),

@@ -177,7 +177,7 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
             () = stopped(&mut stop) => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, remote)) => {
                 let Ok(local) = stream.local_addr() else {
                     continue;
                 };
@@ -186,11 +186,11 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
                     continue;
                 }
                 let place = Place::new((place, tcp_place));
-                connections.spawn(
-                    server
-                        .clone()
-                        .connection(stream, Peer::Tcp { local }, place),
-                );
+                connections.spawn(server.clone().connection(
+                    stream,
+                    Peer::Tcp { local, remote },
+                    place,
+                ));
             }
             Err(error) => pause(&error).await,
         }

@@ -2,7 +2,7 @@
 //! status and body through, as `python my_agent.py` would serve them.
 
 use super::attempts;
-use super::identify::Caller;
+use super::authorize::{self, Presented};
 use super::intake::check_length;
 use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
@@ -11,11 +11,14 @@ use super::session_header::{fresh_session_id, session_id, set_session};
 use super::websocket::{Opened, Switch};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
+use crate::permit::Action;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::HeaderMap;
+use http::request::Parts;
 use http::{StatusCode, header};
 use proto::code::ErrorCode;
 use proto::ids::{ClientSessionId, EndpointName};
@@ -43,11 +46,11 @@ const NOT_PASSED: &[&str] = &[
 /// `POST /invocations`.
 pub async fn invocations(
     State(broker): State<Arc<Broker>>,
-    Extension(caller): Extension<Caller>,
+    Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
-    match pass(&broker, &caller, request, &id).await {
+    match pass(&broker, &presented, request, &id).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
     }
@@ -55,9 +58,18 @@ pub async fn invocations(
 
 /// `GET /ping`: what the default runtime says of itself, without starting anything: healthy if it can be called, busy if
 /// one of its sessions said so.
-pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Response {
+pub async fn ping(
+    State(broker): State<Arc<Broker>>,
+    Extension(presented): Extension<Presented>,
+    request: Request,
+) -> Response {
     let id = request_id(&request);
-    match default_runtime(&broker) {
+    let head = request.into_parts().0;
+    let found = default_runtime(&broker);
+    let version = found.as_ref().map(AsRef::as_ref);
+    let permitted =
+        authorize::on_runtime(&broker, &presented, Action::INVOKE, version, &head).await;
+    match permitted.and(found) {
         Ok(version) => {
             let mut busy = false;
             for session in broker.registry.of_runtime(&version.runtime) {
@@ -77,21 +89,16 @@ pub async fn ping(State(broker): State<Arc<Broker>>, request: Request) -> Respon
 
 async fn pass(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    presented: &Presented,
     request: Request,
     id: &str,
 ) -> Result<Response, ApiError> {
-    let version = default_runtime(broker)?;
     let (parts, body) = request.into_parts();
-    let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
+    let (version, key) = session_of(broker, presented, Action::INVOKE, &parts).await?;
+    let session = key.client.clone();
     check_length(broker, &parts.headers)?;
     let call = Call {
-        key: SessionKey {
-            runtime: version.runtime.clone(),
-            endpoint: EndpointName::default_endpoint(),
-            client: session.clone(),
-            owner: caller.owner(broker, &parts.headers)?,
-        },
+        key,
         method: "POST".to_owned(),
         target: version.spec.path.clone(),
         headers: headers_in(&parts.headers, session.as_str(), id)?,
@@ -106,11 +113,11 @@ async fn pass(
 /// `GET /ws`.
 pub async fn websocket(
     State(broker): State<Arc<Broker>>,
-    Extension(caller): Extension<Caller>,
+    Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
-    match open(&broker, &caller, request, &id).await {
+    match open(&broker, &presented, request, &id).await {
         Ok(response) => response,
         Err(error) => error.aws(&id),
     }
@@ -118,20 +125,14 @@ pub async fn websocket(
 
 async fn open(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    presented: &Presented,
     mut request: Request,
     id: &str,
 ) -> Result<Response, ApiError> {
-    let version = default_runtime(broker)?;
     let switch = Switch::of(&mut request)?;
     let (parts, _body) = request.into_parts();
-    let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
-    let key = SessionKey {
-        runtime: version.runtime.clone(),
-        endpoint: EndpointName::default_endpoint(),
-        client: session.clone(),
-        owner: caller.owner(broker, &parts.headers)?,
-    };
+    let (version, key) = session_of(broker, presented, Action::WEB_SOCKET, &parts).await?;
+    let session = key.client.clone();
     let mut headers = headers_in(&parts.headers, session.as_str(), id)?;
     // These are the offer's to say.
     headers.retain(|(name, _)| !name.starts_with("sec-websocket-"));
@@ -142,6 +143,31 @@ async fn open(
         }
         Opened::Answered(_handle, answer) => own_words(*answer, &session),
     }
+}
+
+/// The session that a request means, at the default runtime.
+async fn session_of(
+    broker: &Arc<Broker>,
+    presented: &Presented,
+    action: Action,
+    parts: &Parts,
+) -> Result<(Arc<RuntimeVersion>, SessionKey), ApiError> {
+    let found = default_runtime(broker);
+    let version = found.as_ref().map(AsRef::as_ref);
+    let caller = authorize::on_runtime(broker, presented, action, version, parts).await?;
+    let version = found?;
+    let owner = caller.owner(broker, &parts.headers)?;
+    let key = SessionKey {
+        runtime: version.runtime.clone(),
+        endpoint: EndpointName::default_endpoint(),
+        client: session_id(&parts.headers)?.unwrap_or_else(fresh_session_id),
+        owner: if version.config.shared {
+            Owner::everybody()
+        } else {
+            owner
+        },
+    };
+    Ok((version, key))
 }
 
 /// The agent's answer as it is.

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, StatusCode};
 use proto::api::{FieldFault, Problem};
 use proto::code::ErrorCode;
@@ -31,7 +31,22 @@ pub struct ApiError {
     pub agent: Option<Box<AgentEvidence>>,
     /// What is behind it, for the daemon's log only.
     cause: Option<String>,
+    /// How a caller was turned away.
+    refusal: Option<Box<Refusal>>,
 }
+
+/// What is behind a refusal.
+#[derive(Debug, Clone, Default)]
+struct Refusal {
+    /// Why, for the audit only.
+    reason: String,
+    /// `WWW-Authenticate`.
+    challenge: Option<String>,
+}
+
+/// On the answer of everybody who was turned away: why.
+#[derive(Debug, Clone)]
+pub struct TurnedAway(pub String);
 
 /// What AWS hides and its users ask for most: the agent's own words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +69,26 @@ impl ApiError {
             retry_after: None,
             agent: None,
             cause: None,
+            refusal: None,
         }
+    }
+
+    /// Turns a caller away. The message is for the caller, the reason for the audit.
+    pub fn refused(code: ErrorCode, message: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            refusal: Some(Box::new(Refusal {
+                reason: reason.into(),
+                challenge: None,
+            })),
+            ..Self::new(code, message)
+        }
+    }
+
+    /// Says how to authenticate (RFC 9110 §11.6.1).
+    #[must_use]
+    pub fn challenge(mut self, challenge: String) -> Self {
+        self.refusal.get_or_insert_default().challenge = Some(challenge);
+        self
     }
 
     /// A request that breaks a rule of one field.
@@ -212,11 +246,27 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(ERROR_TYPE, HeaderValue::from_static(self.code.row().aws));
         set_request_id(headers, request_id);
+        let challenge = self.refusal.as_ref().and_then(|refusal| {
+            let challenge = refusal.challenge.as_deref()?;
+            HeaderValue::from_str(challenge).ok()
+        });
+        headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
         if let Some(delay) = self.retry_after {
             let seconds = delay.as_secs().max(1);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
             let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
+        }
+        if matches!(
+            self.code,
+            ErrorCode::Unauthorized
+                | ErrorCode::InvalidSignature
+                | ErrorCode::AccessDenied
+                | ErrorCode::MisdirectedRequest
+        ) {
+            let reason = self.refusal.as_ref().map(|refusal| &refusal.reason);
+            let reason = reason.unwrap_or(&self.message).clone();
+            response.extensions_mut().insert(TurnedAway(reason));
         }
         response
     }

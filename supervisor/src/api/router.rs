@@ -1,9 +1,13 @@
 //! Which path is what. `/v1` and the system routes are axum's; the AWS wire is split by hand, because `{arn}` is one label
 //! that clients escape in every possible way (contract §2).
 
-use super::reply::{ApiError, set_request_id};
-use super::{artifacts, aws, exec, identify, local, openapi, runtimes, sessions, system};
+use super::authenticate::{Area, authenticate};
+use super::authorize::{self, Presented};
+use super::identify::{Caller, Peer};
+use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
+use super::{artifacts, audit, aws, exec, keys, local, openapi, runtimes, sessions, system};
 use crate::broker::Broker;
+use crate::store::Refusal;
 use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -35,6 +39,9 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(sessions::show, sessions::stop))
         .routes(routes!(sessions::logs))
         .routes(routes!(exec::exec))
+        .routes(routes!(keys::create, keys::list))
+        .routes(routes!(keys::revoke))
+        .routes(routes!(audit::list))
         .split_for_parts();
     let described = openapi::Description::openapi().nest("/v1", described);
     let v1 = v1
@@ -59,24 +66,75 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .with_state(broker)
 }
 
-/// The first stage of every request: an id, and who is asking.
+/// The first stage of every request: an id, who is asking, and whether they may go where they want to. What an operation
+/// of the AWS wire needs of them, it asks itself ([`Presented`]).
 async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let aws = request.uri().path().starts_with("/runtimes/");
-    let (head, body) = request.into_parts();
-    let identified = identify::caller(&broker, &head).await;
-    let mut request = Request::from_parts(head, body);
-    let mut response = match identified {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
+    let area = Area::of(request.uri().path());
+    let visit = Visit::of(&request);
+    let (mut head, body) = request.into_parts();
+    let authenticated = match area {
+        Area::Health => Ok((Caller::Stranger, body)),
+        Area::Operations | Area::Local | Area::Objects | Area::Operators => {
+            authenticate(&broker, &mut head, body).await
         }
-        Err(error) if aws => error.aws(&id),
-        Err(error) => error.problem(&id),
+    };
+    let admitted = authenticated.and_then(|(caller, body)| {
+        if area == Area::Operators {
+            authorize::operator(&caller)?;
+        }
+        Ok((caller, body))
+    });
+    let (mut response, caller) = match admitted {
+        Ok((caller, body)) => {
+            let mut request = Request::from_parts(head, body);
+            request.extensions_mut().insert(Presented(caller.clone()));
+            (next.run(request).await, Some(caller))
+        }
+        Err(error) if area == Area::Operators => (error.problem(&id), None),
+        Err(error) => (error.aws(&id), None),
     };
     set_request_id(response.headers_mut(), &id);
+    if let Some(TurnedAway(reason)) = response.extensions_mut().remove() {
+        let caller = caller.and_then(|caller| caller.principal(&broker));
+        broker.gate.audit.record(Refusal {
+            request_id: id,
+            status: response.status().as_u16(),
+            code: visit.code(&response),
+            reason,
+            caller: caller.map(|principal| principal.to_string()),
+            peer: visit.peer,
+            method: visit.method,
+            path: visit.path,
+        });
+    }
     response
+}
+
+/// What a record of a refusal needs of its request.
+struct Visit {
+    peer: String,
+    method: String,
+    path: String,
+}
+
+impl Visit {
+    fn of(request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>();
+        Self {
+            peer: peer.map(ToString::to_string).unwrap_or_default(),
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
+        }
+    }
+
+    fn code(&self, response: &Response) -> String {
+        let name = response.headers().get(ERROR_TYPE);
+        name.and_then(|name| name.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    }
 }
 
 /// The `Allow` header is axum's to add.

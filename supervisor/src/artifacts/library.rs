@@ -54,6 +54,12 @@ impl Library {
         self.files.admit(packed)
     }
 
+    /// Most packed bytes of a bundle.
+    #[must_use]
+    pub fn largest(&self) -> u64 {
+        self.files.bounds().packed
+    }
+
     /// Receives a bundle. The second part of the answer says whether it is new. A body that fails or is given up leaves
     /// nothing.
     pub async fn receive<E>(

@@ -4,7 +4,7 @@ use super::check::{account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
-use super::{Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
+use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
 use crate::daemon_log::check_level;
 use crate::websocket::tunnel::Bounds;
 use proto::config::NetworkMode;
@@ -28,12 +28,22 @@ const MAX_SOCKET_PATH: usize = 107;
 /// What the launcher puts below the runtime directory: `/sessions/`, a session's name of at most 26 bytes, `.sock`.
 const SESSION_SOCKET_ROOM: usize = "/sessions/".len() + 26 + ".sock".len();
 
-#[derive(serde::Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum AuthWord {
     None,
     Sigv4,
     Jwt,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected \"none\", \"sigv4\", \"jwt\" or a list of the last two"
+)]
+enum AuthWords {
+    One(AuthWord),
+    Several(Vec<AuthWord>),
 }
 
 /// The reader of one configuration: looks keys up, checks, remembers faults.
@@ -212,18 +222,31 @@ impl Resolver<'_> {
     }
 
     fn auth(&mut self, dev: bool, listen: &[SocketAddr]) -> TcpAuth {
-        let word = self.take::<AuthWord>("auth");
-        match (word, listen) {
-            (Some(AuthWord::Sigv4 | AuthWord::Jwt), _) => {
-                self.fault("auth", "is not offered by this version; use the Unix socket, or \"none\" on loopback addresses");
-                TcpAuth::NoListener
+        let words = match self.take::<AuthWords>("auth") {
+            None => Vec::new(),
+            Some(AuthWords::One(word)) => vec![word],
+            Some(AuthWords::Several(words)) => {
+                if words.is_empty() || (words.contains(&AuthWord::None) && words.len() > 1) {
+                    self.fault(
+                        "auth",
+                        "must be \"none\", \"sigv4\", \"jwt\" or [\"sigv4\", \"jwt\"]",
+                    );
+                }
+                words
             }
-            (None, []) | (Some(AuthWord::None), []) => TcpAuth::NoListener,
+        };
+        let methods = AuthMethods {
+            sigv4: words.contains(&AuthWord::Sigv4),
+            jwt: words.contains(&AuthWord::Jwt),
+        };
+        match (words.first(), listen) {
+            (_, []) => TcpAuth::NoListener,
+            _ if methods.sigv4 || methods.jwt => TcpAuth::Checked(methods),
             (None, [first, ..]) if !dev => {
                 self.fault("listen", format!("offers TCP on {first}, but nothing says how callers are identified: set `auth`, or use the Unix socket only"));
                 TcpAuth::NoListener
             }
-            (None | Some(AuthWord::None), _) => {
+            (_, _) => {
                 for open in listen.iter().filter(|address| !address.ip().is_loopback()) {
                     self.fault("listen", format!("offers {open} to other machines without authentication; only loopback addresses may go without"));
                 }
@@ -400,6 +423,11 @@ impl Resolver<'_> {
                 "limits.max_head",
                 MemoryBytes(64 << 10),
                 MemoryBytes(8 << 10)..=MemoryBytes::mib(1),
+            ),
+            spool: self.within(
+                "limits.spool",
+                MemoryBytes::mib(1024),
+                MemoryBytes::mib(1)..=MemoryBytes::mib(1 << 20),
             ),
             max_headers: self.within("limits.max_headers", 100, 16..=1000),
             head_timeout: self.duration("limits.head_timeout", 30 * second, second..=600 * second),

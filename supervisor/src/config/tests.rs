@@ -79,6 +79,14 @@ fn developer_mode_listens_on_loopback_and_ends_its_sessions() {
     let config = Ground::new().flags(&["--dev"]).config();
     assert_eq!(config.listen, ["127.0.0.1:8080".parse().expect("address")]);
     assert_eq!(config.auth, TcpAuth::None);
+    let auth = |text: &str| {
+        let file = format!("listen = ['0.0.0.0:80']\nauth = {text}");
+        Ground::new().file("agentcored.toml", file).config().auth
+    };
+    let checked = |sigv4, jwt| TcpAuth::Checked(AuthMethods { sigv4, jwt });
+    assert_eq!(auth("'sigv4'"), checked(true, false));
+    assert_eq!(auth("'jwt'"), checked(false, true));
+    assert_eq!(auth("['jwt', 'sigv4']"), checked(true, true));
     assert_eq!(config.log.format, LogFormat::Text);
     assert!(config.end_sessions_on_exit);
     let elsewhere = Ground::new()
@@ -237,12 +245,12 @@ fn tcp_without_authentication_stays_on_loopback() {
             "listen = ['127.0.0.1:1', '[::]:80']\ndev = true",
             "offers [::]:80 to other machines",
         ),
-        ("auth = 'sigv4'", "not offered by this version"),
         (
-            "auth = 'jwt'\nlisten = ['127.0.0.1:1']",
-            "not offered by this version",
+            "auth = 'password'",
+            "expected \"none\", \"sigv4\", \"jwt\" or a list",
         ),
-        ("auth = 'password'", "unknown variant `password`"),
+        ("auth = []", "must be \"none\", \"sigv4\""),
+        ("auth = ['none', 'sigv4']", "must be \"none\", \"sigv4\""),
     ] {
         let faults = Ground::new().file("agentcored.toml", text).faults();
         assert!(faults.contains(expected), "{text}:\n{faults}");

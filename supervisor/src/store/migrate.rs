@@ -9,7 +9,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST, OWNERS];
+const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -88,6 +88,37 @@ const OWNERS: &str = "
 ALTER TABLE sessions ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 DROP INDEX sessions_live_clients;
 CREATE UNIQUE INDEX sessions_live_clients ON sessions (runtime, endpoint, client_id, owner) WHERE ended_at IS NULL;
+";
+
+/// `sealed`: nonce, ciphertext and tag (`crate::keys`), empty once revoked. A limit that is NULL is none.
+const ACCESS_KEYS: &str = "
+CREATE TABLE access_keys (
+    seq        INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    id         TEXT NOT NULL UNIQUE,
+    name       TEXT NOT NULL,
+    sealed     BLOB NOT NULL,
+    runtimes   TEXT CHECK (runtimes IS NULL OR json_valid(runtimes)),
+    actions    TEXT CHECK (actions IS NULL OR json_valid(actions)),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    revoked_at INTEGER
+) STRICT;
+";
+
+/// Refusals: who was turned away, where, and why.
+const AUDIT: &str = "
+CREATE TABLE audit (
+    seq        INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    at         INTEGER NOT NULL,
+    request_id TEXT NOT NULL,
+    status     INTEGER NOT NULL,
+    code       TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    caller     TEXT,
+    peer       TEXT NOT NULL,
+    method     TEXT NOT NULL,
+    path       TEXT NOT NULL
+) STRICT;
 ";
 
 fn newest() -> i64 {

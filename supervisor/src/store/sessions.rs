@@ -121,6 +121,8 @@ pub struct SessionRow {
     pub ended_at: Option<Timestamp>,
     /// How it ended.
     pub end: Option<SessionEnd>,
+    /// Whose it is; sessions from before there were owners have none.
+    pub owner: Option<Owner>,
     seq: i64,
 }
 
@@ -152,7 +154,7 @@ pub struct SessionFilter {
 
 const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version, s.endpoint, s.uid_base, s.boot_id,
         s.token, s.pid, s.start_time, s.cgroup_inode, s.phase, s.created_at, s.ended_at, s.reason, s.detail,
-        s.cpu_seconds, s.memory_peak_bytes, s.oom_kills, s.egress_refused, s.log_lines_dropped
+        s.cpu_seconds, s.memory_peak_bytes, s.oom_kills, s.egress_refused, s.log_lines_dropped, s.owner
     FROM sessions s JOIN runtimes r ON r.seq = s.runtime";
 
 impl Store {
@@ -328,9 +330,9 @@ impl Store {
                 .query_map([], |row| {
                     Ok(LiveSession {
                         session: session_row(row)?,
-                        config: config(row, 23)?,
-                        artifact: parsed(row, 24, ArtifactId::parse)?,
-                        runtime_deleted: row.get(25)?,
+                        config: config(row, 24)?,
+                        artifact: parsed(row, 25, ArtifactId::parse)?,
+                        runtime_deleted: row.get(26)?,
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;
@@ -346,7 +348,11 @@ impl SessionRow {
     pub fn to_api(&self) -> Session {
         let over = self.ended_at.is_some();
         let end = self.end.as_ref();
+        let owner = self.owner.as_ref();
+        let user = owner.and_then(|owner| owner.user.as_ref());
         Session {
+            owner: owner.map(|owner| owner.principal.to_string()),
+            user_id: user.map(|user| user.as_str().to_owned()),
             id: self.id.clone(),
             session_id: self.client_id.clone(),
             runtime: self.runtime.clone(),
@@ -492,6 +498,7 @@ fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         created_at: row.get(14)?,
         ended_at,
         end,
+        owner: Owner::from_key(&row.get::<_, String>(23)?),
     })
 }
 

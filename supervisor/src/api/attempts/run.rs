@@ -274,6 +274,7 @@ fn keeps(error: &ApiError) -> bool {
         // Nothing ran, or what came of it is unknown: the caller's SDK tries again because it should.
         ErrorCode::Validation
         | ErrorCode::Unauthorized
+        | ErrorCode::InvalidSignature
         | ErrorCode::AccessDenied
         | ErrorCode::QuotaExceeded
         | ErrorCode::NotFound

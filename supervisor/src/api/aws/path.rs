@@ -4,6 +4,7 @@
 //! may hold slashes of its own, because hand-written clients leave those of an ARN unescaped (contract §2).
 
 use crate::api::reply::ApiError;
+use crate::permit::Action;
 use http::Method;
 use percent_encoding::percent_decode_str;
 use proto::code::ErrorCode;
@@ -21,6 +22,19 @@ pub(super) enum Operation {
     Card,
     /// InvokeAgentRuntimeWithWebSocketStream.
     WebSocket,
+}
+
+impl Operation {
+    /// What a caller must be permitted to do.
+    pub(super) const fn action(self) -> Action {
+        match self {
+            Self::Invoke => Action::INVOKE,
+            Self::Command => Action::COMMAND,
+            Self::Stop => Action::STOP,
+            Self::Card => Action::CARD,
+            Self::WebSocket => Action::WEB_SOCKET,
+        }
+    }
 }
 
 /// What the path ends with, and the one method of the operation. An ending that ends with another one comes before it.

@@ -53,7 +53,11 @@ impl Target {
             runtime: self.version.runtime.clone(),
             endpoint: self.endpoint.clone(),
             client,
-            owner,
+            owner: if self.version.config.shared {
+                Owner::everybody()
+            } else {
+                owner
+            },
         }
     }
 }

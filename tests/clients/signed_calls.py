@@ -1,0 +1,261 @@
+"""boto3, unmodified, against a daemon with `auth = "sigv4"`: signed_calls.py SCENARIO FACTS, where FACTS is JSON with the
+endpoint, the runtimes' ARNs and the keys. Fails by an assertion; prints what the test beside it wants to know."""
+
+import datetime
+import hashlib
+import http.client
+import json
+import sys
+import urllib.parse
+
+import boto3
+import botocore.auth
+from botocore import UNSIGNED
+from botocore.awsrequest import AWSRequest
+from botocore.config import Config
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+
+scenario, facts = sys.argv[1], json.loads(sys.argv[2])
+endpoint, arn, other = facts["endpoint"], facts["arn"], facts["other"]
+REGION = "us-local-1"
+HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-"
+# Retried by boto3 itself they would only take longer.
+REFUSED = "InvalidSignatureException"
+
+
+def client(key="operator", secret=None, region=REGION, **settings):
+    pair = facts["keys"][key]
+    settings = {"read_timeout": 120, **settings}
+    return boto3.client(
+        "bedrock-agentcore",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=pair["accessKeyId"],
+        aws_secret_access_key=secret or pair["secretAccessKey"],
+        config=Config(**settings),
+    )
+
+
+def invoke(agentcore, code="answer = 'ran'", runtime=None, session=None, user=None, **more):
+    words = {"agentRuntimeArn": runtime or arn, "payload": json.dumps({"code": code, **more}).encode()}
+    if session:
+        words["runtimeSessionId"] = session
+    if user:
+        words["runtimeUserId"] = user
+    return agentcore.invoke_agent_runtime(**words)
+
+
+def said(answer):
+    return json.loads(answer["response"].read())
+
+
+def refused(call, code, status=403):
+    try:
+        call()
+    except ClientError as error:
+        found = error.response
+        assert found["Error"]["Code"] == code, found
+        assert found["ResponseMetadata"]["HTTPStatusCode"] == status, found
+        assert found["ResponseMetadata"]["RequestId"], found
+        assert found["ResponseMetadata"]["RetryAttempts"] == 0, found
+        assert "date" in found["ResponseMetadata"]["HTTPHeaders"], found
+        return found["Error"]["Message"]
+    raise AssertionError(f"no {code}")
+
+
+def raw(method, path, key="operator", body=b"", signer=botocore.auth.SigV4Auth, headers=None, change=None, **more):
+    """A request of our own, signed by botocore. `change` may alter it afterwards."""
+    pair = facts["keys"][key]
+    request = AWSRequest(method=method, url=endpoint + path, data=body, headers=headers or {})
+    credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
+    signer(credentials, more.pop("service", "bedrock-agentcore"), REGION, **more).add_auth(request)
+    prepared = request.prepare()
+    parts = urllib.parse.urlsplit(prepared.url)
+    sent = {"method": method, "target": parts.path + (f"?{parts.query}" if parts.query else ""), "body": body}
+    sent["headers"] = {name: value for name, value in prepared.headers.items()}
+    if change:
+        change(sent)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=60)
+    connection.request(sent["method"], sent["target"], sent["body"], sent["headers"])
+    answer = connection.getresponse()
+    return answer.status, answer.getheader("x-amzn-errortype"), answer.read()
+
+
+def label(text):
+    return urllib.parse.quote(text, safe="")
+
+
+class clock:
+    """botocore's idea of now, so many seconds off."""
+
+    def __init__(self, seconds):
+        self.off = datetime.timedelta(seconds=seconds)
+
+    def __enter__(self):
+        self.real = botocore.auth.get_current_datetime
+        botocore.auth.get_current_datetime = lambda *words, **more: self.real(*words, **more) + self.off
+
+    def __exit__(self, *_):
+        botocore.auth.get_current_datetime = self.real
+
+
+def right():
+    agentcore = client()
+    answer = invoke(agentcore, "answer = payload['a'] + 1", a=41)
+    assert said(answer) == 42, answer
+    session = answer["runtimeSessionId"]
+    assert said(invoke(agentcore, "kept['x'] = 1\nanswer = 1", session=session, user="ü & friends")) == 1
+    code = "def events():\n    for n in range(3):\n        yield {'n': n}\nanswer = events()"
+    lines = [line for line in invoke(agentcore, code)["response"].iter_lines() if line]
+    assert lines == [b'data: {"n": %d}' % n for n in range(3)], lines
+    assert agentcore.stop_runtime_session(agentRuntimeArn=arn, runtimeSessionId=session)["statusCode"] == 200
+    # The plain name, escaped in other ways than SDKs do, signed by ourselves.
+    for path in [f"/runtimes/{facts['name']}/invocations", f"/runtimes/{arn}/invocations?qualifier=DEFAULT"]:
+        status, _, body = raw("POST", path, body=b'{"code": "answer = 7"}')
+        assert (status, body) == (200, b"7"), (status, body)
+    # A declared hash, as S3 clients and some gateways send it.
+    body = b'{"code": "answer = 8"}'
+    declared = {"x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
+    status, _, answer = raw("POST", f"/runtimes/{facts['name']}/invocations", body=body, headers=declared)
+    assert (status, answer) == (200, b"8"), (status, answer)
+
+
+def big():
+    agentcore = client(retries={"total_max_attempts": 1})
+    for size in (70_000, 3_000_000, 99_000_000):
+        count = said(invoke(agentcore, "answer = [len(payload['fill']), payload['fill'][-3:]]", fill="x" * size + "end"))
+        assert count == [size + 3, "end"], count
+    # One byte of it is another.
+    def tamper(request, **_):
+        request.body = request.body[:-50] + b"y" + request.body[-49:]
+
+    agentcore.meta.events.register("before-send.bedrock-agentcore.*", tamper)
+    refused(lambda: invoke(agentcore, runtime=other, fill="x" * 5_000_000), REFUSED)
+
+
+def wrong():
+    """Nothing of this may reach an agent: all of it goes to the runtime that has no session yet."""
+    messages = {
+        refused(lambda: invoke(client(secret="wrong"), runtime=other), REFUSED),
+        refused(lambda: invoke(client("unknown"), runtime=other), REFUSED),
+        refused(lambda: invoke(client("revoked"), runtime=other), REFUSED),
+        refused(lambda: invoke(client("expired"), runtime=other), REFUSED),
+        refused(lambda: invoke(client(region="us-west-2"), runtime=other), REFUSED),
+        refused(lambda: invoke(client("unknown"), runtime="nobody-AbCdEf1234"), REFUSED),
+    }
+    def change(header=None, body=None, url=None):
+        def tamper(request, **_):
+            if header:
+                del request.headers[header[0]]
+                request.headers[header[0]] = header[1]
+            request.body = body or request.body
+            if url:
+                assert url[0] in request.url, request.url
+                request.url = request.url.replace(*url)
+
+        agentcore = client()
+        agentcore.meta.events.register("before-send.bedrock-agentcore.*", tamper)
+        return agentcore
+
+    for agentcore in [
+        change(body=b'{"code": "answer = \'run\'"}'),
+        change(header=(HEADER + "Session-Id", "x" * 40)),
+        change(header=(HEADER + "User-Id", "somebody else")),
+        change(url=("/invocations", "/invocations?qualifier=DEFAULT")),
+        change(url=("%3A", ":")),
+    ]:
+        messages.add(refused(lambda: invoke(agentcore, runtime=other, user="u"), REFUSED))
+    # No answer says which of the two, or what was wrong.
+    assert len(messages) == 1, messages
+    refused(lambda: invoke(client(signature_version=UNSIGNED), runtime=other), "AccessDeniedException")
+    refused(lambda: invoke(client(signature_version=UNSIGNED), runtime="nobody-AbCdEf1234"), "AccessDeniedException")
+    # A user id beside the signature would be anybody's.
+    def add(sent):
+        sent["headers"][HEADER + "User-Id"] = "smuggled"
+
+    status, code, _ = raw("POST", f"/runtimes/{label(other)}/invocations", body=b"{}", change=add)
+    assert (status, code) == (403, REFUSED), (status, code)
+
+
+def skewed():
+    for seconds in (-16 * 60, 16 * 60):
+        with clock(seconds):
+            message = refused(lambda: invoke(client(), runtime=other), REFUSED)
+        assert "Date" in message, message
+    for seconds in (-14 * 60, 14 * 60):
+        with clock(seconds):
+            assert said(invoke(client())) == "ran"
+
+
+def presigned():
+    path = f"/runtimes/{label(arn)}/invocations?qualifier=DEFAULT"
+    sign = {"signer": botocore.auth.SigV4QueryAuth}
+
+    def at(seconds, expires, change=None):
+        with clock(seconds):
+            status, code, body = raw("POST", path, expires=expires, change=change, **sign)
+        return status, code, body
+
+    # Presigned calls have no payload: the agent is asked, and has no use for that.
+    assert at(0, 300)[:2] == (424, "RuntimeClientError")
+    assert at(-100, 150)[0] == 424
+    for seconds, expires in [(-301, 300), (-151, 150), (0, 301), (0, 3600), (1000, 300)]:
+        assert at(seconds, expires)[:2] == (403, REFUSED), (seconds, expires)
+
+    def replace(old, new):
+        def change(sent):
+            assert old in sent["target"], sent
+            sent["target"] = sent["target"].replace(old, new)
+
+        return change
+
+    for change in [
+        replace("qualifier=DEFAULT", "qualifier=default"),
+        replace("X-Amz-Expires=300", "X-Amz-Expires=299"),
+        replace("X-Amz-Signature=", "X-Amz-Signature=0"),
+        replace("/invocations?", "/stopruntimesession?"),
+        replace("&X-Amz-SignedHeaders=host", ""),
+        lambda sent: (sent["headers"].pop("Content-Length", None), sent.update(body=b'{"code": "answer = 6"}')),
+        lambda sent: sent["headers"].update({HEADER + "Session-Id": "s" * 40}),
+    ]:
+        found = at(0, 300, change)
+        assert found[:2] == (403, REFUSED), found
+
+
+def limited():
+    agentcore = client("limited")
+    answer = invoke(agentcore)
+    assert said(answer) == "ran"
+    denied = "AccessDeniedException"
+    there = refused(lambda: invoke(agentcore, runtime=other), denied)
+    assert there == refused(lambda: invoke(agentcore, runtime="nobody-AbCdEf1234"), denied)
+    assert there == refused(lambda: invoke(agentcore, runtime=other.replace("0000", "0001", 1)), denied)
+    stop = {"agentRuntimeArn": arn, "runtimeSessionId": answer["runtimeSessionId"]}
+    refused(lambda: agentcore.stop_runtime_session(**stop), denied)
+    message = refused(lambda: invoke(agentcore, user="u"), denied)
+    assert "InvokeAgentRuntimeForUser" in message, message
+    assert said(invoke(client("for_user"), user="u")) == "ran"
+    # `/v1` is operators'.
+    for key, expected in [("limited", 403), ("for_user", 403), ("operator", 200)]:
+        for path in ["/v1/info", "/v1/keys", "/v1/audit?maxResults=1", "/version"]:
+            status, _, body = raw("GET", path, key)
+            assert status == expected, (key, path, status, body)
+    status, _, body = raw("POST", "/v1/keys", body=b'{"name": "made over TCP"}')
+    made = json.loads(body)
+    assert status == 201 and len(made["secretAccessKey"]) == 40, body
+    status, _, _ = raw("DELETE", f"/v1/keys/{made['accessKeyId']}")
+    assert status == 204
+    # A signature for objects is none for anything else, and the other way round.
+    assert raw("GET", "/v1/info", service="s3")[:2] == (403, REFUSED)
+    assert raw("GET", "/bucket/key")[:2] == (403, REFUSED)
+    # Without any credentials there is health, and nothing else.
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(endpoint).netloc)
+    for path, expected in [("/healthz", 200), ("/readyz", 200), ("/v1/info", 403), ("/version", 403), ("/ping", 403)]:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == expected, (path, answer.status)
+
+
+globals()[scenario]()
