@@ -9,6 +9,7 @@ pub mod audit;
 pub mod authenticate;
 pub mod authorize;
 pub mod aws;
+pub mod bearer;
 pub mod exec;
 pub mod identify;
 pub mod input;

@@ -18,6 +18,7 @@ pub use args::Args;
 pub use faults::{Fault, Faults};
 pub use keys::{KEYS, Key};
 
+use crate::tokens::IssuerPolicy;
 use given::Given;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
@@ -72,6 +73,8 @@ pub struct Config {
     pub limits: Limits,
     /// Outbound connections of sessions.
     pub network: Network,
+    /// Where issuers of tokens may be.
+    pub tokens: IssuerPolicy,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that

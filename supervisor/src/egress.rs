@@ -8,9 +8,9 @@
 pub mod agent_stream;
 mod budget;
 mod head;
-mod own_addresses;
+pub(crate) mod own_addresses;
 mod pace;
-mod policy;
+pub(crate) mod policy;
 
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;

@@ -6,6 +6,7 @@ use crate::keys::{AccessKeys, KeyError, Sealer};
 use crate::signature::Verifier;
 use crate::spool::{Spool, SpoolError};
 use crate::store::Store;
+use crate::tokens::Tokens;
 use proto::units::MemoryBytes;
 use std::path::Path;
 
@@ -18,6 +19,8 @@ pub struct Gate {
     pub verifier: Verifier,
     /// Bodies that wait.
     pub spool: Spool,
+    /// Verifies tokens.
+    pub tokens: Tokens,
     /// Records of refusals.
     pub audit: Audit,
 }
@@ -45,6 +48,7 @@ impl Gate {
             keys: AccessKeys::load(store.clone(), sealer).await?,
             verifier: Verifier::default(),
             spool: Spool::open(&directory.join("spool"), spool.0)?,
+            tokens: Tokens::default(),
             audit: Audit::start(store.clone()),
         })
     }

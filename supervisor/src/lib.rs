@@ -32,5 +32,6 @@ pub mod spool;
 pub mod start;
 pub mod store;
 pub mod time;
+pub mod tokens;
 pub mod usage;
 pub mod websocket;

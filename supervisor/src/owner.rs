@@ -33,6 +33,12 @@ impl Principal {
         Self(format!("key:{id}"))
     }
 
+    /// Whom tokens are issued for.
+    #[must_use]
+    pub fn token(issuer: &str, subject: &str) -> Self {
+        Self(format!("token:{}", serde_json::json!([issuer, subject])))
+    }
+
     /// Everybody who may call a runtime that is shared.
     #[must_use]
     pub fn everybody() -> Self {

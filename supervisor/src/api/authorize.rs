@@ -3,14 +3,21 @@
 //! A runtime without an authorizer takes signed requests, one with it takes bearer tokens, never both. Peers of the Unix socket
 //! are operators. Who may not know whether a runtime exists gets the same answer for one that does not.
 
+use super::bearer;
 use super::identify::Caller;
 use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::config::TcpAuth;
 use crate::owner::USER_ID;
 use crate::permit::Action;
+use crate::tokens::Refused;
+use http::header::HOST;
 use http::request::Parts;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proto::code::ErrorCode;
+use proto::config::Authorizer;
+use std::sync::Arc;
 
 /// What the AWS wire says when credentials are of the other kind.
 const MISMATCH: &str = "Authorization method mismatch. The agent is configured for a different authorization method than what was used in your request.";
@@ -30,7 +37,7 @@ pub fn operator(caller: &Caller) -> Result<(), ApiError> {
             what,
             format!("access key {} is limited", key.id),
         )),
-        Caller::Stranger => Err(ApiError::refused(
+        Caller::Token(_) | Caller::Stranger => Err(ApiError::refused(
             ErrorCode::AccessDenied,
             what,
             "no credentials, or a token where none is taken",
@@ -45,7 +52,8 @@ pub fn without_runtime(presented: &Presented, action: Action) -> Result<Caller, 
         Caller::User(_) | Caller::Loopback => Ok(caller.clone()),
         Caller::Key(key) if key.grant.covers(action, None) => Ok(caller.clone()),
         Caller::Key(_) => Err(not_permitted(caller, action)),
-        Caller::Stranger => Err(unsigned(action)),
+        // A token is its runtime's.
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
     }
 }
 
@@ -60,60 +68,172 @@ pub async fn on_runtime(
     let Presented(caller) = presented;
     let version = match found {
         Ok(version) => version,
-        Err(fault) => {
-            return Err(match caller {
-                // Unlimited callers may know.
-                Caller::User(_) | Caller::Loopback => fault.clone(),
-                Caller::Key(key)
-                    if key.grant.runtimes.is_none() && key.grant.covers(action, None) =>
-                {
-                    fault.clone()
-                }
-                // What breaks a rule would break it anywhere.
-                Caller::Key(_) | Caller::Stranger if fault.code == ErrorCode::Validation => {
-                    fault.clone()
-                }
-                Caller::Key(_) => not_permitted(caller, action),
-                Caller::Stranger => unsigned(action),
-            });
-        }
+        Err(fault) => return Err(unknown(caller, action, fault)),
     };
-    let _ = broker;
-    let needed = [
-        Some(action),
-        head.headers
-            .contains_key(USER_ID)
-            .then_some(Action::INVOKE_FOR_USER),
-    ];
+    let for_user = head.headers.contains_key(USER_ID);
     match (caller, &version.config.authorizer) {
-        (Caller::User(_) | Caller::Loopback, _) => Ok(caller.clone()),
-        (Caller::Key(key), None) => {
+        // Operators need no token, and are somebody else with one.
+        (Caller::User(_), Some(authorizer)) if bearer::token(&head.headers) != Ok(None) => {
+            with_token(broker, version, authorizer, head).await
+        }
+        (Caller::User(_), _) | (Caller::Loopback, None) => Ok(caller.clone()),
+        (Caller::Key(key), _) => {
+            let needed = [Some(action), for_user.then_some(Action::INVOKE_FOR_USER)];
             for action in needed.into_iter().flatten() {
                 if !key.grant.covers(action, Some(&version.name)) {
                     return Err(not_permitted(caller, action));
                 }
             }
-            Ok(caller.clone())
-        }
-        (Caller::Key(key), Some(_)) => {
-            // A key that may not act here learns nothing about how others may.
-            if !key.grant.covers(action, Some(&version.name)) {
-                return Err(not_permitted(caller, action));
+            match version.config.authorizer {
+                None => Ok(caller.clone()),
+                Some(_) => Err(mismatch(format!(
+                    "runtime {} takes bearer tokens only",
+                    version.name
+                ))),
             }
-            Err(ApiError::refused(
-                ErrorCode::AccessDenied,
-                MISMATCH,
-                format!("runtime {} takes bearer tokens only", version.name),
-            ))
         }
-        (Caller::Stranger, _) => Err(unsigned(action)),
+        (Caller::Loopback, Some(authorizer)) => with_token(broker, version, authorizer, head).await,
+        (Caller::Stranger, Some(authorizer)) if takes_tokens(broker) => {
+            with_token(broker, version, authorizer, head).await
+        }
+        (Caller::Stranger, None) if bearer::token(&head.headers) != Ok(None) => Err(mismatch(
+            format!("runtime {} takes signed requests only", version.name),
+        )),
+        (Caller::Token(_) | Caller::Stranger, _) => Err(unsigned(action)),
     }
+}
+
+/// What is told of a runtime that is not there, or cannot be meant.
+fn unknown(caller: &Caller, action: Action, fault: &ApiError) -> ApiError {
+    match caller {
+        Caller::User(_) | Caller::Loopback => fault.clone(),
+        // It may see every runtime, so it may see that there is none.
+        Caller::Key(key) if key.grant.runtimes.is_none() && key.grant.covers(action, None) => {
+            fault.clone()
+        }
+        // What breaks a rule would break it anywhere.
+        Caller::Key(_) | Caller::Token(_) | Caller::Stranger
+            if fault.code == ErrorCode::Validation =>
+        {
+            fault.clone()
+        }
+        Caller::Key(_) => not_permitted(caller, action),
+        Caller::Token(_) | Caller::Stranger => unsigned(action),
+    }
+}
+
+fn takes_tokens(broker: &Broker) -> bool {
+    matches!(broker.config().auth, TcpAuth::Checked(methods) if methods.jwt)
+}
+
+/// The caller by its token.
+async fn with_token(
+    broker: &Broker,
+    version: &RuntimeVersion,
+    authorizer: &Authorizer,
+    head: &Parts,
+) -> Result<Caller, ApiError> {
+    let challenge = |error: &str| {
+        let metadata = resource_metadata(broker, version, head);
+        format!("Bearer resource_metadata=\"{metadata}\"{error}")
+    };
+    let unauthorized = |reason: String, error: &str| {
+        ApiError::refused(
+            ErrorCode::Unauthorized,
+            "this runtime takes bearer tokens: the token is missing or was not accepted",
+            reason,
+        )
+        .challenge(challenge(error))
+    };
+    let invalid = ", error=\"invalid_token\"";
+    let token = match bearer::token(&head.headers) {
+        Ok(Some(token)) => token,
+        Ok(None) => return Err(unauthorized("no token".to_owned(), "")),
+        Err(fault) => return Err(unauthorized(fault.to_owned(), invalid)),
+    };
+    let policy = &broker.config().tokens;
+    let verified = broker.gate.tokens.verify(&token, authorizer, policy).await;
+    let caller = match verified {
+        Ok(caller) => caller,
+        Err(Refused::Invalid(reason)) => return Err(unauthorized(reason, invalid)),
+        Err(Refused::Insufficient(reason)) => {
+            let scopes = authorizer.allowed_scopes.as_deref().unwrap_or_default();
+            let scopes = scopes.join(" ");
+            return Err(ApiError::refused(
+                ErrorCode::AccessDenied,
+                "the token does not permit this",
+                reason,
+            )
+            .challenge(challenge(&format!(
+                ", error=\"insufficient_scope\", scope=\"{scopes}\""
+            ))));
+        }
+    };
+    // Whom a token is for, its issuer says, not its bearer.
+    let users = head.headers.get_all(USER_ID).iter();
+    if users
+        .into_iter()
+        .any(|user| user.as_bytes() != caller.subject.as_bytes())
+    {
+        return Err(ApiError::refused(
+            ErrorCode::AccessDenied,
+            "with a token the user is the token's subject; leave X-Amzn-Bedrock-AgentCore-Runtime-User-Id out",
+            format!("{} named another user", caller.subject),
+        ));
+    }
+    Ok(Caller::Token(Arc::new(caller)))
+}
+
+/// Where a runtime's protected-resource metadata is (RFC 9728 §5.1), by the address that the caller used.
+fn resource_metadata(broker: &Broker, version: &RuntimeVersion, head: &Parts) -> String {
+    format!(
+        "{}/.well-known/oauth-protected-resource?qualifier=DEFAULT",
+        resource(broker, version, head)
+    )
+}
+
+/// A runtime's address, by the address that the caller used.
+#[must_use]
+pub fn resource(broker: &Broker, version: &RuntimeVersion, head: &Parts) -> String {
+    let config = broker.config();
+    let arn = format!(
+        "arn:aws:bedrock-agentcore:{}:{}:runtime/{}",
+        config.region, config.account, version.runtime
+    );
+    let escaped = utf8_percent_encode(&arn, LABEL);
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    let plain = |host: &&str| {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        host.bytes().all(letter)
+    };
+    let host = host.or(authority).filter(plain).unwrap_or("localhost");
+    // A proxy that speaks TLS for us says so; whoever else says so misleads itself only.
+    let proto = head.headers.get("x-forwarded-proto");
+    let scheme = match proto.map(http::HeaderValue::as_bytes) {
+        Some(b"https") => "https",
+        Some(_) | None => "http",
+    };
+    format!("{scheme}://{host}/runtimes/{escaped}/invocations")
+}
+
+/// As SDKs escape a path's label.
+const LABEL: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+fn mismatch(reason: String) -> ApiError {
+    ApiError::refused(ErrorCode::AccessDenied, MISMATCH, reason)
 }
 
 fn not_permitted(caller: &Caller, action: Action) -> ApiError {
     let who = match caller {
         Caller::Key(key) => format!("access key {}", key.id),
-        Caller::User(_) | Caller::Loopback | Caller::Stranger => "this caller".to_owned(),
+        Caller::User(_) | Caller::Loopback | Caller::Token(_) | Caller::Stranger => {
+            "this caller".to_owned()
+        }
     };
     ApiError::refused(
         ErrorCode::AccessDenied,

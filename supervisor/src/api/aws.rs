@@ -9,6 +9,7 @@ mod headers;
 mod invoke;
 mod mcp;
 mod path;
+mod resource_metadata;
 mod stop;
 mod target;
 mod told;
@@ -71,7 +72,9 @@ async fn route(
     let found = resolve(broker, &asked.label, &query);
     let (head, body) = request.into_parts();
     let version = found.as_ref().map(|target| target.version.as_ref());
-    let action = asked.operation.action();
+    let Some(action) = asked.operation.action() else {
+        return resource_metadata::show(broker, found, &head);
+    };
     let caller = match authorize::on_runtime(broker, presented, action, version, &head).await {
         Ok(caller) => caller,
         // Callers of an agent are told in the words of its protocol.
@@ -89,5 +92,9 @@ async fn route(
         Operation::Card => card::card(broker, &caller, target, request).await,
         Operation::WebSocket => websocket::websocket(broker, &caller, target, request).await,
         Operation::Stop => stop::stop(broker, &caller, &target, request.headers()).await,
+        Operation::ResourceMetadata => {
+            let (head, _) = request.into_parts();
+            resource_metadata::show(broker, Ok(target), &head)
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::config::TcpAuth;
 use crate::keys::AccessKey;
 use crate::owner::{Owner, Principal, USER_ID, UserId};
+use crate::tokens::TokenCaller;
 use http::HeaderMap;
 use http::header::{HOST, ORIGIN};
 use http::request::Parts;
@@ -63,6 +64,8 @@ pub enum Caller {
     Loopback,
     /// Whoever holds an access key; the request was signed with it.
     Key(Arc<AccessKey>),
+    /// Whom a token was issued for; its issuer is that of the runtime that is called.
+    Token(Arc<TokenCaller>),
     /// Nobody we know.
     Stranger,
 }
@@ -76,6 +79,7 @@ impl Caller {
             Self::User(uid) if broker.config().auth != TcpAuth::None => Some(Principal::user(*uid)),
             Self::User(_) | Self::Loopback => Some(Principal::local()),
             Self::Key(key) => Some(Principal::key(&key.id)),
+            Self::Token(token) => Some(Principal::token(&token.issuer, &token.subject)),
             Self::Stranger => None,
         }
     }

@@ -99,6 +99,8 @@ pub const KEYS: &[Key] = &[
     live("network.allow_private", "[]", "Private targets that may be reached all the same, each with its port, such as [\"127.0.0.1:8999\", \"models.lan:443\"]; an entry for 127.0.0.1 or localhost means the host's, and takes that name out of NO_PROXY."),
     live("network.dial_timeout", "10", "How long an outbound dial may take, name resolution included."),
     live("network.max_connections", "128", "Open outbound connections of one session."),
+    live("tokens.issuers", "<any public host>", "Only hosts where runtimes' token issuers may be, such as [\"id.example.com:443\", \"*.example.org\"]; their keys' hosts too."),
+    live("tokens.allow_private", "[]", "Issuers that may be at private addresses and without TLS all the same, each with its port, such as [\"127.0.0.1:8999\", \"id.lan:443\"]."),
     live("ping.interval", "2", "Period of health checks once a session is healthy."),
     live("ping.timeout", "5", "How long one health check may take."),
     live("ping.unhealthy_after", "30", "A session whose health checks fail for this long ends."),

@@ -6,6 +6,7 @@ use super::given::Given;
 use super::interval::Interval;
 use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
 use crate::daemon_log::check_level;
+use crate::tokens::IssuerPolicy;
 use crate::websocket::tunnel::Bounds;
 use proto::config::NetworkMode;
 use proto::ids::RuntimeName;
@@ -105,6 +106,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         open_files: r.within("defaults.open_files", 4096, 64..=1_048_576),
         limits: r.limits(),
         network: r.network(),
+        tokens: r.tokens(),
         ping: r.ping(),
         notes,
         state_dir,
@@ -540,6 +542,21 @@ impl Resolver<'_> {
             allow_private,
             dial_timeout: self.duration("network.dial_timeout", 10 * second, second..=300 * second),
             max_connections: self.within("network.max_connections", 128, 1..=4096),
+        }
+    }
+
+    fn tokens(&mut self) -> IssuerPolicy {
+        let issuers = self.allow_list("tokens.issuers");
+        let allow_private = self.allow_list("tokens.allow_private").unwrap_or_default();
+        for entry in allow_private.inexact() {
+            self.fault(
+                "tokens.allow_private",
+                format!("must name exactly one host and one port in each entry; {entry} does not"),
+            );
+        }
+        IssuerPolicy {
+            issuers,
+            allow_private,
         }
     }
 

@@ -386,6 +386,7 @@ fn example() -> String {
             "default_runtime" => "\"my_agent\"",
             "end_sessions_on_exit" => "false",
             "log.format" => "\"json\"",
+            "tokens.issuers" => "[\"id.example.com:443\", \"*.example.org\"]",
             "network.allow" | "network.ceiling_allow" => {
                 "[\"api.example.com:443\", \"*.example.org\"]"
             }
@@ -434,6 +435,7 @@ fn the_example_file_means_the_defaults() {
                 "default_runtime",
                 "allow =",
                 "ceiling_allow",
+                "issuers =",
             ]
             .iter()
             .any(|k| line.starts_with(k))

@@ -20,7 +20,7 @@ const GROUPS: u32 = 0x10 | 0x100;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct OwnAddresses(Mutex<State>);
+pub(crate) struct OwnAddresses(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -33,7 +33,7 @@ struct State {
 
 impl OwnAddresses {
     /// The addresses now. Who cannot read them cannot judge either.
-    pub(super) fn now(&self) -> io::Result<Arc<[IpAddr]>> {
+    pub(crate) fn now(&self) -> io::Result<Arc<[IpAddr]>> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.now()
     }

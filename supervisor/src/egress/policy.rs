@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Why not. The text is for the agent's log and the operator's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// The runtime has an allow-list, and this is not on it.
     NotListed,
     /// The runtime has no outbound network.
@@ -51,7 +51,7 @@ pub(super) fn may_ask(policy: &NetworkPolicy, target: &Target) -> Result<(), Ref
 }
 
 /// Which of the resolved addresses may be dialled. `own` are the addresses of this host's interfaces.
-pub(super) fn may_dial(
+pub(crate) fn may_dial(
     private: &AllowList,
     target: &Target,
     resolved: &[SocketAddr],

@@ -22,23 +22,31 @@ pub(super) enum Operation {
     Card,
     /// InvokeAgentRuntimeWithWebSocketStream.
     WebSocket,
+    /// GetRuntimeProtectedResourceMetadata.
+    ResourceMetadata,
 }
 
 impl Operation {
-    /// What a caller must be permitted to do.
-    pub(super) const fn action(self) -> Action {
+    /// What a caller must be permitted to do; `None` is open to anybody.
+    pub(super) const fn action(self) -> Option<Action> {
         match self {
-            Self::Invoke => Action::INVOKE,
-            Self::Command => Action::COMMAND,
-            Self::Stop => Action::STOP,
-            Self::Card => Action::CARD,
-            Self::WebSocket => Action::WEB_SOCKET,
+            Self::Invoke => Some(Action::INVOKE),
+            Self::Command => Some(Action::COMMAND),
+            Self::Stop => Some(Action::STOP),
+            Self::Card => Some(Action::CARD),
+            Self::WebSocket => Some(Action::WEB_SOCKET),
+            Self::ResourceMetadata => None,
         }
     }
 }
 
 /// What the path ends with, and the one method of the operation. An ending that ends with another one comes before it.
 const ENDINGS: &[(&str, Method, Operation)] = &[
+    (
+        "/invocations/.well-known/oauth-protected-resource",
+        Method::GET,
+        Operation::ResourceMetadata,
+    ),
     ("/invocations", Method::POST, Operation::Invoke),
     ("/commands", Method::POST, Operation::Command),
     ("/stopruntimesession", Method::POST, Operation::Stop),

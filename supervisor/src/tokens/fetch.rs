@@ -1,0 +1,195 @@
+//! One document from an issuer: bounded in size and time, no redirects, and only from where the operator lets it come.
+//!
+//! Whoever deploys a runtime names its issuer, so the URL is a stranger's: it is judged as an agent's outbound connection is
+//! (`crate::egress`), address by address after resolving. Private addresses and plain HTTP need an entry of the operator's.
+
+use crate::egress::own_addresses::OwnAddresses;
+use crate::egress::policy::may_dial;
+use crate::fault::chain;
+use bytes::Bytes;
+use http::header::{ACCEPT, HOST, USER_AGENT};
+use http::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use session_core::egress::{AllowList, Target};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_util::task::AbortOnDropHandle;
+
+/// From resolving to the last byte.
+const TIME: Duration = Duration::from_secs(5);
+
+/// Names being resolved at once: each holds a thread for as long as a name server is silent.
+const LOOKUPS: usize = 8;
+
+/// Where issuers may be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IssuerPolicy {
+    /// Only these, if given.
+    pub issuers: Option<AllowList>,
+    /// These may be at private addresses, and without TLS.
+    pub allow_private: AllowList,
+}
+
+/// Fetches documents.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    own: OwnAddresses,
+    lookups: Arc<Semaphore>,
+    tls: OnceLock<Arc<ClientConfig>>,
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self {
+            own: OwnAddresses::default(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            tls: OnceLock::new(),
+        }
+    }
+}
+
+impl Fetcher {
+    /// The document at `url`, at most `max` bytes; why not, for the audit.
+    pub(super) async fn get(
+        &self,
+        url: &str,
+        max: usize,
+        policy: &IssuerPolicy,
+    ) -> Result<Bytes, String> {
+        let fetched = tokio::time::timeout(TIME, self.fetch(url, max, policy)).await;
+        fetched
+            .unwrap_or_else(|_| Err(format!("did not answer within {} s", TIME.as_secs())))
+            .map_err(|fault| format!("{url}: {fault}"))
+    }
+
+    async fn fetch(&self, url: &str, max: usize, policy: &IssuerPolicy) -> Result<Bytes, String> {
+        let uri: Uri = url.parse().map_err(|_| "is not a URL".to_owned())?;
+        let (secure, port) = match uri.scheme_str() {
+            Some("https") => (true, 443),
+            Some("http") => (false, 80),
+            _ => return Err("is neither https nor http".to_owned()),
+        };
+        let authority = uri.authority().ok_or("names no host")?.as_str();
+        let target = Target::parse(authority, port).map_err(|error| error.to_string())?;
+        if policy
+            .issuers
+            .as_ref()
+            .is_some_and(|list| !list.permits(&target))
+        {
+            return Err("is not one of the operator's (tokens.issuers)".to_owned());
+        }
+        if !secure && !policy.allow_private.permits(&target) {
+            return Err(
+                "is without TLS (tokens.allow_private opens exactly one host and port)".to_owned(),
+            );
+        }
+        let stream = self.dial(&target, policy).await?;
+        let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
+            .header(HOST, authority)
+            .header(ACCEPT, "application/json")
+            .header(
+                USER_AGENT,
+                concat!("agentcored/", env!("CARGO_PKG_VERSION")),
+            )
+            .body(Empty::new())
+            .map_err(|_| "is not a URL".to_owned())?;
+        if !secure {
+            return exchange(stream, request, max).await;
+        }
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|_| "names a host that no certificate can name".to_owned())?;
+        let stream = TlsConnector::from(self.tls().await?)
+            .connect(name, stream)
+            .await
+            .map_err(|error| format!("TLS: {error}"))?;
+        exchange(stream, request, max).await
+    }
+
+    async fn dial(&self, target: &Target, policy: &IssuerPolicy) -> Result<TcpStream, String> {
+        let resolved = self.resolve(target).await?;
+        let own = self
+            .own
+            .now()
+            .map_err(|error| format!("this host's own addresses are not known: {error}"))?;
+        let dialled = may_dial(&policy.allow_private, target, &resolved, &own)
+            .map_err(|refused| format!("may not be asked ({refused}; for issuers: [tokens])"))?;
+        TcpStream::connect(dialled.as_slice())
+            .await
+            .map_err(|error| format!("could not be reached: {error}"))
+    }
+
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, String> {
+        if let Some(address) = target.address() {
+            return Ok(vec![(address, target.port).into()]);
+        }
+        let place = Arc::clone(&self.lookups).acquire_owned().await;
+        let place = place.map_err(|_| "the daemon stops".to_owned())?;
+        let (host, port) = (target.host.clone(), target.port);
+        let resolved = tokio::task::spawn_blocking(move || {
+            let resolved = (host.as_str(), port).to_socket_addrs();
+            drop(place);
+            resolved.map(Iterator::collect)
+        });
+        match resolved.await {
+            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Err(error)) => Err(format!("could not be resolved: {error}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// This host's own trust: an operator adds a private authority there.
+    async fn tls(&self) -> Result<Arc<ClientConfig>, String> {
+        if let Some(config) = self.tls.get() {
+            return Ok(Arc::clone(config));
+        }
+        let config = tokio::task::spawn_blocking(|| {
+            let mut roots = RootCertStore::empty();
+            // Those that cannot be read are not trusted, which is all that is to be said about them here.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            let provider = Arc::new(crypto::ring::default_provider());
+            ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
+        });
+        let config = config.await.map_err(|error| error.to_string())?;
+        let config = config.map_err(|error| format!("TLS: {error}"))?;
+        Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(config))))
+    }
+}
+
+async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>, max: usize) -> Result<Bytes, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| chain(&error))?;
+    // Ends with this exchange, whatever the issuer would still like to send.
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|error| chain(&error))?;
+    if answer.status() != StatusCode::OK {
+        // A redirect too: where the keys are is the operator's and the metadata's word.
+        return Err(format!("answered with status {}", answer.status()));
+    }
+    Limited::new(answer.into_body(), max)
+        .collect()
+        .await
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(
+            |error| match error.downcast_ref::<http_body_util::LengthLimitError>() {
+                Some(_) => format!("has more than {max} bytes"),
+                None => format!("broke off: {error}"),
+            },
+        )
+}

@@ -1,0 +1,279 @@
+//! Bearer tokens (`auth = "jwt"`): a runtime with an authorizer, an issuer of the test's own (`tests/fixtures/issuer.py`), callers
+//! from PyPI. Tier: root; needs PyPI. What callers must see is asserted in `tests/clients/token_calls.py`.
+
+use anyhow::{Context as _, ensure};
+use e2e::client::{Client, expect_aws_error, session_name};
+use e2e::http::Target;
+use e2e::{Daemon, Options, Result, ground, places, puppet, venv, wait};
+use proto::api::{AuditRecord, NewAccessKey, NewAccessKeyRequest, Page};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+/// Issuers that misbehave, and what the audit says of each.
+const FAILING: &[(&str, &str)] = &[
+    ("oversized", "has more than 65536 bytes"),
+    ("large", "has more than 262144 bytes"),
+    ("many", "has more than 100 keys"),
+    ("redirect", "answered with status 302"),
+    ("garbled", "is not an issuer's metadata"),
+    ("slow", "did not answer within 5 s"),
+    ("inward", "is without TLS"),
+    ("elsewhere", "InvalidIssuer"),
+];
+
+/// A running issuer; ends with this.
+struct Issuer {
+    child: Child,
+    port: u16,
+    pem: String,
+}
+
+impl Issuer {
+    fn start() -> anyhow::Result<Self> {
+        let mut child = Command::new(venv::bin()?.join("python"))
+            .arg(places::source().join("tests/fixtures/issuer.py"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().context("stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let told: Value = serde_json::from_str(&line).context("the issuer's first line")?;
+        Ok(Self {
+            child,
+            port: u16::try_from(told["port"].as_u64().context("port")?)?,
+            pem: told["pem"].as_str().context("pem")?.to_owned(),
+        })
+    }
+
+    fn url(&self, folder: &str) -> String {
+        let base = format!("http://127.0.0.1:{}", self.port);
+        match folder {
+            "" => format!("{base}/.well-known/openid-configuration"),
+            folder => format!("{base}/{folder}/.well-known/openid-configuration"),
+        }
+    }
+
+    fn options(&self, auth: &str) -> Options {
+        Options {
+            dev: false,
+            ..Options::default()
+        }
+        .config(&format!(
+            "listen = [\"127.0.0.1:0\"]\nauth = {auth}\n[tokens]\nallow_private = [\"127.0.0.1:{}\", \"127.0.0.1:1\"]",
+            self.port
+        ))
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn authorizer(url: &str) -> Value {
+    json!({"authorizer": {"discovery_url": url, "allowed_audience": ["agents"]}})
+}
+
+/// A runtime that takes tokens, one that takes signatures, one that wants much, and those whose issuers fail.
+fn facts(daemon: &Daemon, issuer: &Issuer) -> anyhow::Result<Value> {
+    let client = daemon.client();
+    let mut arns = serde_json::Map::new();
+    let mut deploy = |name: &str, more: Value| -> Result {
+        let runtime = puppet::deploy(&client, name, more)?;
+        arns.insert(name.to_owned(), json!(runtime.arn));
+        Ok(())
+    };
+    deploy("tokened", authorizer(&issuer.url("")))?;
+    deploy("signed", json!({}))?;
+    deploy(
+        "strict",
+        json!({"authorizer": {
+            "discovery_url": issuer.url(""), "allowed_scopes": ["call"], "allowed_clients": ["web"],
+            "custom_claims": [{"name": "groups", "value_type": "STRING_ARRAY", "operator": "CONTAINS_ANY", "value": ["a", "b"]}],
+        }}),
+    )?;
+    // On ports that nobody listens on, and at addresses where no issuer may be.
+    deploy(
+        "down",
+        authorizer("http://127.0.0.1:1/.well-known/openid-configuration"),
+    )?;
+    deploy(
+        "plain",
+        authorizer("http://example.com/.well-known/openid-configuration"),
+    )?;
+    deploy(
+        "private",
+        authorizer("https://10.0.0.1/.well-known/openid-configuration"),
+    )?;
+    let mut failing = vec!["down", "plain", "private"];
+    for (folder, _) in FAILING {
+        deploy(folder, authorizer(&issuer.url(folder)))?;
+        failing.push(*folder);
+    }
+    let request = NewAccessKeyRequest {
+        name: "operator".to_owned(),
+        runtimes: None,
+        actions: None,
+        expires_in: None,
+    };
+    let made = e2e::http::Request::post("/v1/keys", serde_json::to_vec(&request)?);
+    let key: NewAccessKey = client.send(made)?.expect(201)?.json()?;
+    let Target::Tcp(address) = daemon.tcp()?.target else {
+        anyhow::bail!("not TCP");
+    };
+    Ok(json!({
+        "endpoint": format!("http://{address}"), "issuer": format!("http://127.0.0.1:{}", issuer.port),
+        "pem": issuer.pem, "arns": arns, "failing": failing, "key": key,
+    }))
+}
+
+fn calls(scenario: &str, facts: &Value) -> Result {
+    let out = Command::new(venv::bin()?.join("python"))
+        .arg(places::source().join("tests/clients/token_calls.py"))
+        .args([scenario, &facts.to_string()])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()?;
+    ensure!(
+        out.status.success(),
+        "{scenario}: {}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
+
+/// Waits until the audit has a record with each of these reasons.
+fn recorded(daemon: &Daemon, reasons: &[&str]) -> Result {
+    for reason in reasons {
+        let found = wait::until(10, &format!("a record that says {reason:?}"), || {
+            let page: Page<AuditRecord> = daemon.client().get("/v1/audit?maxResults=1000")?;
+            let found = page
+                .items
+                .into_iter()
+                .find(|record| record.reason.contains(reason));
+            Ok(found)
+        })?;
+        ensure!(found.status == 401 || found.status == 403, "{found:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn who_has_a_token_of_the_runtimes_issuer_is_served() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("[\"jwt\", \"sigv4\"]"), |daemon| {
+        let facts = facts(daemon, &issuer)?;
+        calls("good", &facts)?;
+        calls("metadata", &facts)?;
+        calls("owned", &facts)?;
+        let sessions = daemon.client().sessions("runtime=tokened")?;
+        let owner = format!("token:[\"http://127.0.0.1:{}\",\"alice\"]", issuer.port);
+        ensure!(
+            sessions
+                .iter()
+                .any(|session| session.owner.as_deref() == Some(&owner)),
+            "{sessions:#?}"
+        );
+        // The Unix socket is an operator's: no token is needed there, and one that is there counts.
+        let client = daemon.client();
+        client.invoke(
+            "tokened",
+            &session_name("local"),
+            &puppet::payload("answer = 1"),
+        )?;
+        let request = Client::invocation("tokened", &session_name("local"), &puppet::payload(""));
+        let answer = client.send(request.header("authorization", "Bearer x"))?;
+        expect_aws_error(answer, 401, "UnauthorizedException", "was not accepted")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn whatever_is_wrong_with_a_token_is_refused_and_recorded() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("[\"jwt\", \"sigv4\"]"), |daemon| {
+        calls("bad", &facts(daemon, &issuer)?)?;
+        recorded(
+            daemon,
+            &[
+                "ExpiredSignature",
+                "InvalidSignature",
+                "InvalidIssuer",
+                "ImmatureSignature",
+                "algorithm HS256 is symmetric",
+                "is not for algorithm",
+                "the issuer has no key \"stranger\"",
+                "the token is for [\"others\"]",
+                "the token has scopes [\"other\"]",
+                "claim \"groups\" does not fit",
+                "the token was issued to client [\"x\"]",
+                "takes signed requests only",
+                "takes bearer tokens only",
+                "named another user",
+                "neither for whom",
+            ],
+        )
+    })
+}
+
+#[test]
+fn keys_are_rotated_and_strangers_cannot_make_us_ask_all_the_time() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("[\"jwt\", \"sigv4\"]"), |daemon| {
+        calls("rotated", &facts(daemon, &issuer)?)
+    })
+}
+
+#[test]
+fn issuers_that_fail_or_may_not_be_asked_let_nobody_in() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("\"jwt\""), |daemon| {
+        calls("unavailable", &facts(daemon, &issuer)?)?;
+        let reasons: Vec<&str> = FAILING.iter().map(|(_, reason)| *reason).collect();
+        recorded(daemon, &reasons)?;
+        recorded(
+            daemon,
+            &[
+                "127.0.0.1:1/.well-known/openid-configuration: could not be reached",
+                "example.com/.well-known/openid-configuration: is without TLS",
+                "10.0.0.1 is a private address",
+            ],
+        )?;
+        assert!(daemon.client().live_sessions()?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_developers_daemon_wants_the_token_too() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    let tokens = format!("[tokens]\nallow_private = [\"127.0.0.1:{}\"]", issuer.port);
+    Daemon::with(Options::default().config(&tokens), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "tokened", authorizer(&issuer.url("")))?;
+        let payload = puppet::payload("answer = 1");
+        let tcp = daemon.tcp()?;
+        let request = Client::invocation("tokened", &session_name("dev"), &payload);
+        let answer = tcp.send(request)?;
+        let challenge = answer
+            .header("www-authenticate")
+            .unwrap_or_default()
+            .to_owned();
+        ensure!(challenge.contains("resource_metadata"), "{challenge}");
+        expect_aws_error(answer, 401, "UnauthorizedException", "token")?;
+        let local = e2e::http::Request::post("/invocations", payload.to_string());
+        tcp.send(local)?.expect(401)?;
+        client.invoke("tokened", &session_name("dev"), &payload)?;
+        Ok(())
+    })
+}
