@@ -9,7 +9,9 @@
 //! | `GET /v1/runtimes` | ▸ [`Page<Runtime>`] |
 //! | `PUT /v1/runtimes/{name}` | [`PutRuntime`] ▸ 201 or 200 [`Runtime`]: makes the runtime, or its next version |
 //! | `GET`, `DELETE /v1/runtimes/{name}` | ▸ [`Runtime`], 204 (its sessions are stopped) |
-//! | `GET /v1/runtimes/{name}/versions[/{n}]` | ▸ [`Page<Version>`], [`Version`] |
+//! | `GET /v1/runtimes/{name}/versions[/{n}]` · `DELETE …/{n}` | ▸ [`Page<Version>`], [`Version`] · 204, 409 while it is in use |
+//! | `GET /v1/runtimes/{name}/endpoints[/{endpoint}]` | ▸ [`Page<Endpoint>`], [`Endpoint`]; `DEFAULT` follows the newest version |
+//! | `PUT`, `DELETE /v1/runtimes/{name}/endpoints/{endpoint}` | [`PutEndpoint`] ▸ 201 or 200 [`Endpoint`] · 204 |
 //! | `GET /v1/sessions?runtime=&phase=` | ▸ [`Page<Session>`] |
 //! | `GET /v1/sessions/{id}` | ▸ [`Session`]; `{id}` is ours, or the client's with `?runtime=` if several runtimes know it |
 //! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
@@ -25,7 +27,8 @@
 
 use crate::config::RuntimeConfig;
 use crate::ids::{
-    ArtifactId, ClientSessionId, InstanceId, RuntimeId, RuntimeName, SessionId, VersionNumber,
+    ArtifactId, ClientSessionId, EndpointName, InstanceId, RuntimeId, RuntimeName, SessionId,
+    VersionNumber,
 };
 use crate::object::{object, optional_object};
 use crate::shim::{LogStream, TtySize};
@@ -109,8 +112,11 @@ pub struct Runtime {
     pub name: RuntimeName,
     /// Newest version.
     pub version: VersionNumber,
-    /// `READY` (later also CREATING, CREATE_FAILED, …).
+    /// Of the newest version: `READY`; `CREATING`, `CREATE_FAILED`, or with an older version `UPDATING`, `UPDATE_FAILED`.
     pub status: String,
+    /// Why the newest version failed, if it did; the newest one that is READY is served all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// The newest version's configuration.
     pub config: RuntimeConfig,
     /// The newest version's code.
@@ -130,12 +136,54 @@ pub struct Runtime {
 pub struct Version {
     /// Its number.
     pub version: VersionNumber,
+    /// As in [`Runtime`].
+    #[serde(default)]
+    pub status: String,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Its configuration.
     pub config: RuntimeConfig,
     /// Its code.
     pub artifact: ArtifactId,
     /// RFC 3339.
     pub created_at: String,
+}
+
+/// A name that leads calls to one version of a runtime.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// Its name: the `qualifier` of calls.
+    pub name: EndpointName,
+    /// Full ARN.
+    pub arn: String,
+    /// The version that takes calls; absent if none of the runtime's can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionNumber>,
+    /// As in [`Runtime`].
+    pub status: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub updated_at: String,
+}
+
+/// Body of `PUT /v1/runtimes/{name}/endpoints/{endpoint}`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PutEndpoint {
+    /// Where it leads: one that is READY. The newest if absent, or what it is for an endpoint that is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<VersionNumber>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 /// Where a session is in its life (architecture §4).

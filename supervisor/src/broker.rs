@@ -4,14 +4,14 @@
 
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
-use crate::api::reply::ApiError;
 use crate::artifacts::Library;
-use crate::catalogue::{Catalogue, RuntimeVersion};
+use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::exits::Exits;
 use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
+use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
@@ -19,10 +19,9 @@ use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::time::Clock;
 use crate::usage::Readings;
 use nix::sys::resource::{Resource, getrlimit};
-use proto::api::{FieldFault, Info, PutRuntime, Runtime, Session, Usage};
-use proto::config::{Language, RuntimeConfig};
+use proto::api::{Info, Session, Usage};
 use proto::ids::{InstanceId, RuntimeId, SessionId};
-use session_core::spec::{HostPolicy, Interpreters, RuntimeSpec};
+use session_core::spec::{HostPolicy, Interpreters};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -57,6 +56,17 @@ pub struct Ground {
     pub listen: Vec<String>,
 }
 
+/// What outlives the daemon.
+#[derive(Debug)]
+pub struct Kept {
+    /// The database.
+    pub store: Store,
+    /// Bundles.
+    pub artifacts: Library,
+    /// Files that the control plane takes bundles from.
+    pub objects: Objects,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Broker {
@@ -70,8 +80,12 @@ pub struct Broker {
     pub store: Store,
     /// Bundles.
     pub artifacts: Library,
+    /// Files that the control plane takes bundles from.
+    pub objects: Objects,
     /// Deployed runtimes.
     pub catalogue: Catalogue,
+    /// Held while the catalogue is brought up to what the store says.
+    pub catalogue_step: tokio::sync::Mutex<()>,
     /// Live sessions.
     pub registry: Registry,
     /// Places for sessions to come.
@@ -119,8 +133,7 @@ impl Broker {
         config: Config,
         ground: Ground,
         launcher: LauncherClient,
-        store: Store,
-        artifacts: Library,
+        kept: Kept,
         gate: Gate,
         epoch: u64,
     ) -> Arc<Self> {
@@ -129,9 +142,11 @@ impl Broker {
             access: ground.access.clone(),
             ground,
             launcher,
-            store,
-            artifacts,
+            store: kept.store,
+            artifacts: kept.artifacts,
+            objects: kept.objects,
             catalogue: Catalogue::default(),
+            catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::new(max_sessions),
             slots: Slots::default(),
             exits: Exits::default(),
@@ -178,87 +193,9 @@ impl Broker {
         self.draining.cancelled().await;
     }
 
-    /// Loads the newest version of every runtime; one whose configuration this host no longer grants is left out, with
-    /// the reason in the log.
-    pub async fn load_catalogue(&self) -> Result<(), StoreError> {
-        let mut token = None;
-        loop {
-            let page = self
-                .store
-                .runtimes(store::PageRequest::parse(Some(1000), token.as_deref())?)
-                .await?;
-            for runtime in page.items {
-                let name = runtime.name.clone();
-                match self.compile(runtime) {
-                    Ok(version) => self.catalogue.put(Arc::new(version)),
-                    Err(error) => {
-                        tracing::error!(runtime = %name, reason = error.message, "runtime cannot run here now");
-                    }
-                }
-            }
-            token = page.next_token;
-            if token.is_none() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Makes a runtime or its next version.
-    pub async fn deploy(&self, put: PutRuntime) -> Result<(Runtime, bool), ApiError> {
-        // Refused before anything is written.
-        let spec =
-            RuntimeSpec::resolve(&put.config, &self.host_policy()).map_err(ApiError::fields)?;
-        self.artifacts.artifact(&put.artifact).await?;
-        let file = self.artifacts.file(&put.artifact, &spec.entry_file).await?;
-        let fault = match file {
-            None => format!("`{}` could not be found in the artifact", spec.entry_file),
-            Some(file) if spec.language == Language::Binary && !file.executable => {
-                format!(
-                    "`{}` is not executable in the artifact (chmod +x)",
-                    spec.entry_file
-                )
-            }
-            Some(_) => String::new(),
-        };
-        if !fault.is_empty() {
-            return Err(ApiError::field("entrypoint", fault));
-        }
-        let (runtime, created) = self.store.put_runtime(put).await?;
-        let version = self.compile(runtime.clone())?;
-        self.catalogue.put(Arc::new(version));
-        let sessions = self.sessions_of(&runtime.runtime_id);
-        tracing::info!(runtime = %runtime.name, version = %runtime.version, "deployed");
-        Ok((
-            Runtime {
-                sessions,
-                ..runtime
-            },
-            created,
-        ))
-    }
-
-    /// What this host would not run of a configuration, field by field.
+    /// What the operator grants.
     #[must_use]
-    pub fn faults(&self, config: &RuntimeConfig) -> Vec<FieldFault> {
-        RuntimeSpec::resolve(config, &self.host_policy())
-            .err()
-            .unwrap_or_default()
-    }
-
-    fn compile(&self, runtime: Runtime) -> Result<RuntimeVersion, ApiError> {
-        let spec =
-            RuntimeSpec::resolve(&runtime.config, &self.host_policy()).map_err(ApiError::fields)?;
-        Ok(RuntimeVersion {
-            runtime: runtime.runtime_id,
-            name: runtime.name,
-            number: runtime.version,
-            config: runtime.config,
-            artifact: runtime.artifact,
-            spec,
-        })
-    }
-
-    fn host_policy(&self) -> HostPolicy {
+    pub fn host_policy(&self) -> HostPolicy {
         let config = self.config();
         HostPolicy {
             defaults: config.defaults,

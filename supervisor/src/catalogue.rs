@@ -1,12 +1,12 @@
-//! Deployed runtimes, in memory: what an invocation looks up. The store has the truth; this is its newest versions, put here
-//! after the store has them.
+//! Deployed runtimes, in memory: what an invocation looks up. The store has the truth; this is what each endpoint leads to,
+//! put here after the store has it.
 
 use proto::config::RuntimeConfig;
-use proto::ids::{ArtifactId, RuntimeId, RuntimeName, VersionNumber};
+use proto::ids::{ArtifactId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use session_core::lifecycle::Policy;
 use session_core::spec::RuntimeSpec;
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// One immutable version, compiled for this host.
 #[derive(Debug)]
@@ -40,45 +40,61 @@ impl RuntimeVersion {
     }
 }
 
-/// Newest versions by name.
+/// A runtime, and what its endpoints lead to.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// Its id.
+    pub runtime: RuntimeId,
+    /// DEFAULT's version: the newest that is READY, if there is one and this host can run it.
+    pub default: Option<Arc<RuntimeVersion>>,
+    /// Versions of named endpoints; `None` is one that this host cannot run now.
+    pub endpoints: BTreeMap<EndpointName, Option<Arc<RuntimeVersion>>>,
+}
+
+impl Deployed {
+    /// What an endpoint leads to: `None` if there is no such endpoint, `Some(None)` if nothing there can take calls.
+    #[must_use]
+    pub fn endpoint(&self, name: &EndpointName) -> Option<Option<Arc<RuntimeVersion>>> {
+        if *name == EndpointName::default_endpoint() {
+            return Some(self.default.clone());
+        }
+        self.endpoints.get(name).cloned()
+    }
+}
+
+/// What is deployed, by name.
 #[derive(Debug, Default)]
-pub struct Catalogue(RwLock<BTreeMap<RuntimeName, Arc<RuntimeVersion>>>);
+pub struct Catalogue(RwLock<BTreeMap<RuntimeName, Deployed>>);
 
 impl Catalogue {
-    /// The newest version of a runtime, by name.
+    /// A runtime, by name.
     #[must_use]
-    pub fn by_name(&self, name: &RuntimeName) -> Option<Arc<RuntimeVersion>> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+    pub fn by_name(&self, name: &RuntimeName) -> Option<Deployed> {
+        self.map().get(name).cloned()
     }
 
     /// By id.
     #[must_use]
-    pub fn by_id(&self, id: &RuntimeId) -> Option<Arc<RuntimeVersion>> {
+    pub fn by_id(&self, id: &RuntimeId) -> Option<Deployed> {
         let name = RuntimeName::parse(id.name()).ok()?;
-        self.by_name(&name).filter(|version| version.runtime == *id)
+        self.by_name(&name).filter(|found| found.runtime == *id)
     }
 
-    /// All, by name.
+    /// What the DEFAULT endpoints of all runtimes lead to, by name.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<RuntimeVersion>> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.map()
             .values()
-            .cloned()
+            .filter_map(|deployed| deployed.default.clone())
             .collect()
     }
 
-    /// Takes a new newest version.
-    pub fn put(&self, version: Arc<RuntimeVersion>) {
+    /// Takes what is deployed now.
+    pub fn put(&self, name: RuntimeName, deployed: Deployed) {
         self.0
             .write()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(version.name.clone(), version);
+            .insert(name, deployed);
     }
 
     /// Forgets a runtime.
@@ -87,5 +103,10 @@ impl Catalogue {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
+    }
+
+    fn map(&self) -> RwLockReadGuard<'_, BTreeMap<RuntimeName, Deployed>> {
+        // Nothing panics while it holds the lock; the map is whole in any case.
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,6 +18,7 @@ pub use args::Args;
 pub use faults::{Fault, Faults};
 pub use keys::{KEYS, Key};
 
+use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
 use given::Given;
 use proto::ids::RuntimeName;
@@ -142,6 +143,10 @@ pub struct Limits {
     pub max_body: MemoryBytes,
     /// Body of a control request (JSON).
     pub max_control_body: MemoryBytes,
+    /// Runtimes, versions of one, endpoints of one.
+    pub quotas: Quotas,
+    /// Bytes of all objects of the S3 subset.
+    pub objects: MemoryBytes,
     /// Head of a request.
     pub max_head: MemoryBytes,
     /// Headers of a request.

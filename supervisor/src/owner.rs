@@ -21,6 +21,12 @@ impl Principal {
         Self("local".to_owned())
     }
 
+    /// This daemon itself.
+    #[must_use]
+    pub fn daemon() -> Self {
+        Self("daemon".to_owned())
+    }
+
     /// A local user.
     #[must_use]
     pub fn user(uid: u32) -> Self {

@@ -2,12 +2,13 @@
 
 use crate::api::listener::{self, Listeners};
 use crate::artifacts::{Bounds, Library};
-use crate::broker::{Broker, Ground};
+use crate::broker::{Broker, Ground, Kept};
 use crate::config::{Args, Config};
 use crate::daemon_log::LogLevel;
 use crate::fault::chain;
 use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
+use crate::objects::Objects;
 use crate::session::log_retention;
 use crate::slots;
 use crate::store::{LiveSession, Names, SessionEnd, Store};
@@ -89,12 +90,20 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     )
     .await
     .map_err(|error| open(&error))?;
+    let objects = Objects::open(&ground.directory.join("objects"), store.clone())
+        .await
+        .map_err(|error| open(&error))?;
     std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
     let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
     let gate = Gate::open(&ground.directory, &store, config.limits.spool)
         .await
         .map_err(|error| open(&error))?;
-    let broker = Broker::new(config, ground, launcher, store, artifacts, gate, epoch);
+    let kept = Kept {
+        store,
+        artifacts,
+        objects,
+    };
+    let broker = Broker::new(config, ground, launcher, kept, gate, epoch);
     recover(&broker).await?;
     broker
         .load_catalogue()

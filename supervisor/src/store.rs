@@ -18,26 +18,35 @@
 
 mod artifacts;
 mod audit;
+mod endpoints;
 mod error;
 mod keys;
 mod migrate;
+mod objects;
+mod once;
 mod open;
 mod page;
 mod runtimes;
 mod sessions;
+mod tags;
 mod timestamp;
+mod versions;
 mod worker;
 
 pub use artifacts::NewArtifact;
 pub use audit::{AuditRow, Refusal};
+pub use endpoints::{EndpointRecord, NewEndpoint};
 pub use error::StoreError;
 pub use keys::{KeyRow, NewKey};
+pub use objects::{NewObject, ObjectRow};
+pub use once::{Done, Once};
 pub use page::PageRequest;
 pub use runtimes::Names;
 pub use sessions::{
     Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow, UidBlock,
 };
 pub use timestamp::Timestamp;
+pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};
 
 use rusqlite::Connection;
 use std::path::Path;

@@ -50,6 +50,7 @@ impl Area {
             "/invocations" | "/ping" | "/ws" => Self::Local,
             "/version" | "/metrics" | "/openapi.json" => Self::Operators,
             _ if below("/runtimes") || below("/tags") => Self::Operations,
+            _ if below("/resourcepolicy") || below("/capacity-providers") => Self::Operations,
             _ if below("/v1") => Self::Operators,
             _ => Self::Objects,
         }

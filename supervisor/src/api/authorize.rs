@@ -17,6 +17,7 @@ use http::request::Parts;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proto::code::ErrorCode;
 use proto::config::Authorizer;
+use proto::ids::RuntimeName;
 use std::sync::Arc;
 
 /// What the AWS wire says when credentials are of the other kind.
@@ -53,6 +54,30 @@ pub fn without_runtime(presented: &Presented, action: Action) -> Result<Caller, 
         Caller::Key(key) if key.grant.covers(action, None) => Ok(caller.clone()),
         Caller::Key(_) => Err(not_permitted(caller, action)),
         // A token is its runtime's.
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+/// The caller of an action of the control plane on the runtime of this name, whether or not there is one: it takes signed
+/// requests only, whatever the runtime takes.
+pub fn on_name(
+    presented: &Presented,
+    action: Action,
+    name: &RuntimeName,
+) -> Result<Caller, ApiError> {
+    let Presented(caller) = presented;
+    match caller {
+        Caller::User(_) | Caller::Loopback => Ok(caller.clone()),
+        Caller::Key(key) if key.grant.covers(action, Some(name)) => Ok(caller.clone()),
+        Caller::Key(_) => Err(not_permitted(caller, action)),
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+/// Refuses a stranger before anything of a request is read.
+pub fn no_stranger(presented: &Presented, action: Action) -> Result<(), ApiError> {
+    match &presented.0 {
+        Caller::User(_) | Caller::Loopback | Caller::Key(_) => Ok(()),
         Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
     }
 }

@@ -1,9 +1,11 @@
-//! The AWS wire: an operation by its method and path ▸ the runtime that it concerns ▸ the operation (contract §2).
+//! The AWS wire: an operation by its method and path ▸ the runtime that it concerns ▸ the operation (contract §2). The
+//! control plane (§3) is on the same port, in [`control`].
 //!
 //! `{arn}` may be an ARN escaped in any way that clients are seen to use, an id, or a plain name.
 
 mod card;
 mod command;
+mod control;
 mod event_stream;
 mod headers;
 mod invoke;
@@ -30,13 +32,17 @@ use proto::config::Protocol;
 use std::sync::Arc;
 use target::{Query, resolve};
 
-/// Everything below `/runtimes/`.
+/// Everything at the paths of this wire.
 pub async fn dispatch(
     State(broker): State<Arc<Broker>>,
     Extension(presented): Extension<Presented>,
     request: Request,
 ) -> Response {
     let id = request_id(&request);
+    let path = request.uri().path().to_owned();
+    if let Some(place) = control::split(&path) {
+        return control::dispatch(&broker, &presented, &place, request).await;
+    }
     let asked = match path::split(request.uri().path()) {
         Ok(asked) => asked,
         Err(error) => return error.aws(&id),

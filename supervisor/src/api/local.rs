@@ -197,7 +197,7 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
         )),
         _ if broker.config().default_runtime.is_some() => {
             let name = broker.config().default_runtime.clone();
-            name.and_then(|name| broker.catalogue.by_name(&name))
+            name.and_then(|name| broker.catalogue.by_name(&name)?.default)
                 .ok_or_else(|| ApiError::not_found("default_runtime is not deployed"))
         }
         _ => {

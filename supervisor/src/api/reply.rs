@@ -25,12 +25,15 @@ pub struct ApiError {
     pub message: String,
     /// Field by field, if the request broke rules.
     pub fields: Vec<FieldFault>,
+    /// What the wire itself calls this failure, where that is not the row's to say: the model's reason of a broken rule
+    /// (contract §2.9), S3's name of an error.
+    pub reason: Option<&'static str>,
     /// When to try again.
     pub retry_after: Option<Duration>,
     /// What the agent itself said.
     pub agent: Option<Box<AgentEvidence>>,
     /// What is behind it, for the daemon's log only.
-    cause: Option<String>,
+    cause: Option<Box<str>>,
     /// How a caller was turned away.
     refusal: Option<Box<Refusal>>,
 }
@@ -66,6 +69,7 @@ impl ApiError {
             code,
             message: message.into(),
             fields: Vec::new(),
+            reason: None,
             retry_after: None,
             agent: None,
             cause: None,
@@ -125,12 +129,19 @@ impl ApiError {
     /// Our fault; the cause goes to the log under the request's id, not to the caller.
     pub fn internal(error: &dyn std::error::Error) -> Self {
         Self {
-            cause: Some(crate::fault::chain(error)),
+            cause: Some(crate::fault::chain(error).into()),
             ..Self::new(
                 ErrorCode::Internal,
                 "the daemon could not do this; its log has the cause under this request id",
             )
         }
+    }
+
+    /// Says what the wire itself calls it.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
     }
 
     /// Says when to try again.
@@ -159,17 +170,30 @@ impl ApiError {
         self.message.len() + fields + agent
     }
 
+    /// The status of its row.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.code.row().http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Writes down what callers are not told.
+    pub fn log(&self, request_id: &str) {
+        if let Some(cause) = &self.cause {
+            tracing::error!(request_id, error = cause, "request failed");
+        }
+    }
+
     /// As the AWS wire says it.
     #[must_use]
     pub fn aws(&self, request_id: &str) -> Response {
         let row = self.code.row();
         let mut body = Map::from_iter([("message".to_owned(), json!(self.message))]);
         if row.aws == "ValidationException" {
-            let reason = if self.fields.is_empty() {
+            let reason = self.reason.unwrap_or(if self.fields.is_empty() {
                 "CannotParse"
             } else {
                 "FieldValidationFailed"
-            };
+            });
             body.insert("reason".to_owned(), json!(reason));
             body.insert("fieldList".to_owned(), json!(self.fields));
         }
@@ -237,9 +261,7 @@ impl ApiError {
         kind: &'static str,
         body: String,
     ) -> Response {
-        if let Some(cause) = &self.cause {
-            tracing::error!(request_id, error = cause, "request failed");
-        }
+        self.log(request_id);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Body::from(body)).into_response();
         let headers = response.headers_mut();
@@ -289,6 +311,10 @@ impl From<crate::store::StoreError> for ApiError {
             crate::store::StoreError::Invalid { field, message } => {
                 Self::field(field, message.clone())
             }
+            crate::store::StoreError::TokenReused => Self {
+                reason: Some("IdempotentParameterMismatchException"),
+                ..Self::field("clientToken", error.to_string())
+            },
             _ => Self::new(code, error.to_string()),
         }
     }
@@ -301,6 +327,31 @@ impl From<crate::artifacts::ArtifactError> for ApiError {
             Self::internal(&error)
         } else {
             Self::new(code, crate::fault::chain(&error))
+        }
+    }
+}
+
+impl From<crate::objects::ObjectError> for ApiError {
+    fn from(error: crate::objects::ObjectError) -> Self {
+        use crate::objects::ObjectError as Object;
+        let told = |code, name| Self::new(code, crate::fault::chain(&error)).because(name);
+        match &error {
+            Object::TooLarge => told(ErrorCode::PayloadTooLarge, "EntityTooLarge"),
+            Object::Full(_) => told(ErrorCode::QuotaExceeded, "QuotaExceeded"),
+            Object::TooManyUploads(_) => told(ErrorCode::QuotaExceeded, "QuotaExceeded"),
+            Object::NoUpload(_) => told(ErrorCode::NotFound, "NoSuchUpload"),
+            Object::NoPart(_) => told(ErrorCode::Validation, "InvalidPart"),
+            Object::Interrupted => told(ErrorCode::Validation, "IncompleteBody"),
+            Object::Store(error) => Self::from(error.clone()),
+            Object::File { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+                ) =>
+            {
+                told(ErrorCode::StorageFull, "InternalError")
+            }
+            Object::File { .. } => Self::internal(&error),
         }
     }
 }

@@ -5,13 +5,15 @@ use super::authenticate::{Area, authenticate};
 use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
-use super::{artifacts, audit, aws, exec, keys, local, openapi, runtimes, sessions, system};
+use super::{
+    artifacts, audit, aws, endpoints, exec, keys, local, openapi, runtimes, s3, sessions, system,
+};
 use crate::broker::Broker;
 use crate::store::Refusal;
 use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use http::{Method, StatusCode};
 use proto::code::ErrorCode;
@@ -34,7 +36,9 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(runtimes::list))
         .routes(routes!(runtimes::put, runtimes::show, runtimes::remove))
         .routes(routes!(runtimes::versions))
-        .routes(routes!(runtimes::version))
+        .routes(routes!(runtimes::version, runtimes::remove_version))
+        .routes(routes!(endpoints::list))
+        .routes(routes!(endpoints::put, endpoints::show, endpoints::remove))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::show, sessions::stop))
         .routes(routes!(sessions::logs))
@@ -59,7 +63,16 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/invocations", post(local::invocations))
         .route("/ping", get(local::ping))
         .route("/ws", get(local::websocket))
-        .route("/runtimes/{*rest}", axum::routing::any(aws::dispatch))
+        .route("/runtimes", any(aws::dispatch))
+        .route("/runtimes/", any(aws::dispatch))
+        .route("/runtimes/{*rest}", any(aws::dispatch))
+        .route("/s3", any(s3::dispatch))
+        .route("/s3/", any(s3::dispatch))
+        .route("/s3/{*rest}", any(s3::dispatch))
+        .route("/tags/{*rest}", any(aws::dispatch))
+        .route("/resourcepolicy/{*rest}", any(aws::dispatch))
+        .route("/capacity-providers", any(aws::dispatch))
+        .route("/capacity-providers/{*rest}", any(aws::dispatch))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&broker), admit))
@@ -93,6 +106,7 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
             (next.run(request).await, Some(caller))
         }
         Err(error) if area == Area::Operators => (error.problem(&id), None),
+        Err(error) if s3::serves(&visit.path) => (s3::refused(&error, &id), None),
         Err(error) => (error.aws(&id), None),
     };
     set_request_id(response.headers_mut(), &id);

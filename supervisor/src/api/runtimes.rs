@@ -13,6 +13,7 @@ use http::StatusCode;
 use proto::api::{EndReason, FieldFault, Page, PutRuntime, Runtime, Version};
 use proto::ids::{RuntimeName, VersionNumber};
 use serde::Deserialize;
+use serde_json::Value;
 use std::sync::Arc;
 use utoipa::IntoParams;
 
@@ -184,10 +185,10 @@ pub async fn remove(
     let result = async {
         let name = runtime_name(&name)?;
         broker.store.delete_runtime(&name).await?;
-        let version = broker.catalogue.by_name(&name);
-        broker.catalogue.remove(&name);
-        if let Some(version) = version {
-            let sessions = broker.registry.of_runtime(&version.runtime);
+        let deployed = broker.catalogue.by_name(&name);
+        broker.refresh(&name).await?;
+        if let Some(deployed) = deployed {
+            let sessions = broker.registry.of_runtime(&deployed.runtime);
             for session in &sessions {
                 session.stop(EndReason::Stopped).await;
             }
@@ -250,12 +251,42 @@ pub async fn version(
     Path((name, number)): Path<(String, String)>,
 ) -> Response {
     let result = async {
-        let number = number
-            .parse()
-            .map(VersionNumber)
-            .map_err(|_| ApiError::field("version", "must be a number"))?;
+        let number = version_number(&number)?;
         let version = broker.store.version(&runtime_name(&name)?, number).await?;
         Ok(Json(version).into_response())
     };
     respond(result.await, &id)
+}
+
+/// `DELETE /v1/runtimes/{name}/versions/{number}`: one that no endpoint leads to and no session runs.
+#[utoipa::path(
+    delete,
+    path = "/runtimes/{name}/versions/{number}",
+    operation_id = "deleteVersion",
+    summary = "Deletes a version that no endpoint leads to and no session runs",
+    tag = "runtimes",
+    params(("name" = RuntimeName, Path), ("number" = VersionNumber, Path)),
+    responses((status = 204, description = "Deleted"), Refusals)
+)]
+pub async fn remove_version(
+    State(broker): State<Arc<Broker>>,
+    Extension(id): Extension<RequestId>,
+    Path((name, number)): Path<(String, String)>,
+) -> Response {
+    let result = async {
+        let number = version_number(&number)?;
+        let runtime = broker.store.runtime(&runtime_name(&name)?).await?;
+        broker
+            .store
+            .delete_version(&runtime.runtime_id, number, None, |_| Value::Null)
+            .await?;
+        Ok(StatusCode::NO_CONTENT.into_response())
+    };
+    respond(result.await, &id)
+}
+
+fn version_number(text: &str) -> Result<VersionNumber, ApiError> {
+    text.parse()
+        .map(VersionNumber)
+        .map_err(|_| ApiError::field("version", "must be a number"))
 }

@@ -6,6 +6,7 @@ use super::given::Given;
 use super::interval::Interval;
 use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
 use crate::daemon_log::check_level;
+use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
 use crate::websocket::tunnel::Bounds;
 use proto::config::NetworkMode;
@@ -420,6 +421,24 @@ impl Resolver<'_> {
                 "limits.max_control_body",
                 MemoryBytes::mib(1),
                 MemoryBytes(16 << 10)..=MemoryBytes::mib(64),
+            ),
+            quotas: Quotas {
+                runtimes: self.within(
+                    "limits.max_runtimes",
+                    Quotas::BUILT_IN.runtimes,
+                    1..=100_000,
+                ),
+                versions: self.within("limits.max_versions", Quotas::BUILT_IN.versions, 1..=99_999),
+                endpoints: self.within(
+                    "limits.max_endpoints",
+                    Quotas::BUILT_IN.endpoints,
+                    0..=1000,
+                ),
+            },
+            objects: self.within(
+                "limits.objects",
+                MemoryBytes::mib(4096),
+                MemoryBytes(0)..=MemoryBytes(1 << 50),
             ),
             max_head: self.within(
                 "limits.max_head",

@@ -14,6 +14,12 @@ pub enum StoreError {
     /// The thing exists already, or is in use.
     #[error("{0}")]
     Conflict(String),
+    /// As much is there as may be.
+    #[error("{0}")]
+    Quota(String),
+    /// A caller's token was used before, for something else.
+    #[error("this clientToken was used before with another request; use a new one")]
+    TokenReused,
     /// An argument breaks a rule.
     #[error("`{field}` {message}")]
     Invalid {
@@ -88,7 +94,8 @@ impl StoreError {
         match self {
             Self::NotFound(_) => ErrorCode::NotFound,
             Self::Conflict(_) => ErrorCode::Conflict,
-            Self::Invalid { .. } => ErrorCode::Validation,
+            Self::Quota(_) => ErrorCode::QuotaExceeded,
+            Self::Invalid { .. } | Self::TokenReused => ErrorCode::Validation,
             Self::NoFreeUids(_) => ErrorCode::Throttled,
             Self::Full(_) => ErrorCode::StorageFull,
             Self::Corrupt { .. }
@@ -110,6 +117,8 @@ impl StoreError {
             ),
             Self::NotFound(_)
             | Self::Conflict(_)
+            | Self::Quota(_)
+            | Self::TokenReused
             | Self::Invalid { .. }
             | Self::NoFreeUids(_)
             | Self::Full(_)

@@ -9,7 +9,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT];
+const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -119,6 +119,58 @@ CREATE TABLE audit (
     method     TEXT NOT NULL,
     path       TEXT NOT NULL
 ) STRICT;
+";
+
+/// The control plane (contract §3): how a version came to be served, and what is kept beside versions.
+const CONTROL: &str = "
+-- MAKING: being unpacked and warmed up; FAILED: never served, and why. `typed` is what the AWS wire said of it.
+ALTER TABLE versions ADD COLUMN state TEXT NOT NULL DEFAULT 'READY' CHECK (state IN ('MAKING', 'READY', 'FAILED'));
+ALTER TABLE versions ADD COLUMN failure TEXT;
+ALTER TABLE versions ADD COLUMN typed TEXT CHECK (typed IS NULL OR json_valid(typed));
+
+-- DEFAULT has no row: it follows the newest version that is READY.
+CREATE TABLE endpoints (
+    runtime     INTEGER NOT NULL REFERENCES runtimes (seq) ON DELETE CASCADE,
+    name        TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    version     INTEGER NOT NULL CHECK (version BETWEEN 1 AND 99999),
+    description TEXT,
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    PRIMARY KEY (runtime, name)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tags (
+    arn   TEXT NOT NULL,
+    key   TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (arn, key)
+) STRICT, WITHOUT ROWID;
+
+-- What a caller's token was used for, and what was answered.
+CREATE TABLE client_tokens (
+    caller     TEXT NOT NULL,
+    operation  TEXT NOT NULL,
+    token      TEXT NOT NULL,
+    digest     TEXT NOT NULL,
+    answer     TEXT NOT NULL CHECK (json_valid(answer)),
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (caller, operation, token)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX client_tokens_by_age ON client_tokens (created_at);
+
+-- Files of the S3 subset; their bytes are in objects/<version>.
+CREATE TABLE objects (
+    bucket       TEXT NOT NULL,
+    key          TEXT NOT NULL,
+    version      TEXT NOT NULL UNIQUE,
+    etag         TEXT NOT NULL,
+    sha256       TEXT NOT NULL CHECK (length(sha256) = 64),
+    size         INTEGER NOT NULL CHECK (size >= 0),
+    content_type TEXT,
+    created_at   INTEGER NOT NULL,
+    PRIMARY KEY (bucket, key)
+) STRICT, WITHOUT ROWID;
 ";
 
 fn newest() -> i64 {

@@ -1,8 +1,9 @@
 //! Runtimes and their immutable versions.
 
+use super::versions::{self, state};
 use super::worker::Durability;
-use super::{PageRequest, Store, StoreError, Timestamp, artifacts};
-use proto::api::{Page, PutRuntime, Runtime, Version};
+use super::{PageRequest, Store, StoreError, Timestamp};
+use proto::api::{Page, Runtime, Version};
 use proto::config::RuntimeConfig;
 use proto::ids::{ArtifactId, RuntimeId, RuntimeName, VersionNumber};
 use rusqlite::types::Type;
@@ -29,39 +30,16 @@ const MAX_VERSION: u32 = 99_999;
 
 const RUNTIME: &str =
     "SELECT r.id, r.arn, r.name, v.number, v.config, v.artifact, r.created_at, r.updated_at,
-        (SELECT count(*) FROM sessions s WHERE s.runtime = r.seq AND s.ended_at IS NULL)
-    FROM runtimes r JOIN versions v ON v.runtime = r.seq AND v.number = r.latest
+        (SELECT count(*) FROM sessions s WHERE s.runtime = r.seq AND s.ended_at IS NULL), v.state, v.failure
+    FROM runtimes r JOIN versions v ON v.runtime = r.seq
+        AND v.number = (SELECT max(n.number) FROM versions n WHERE n.runtime = r.seq)
     WHERE r.deleted_at IS NULL";
 
-const VERSION: &str = "SELECT v.number, v.config, v.artifact, v.created_at
+const VERSION: &str = "SELECT v.number, v.config, v.artifact, v.created_at, v.state, v.failure
     FROM versions v JOIN runtimes r ON r.seq = v.runtime
     WHERE r.deleted_at IS NULL AND r.name = ?1";
 
 impl Store {
-    /// Makes the runtime, or its next version. The second part of the answer says whether the runtime is new. The
-    /// configuration must have been checked (`session_core::spec`); the artifact must be there.
-    pub async fn put_runtime(&self, put: PutRuntime) -> Result<(Runtime, bool), StoreError> {
-        let names = self.names.clone();
-        self.write(Durability::Durable, move |db| {
-            artifacts::one(db, &put.artifact)?;
-            let now = Timestamp::now();
-            let known = seq_and_latest(db, &put.config.name)?;
-            let (seq, number) = match known {
-                Some((seq, latest)) => (seq, bump(db, seq, latest, now)?),
-                None => (insert(db, &names, &put.config.name, now)?, 1),
-            };
-            let config = serde_json::to_string(&put.config)
-                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            db.prepare_cached(
-                "INSERT INTO versions (runtime, number, config, artifact, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![seq, number, config, put.artifact.as_str(), now])?;
-            Ok((by_name(db, &put.config.name)?, known.is_none()))
-        })
-        .await
-    }
-
     /// A runtime, by name.
     pub async fn runtime(&self, name: &RuntimeName) -> Result<Runtime, StoreError> {
         let name = name.clone();
@@ -139,19 +117,13 @@ impl Store {
         .await
     }
 
-    /// Deletes a runtime with all its versions; its name is free at once. Its live sessions go on until they are stopped.
+    /// Deletes a runtime with all its versions and endpoints; its name is free at once. Its live sessions go on until they
+    /// are stopped.
     pub async fn delete_runtime(&self, name: &RuntimeName) -> Result<(), StoreError> {
         let name = name.clone();
         self.write(Durability::Durable, move |db| {
-            let deleted = db
-                .prepare_cached(
-                    "UPDATE runtimes SET deleted_at = ?2 WHERE name = ?1 AND deleted_at IS NULL",
-                )?
-                .execute(params![name.as_str(), Timestamp::now()])?;
-            if deleted == 0 {
-                return Err(unknown(&name));
-            }
-            Ok(())
+            let (seq, _) = seq_and_latest(db, &name)?.ok_or_else(|| unknown(&name))?;
+            versions::delete(db, seq, &versions::newest(db, seq)?)
         })
         .await
     }
@@ -172,7 +144,7 @@ pub(super) fn seq_and_latest(
         .optional()?)
 }
 
-fn insert(
+pub(super) fn insert(
     db: &Connection,
     names: &Names,
     name: &RuntimeName,
@@ -187,7 +159,12 @@ fn insert(
     Ok(db.last_insert_rowid())
 }
 
-fn bump(db: &Connection, seq: i64, latest: u32, now: Timestamp) -> Result<u32, StoreError> {
+pub(super) fn bump(
+    db: &Connection,
+    seq: i64,
+    latest: u32,
+    now: Timestamp,
+) -> Result<u32, StoreError> {
     let number = latest + 1;
     if number > MAX_VERSION {
         return Err(StoreError::Conflict(format!(
@@ -201,6 +178,12 @@ fn bump(db: &Connection, seq: i64, latest: u32, now: Timestamp) -> Result<u32, S
 
 /// A name, a hyphen and ten characters of [a-zA-Z0-9] (contract §3.2).
 fn new_id(name: &RuntimeName) -> RuntimeId {
+    RuntimeId::parse(format!("{name}-{}", tail()))
+        .expect("made of a name and ten letters or digits")
+}
+
+/// Ten random characters of [a-zA-Z0-9].
+pub(super) fn tail() -> String {
     const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = uuid::Uuid::new_v4().as_u128() >> 66;
     let mut tail = String::with_capacity(10);
@@ -209,7 +192,7 @@ fn new_id(name: &RuntimeName) -> RuntimeId {
         tail.push(char::from(ALPHABET[digit]));
         random /= 62;
     }
-    RuntimeId::parse(format!("{name}-{tail}")).expect("made of a name and ten letters or digits")
+    tail
 }
 
 fn by_name(db: &Connection, name: &RuntimeName) -> Result<Runtime, StoreError> {
@@ -225,7 +208,8 @@ fn runtime_row(row: &Row<'_>) -> rusqlite::Result<Runtime> {
         arn: row.get(1)?,
         name: parsed(row, 2, RuntimeName::parse)?,
         version: VersionNumber(row.get(3)?),
-        status: "READY".to_owned(),
+        status: state(row, 9)?.status(VersionNumber(row.get(3)?)).to_owned(),
+        failure: state(row, 9)?.failure().map(str::to_owned),
         config: config(row, 4)?,
         artifact: parsed(row, 5, ArtifactId::parse)?,
         sessions: row.get(8)?,
@@ -237,6 +221,8 @@ fn runtime_row(row: &Row<'_>) -> rusqlite::Result<Runtime> {
 fn version_row(row: &Row<'_>) -> rusqlite::Result<Version> {
     Ok(Version {
         version: VersionNumber(row.get(0)?),
+        status: state(row, 4)?.status(VersionNumber(row.get(0)?)).to_owned(),
+        failure: state(row, 4)?.failure().map(str::to_owned),
         config: config(row, 1)?,
         artifact: parsed(row, 2, ArtifactId::parse)?,
         created_at: row.get::<_, Timestamp>(3)?.to_string(),

@@ -163,9 +163,12 @@ impl Store {
     /// in a task that nobody cancels: what is reserved stays so until [`Self::end_session`].
     pub async fn reserve_session(&self, new: NewSession) -> Result<SessionRow, StoreError> {
         self.write(Durability::Volatile, move |db| {
-            let (runtime, latest) = seq_and_latest(db, &new.runtime)?
+            let (runtime, _) = seq_and_latest(db, &new.runtime)?
                 .ok_or_else(|| StoreError::NotFound(format!("runtime {}", new.runtime)))?;
-            if new.version.0 == 0 || new.version.0 > latest {
+            let there = db
+                .prepare_cached("SELECT 1 FROM versions WHERE runtime = ?1 AND number = ?2")?
+                .exists(params![runtime, new.version.0])?;
+            if !there {
                 return Err(StoreError::NotFound(format!(
                     "version {} of runtime {}",
                     new.version, new.runtime

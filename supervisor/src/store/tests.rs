@@ -73,6 +73,38 @@ impl Ground {
     }
 }
 
+impl Store {
+    /// Makes the runtime, or its next version, READY; whether the runtime is new.
+    pub(crate) async fn put_runtime(
+        &self,
+        put: PutRuntime,
+    ) -> Result<(proto::api::Runtime, bool), StoreError> {
+        let name = put.config.name.clone();
+        let new = NewVersion {
+            of: VersionOf::Either,
+            ..new_version(put)
+        };
+        let Done::Now((_, created)) = self.make_version(new, |_| serde_json::Value::Null).await?
+        else {
+            panic!("done without a token");
+        };
+        Ok((self.runtime(&name).await?, created))
+    }
+}
+
+fn new_version(put: PutRuntime) -> NewVersion {
+    NewVersion {
+        of: VersionOf::New,
+        config: put.config,
+        artifact: put.artifact,
+        state: State::Ready,
+        typed: None,
+        tags: std::collections::BTreeMap::new(),
+        quotas: Quotas::BUILT_IN,
+        once: None,
+    }
+}
+
 fn put(name: &str, artifact: &ArtifactId) -> PutRuntime {
     let config =
         serde_json::json!({ "name": name, "entrypoint": "a.py", "resources": { "cpus": 0.5 } });

@@ -6,6 +6,7 @@ use crate::catalogue::RuntimeVersion;
 use crate::owner::Owner;
 use crate::session::handle::SessionKey;
 use percent_encoding::percent_decode_str;
+use proto::code::ErrorCode;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName};
 use std::sync::Arc;
 
@@ -69,12 +70,9 @@ pub(super) fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Tar
     {
         return Err(ApiError::field("accountId", "must be 12 digits"));
     }
-    let qualifier = query.qualifier.as_deref().unwrap_or("DEFAULT");
-    let endpoint = EndpointName::parse(qualifier)
-        .map_err(|error| ApiError::field("qualifier", error.to_string()))?;
     let config = broker.config();
-    let text = match label.strip_prefix("arn:") {
-        None => label,
+    let (text, named) = match label.strip_prefix("arn:") {
+        None => (label, None),
         Some(_) => {
             let parts: Vec<&str> = label.splitn(6, ':').collect();
             let [_, partition, "bedrock-agentcore", region, account, resource] = parts[..] else {
@@ -105,11 +103,14 @@ pub(super) fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Tar
             if region != config.region || account != config.account {
                 return Err(unknown_runtime(label));
             }
-            // An endpoint ARN names its runtime first.
-            rest.split_once("/runtime-endpoint/")
-                .map_or(rest, |(id, _endpoint)| id)
+            // An endpoint's ARN names its runtime first.
+            match rest.split_once("/runtime-endpoint/") {
+                Some((id, endpoint)) => (id, Some(endpoint)),
+                None => (rest, None),
+            }
         }
     };
+    let endpoint = endpoint(query.qualifier.as_deref(), named)?;
     let found = if let Ok(name) = RuntimeName::parse(text) {
         broker.catalogue.by_name(&name)
     } else if let Ok(id) = RuntimeId::parse(text) {
@@ -120,14 +121,35 @@ pub(super) fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Tar
             "is not an ARN, a runtime's id or a runtime's name",
         ));
     };
-    let version = found.ok_or_else(|| unknown_runtime(label))?;
-    if qualifier != "DEFAULT" {
-        return Err(ApiError::not_found(format!(
-            "runtime {} has no endpoint {qualifier}",
-            version.name
-        )));
-    }
+    let deployed = found.ok_or_else(|| unknown_runtime(label))?;
+    let (runtime, endpoint_of) = (&deployed.runtime, deployed.endpoint(&endpoint));
+    let version = endpoint_of
+        .ok_or_else(|| {
+            ApiError::not_found(format!("runtime {runtime} has no endpoint {endpoint}"))
+        })?
+        .ok_or_else(|| {
+            ApiError::new(
+                ErrorCode::Conflict,
+                format!(
+                    "endpoint {endpoint} of runtime {runtime} has no version that can take calls; its status says why"
+                ),
+            )
+        })?;
     Ok(Target { version, endpoint })
+}
+
+/// The endpoint that the query or an ARN names.
+fn endpoint(qualifier: Option<&str>, named: Option<&str>) -> Result<EndpointName, ApiError> {
+    if let (Some(qualifier), Some(named)) = (qualifier, named)
+        && qualifier != named
+    {
+        return Err(ApiError::field(
+            "qualifier",
+            format!("names endpoint {qualifier:?}, the ARN another one"),
+        ));
+    }
+    EndpointName::parse(qualifier.or(named).unwrap_or("DEFAULT"))
+        .map_err(|error| ApiError::field("qualifier", error.to_string()))
 }
 
 fn unknown_runtime(label: &str) -> ApiError {

@@ -1,0 +1,145 @@
+//! Bytes being received: written, counted and hashed.
+
+use super::{MAX_OBJECT, ObjectError, Used};
+use bytes::Bytes;
+use md5::Md5;
+use sha2::{Digest as _, Sha256};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use tempfile::NamedTempFile;
+
+/// A file that is not an object yet. Dropping it removes it.
+#[derive(Debug)]
+pub struct Incoming {
+    file: NamedTempFile,
+    charge: Charge,
+    most: u64,
+    md5: Md5,
+    sha256: Sha256,
+    crc32: crc32fast::Hasher,
+}
+
+/// Bytes counted against the bound of all; given back when dropped.
+#[derive(Debug)]
+struct Charge {
+    used: Arc<Used>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.used.give_back(self.bytes);
+    }
+}
+
+/// What the bytes come down to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Digest {
+    /// How many.
+    pub size: u64,
+    /// MD5, which is the ETag of a body that came whole.
+    pub md5: [u8; 16],
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// SHA-256.
+    pub sha256_bytes: [u8; 32],
+    /// CRC-32 (ISO-HDLC).
+    pub crc32: u32,
+}
+
+impl Incoming {
+    pub(super) fn begin(directory: &Path, used: Arc<Used>, most: u64) -> Result<Self, ObjectError> {
+        let file = NamedTempFile::new_in(directory).map_err(|source| ObjectError::File {
+            verb: "create",
+            path: directory.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            charge: Charge { used, bytes: 0 },
+            most,
+            md5: Md5::new(),
+            sha256: Sha256::new(),
+            crc32: crc32fast::Hasher::new(),
+        })
+    }
+
+    /// Takes the next bytes, off the event loop.
+    pub async fn take(mut self, bytes: Bytes) -> Result<Self, ObjectError> {
+        super::blocking(move || {
+            self.write(&bytes)?;
+            Ok(self)
+        })
+        .await
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
+        let count = bytes.len() as u64;
+        if self.charge.bytes.saturating_add(count) > MAX_OBJECT {
+            return Err(ObjectError::TooLarge);
+        }
+        self.charge.used.take(count, self.most)?;
+        self.charge.bytes += count;
+        self.md5.update(bytes);
+        self.sha256.update(bytes);
+        self.crc32.update(bytes);
+        self.file
+            .write_all(bytes)
+            .map_err(|source| self.fault("write", source))
+    }
+
+    /// What came so far.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let sha256_bytes: [u8; 32] = self.sha256.clone().finalize().into();
+        Digest {
+            size: self.charge.bytes,
+            md5: self.md5.clone().finalize().into(),
+            sha256: hex(&sha256_bytes),
+            sha256_bytes,
+            crc32: self.crc32.clone().finalize(),
+        }
+    }
+
+    /// The bytes, to be read from their beginning.
+    pub(super) fn reopen(&self) -> Result<File, ObjectError> {
+        self.file
+            .reopen()
+            .map_err(|source| self.fault("open", source))
+    }
+
+    /// Syncs the file and gives it its name; its bytes stay counted.
+    pub(super) fn keep(mut self, target: &Path) -> Result<(), ObjectError> {
+        self.file
+            .as_file()
+            .sync_all()
+            .map_err(|source| self.fault("sync", source))?;
+        let Self { file, charge, .. } = &mut self;
+        let fault = |verb, source| ObjectError::File {
+            verb,
+            path: target.to_owned(),
+            source,
+        };
+        std::fs::rename(file.path(), target).map_err(|source| fault("rename", source))?;
+        charge.bytes = 0;
+        let directory = target.parent().unwrap_or(Path::new("."));
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| fault("sync", source))
+    }
+
+    pub(super) fn fault(&self, verb: &'static str, source: io::Error) -> ObjectError {
+        ObjectError::File {
+            verb,
+            path: self.file.path().to_owned(),
+            source,
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,112 @@
+//! The AWS control plane with boto3 from PyPI, unmodified: every operation, every error, every bound of the model; and its
+//! S3 subset with boto3's own s3 client. Tier: root; needs PyPI.
+//!
+//! What must hold is asserted in the clients' own language: `tests/clients/control_calls.py`, one function a test.
+
+use anyhow::ensure;
+use e2e::http::{Request, Target};
+use e2e::{Daemon, Options, Result, ground, places, puppet, venv};
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// Runs one part of the script against a daemon of its own.
+fn part(name: &str) -> Result {
+    let python = venv::bin()?.join("python");
+    Daemon::with(Options::default(), |daemon| {
+        let Target::Tcp(address) = daemon.tcp()?.target else {
+            anyhow::bail!("not TCP");
+        };
+        let version = daemon.client().info()?.base["python3"].clone();
+        let minor: Vec<&str> = version.split('.').take(2).collect();
+        let out = Command::new(python)
+            .arg(places::source().join("tests/clients/control_calls.py"))
+            .args([&format!("http://{address}"), name, &minor.join(".")])
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()?;
+        ensure!(
+            out.status.success(),
+            "{name}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Ok(())
+    })
+}
+
+macro_rules! parts {
+    ($($test:ident: $part:literal,)*) => {$(
+        #[test]
+        fn $test() -> Result {
+            ground!(Daemon, Python, Registry);
+            part($part)
+        }
+    )*};
+}
+
+parts! {
+    runtimes_are_made_replaced_and_deleted: "lifecycle",
+    default_follows_and_named_endpoints_stay: "endpoints",
+    tags_of_runtimes_and_endpoints: "tags",
+    the_same_token_does_nothing_twice: "idempotent",
+    lists_come_in_pages: "pages",
+    what_cannot_run_says_why_and_what_ran_goes_on: "failures",
+    nothing_changes_while_a_version_is_made: "conflicts",
+    what_a_runtime_is_told_takes_effect: "fields",
+    what_is_not_offered_is_refused_with_its_field: "refused",
+    every_bound_of_the_model_is_kept: "validation",
+    objects_are_uploaded_as_to_s3: "artifacts",
+}
+
+/// A version that was being made when the daemon stopped is made by the next one.
+#[test]
+fn endpoints_and_versions_outlive_the_daemon() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "kept", json!({"environment": {"N": "1"}}))?;
+        let put = |version: u32| {
+            client.send(
+                Request::new("PUT", "/v1/runtimes/kept/endpoints/prod".to_owned())
+                    .header("content-type", "application/json")
+                    .body(json!({"version": version, "description": "x"}).to_string()),
+            )
+        };
+        put(1)?.expect(201)?;
+        puppet::deploy(&client, "kept", json!({"environment": {"N": "2"}}))?;
+        put(7)?.expect(404)?;
+        let look = || -> anyhow::Result<(Value, Value)> {
+            let ask = |qualifier: &str| -> anyhow::Result<Value> {
+                let session = e2e::client::session_name(qualifier);
+                let code = puppet::payload("import os; answer = os.environ['N']");
+                client
+                    .send(
+                        Request::post(
+                            format!("/runtimes/kept/invocations?qualifier={qualifier}"),
+                            code.to_string(),
+                        )
+                        .header(e2e::client::SESSION_HEADER, &session),
+                    )?
+                    .expect(200)?
+                    .json()
+            };
+            Ok((ask("prod")?, ask("DEFAULT")?))
+        };
+        assert_eq!(look()?, (json!("1"), json!("2")));
+        daemon.terminate()?;
+        daemon.restart()?;
+        assert_eq!(look()?, (json!("1"), json!("2")));
+        let page: Value = client.get("/v1/runtimes/kept/endpoints")?;
+        assert_eq!(page["items"][1]["version"], 1, "{page}");
+        // The version that an endpoint leads to stays.
+        let delete = |path: &str| client.send(Request::new("DELETE", path.to_owned()));
+        delete("/v1/runtimes/kept/versions/1")?.expect(409)?;
+        delete("/v1/runtimes/kept/endpoints/prod")?.expect(204)?;
+        delete("/v1/runtimes/kept/endpoints/DEFAULT")?.expect(409)?;
+        for session in client.live_sessions()? {
+            client.stop(session.id.as_str())?;
+        }
+        delete("/v1/runtimes/kept/versions/1")?.expect(204)?;
+        delete("/v1/runtimes/kept/versions/2")?.expect(409)?;
+        Ok(())
+    })
+}
