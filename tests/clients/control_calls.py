@@ -57,9 +57,9 @@ def client(service, **more):
     return boto3.client(
         service,
         endpoint_url=more.pop("url", endpoint),
-        region_name="us-west-2",
-        aws_access_key_id="nobody",
-        aws_secret_access_key="nothing",
+        region_name=os.environ.get("REGION", "us-west-2"),
+        aws_access_key_id=os.environ.get("KEY_ID", "nobody"),
+        aws_secret_access_key=os.environ.get("KEY_SECRET", "nothing"),
         config=Config(parameter_validation=more.pop("checked", True), **more),
     )
 
@@ -669,6 +669,10 @@ def artifacts():
     s3_fails(lambda: bad(ContentMD5="AAAAAAAAAAAAAAAAAAAAAA=="), "BadDigest", 400)
     s3_fails(lambda: bad(Metadata={"a": "b"}), "NotImplemented", 400)
     s3_fails(lambda: bad(ExpectedBucketOwner="123456789012"), "AccessDenied", 403)
+    # A refusal does not spoil the connection that it came on.
+    for _ in range(20):
+        s3_fails(lambda: bad(Metadata={"a": "b"}), "NotImplemented", 400)
+        s3.head_bucket(Bucket="some-bucket")
     s3_fails(lambda: s3.get_object(Bucket="some-bucket", Key="bad"), "NoSuchKey", 404)
     s3_fails(lambda: s3.head_object(Bucket="some-bucket", Key="bad"), "404", 404)
     s3_fails(lambda: s3.get_bucket_acl(Bucket="some-bucket"), "NotImplemented", 400)
@@ -697,6 +701,48 @@ def artifacts():
     for gone in keys + ["parts"]:
         s3.delete_object(Bucket="some-bucket", Key=gone)
     assert s3.list_objects_v2(Bucket="some-bucket")["KeyCount"] == 0
+
+
+def signed():
+    """With an access key: everything goes; with one limited to a runtime and some actions, only that."""
+    found = ready(upload("signed"), "signed")
+    assert invoke(found)["version"] == "signed"
+    # What is larger goes in parts, each signed.
+    s3.upload_fileobj(io.BytesIO(os.urandom(9_000_000)), "code", "large.bin")
+    s3.delete_object(Bucket="code", Key="large.bin")
+    wrong = lambda service, **more: boto3.client(service, endpoint_url=more.pop("url", endpoint), region_name=os.environ["REGION"], aws_access_key_id=os.environ["KEY_ID"], aws_secret_access_key="wrong")
+    for call in (
+        lambda: wrong("bedrock-agentcore-control").list_agent_runtimes(),
+        lambda: wrong("s3", url=f"{endpoint}/s3").put_object(Bucket="code", Key="a", Body=b"b"),
+    ):
+        try:
+            call()
+        except ClientError as error:
+            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403, error.response
+        else:
+            raise AssertionError("a wrong secret was taken")
+
+
+def limited():
+    """With a key for GetAgentRuntime of `mine` only."""
+    mine, other = sys.argv[4:6]
+    assert control.get_agent_runtime(agentRuntimeId=mine)["status"] == "READY"
+    for call in (
+        lambda: control.get_agent_runtime(agentRuntimeId=other),
+        # One that does not exist looks the same.
+        lambda: control.get_agent_runtime(agentRuntimeId="nobody-0123456789"),
+        lambda: control.delete_agent_runtime(agentRuntimeId=mine),
+        lambda: control.list_agent_runtimes(),
+        lambda: control.create_agent_runtime(agentRuntimeName="mine2", agentRuntimeArtifact=code("a"), roleArn=ROLE),
+        lambda: control.list_tags_for_resource(resourceArn=f"arn:aws:bedrock-agentcore:us-local-1:000000000000:runtime/{mine}"),
+    ):
+        fails(call, "AccessDeniedException", 403)
+    try:
+        s3.put_object(Bucket="code", Key="a", Body=b"b")
+    except ClientError as error:
+        assert error.response["Error"]["Code"] == "AccessDenied", error.response
+    else:
+        raise AssertionError("a limited key may upload")
 
 
 if __name__ == "__main__":

@@ -9,28 +9,32 @@ use e2e::{Daemon, Options, Result, ground, places, puppet, venv};
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// Runs one part of the script against a daemon of its own.
+/// Runs one part of the script against a daemon.
+fn script(daemon: &Daemon, part: &str, more: &[&str], env: &[(&str, &str)]) -> Result {
+    let Target::Tcp(address) = daemon.tcp()?.target else {
+        anyhow::bail!("not TCP");
+    };
+    let version = daemon.client().info()?.base["python3"].clone();
+    let minor: Vec<&str> = version.split('.').take(2).collect();
+    let out = Command::new(venv::bin()?.join("python"))
+        .arg(places::source().join("tests/clients/control_calls.py"))
+        .args([&format!("http://{address}"), part, &minor.join(".")])
+        .args(more)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(env.iter().copied())
+        .output()?;
+    ensure!(
+        out.status.success(),
+        "{part}: {}{}",
+        String::from_utf8_lossy(&out.stdout),
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}
+
+/// Runs one part against a daemon of its own.
 fn part(name: &str) -> Result {
-    let python = venv::bin()?.join("python");
-    Daemon::with(Options::default(), |daemon| {
-        let Target::Tcp(address) = daemon.tcp()?.target else {
-            anyhow::bail!("not TCP");
-        };
-        let version = daemon.client().info()?.base["python3"].clone();
-        let minor: Vec<&str> = version.split('.').take(2).collect();
-        let out = Command::new(python)
-            .arg(places::source().join("tests/clients/control_calls.py"))
-            .args([&format!("http://{address}"), name, &minor.join(".")])
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .output()?;
-        ensure!(
-            out.status.success(),
-            "{name}: {}{}",
-            String::from_utf8_lossy(&out.stdout),
-            String::from_utf8_lossy(&out.stderr)
-        );
-        Ok(())
-    })
+    Daemon::with(Options::default(), |daemon| script(daemon, name, &[], &[]))
 }
 
 macro_rules! parts {
@@ -108,5 +112,44 @@ fn endpoints_and_versions_outlive_the_daemon() -> Result {
         delete("/v1/runtimes/kept/versions/1")?.expect(204)?;
         delete("/v1/runtimes/kept/versions/2")?.expect(409)?;
         Ok(())
+    })
+}
+
+/// Access keys reach as far as they say, on the control plane and the S3 subset too.
+#[test]
+fn who_signs_may_do_what_its_key_says() -> Result {
+    ground!(Daemon, Python, Registry);
+    let options = Options {
+        dev: false,
+        ..Options::default()
+    }
+    .config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let mine = puppet::deploy(&client, "mine", json!({}))?;
+        let other = puppet::deploy(&client, "other", json!({}))?;
+        let key = |words: &[&str]| -> anyhow::Result<Value> {
+            let out = daemon
+                .cli()
+                .args(["--json", "keys", "create"])
+                .args(words)
+                .output()?;
+            ensure!(out.status.success(), "{out:?}");
+            Ok(serde_json::from_slice(&out.stdout)?)
+        };
+        let run = |key: &Value, part: &str, more: &[&str]| {
+            let text = |name: &str| key[name].as_str().unwrap_or_default().to_owned();
+            let (id, secret) = (text("accessKeyId"), text("secretAccessKey"));
+            let env = [
+                ("KEY_ID", id.as_str()),
+                ("KEY_SECRET", secret.as_str()),
+                ("REGION", "us-local-1"),
+            ];
+            script(daemon, part, more, &env)
+        };
+        run(&key(&["all"])?, "signed", &[])?;
+        let limited = key(&["few", "-a", "mine", "--action", "GetAgentRuntime"])?;
+        let ids = [mine.runtime_id.as_str(), other.runtime_id.as_str()];
+        run(&limited, "limited", &ids)
     })
 }

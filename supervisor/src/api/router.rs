@@ -15,7 +15,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
-use http::{Method, StatusCode};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::{Method, StatusCode, Version};
 use proto::code::ErrorCode;
 use std::sync::Arc;
 use utoipa::OpenApi as _;
@@ -86,6 +87,7 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
     request.extensions_mut().insert(RequestId(id.clone()));
     let area = Area::of(request.uri().path());
     let visit = Visit::of(&request);
+    let expects = request.version() <= Version::HTTP_11 && request.headers().contains_key(EXPECT);
     let (mut head, body) = request.into_parts();
     let authenticated = match area {
         Area::Health => Ok((Caller::Stranger, body)),
@@ -110,6 +112,12 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         Err(error) => (error.aws(&id), None),
     };
     set_request_id(response.headers_mut(), &id);
+    if expects && !response.status().is_success() {
+        // Whoever waits for a 100 and is refused sends no body, but its next request: on this connection the two could
+        // not be told apart (RFC 9110 §10.1.1).
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
     if let Some(TurnedAway(reason)) = response.extensions_mut().remove() {
         let caller = caller.and_then(|caller| caller.principal(&broker));
         broker.gate.audit.record(Refusal {
