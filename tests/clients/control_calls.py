@@ -11,6 +11,7 @@ import string
 import sys
 import tempfile
 import time
+import urllib.request
 import uuid
 import zipfile
 
@@ -38,8 +39,8 @@ class Agent(BaseHTTPRequestHandler):
             return self.send(int(os.environ.get("WARM", "200")), {"warm": True})
         if self.path != PATH:
             return self.send(404, {"path": self.path})
-        memory = open("/sys/fs/cgroup/memory.max").read().strip() if os.path.exists("/sys/fs/cgroup/memory.max") else None
-        self.send(200, {"env": dict(os.environ), "version": VERSION, "headers": dict(self.headers), "path": self.path, "memory": memory})
+        held = b"x" * (json.loads(body or b"{}").get("hold", 0) << 20)
+        self.send(200, {"env": dict(os.environ), "version": VERSION, "headers": {k.lower(): v for k, v in self.headers.items()}, "path": self.path, "held": len(held)})
     def send(self, status, value):
         text = json.dumps(value).encode()
         self.send_response(status)
@@ -125,9 +126,9 @@ def ready(key, hint="agent", **more):
     return found
 
 
-def invoke(runtime, qualifier=None, session=None):
+def invoke(runtime, qualifier=None, session=None, **payload):
     more = {"qualifier": qualifier} if qualifier else {}
-    answer = data.invoke_agent_runtime(agentRuntimeArn=runtime["agentRuntimeArn"], runtimeSessionId=session or str(uuid.uuid4()), payload=b"{}", **more)
+    answer = data.invoke_agent_runtime(agentRuntimeArn=runtime["agentRuntimeArn"], runtimeSessionId=session or str(uuid.uuid4()), payload=json.dumps(payload).encode(), **more)
     return json.loads(answer["response"].read())
 
 
@@ -416,15 +417,70 @@ def fields():
     )
     said = invoke(found)
     assert (said["env"]["COLOUR"], said["env"]["EMPTY"], said["env"]["PORT"], said["path"]) == ("blue", "", "9123", "/v1/run"), said
-    assert said["memory"] in (None, str(700 << 20)), said["memory"]
+    # PUBLIC: there is a way out.
+    assert said["env"]["HTTPS_PROXY"].startswith("http://"), said
+    # 700 MiB at least, where the host's default of 512 would not do.
+    assert invoke(found, hold=600)["held"] == 600 << 20
+    # Headers that are named reach the agent, others do not.
+    named = lambda request, **_: request.headers.update({"X-Tenant": "t", "X-Other": "o"})
+    data.meta.events.register("before-send.bedrock-agentcore.InvokeAgentRuntime", named)
+    headers = invoke(found)["headers"]
+    data.meta.events.unregister("before-send.bedrock-agentcore.InvokeAgentRuntime", named)
+    assert headers["x-tenant"] == "t" and "x-other" not in headers, headers
     assert found["lifecycleConfiguration"] == {"idleRuntimeSessionTimeout": 600, "maxLifetime": 600}, found
     for given in ("protocolConfiguration", "resourceConfigurations", "requestHeaderConfiguration"):
         assert found[given], given
     # Only the idle time: the default lifetime (contract §3.5).
     idle = ready(key, "idle", lifecycleConfiguration={"idleRuntimeSessionTimeout": 120})
     assert idle["lifecycleConfiguration"] == {"idleRuntimeSessionTimeout": 120, "maxLifetime": 28800}, idle
+    fails(lambda: invoke(idle, hold=600), "RuntimeClientError", 424)
     for runtime in (found, idle):
         control.delete_agent_runtime(agentRuntimeId=runtime["agentRuntimeId"])
+
+
+def idle():
+    # A session ends once it was idle for as long as its runtime says; the least that can be said is a minute.
+    found = ready(upload("idle"), "idle", lifecycleConfiguration={"idleRuntimeSessionTimeout": 60})
+    session, begun = str(uuid.uuid4()), time.time()
+    invoke(found, session=session)
+    while True:
+        with urllib.request.urlopen(f"{endpoint}/v1/sessions/{session}") as answer:
+            seen = json.load(answer)
+        if seen["phase"] in ("ended", "failed"):
+            break
+        assert time.time() < begun + 90, seen
+        time.sleep(0.5)
+    assert seen["endReason"] == "idle" and time.time() > begun + 59, seen
+    control.delete_agent_runtime(agentRuntimeId=found["agentRuntimeId"])
+
+
+def sdk():
+    # The SDK's own client, unmodified, pointed here as AWS's SDKs are.
+    os.environ.update({
+        "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE": endpoint, "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL": endpoint,
+        "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
+    })
+    from bedrock_agentcore._utils.config import WaitConfig
+    from bedrock_agentcore.runtime import AgentCoreRuntimeClient
+
+    client, wait = AgentCoreRuntimeClient(region="us-west-2"), WaitConfig(max_wait=60, poll_interval=1)
+    made = client.create_agent_runtime_and_wait(wait_config=wait, agent_runtime_name=name("sdk"), agent_runtime_artifact=code(upload("s1")), role_arn=ROLE)
+    id = made["agentRuntimeId"]
+    assert made["status"] == "READY" and invoke(made)["version"] == "s1", made
+    endpoint_made = client.create_agent_runtime_endpoint_and_wait(wait_config=wait, agentRuntimeId=id, name="prod")
+    assert endpoint_made["status"] == "READY", endpoint_made
+    changed = client.update_agent_runtime_and_wait(wait_config=wait, agentRuntimeId=id, agentRuntimeArtifact=code(upload("s2")), roleArn=ROLE)
+    assert changed["agentRuntimeVersion"] == "2" and invoke(made)["version"] == "s2" and invoke(made, "prod")["version"] == "s1"
+    client.update_agent_runtime_endpoint_and_wait(wait_config=wait, agentRuntimeId=id, endpointName="prod", agentRuntimeVersion="2")
+    assert invoke(made, "prod")["version"] == "s2"
+    try:
+        client.create_agent_runtime_and_wait(wait_config=wait, agentRuntimeName=name("sdk"), agentRuntimeArtifact=code("s1.zip", entry=["other.py"]), roleArn=ROLE)
+    except Exception as error:
+        assert "could not be found" in str(error), error
+    else:
+        raise AssertionError("a runtime without its entrypoint is READY")
+    client.delete_agent_runtime_and_wait(wait_config=wait, agentRuntimeId=id)
+    fails(lambda: control.get_agent_runtime(agentRuntimeId=id), "ResourceNotFoundException", 404)
 
 
 def refused():
@@ -707,6 +763,12 @@ def signed():
     """With an access key: everything goes; with one limited to a runtime and some actions, only that."""
     found = ready(upload("signed"), "signed")
     assert invoke(found)["version"] == "signed"
+    # One with an authorizer takes tokens, and no signatures; its control plane goes on taking those.
+    jwt = {"customJWTAuthorizer": {"discoveryUrl": "https://id.example/.well-known/openid-configuration", "allowedAudience": ["a"], "customClaims": [{"inboundTokenClaimName": "role", "inboundTokenClaimValueType": "STRING_ARRAY", "authorizingClaimMatchValue": {"claimMatchValue": {"matchValueStringList": ["x", "y"]}, "claimMatchOperator": "CONTAINS_ANY"}}]}}
+    tokens = ready("signed.zip", "tokens", authorizerConfiguration=jwt)
+    assert tokens["authorizerConfiguration"] == jwt, tokens
+    said = fails(lambda: invoke(tokens), "AccessDeniedException", 403)
+    assert "Authorization method mismatch" in said["Error"]["Message"], said
     # What is larger goes in parts, each signed.
     s3.upload_fileobj(io.BytesIO(os.urandom(9_000_000)), "code", "large.bin")
     s3.delete_object(Bucket="code", Key="large.bin")

@@ -56,6 +56,8 @@ parts! {
     what_cannot_run_says_why_and_what_ran_goes_on: "failures",
     nothing_changes_while_a_version_is_made: "conflicts",
     what_a_runtime_is_told_takes_effect: "fields",
+    a_session_ends_after_its_runtimes_idle_time: "idle",
+    the_sdks_client_makes_and_waits: "sdk",
     what_is_not_offered_is_refused_with_its_field: "refused",
     every_bound_of_the_model_is_kept: "validation",
     objects_are_uploaded_as_to_s3: "artifacts",
