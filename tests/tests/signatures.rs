@@ -99,6 +99,18 @@ fn who_signs_with_a_key_is_served() -> Result {
 }
 
 #[test]
+fn websockets_signed_and_presigned_as_the_aws_sdk_does() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(options(), |daemon| {
+        let mut facts = facts(daemon)?;
+        let client = daemon.client();
+        let talk = e2e::deploy::agent(&client, "websocket", "talk", "agent.py", json!({}))?;
+        facts["talk"] = json!(talk.arn);
+        calls("sockets", &facts)
+    })
+}
+
+#[test]
 fn bodies_to_a_hundred_megabytes_are_verified_before_an_agent_sees_them() -> Result {
     ground!(Daemon, Python, Registry);
     Daemon::with(options(), |daemon| {
