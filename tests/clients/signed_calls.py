@@ -231,6 +231,9 @@ def limited():
     there = refused(lambda: invoke(agentcore, runtime=other), denied)
     assert there == refused(lambda: invoke(agentcore, runtime="nobody-AbCdEf1234"), denied)
     assert there == refused(lambda: invoke(agentcore, runtime=other.replace("0000", "0001", 1)), denied)
+    # Nor by the words of its protocol.
+    path = "/runtimes/{}/invocations"
+    assert raw("POST", path.format("spoken"), "limited", b"{}") == raw("POST", path.format("nobody"), "limited", b"{}")
     stop = {"agentRuntimeArn": arn, "runtimeSessionId": answer["runtimeSessionId"]}
     refused(lambda: agentcore.stop_runtime_session(**stop), denied)
     message = refused(lambda: invoke(agentcore, user="u"), denied)

@@ -67,6 +67,7 @@ fn facts(daemon: &Daemon) -> anyhow::Result<Value> {
     let more = json!({"resources": {"memory": "1G"}});
     let one = puppet::deploy(&client, "signed", more)?;
     let other = puppet::deploy(&client, "untouched", json!({}))?;
+    puppet::deploy(&client, "spoken", json!({"protocol": "MCP"}))?;
     let operator = key(daemon, &["operator"])?;
     let invoke = "bedrock-agentcore:InvokeAgentRuntime";
     let limited = key(daemon, &["ci", "-a", "signed", "--action", invoke])?;
