@@ -238,11 +238,16 @@ impl Verifier {
         key: &AccessKey,
         payload: Option<[u8; 32]>,
     ) -> Result<(), Refused> {
-        let canonical = canonical_request(claim, head, service.path_form(), payload)?;
-        let text = string_to_sign(claim, &canonical);
-        // In constant time.
-        hmac::verify(&self.derived(claim, key), text.as_bytes(), &claim.signature)
-            .map_err(|_| Refused::Mismatch)
+        let derived = self.derived(claim, key);
+        for host in [canonical::Host::AsSent, canonical::Host::WithoutPort] {
+            let canonical = canonical_request(claim, head, service.path_form(), payload, host)?;
+            let text = string_to_sign(claim, &canonical);
+            // In constant time.
+            if hmac::verify(&derived, text.as_bytes(), &claim.signature).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(Refused::Mismatch)
     }
 
     fn derived(&self, claim: &Claim, key: &AccessKey) -> hmac::Key {
@@ -275,6 +280,7 @@ fn canonical_request(
     head: &Parts,
     form: PathForm,
     payload: Option<[u8; 32]>,
+    host: canonical::Host,
 ) -> Result<Vec<u8>, Refused> {
     let names: Vec<&str> = claim.signed.iter().map(HeaderName::as_str).collect();
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
@@ -286,7 +292,12 @@ fn canonical_request(
         canonical::query(head.uri.query().unwrap_or(""))?
     )
     .into_bytes();
-    text.extend(canonical::headers(&claim.signed, &head.headers, authority)?);
+    text.extend(canonical::headers(
+        &claim.signed,
+        &head.headers,
+        authority,
+        host,
+    )?);
     text.extend_from_slice(format!("\n{}\n{payload}", names.join(";")).as_bytes());
     Ok(text)
 }

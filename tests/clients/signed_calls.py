@@ -231,6 +231,9 @@ def limited():
     there = refused(lambda: invoke(agentcore, runtime=other), denied)
     assert there == refused(lambda: invoke(agentcore, runtime="nobody-AbCdEf1234"), denied)
     assert there == refused(lambda: invoke(agentcore, runtime=other.replace("0000", "0001", 1)), denied)
+    # Nor by the words of its protocol.
+    path = "/runtimes/{}/invocations"
+    assert raw("POST", path.format("spoken"), "limited", b"{}") == raw("POST", path.format("nobody"), "limited", b"{}")
     stop = {"agentRuntimeArn": arn, "runtimeSessionId": answer["runtimeSessionId"]}
     refused(lambda: agentcore.stop_runtime_session(**stop), denied)
     message = refused(lambda: invoke(agentcore, user="u"), denied)
@@ -256,6 +259,66 @@ def limited():
         answer = connection.getresponse()
         answer.read()
         assert answer.status == expected, (path, answer.status)
+
+
+def sockets():
+    """As the AWS SDK's AgentCoreRuntimeClient makes them (generate_ws_connection, generate_presigned_url), but for its hosts."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    authority = urllib.parse.urlsplit(endpoint).netloc
+    url = f"{endpoint}/runtimes/{label(facts['talk'])}/ws"
+
+    def signed(key="operator", **more):
+        pair = facts["keys"][key]
+        now = datetime.datetime.now(datetime.timezone.utc)
+        headers = {"host": authority, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
+        request = AWSRequest(method="GET", url=url, headers=headers)
+        credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
+        botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", REGION).add_auth(request)
+        found = {name: request.headers[name] for name in ("X-Amz-Date", "Authorization")}
+        return url, {**found, HEADER + "Session-Id": "a" * 40, **more}
+
+    def presigned(key="operator", seconds=0, query="qualifier=DEFAULT", **more):
+        pair = facts["keys"][key]
+        given = f"{url}?{query}&{HEADER}Session-Id={'a' * 40}&{HEADER}Custom-Word=b%20c"
+        host = urllib.parse.urlsplit(url).hostname
+        request = AWSRequest(method="GET", url=given, headers={"host": host})
+        credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
+        with clock(seconds):
+            botocore.auth.SigV4QueryAuth(credentials, "bedrock-agentcore", REGION, expires=300).add_auth(request)
+        return request.url, more
+
+    def talk(url, headers):
+        with connect(url.replace("http://", "ws://"), additional_headers=headers, close_timeout=5) as socket:
+            assert socket.response.headers[HEADER + "Session-Id"] == "a" * 40
+            socket.send("hello")
+            assert socket.recv(timeout=20) == "hello"
+
+    def turned_away(url, headers, code=REFUSED):
+        try:
+            talk(url, headers)
+        except InvalidStatus as error:
+            answer = error.response
+            assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (403, code), answer
+        else:
+            raise AssertionError("not refused")
+
+    talk(*signed())
+    talk(*presigned())
+    talk(*presigned(seconds=-299))
+    turned_away(*presigned(seconds=-301))
+    turned_away(*signed("unknown"))
+    turned_away(*presigned("revoked"))
+    turned_away(*signed("limited"), code="AccessDeniedException")
+    turned_away(url, {}, code="AccessDeniedException")
+    fresh, _ = presigned()
+    for old, new in [("a" * 40, "b" * 40), ("b%20c", "b%20d"), ("DEFAULT", "default")]:
+        assert old in fresh
+        turned_away(fresh.replace(old, new), {})
+    # Who was given a URL does not choose the session or the user.
+    for name in ["Session-Id", "User-Id", "Custom-Other"]:
+        turned_away(fresh, {HEADER + name: "a" * 40})
 
 
 globals()[scenario]()

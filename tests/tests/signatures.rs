@@ -67,6 +67,7 @@ fn facts(daemon: &Daemon) -> anyhow::Result<Value> {
     let more = json!({"resources": {"memory": "1G"}});
     let one = puppet::deploy(&client, "signed", more)?;
     let other = puppet::deploy(&client, "untouched", json!({}))?;
+    puppet::deploy(&client, "spoken", json!({"protocol": "MCP"}))?;
     let operator = key(daemon, &["operator"])?;
     let invoke = "bedrock-agentcore:InvokeAgentRuntime";
     let limited = key(daemon, &["ci", "-a", "signed", "--action", invoke])?;
@@ -95,6 +96,18 @@ fn who_signs_with_a_key_is_served() -> Result {
         calls("right", &facts)?;
         calls("skewed", &facts)?;
         calls("presigned", &facts)
+    })
+}
+
+#[test]
+fn websockets_signed_and_presigned_as_the_aws_sdk_does() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(options(), |daemon| {
+        let mut facts = facts(daemon)?;
+        let client = daemon.client();
+        let talk = e2e::deploy::agent(&client, "websocket", "talk", "agent.py", json!({}))?;
+        facts["talk"] = json!(talk.arn);
+        calls("sockets", &facts)
     })
 }
 

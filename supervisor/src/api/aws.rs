@@ -83,8 +83,9 @@ async fn route(
     };
     let caller = match authorize::on_runtime(broker, presented, action, version, &head).await {
         Ok(caller) => caller,
-        // Callers of an agent are told in the words of its protocol.
-        Err(error) if asked.operation == Operation::Invoke => {
+        // Callers of an agent are told in the words of its protocol; but where a runtime takes no tokens, that would tell
+        // those whom it is none of their business that there is one.
+        Err(error) if asked.operation == Operation::Invoke && error.challenges() => {
             let protocol = found.map_or(Protocol::Http, |target| target.version.spec.protocol);
             return Ok(told::told(&error, protocol, None, id));
         }

@@ -88,6 +88,13 @@ impl ApiError {
         }
     }
 
+    /// Whether it says how to authenticate.
+    #[must_use]
+    pub fn challenges(&self) -> bool {
+        let refusal = self.refusal.as_ref();
+        refusal.is_some_and(|refusal| refusal.challenge.is_some())
+    }
+
     /// Says how to authenticate (RFC 9110 §11.6.1).
     #[must_use]
     pub fn challenge(mut self, challenge: String) -> Self {

@@ -88,11 +88,34 @@ pub(super) fn query(raw: &str) -> Result<String, Refused> {
     Ok(pairs.join("&"))
 }
 
+/// How the host is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Host {
+    /// As the request has it.
+    AsSent,
+    /// AWS's Python SDK signs its WebSocket URLs so, as AWS has but one port.
+    WithoutPort,
+}
+
+impl Host {
+    fn of(self, text: &[u8]) -> &[u8] {
+        let end = match self {
+            Self::AsSent => None,
+            Self::WithoutPort => text.iter().rposition(|byte| *byte == b':'),
+        };
+        match end.and_then(|end| text.split_at_checked(end)) {
+            Some((name, port)) if port.iter().skip(1).all(u8::is_ascii_digit) => name,
+            Some(_) | None => text,
+        }
+    }
+}
+
 /// Lines 4 and on: the signed headers, in their order. `authority` stands for the host where the request line has it.
 pub(super) fn headers(
     signed: &[HeaderName],
     headers: &HeaderMap,
     authority: Option<&str>,
+    host: Host,
 ) -> Result<Vec<u8>, Refused> {
     let mut lines = Vec::new();
     for name in signed {
@@ -101,7 +124,9 @@ pub(super) fn headers(
         let mut values = headers.get_all(name).iter().peekable();
         if values.peek().is_none() {
             match authority {
-                Some(authority) if name == HOST => lines.extend_from_slice(authority.as_bytes()),
+                Some(authority) if name == HOST => {
+                    lines.extend_from_slice(host.of(authority.as_bytes()));
+                }
                 Some(_) | None => return Err(Refused::Malformed("a signed header is not there")),
             }
         }
@@ -109,7 +134,9 @@ pub(super) fn headers(
             if at > 0 {
                 lines.push(b',');
             }
-            collapsed(value.as_bytes(), &mut lines);
+            let value = value.as_bytes();
+            let value = if name == HOST { host.of(value) } else { value };
+            collapsed(value, &mut lines);
         }
         lines.push(b'\n');
     }

@@ -66,7 +66,7 @@ fn the_test_suite_of_aws() {
             .unwrap_or_else(|error| panic!("{name}: {error}"))
             .expect("signed");
         let payload = Some(Sha256::digest(&vector.body).into());
-        let canonical = canonical_request(&claim, &head, form, payload)
+        let canonical = canonical_request(&claim, &head, form, payload, canonical::Host::AsSent)
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(
             String::from_utf8_lossy(&canonical),
@@ -152,7 +152,8 @@ impl Signed {
             .expect("signed");
         let payload = Some(Sha256::digest(self.body).into());
         let form = Service::AgentCore.path_form();
-        let canonical = canonical_request(&claim, &head, form, payload).expect("canonical");
+        let canonical = canonical_request(&claim, &head, form, payload, canonical::Host::AsSent)
+            .expect("canonical");
         let text = string_to_sign(&claim, &canonical);
         let made = hmac::sign(&signing_key(SECRET.as_bytes(), &claim), text.as_bytes());
         hex(made.as_ref().try_into().expect("32 bytes"))
@@ -271,6 +272,23 @@ fn whatever_is_changed_is_noticed() {
         let mut tampered = presigned();
         tampered.target = tampered.target.replace(from, to);
         assert_eq!(tampered.judge(), Err(Refused::Mismatch), "{to}");
+    }
+}
+
+#[test]
+fn a_host_may_be_signed_without_its_port() {
+    let mut signed = Signed::query("/runtimes/a/ws", 300, NOW);
+    signed.headers[0].1 = "127.0.0.1".to_owned();
+    let (before, _) = signed.target.split_at(signed.target.len() - 64);
+    signed.target = before.to_owned() + &signed.right_signature();
+    assert_eq!(signed.judge(), Ok(()));
+    for (host, judged) in [
+        ("127.0.0.1:8443", Ok(())),
+        ("127.0.0.2:8443", Err(Refused::Mismatch)),
+        ("127.0.0.1:x", Err(Refused::Mismatch)),
+    ] {
+        signed.headers[0].1 = host.to_owned();
+        assert_eq!(signed.judge(), judged, "{host}");
     }
 }
 
