@@ -35,7 +35,7 @@ fn boto3_reads_the_event_stream() -> Result {
         let endpoint = format!("http://{address}");
         let session = session_name("command");
         let words = [endpoint.as_str(), &runtime.arn, &session];
-        let said = venv::run("command_calls.py", &words)?;
+        let said = venv::run("requirements.txt", "command_calls.py", &words)?;
         println!("{said}");
         // The commands are in the session's log, their output is not.
         let log = daemon.client().logs(&session)?;

@@ -19,6 +19,7 @@ fn calls(daemon: &Daemon, name: &str) -> Result {
         anyhow::bail!("not TCP");
     };
     let said = venv::run(
+        "websocket-requirements.txt",
         "websocket_calls.py",
         &[&address.to_string(), &runtime.arn, name],
     )?;
