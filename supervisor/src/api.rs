@@ -29,5 +29,6 @@ pub mod runtimes;
 pub mod s3;
 pub mod session_header;
 pub mod sessions;
+pub mod shell;
 pub mod system;
 mod websocket;

@@ -4,6 +4,7 @@
 
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
+use crate::api::shell::registry::Shells;
 use crate::artifacts::Library;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
@@ -98,6 +99,8 @@ pub struct Broker {
     pub usage: Readings,
     /// Keys, signatures, audit.
     pub gate: Gate,
+    /// Interactive shells.
+    pub shells: Shells,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
@@ -153,6 +156,7 @@ impl Broker {
             egress: Egress::default(),
             usage: Readings::default(),
             gate,
+            shells: Shells::default(),
             attempts: Attempts::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),

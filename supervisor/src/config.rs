@@ -171,6 +171,8 @@ pub struct Limits {
     pub retry_memory: MemoryBytes,
     /// WebSockets: frame, rate, age.
     pub websocket: crate::websocket::tunnel::Bounds,
+    /// Interactive shells: how many, age and silence of their connections.
+    pub shell: crate::api::shell::Bounds,
     /// Output of one session passed on per second.
     pub log_rate: MemoryBytes,
     /// Burst allowance of the above.

@@ -7,5 +7,5 @@
 pub mod close;
 pub mod frames;
 pub mod handshake;
-mod pace;
+pub(crate) mod pace;
 pub mod tunnel;

@@ -37,6 +37,7 @@ pub mod places;
 pub mod probe;
 pub mod puppet;
 pub mod sharing;
+pub mod sockets;
 pub mod sysv;
 pub mod venv;
 pub mod wait;

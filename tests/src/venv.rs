@@ -38,9 +38,9 @@ pub fn of(list: &str) -> anyhow::Result<PathBuf> {
     Ok(venv.join("bin"))
 }
 
-/// Runs a script of `tests/clients` to its end, and gives what it printed.
-pub fn run(script: &str, words: &[&str]) -> anyhow::Result<String> {
-    let out = Command::new(bin()?.join("python"))
+/// Runs a script of `tests/clients`, with what a list has, to its end, and gives what it printed.
+pub fn run(list: &str, script: &str, words: &[&str]) -> anyhow::Result<String> {
+    let out = Command::new(of(list)?.join("python"))
         .arg(places::source().join("tests/clients").join(script))
         .args(words)
         .env("PYTHONDONTWRITEBYTECODE", "1")

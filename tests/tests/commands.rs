@@ -35,7 +35,7 @@ fn boto3_reads_the_event_stream() -> Result {
         let endpoint = format!("http://{address}");
         let session = session_name("command");
         let words = [endpoint.as_str(), &runtime.arn, &session];
-        let said = venv::run("command_calls.py", &words)?;
+        let said = venv::run("requirements.txt", "command_calls.py", &words)?;
         println!("{said}");
         // The commands are in the session's log, their output is not.
         let log = daemon.client().logs(&session)?;
@@ -131,8 +131,12 @@ fn what_is_no_command_is_refused_and_changes_nothing() -> Result {
         expect_aws_error(get, 405, "ValidationException", "POST")?;
         // Without a session's id there is a new one, and it is told.
         let body = r#"{"command":"echo $(( 6 * 7 ))"}"#;
-        let request = Request::post("/runtimes/shell/commands", body);
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let request = Request::post("/runtimes/shell/commands", body).header("traceparent", parent);
         let answer = client.send(request)?.expect(200)?;
+        assert_eq!(answer.header("traceparent"), Some(parent));
+        let root = "Root=1-0af76519-16cd43dd8448eb211c80319c";
+        assert_eq!(answer.header("x-amzn-trace-id"), Some(root));
         let made = answer.header(SESSION_HEADER).context("session")?.to_owned();
         let bytes = answer.bytes()?;
         ensure!(String::from_utf8_lossy(&bytes).contains("42\\n"));

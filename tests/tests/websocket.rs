@@ -19,6 +19,7 @@ fn calls(daemon: &Daemon, name: &str) -> Result {
         anyhow::bail!("not TCP");
     };
     let said = venv::run(
+        "websocket-requirements.txt",
         "websocket_calls.py",
         &[&address.to_string(), &runtime.arn, name],
     )?;
@@ -212,6 +213,31 @@ fn agents_that_break_the_rules() -> Result {
         client.stop(&session)?;
         let reason = close(&mut socket, 1001)?;
         ensure!(reason.contains("session ended"), "{reason}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_hundred_at_fifty_frames_a_second_lose_nothing() -> Result {
+    ground!(Daemon);
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        let binary = std::fs::read(places::binaries().join("native-agent"))?;
+        let file = deploy::BundleFile {
+            path: "native-agent",
+            bytes: &binary,
+            mode: 0o755,
+        };
+        let config = deploy::config("native", "native-agent", json!({"language": "binary"}))?;
+        deploy::bundle(&client, deploy::zip(&[file])?, &config)?;
+        let (mut echoes, mut worst) = (0, std::time::Duration::ZERO);
+        let trip = |trip| {
+            echoes += 1;
+            worst = worst.max(trip);
+        };
+        e2e::sockets::echo(&client, "native", (2, 50), 500, trip, || Ok(()))?;
+        ensure!(echoes == 100 * 500, "{echoes} echoes");
+        println!("the slowest of {echoes} frames took {worst:?}");
         Ok(())
     })
 }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!  as installed ▸ launches, bodies      no prepared launches ▸ launches again
-//!  as installed, fresh ▸ memory, fresh ▸ streams         pinned to one core ▸ ready invocations
+//!  as installed, fresh ▸ memory, fresh ▸ streams, fresh ▸ websockets   pinned to one core ▸ ready invocations
 //! ```
 
 mod bodies;
@@ -22,6 +22,7 @@ mod samples;
 mod streams;
 mod subject;
 mod table;
+mod websockets;
 mod wire;
 
 use crate::{build, setup};
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, ready); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -77,13 +78,14 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 7] = [
+const MEASUREMENTS: [&str; 8] = [
     "launch",
     "python",
     "bodies",
     "exhausted",
     "memory",
     "streams",
+    "websockets",
     "ready",
 ];
 
@@ -128,6 +130,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if wanted("streams") {
             subject.restart("")?;
             streams::measure(&subject, effort, &mut table)?;
+        }
+        if wanted("websockets") {
+            subject.restart("")?;
+            websockets::measure(&subject, effort, &mut table)?;
         }
         if wanted("ready") {
             ready::measure(&mut subject, effort, &mut table)?;

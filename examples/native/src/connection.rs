@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::answer::Answer;
 use crate::request::{Framing, Head, MAX_ORDER, Order, Route};
+use crate::websocket;
 
 /// Room for the largest head that a runtime forwards, and for pieces of bodies large enough that system calls do
 /// not show.
@@ -66,6 +67,15 @@ impl Connection {
                     while self.next_piece(&mut remaining)?.is_some() {}
                     answer.order(order)?;
                 }
+                Route::WebSocket => {
+                    while self.next_piece(&mut remaining)?.is_some() {}
+                    let Some(key) = &head.websocket_key else {
+                        answer.not_found()?;
+                        break;
+                    };
+                    (&*self.stream).write_all(&websocket::accept(key))?;
+                    return self.echo_frames();
+                }
                 Route::Ping | Route::NotFound => {
                     while self.next_piece(&mut remaining)?.is_some() {}
                     if head.route == Route::Ping {
@@ -109,6 +119,24 @@ impl Connection {
             }
         }
         answer.end_echo()
+    }
+
+    /// Say every frame back until the client closes; its pings are answered.
+    fn echo_frames(&mut self) -> io::Result<()> {
+        loop {
+            let Some((frame, size)) = websocket::unmask(&mut self.buffer[self.ready.clone()])
+            else {
+                if self.fill()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            self.ready.start += size;
+            (&*self.stream).write_all(&frame.bytes)?;
+            if frame.is_close {
+                return Ok(());
+            }
+        }
     }
 
     fn read_head(&mut self) -> io::Result<Option<Head>> {

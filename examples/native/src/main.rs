@@ -9,6 +9,7 @@
 mod answer;
 mod connection;
 mod request;
+mod websocket;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::ExitCode;

@@ -23,6 +23,8 @@ pub(crate) struct Head {
     pub(crate) expects_continue: bool,
     /// Where in the buffer the value of `Content-Type` lies.
     pub(crate) content_type: Option<Range<usize>>,
+    /// `Sec-WebSocket-Key`.
+    pub(crate) websocket_key: Option<Vec<u8>>,
 }
 
 /// Where a request goes.
@@ -31,6 +33,7 @@ pub(crate) enum Route {
     Ping,
     /// With what the query asks for, if it does.
     Invocation(Option<Order>),
+    WebSocket,
     NotFound,
 }
 
@@ -64,6 +67,7 @@ impl Head {
             chunked_answers: modern,
             expects_continue: false,
             content_type: None,
+            websocket_key: None,
         };
         for header in parsed.headers.iter() {
             let (name, value) = (header.name, header.value);
@@ -81,6 +85,8 @@ impl Head {
                 head.expects_continue = value.eq_ignore_ascii_case(b"100-continue");
             } else if name.eq_ignore_ascii_case("content-type") {
                 head.content_type = buffer.element_offset_of(value);
+            } else if name.eq_ignore_ascii_case("sec-websocket-key") {
+                head.websocket_key = Some(value.to_vec());
             }
         }
         Ok(Some(head))
@@ -105,6 +111,7 @@ impl Route {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         match (method, path) {
             ("GET", "/ping") => Self::Ping,
+            ("GET", "/ws") => Self::WebSocket,
             ("POST", "/invocations") => Self::Invocation(Order::from_query(query)),
             ("GET", "/invocations") => Order::from_query(query)
                 .map_or(Self::NotFound, |order| Self::Invocation(Some(order))),

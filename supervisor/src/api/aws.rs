@@ -12,6 +12,7 @@ mod invoke;
 mod mcp;
 mod path;
 mod resource_metadata;
+mod shell;
 mod stop;
 mod target;
 mod told;
@@ -98,6 +99,7 @@ async fn route(
         Operation::Command => command::command(broker, &caller, &target, request).await,
         Operation::Card => card::card(broker, &caller, target, request).await,
         Operation::WebSocket => websocket::websocket(broker, &caller, target, request).await,
+        Operation::Shell => shell::shell(broker, &caller, &target, &query, request).await,
         Operation::Stop => stop::stop(broker, &caller, &target, request.headers()).await,
         Operation::ResourceMetadata => {
             let (head, _) = request.into_parts();

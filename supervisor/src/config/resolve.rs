@@ -5,6 +5,7 @@ use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
 use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
+use crate::api::shell;
 use crate::daemon_log::check_level;
 use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
@@ -495,6 +496,19 @@ impl Resolver<'_> {
                 duration: self.duration(
                     "limits.websocket_duration",
                     3600 * second,
+                    second..=1_209_600 * second,
+                ),
+            },
+            shell: shell::Bounds {
+                per_runtime: self.within("limits.shells_per_runtime", 10, 1..=1000),
+                duration: self.duration(
+                    "limits.shell_duration",
+                    3600 * second,
+                    second..=1_209_600 * second,
+                ),
+                idle: self.duration(
+                    "limits.shell_idle",
+                    900 * second,
                     second..=1_209_600 * second,
                 ),
             },

@@ -3,6 +3,7 @@
 //!
 //! Extensions are offered to nobody: compressed frames could not be held to the bounds on frames, which say what arrives.
 
+use crate::api::bearer::SUBPROTOCOL;
 use crate::api::reply::ApiError;
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -11,10 +12,6 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-
-/// The subprotocol of callers that cannot set headers (browsers): beside it they offer one that carries their token
-/// (`base64UrlBearerAuthorization.<token>`), and it is the one to select (contract §2.6).
-pub const BEARER: &str = "base64UrlBearerAuthorization";
 
 /// The name in `Upgrade`.
 const WEBSOCKET: &str = "websocket";
@@ -61,7 +58,7 @@ impl Offer {
     fn for_agent(&self) -> impl Iterator<Item = &str> {
         self.protocols.iter().map(String::as_str).filter(|name| {
             let token = name
-                .strip_prefix(BEARER)
+                .strip_prefix(SUBPROTOCOL)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
             !token
         })
@@ -69,7 +66,7 @@ impl Offer {
 
     /// Whether the caller authorizes itself by a subprotocol.
     fn has_bearer(&self) -> bool {
-        self.protocols.iter().any(|name| name == BEARER)
+        self.protocols.iter().any(|name| name == SUBPROTOCOL)
     }
 
     /// What of it goes to the agent.
@@ -97,7 +94,7 @@ impl Offer {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static(WEBSOCKET));
         let protocol = if self.has_bearer() {
-            Some(BEARER)
+            Some(SUBPROTOCOL)
         } else {
             protocol
         };
@@ -243,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_token_in_a_subprotocol_stays_here() {
-        let token = format!("{BEARER}.c2VjcmV0, chat , {BEARER}");
+        let token = format!("{SUBPROTOCOL}.c2VjcmV0, chat , {SUBPROTOCOL}");
         let offer = offer(&[("sec-websocket-protocol", Some(&token))]).expect("an offer");
         let headers = offer.headers();
         let told = headers
@@ -252,7 +249,7 @@ mod tests {
         assert_eq!(told.map(|(_, value)| value.as_str()), Some("chat"));
         assert!(!format!("{headers:?}").contains("c2VjcmV0"));
         let response: Response<()> = offer.accept(Some("chat"));
-        assert_eq!(response.headers()["sec-websocket-protocol"], BEARER);
+        assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
     }
 
     #[test]

@@ -5,14 +5,14 @@ use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     per_second: u32,
     /// When all of them will be there again.
     full: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self {
             per_second: per_second.max(1),
             full: Instant::now(),
@@ -20,7 +20,7 @@ impl Pace {
     }
 
     /// Frames that may begin now.
-    pub(super) fn left(&self) -> u32 {
+    pub(crate) fn left(&self) -> u32 {
         let missing = self.full.saturating_duration_since(Instant::now());
         let taken = (missing.as_secs_f64() * f64::from(self.per_second)).ceil();
         // Between 0 and all of them, whatever the clock says.
@@ -31,12 +31,12 @@ impl Pace {
     }
 
     /// Takes some of those that are left.
-    pub(super) fn take(&mut self, frames: u32) {
+    pub(crate) fn take(&mut self, frames: u32) {
         self.full = self.full.max(Instant::now()) + self.each() * frames;
     }
 
     /// How long one takes to come back.
-    pub(super) fn each(&self) -> Duration {
+    pub(crate) fn each(&self) -> Duration {
         Duration::from_secs(1) / self.per_second
     }
 }

@@ -15,6 +15,7 @@ mod delivery;
 mod text;
 
 use super::event_stream;
+use super::headers::{echoed, headers_in};
 use super::target::Target;
 use crate::api::identify::Caller;
 use crate::api::input::{Reading, bounded};
@@ -99,6 +100,12 @@ pub(super) async fn command(
     let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
     let owner = caller.owner(broker, &parts.headers)?;
     let key = target.session(session.clone(), owner);
+    let trace = echoed(&headers_in(
+        &parts.headers,
+        &target.version,
+        &session,
+        &request_id,
+    )?);
     let wanted = Wanted::read(body).await?;
     let mut response = match begin(broker, &key, target, wanted, &request_id).await {
         Ok(events) => {
@@ -110,6 +117,7 @@ pub(super) async fn command(
         }
         Err(error) => error.aws(&request_id),
     };
+    response.headers_mut().extend(trace);
     set_session(response.headers_mut(), &session);
     Ok(response)
 }

@@ -24,6 +24,8 @@ pub(super) enum Operation {
     WebSocket,
     /// GetRuntimeProtectedResourceMetadata.
     ResourceMetadata,
+    /// InvokeAgentRuntimeCommandShell.
+    Shell,
 }
 
 impl Operation {
@@ -36,6 +38,7 @@ impl Operation {
             Self::Card => Some(Action::CARD),
             Self::WebSocket => Some(Action::WEB_SOCKET),
             Self::ResourceMetadata => None,
+            Self::Shell => Some(Action::COMMAND_SHELL),
         }
     }
 }
@@ -56,6 +59,7 @@ const ENDINGS: &[(&str, Method, Operation)] = &[
         Operation::Card,
     ),
     ("/ws", Method::GET, Operation::WebSocket),
+    ("/ws/shells", Method::GET, Operation::Shell),
 ];
 
 /// What a request line asks for.
@@ -118,6 +122,7 @@ mod tests {
                 Method::GET,
             ),
             ("ws", Operation::WebSocket, Method::GET),
+            ("ws/shells", Operation::Shell, Method::GET),
         ] {
             let asked = split(&format!("/runtimes/echo/{path}")).expect(path);
             let found = (asked.operation, asked.method, asked.label.as_str());

@@ -15,6 +15,8 @@ use std::sync::Arc;
 pub(super) struct Query {
     qualifier: Option<String>,
     account: Option<String>,
+    /// Of the interactive shell.
+    pub(super) shell: Option<String>,
 }
 
 impl Query {
@@ -30,6 +32,7 @@ impl Query {
             match name {
                 "qualifier" => query.qualifier = Some(value),
                 "accountId" => query.account = Some(value),
+                "shellId" => query.shell = Some(value),
                 // Unknown parameters are other operations' or newer clients'.
                 _ => {}
             }
