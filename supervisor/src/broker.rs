@@ -193,6 +193,17 @@ impl Broker {
         self.draining.cancelled().await;
     }
 
+    /// Where callers reach this daemon.
+    fn url(&self, config: &Config) -> Option<String> {
+        let first = || {
+            let mut listen = self.ground.listen.iter();
+            listen
+                .find(|address| address.starts_with("http://"))
+                .cloned()
+        };
+        config.public_url.clone().or_else(first)
+    }
+
     /// What the operator grants.
     #[must_use]
     pub fn host_policy(&self) -> HostPolicy {
@@ -203,6 +214,7 @@ impl Broker {
             network: config.network.grant.clone(),
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
+            url: self.url(&config),
             agent_uid: AGENT_UID,
             agent_gid: AGENT_UID,
             open_files: config.open_files,

@@ -54,6 +54,8 @@ pub struct Config {
     pub broker_user: String,
     /// cgroup below which sessions live, relative to the hierarchy's root; absent: found out at start.
     pub cgroup_parent: Option<String>,
+    /// Where callers reach this daemon, without a slash at its end; absent: its first TCP address.
+    pub public_url: Option<String>,
     /// Region in ARNs and in sessions' `AWS_REGION`.
     pub region: String,
     /// Account in ARNs, twelve digits.
@@ -246,6 +248,7 @@ impl Config {
             network: self.network.grant.clone(),
             interpreters,
             region: self.region.clone(),
+            url: self.public_url.clone(),
             agent_uid: agent.0,
             agent_gid: agent.1,
             open_files: self.open_files,

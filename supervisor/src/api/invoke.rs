@@ -93,6 +93,8 @@ pub struct Answer {
     pub status: u16,
     /// The agent's headers.
     pub headers: HeaderMap,
+    /// Whether it is a stream of events.
+    pub streamed: bool,
     /// The agent's body, as it comes.
     pub body: AnswerBody,
 }
@@ -264,6 +266,7 @@ pub(super) fn assemble(
     Ok(Answer {
         status: exchange.head.status,
         headers,
+        streamed,
         body,
     })
 }

@@ -44,6 +44,7 @@ pub const KEYS: &[Key] = &[
     fixed("base", "\"host\"", "Where sessions' root file system comes from: this host's packages, or an absolute path to a directory prepared as one."),
     fixed("broker_user", "\"agentcore\"", "User that the unprivileged half becomes; where it does not exist, a uid of the daemon's own block."),
     fixed("cgroup_parent", "<found out at start>", "cgroup below which sessions live, relative to the hierarchy's root."),
+    fixed("public_url", "<the first TCP address>", "Where callers reach this daemon, such as \"https://agents.example.com\": what agents and their clients are told (AGENTCORE_RUNTIME_URL of A2A agents)."),
     fixed("region", "\"us-local-1\"", "Region in ARNs, and AWS_REGION of sessions that do not set their own."),
     fixed("account", "\"000000000000\"", "Account in ARNs, twelve digits."),
     live("default_runtime", "<the only one>", "Runtime that /invocations, /ping and /ws speak to when there are several."),

@@ -1,6 +1,6 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
-use super::check::{account, plain_path, region, user_name};
+use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
@@ -81,6 +81,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
             user_name(text)
         }),
         cgroup_parent: r.cgroup_parent(),
+        public_url: r.public_url(),
         region: r.checked("region", "us-local-1".to_owned(), |text: &String| {
             region(text)
         }),
@@ -271,6 +272,14 @@ impl Resolver<'_> {
             );
         }
         Base::Directory(path)
+    }
+
+    fn public_url(&mut self) -> Option<String> {
+        let url: String = self.take("public_url")?;
+        if let Err(message) = check::base_url(&url) {
+            self.fault("public_url", message);
+        }
+        Some(url.trim_end_matches('/').to_owned())
     }
 
     fn cgroup_parent(&mut self) -> Option<String> {

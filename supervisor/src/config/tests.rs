@@ -383,6 +383,7 @@ fn example() -> String {
             "socket" => "\"/run/agentcore/api.sock\"",
             "auth" => "\"none\"",
             "cgroup_parent" => "\"agentcore.slice/agentcore-sessions.service\"",
+            "public_url" => "\"https://agents.example.com\"",
             "default_runtime" => "\"my_agent\"",
             "end_sessions_on_exit" => "false",
             "log.format" => "\"json\"",
@@ -432,6 +433,7 @@ fn the_example_file_means_the_defaults() {
         .filter(|line| {
             ![
                 "cgroup_parent",
+                "public_url",
                 "default_runtime",
                 "allow =",
                 "ceiling_allow",

@@ -50,6 +50,7 @@ type Outcome = Result<Arc<Head>, ApiError>;
 struct Head {
     status: u16,
     headers: HeaderMap,
+    streamed: bool,
 }
 
 /// One attempt whose client is there.
@@ -134,6 +135,7 @@ impl Run {
         Ok(Answer {
             status: head.status,
             headers: head.headers.clone(),
+            streamed: head.streamed,
             body: AnswerBody::shared(body),
         })
     }
@@ -145,10 +147,15 @@ impl Run {
                 let Answer {
                     status,
                     headers,
+                    streamed,
                     body,
                 } = answer;
                 self.tape.load(body);
-                Ok(Arc::new(Head { status, headers }))
+                Ok(Arc::new(Head {
+                    status,
+                    headers,
+                    streamed,
+                }))
             }
             Err(error) => {
                 self.tape.load(AnswerBody::none());
