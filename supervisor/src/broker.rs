@@ -2,6 +2,7 @@
 //!
 //! [`Broker`] is what all its tasks share. It holds no decision of its own; it knows where things are.
 
+use crate::admission::Admission;
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
 use crate::artifacts::Library;
@@ -88,6 +89,8 @@ pub struct Broker {
     pub catalogue_step: tokio::sync::Mutex<()>,
     /// Live sessions.
     pub registry: Registry,
+    /// Who may begin one.
+    pub admission: Admission,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -137,7 +140,6 @@ impl Broker {
         gate: Gate,
         epoch: u64,
     ) -> Arc<Self> {
-        let max_sessions = usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX >> 4);
         let broker = Arc::new(Self {
             access: ground.access.clone(),
             ground,
@@ -147,7 +149,8 @@ impl Broker {
             objects: kept.objects,
             catalogue: Catalogue::default(),
             catalogue_step: tokio::sync::Mutex::default(),
-            registry: Registry::new(max_sessions),
+            registry: Registry::default(),
+            admission: Admission::new(&config.limits),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),

@@ -139,6 +139,16 @@ pub enum LogFormat {
 pub struct Limits {
     /// Live sessions.
     pub max_sessions: u32,
+    /// Live sessions of one runtime; 0 is any number.
+    pub max_sessions_per_runtime: u32,
+    /// Live sessions of one caller; 0 is any number.
+    pub max_sessions_per_caller: u32,
+    /// New sessions a second; 0 is any number.
+    pub new_session_rate: u32,
+    /// New sessions at once.
+    pub new_session_burst: u32,
+    /// How long a caller waits for a place for a new session.
+    pub admission_wait: Duration,
     /// Launches prepared ahead.
     pub prepared_launches: usize,
     /// Body of an invocation, each way.
@@ -163,6 +173,8 @@ pub struct Limits {
     pub max_connections_per_user: u32,
     /// Invocations in flight in one session.
     pub max_invocations_per_session: u32,
+    /// Invocations that wait for their turn in one session.
+    pub max_queue_per_session: u32,
     /// How long the answer of a call is kept for another attempt of it.
     pub retry_window: Duration,
     /// How long a call that may be tried again goes on without a client.

@@ -154,7 +154,7 @@ async fn same_body(run: &Run, intake: Intake) -> Result<Same, ApiError> {
 
 /// Obtains the session and relays the call: one run of the agent.
 async fn relay(broker: Arc<Broker>, call: Call, intake: Intake) -> Result<Answer, ApiError> {
-    let (handle, work) = invoke::obtain(&broker, &call.key, &call.version).await?;
+    let (handle, work) = invoke::obtain_turn(&broker, &call.key, &call.version).await?;
     let answer = invoke::relay(&broker, &handle, work, &call, intake).await?;
     match call.agent_errors {
         AgentErrors::Explained if !(200..300).contains(&answer.status) => {

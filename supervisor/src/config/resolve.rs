@@ -420,6 +420,15 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            max_sessions_per_runtime: self.within("limits.max_sessions_per_runtime", 0, 0..=10_000),
+            max_sessions_per_caller: self.within("limits.max_sessions_per_caller", 0, 0..=10_000),
+            new_session_rate: self.within("limits.new_session_rate", 200, 0..=100_000),
+            new_session_burst: self.within("limits.new_session_burst", 1000, 1..=100_000),
+            admission_wait: self.duration(
+                "limits.admission_wait",
+                10 * second,
+                Duration::ZERO..=600 * second,
+            ),
             prepared_launches: self.within("limits.prepared_launches", 6, 0..=super::MAX_PREPARED),
             max_body: self.within(
                 "limits.max_body",
@@ -472,6 +481,7 @@ impl Resolver<'_> {
                 64,
                 1..=1024,
             ),
+            max_queue_per_session: self.within("limits.max_queue_per_session", 32, 0..=1024),
             retry_window: self.duration(
                 "limits.retry_window",
                 120 * second,

@@ -496,8 +496,10 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         resources,
         network,
         authorizer,
+        concurrency,
         shared,
     } = config;
+    assert_eq!(concurrency, proto::config::Concurrency::default());
     assert!(
         !shared
             && authorizer.is_some_and(|authorizer| {
