@@ -161,12 +161,16 @@ fn start_failure(end: &End) -> ApiError {
         | EndReason::StartTimeout => ErrorCode::AgentFailed,
         EndReason::LaunchFailed => ErrorCode::Internal,
     };
-    ApiError::new(
+    let error = ApiError::new(
         code,
         format!("the session could not be started: {}", end.detail),
     )
     .evidence(AgentEvidence {
         log: end.log_tail.clone(),
         ..AgentEvidence::default()
-    })
+    });
+    match code {
+        ErrorCode::RetryableConflict => error.retry_after(Duration::from_secs(1)),
+        _ => error,
+    }
 }
