@@ -118,7 +118,7 @@ impl ErrorCode {
             Self::Validation => row(-32602, 400, "ValidationException", "Invalid request"),
             Self::Unauthorized => row(-32001, 401, "UnauthorizedException", "Not authenticated"),
             Self::InvalidSignature => row(
-                -32026,
+                -32027,
                 403,
                 "InvalidSignatureException",
                 "Signature not accepted",

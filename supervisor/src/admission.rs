@@ -75,7 +75,9 @@ impl Admission {
         clock: Clock,
     ) -> Result<Permit, Refused> {
         let until = Instant::now() + limits.admission_wait;
-        let caller = self.callers.of(&key.owner.principal);
+        // A session that is everybody's counts for nobody.
+        let caller = Some(&key.owner.principal).filter(|of| **of != Principal::everybody());
+        let caller = caller.and_then(|caller| self.callers.of(caller));
         let caller = place(caller, until).await.ok_or(Refused::Caller)?;
         let runtime = self.runtimes.of(&key.runtime);
         let runtime = place(runtime, until).await.ok_or(Refused::Runtime)?;

@@ -5,6 +5,7 @@ use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
 use crate::relay::exchange::{self, Exchange, RequestBody};
 use crate::relay::link::CallError;
 use crate::session::handle::{SessionHandle, SessionKey, Work};
@@ -65,10 +66,19 @@ pub struct Call {
     pub target: String,
     /// Headers for the agent, checked and without hop-by-hop ones.
     pub headers: Vec<(String, String)>,
-    /// `amz-sdk-invocation-id`, if the caller's SDK may try again.
-    pub attempt: Option<String>,
+    /// If the caller's SDK may try again.
+    pub attempt: Option<Attempt>,
     /// What an error of the agent's own becomes.
     pub agent_errors: AgentErrors,
+}
+
+/// What makes attempts of an SDK one call, beside session and body.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Who calls: of a session that is shared, not everybody whose it is.
+    pub caller: Owner,
+    /// `amz-sdk-invocation-id`.
+    pub invocation: String,
 }
 
 /// What a wire makes of an agent's answer that is not a success.

@@ -72,7 +72,7 @@ pub const KEYS: &[Key] = &[
     live("ceilings.invocation_timeout", "28800", "The longest invocation that a runtime may ask for."),
     fixed("limits.max_sessions", "1000", "Live sessions on this daemon."),
     fixed("limits.max_sessions_per_runtime", "0", "Live sessions of one runtime; 0 is any number."),
-    fixed("limits.max_sessions_per_caller", "0", "Live sessions of one caller, whatever runtimes they are of; 0 is any number."),
+    fixed("limits.max_sessions_per_caller", "0", "Live sessions of one caller, whatever runtimes they are of; 0 is any number. Those of shared runtimes count for nobody."),
     live("limits.new_session_rate", "200", "New sessions a second, on average; 0 is any number."),
     live("limits.new_session_burst", "1000", "New sessions at once, beyond the rate."),
     live("limits.admission_wait", "10", "How long a caller waits for the places and the turn that a new session needs, before it is refused."),

@@ -8,7 +8,7 @@ use super::told::{self, told};
 use crate::api::attempts;
 use crate::api::identify::Caller;
 use crate::api::intake::{Intake, check_length};
-use crate::api::invoke::{AgentErrors, Answer, Call};
+use crate::api::invoke::{AgentErrors, Answer, Attempt, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
@@ -27,6 +27,9 @@ use std::sync::Arc;
 
 /// Every attempt of one SDK call carries the same value (contract §7.3).
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
+
+/// SDKs send 36 characters.
+const MAX_INVOCATION_ID: usize = 128;
 
 pub(super) async fn invoke(
     broker: &Arc<Broker>,
@@ -87,16 +90,20 @@ fn understand(
     };
     let session = session.unwrap_or_else(fresh_session_id);
     let owner = caller.owner(broker, headers)?;
+    let invocation = headers
+        .get(INVOCATION_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.len() <= MAX_INVOCATION_ID);
+    let attempt = invocation.map(|invocation| Attempt {
+        caller: owner.clone(),
+        invocation: invocation.to_owned(),
+    });
     Ok(Call {
         key: target.session(session.clone(), owner),
         method: "POST".to_owned(),
         target: target.version.spec.path.clone(),
         headers: headers_in(headers, &target.version, &session, request_id)?,
-        attempt: headers
-            .get(INVOCATION_ID)
-            .and_then(|value| value.to_str().ok())
-            .filter(|value| value.len() <= 128)
-            .map(ToOwned::to_owned),
+        attempt,
         agent_errors: AgentErrors::Explained,
         version: target.version,
     })
