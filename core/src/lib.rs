@@ -8,4 +8,5 @@
 pub mod egress;
 pub mod lifecycle;
 pub mod moment;
+pub mod pace;
 pub mod spec;

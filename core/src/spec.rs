@@ -22,7 +22,7 @@ pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings};
 use crate::egress::{AllowList, Target};
 use faults::Faults;
 use proto::api::FieldFault;
-use proto::config::{Language, Protocol, RuntimeConfig};
+use proto::config::{Concurrency, Language, Protocol, RuntimeConfig};
 use proto::ids::RuntimeName;
 use proto::shim::{AgentStart, AgentWire};
 use proto::units::{CpuMillis, MemoryBytes};
@@ -63,6 +63,8 @@ pub struct RuntimeSpec {
     pub warmup: Option<String>,
     /// The caller's headers that reach the agent beside the contract's own: lower-case names, in order, each once.
     pub request_headers: Vec<String>,
+    /// What happens to an invocation of a session that works on one already.
+    pub concurrency: Concurrency,
     /// Limits of the session.
     pub limits: Limits,
     /// Timeouts of the session.
@@ -167,6 +169,7 @@ impl RuntimeSpec {
                 path,
                 warmup,
                 request_headers,
+                concurrency: config.concurrency,
                 limits,
                 timeouts,
                 network,

@@ -80,6 +80,9 @@ pub struct RuntimeConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub authorizer: Option<Authorizer>,
+    /// What happens to an invocation of a session that works on one already.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub concurrency: Concurrency,
     /// Whether a session is everybody's who may call the runtime and knows its id, instead of its maker's only.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shared: bool,
@@ -173,6 +176,20 @@ impl Protocol {
             Self::Mcp => None,
         }
     }
+}
+
+/// What happens to an invocation of a session that works on one already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Concurrency {
+    /// It begins at once.
+    #[default]
+    Parallel,
+    /// It waits its turn, in a bounded queue.
+    Serial,
+    /// It is refused (409).
+    Reject,
 }
 
 /// What runs the entrypoint.

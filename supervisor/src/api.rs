@@ -20,6 +20,7 @@ pub mod keys;
 mod lingering;
 pub mod listener;
 pub mod local;
+pub mod obtain;
 pub mod occupancy;
 pub mod openapi;
 mod process;

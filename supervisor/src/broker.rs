@@ -2,6 +2,7 @@
 //!
 //! [`Broker`] is what all its tasks share. It holds no decision of its own; it knows where things are.
 
+use crate::admission::Admission;
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
 use crate::api::shell::registry::Shells;
@@ -89,6 +90,8 @@ pub struct Broker {
     pub catalogue_step: tokio::sync::Mutex<()>,
     /// Live sessions.
     pub registry: Registry,
+    /// Who may begin one.
+    pub admission: Admission,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -140,7 +143,6 @@ impl Broker {
         gate: Gate,
         epoch: u64,
     ) -> Arc<Self> {
-        let max_sessions = usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX >> 4);
         let broker = Arc::new(Self {
             access: ground.access.clone(),
             ground,
@@ -150,7 +152,8 @@ impl Broker {
             objects: kept.objects,
             catalogue: Catalogue::default(),
             catalogue_step: tokio::sync::Mutex::default(),
-            registry: Registry::new(max_sessions),
+            registry: Registry::default(),
+            admission: Admission::new(&config.limits),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
@@ -197,6 +200,17 @@ impl Broker {
         self.draining.cancelled().await;
     }
 
+    /// Where callers reach this daemon.
+    fn url(&self, config: &Config) -> Option<String> {
+        let first = || {
+            let mut listen = self.ground.listen.iter();
+            listen
+                .find(|address| address.starts_with("http://"))
+                .cloned()
+        };
+        config.public_url.clone().or_else(first)
+    }
+
     /// What the operator grants.
     #[must_use]
     pub fn host_policy(&self) -> HostPolicy {
@@ -207,6 +221,7 @@ impl Broker {
             network: config.network.grant.clone(),
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
+            url: self.url(&config),
             agent_uid: AGENT_UID,
             agent_gid: AGENT_UID,
             open_files: config.open_files,

@@ -54,6 +54,8 @@ pub struct Config {
     pub broker_user: String,
     /// cgroup below which sessions live, relative to the hierarchy's root; absent: found out at start.
     pub cgroup_parent: Option<String>,
+    /// Where callers reach this daemon, without a slash at its end; absent: its first TCP address.
+    pub public_url: Option<String>,
     /// Region in ARNs and in sessions' `AWS_REGION`.
     pub region: String,
     /// Account in ARNs, twelve digits.
@@ -137,6 +139,16 @@ pub enum LogFormat {
 pub struct Limits {
     /// Live sessions.
     pub max_sessions: u32,
+    /// Live sessions of one runtime; 0 is any number.
+    pub max_sessions_per_runtime: u32,
+    /// Live sessions of one caller; 0 is any number.
+    pub max_sessions_per_caller: u32,
+    /// New sessions a second; 0 is any number.
+    pub new_session_rate: u32,
+    /// New sessions at once.
+    pub new_session_burst: u32,
+    /// How long a caller waits for a place for a new session.
+    pub admission_wait: Duration,
     /// Launches prepared ahead.
     pub prepared_launches: usize,
     /// Body of an invocation, each way.
@@ -161,6 +173,8 @@ pub struct Limits {
     pub max_connections_per_user: u32,
     /// Invocations in flight in one session.
     pub max_invocations_per_session: u32,
+    /// Invocations that wait for their turn in one session.
+    pub max_queue_per_session: u32,
     /// How long the answer of a call is kept for another attempt of it.
     pub retry_window: Duration,
     /// How long a call that may be tried again goes on without a client.
@@ -248,6 +262,7 @@ impl Config {
             network: self.network.grant.clone(),
             interpreters,
             region: self.region.clone(),
+            url: self.public_url.clone(),
             agent_uid: agent.0,
             agent_gid: agent.1,
             open_files: self.open_files,

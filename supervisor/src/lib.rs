@@ -3,6 +3,7 @@
 //! The shell around `session-core`: receive an event, ask the core, perform its effects. See `docs/design.md`.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod api;
 pub mod artifacts;
 mod ask;

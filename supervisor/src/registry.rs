@@ -1,22 +1,14 @@
-//! Live sessions, by the caller's key and by our name: the only map. Admission is here too: a [`Permit`] is a value, you
-//! need one to make a session, and dropping it gives the place back.
+//! Live sessions, by the caller's key and by our name: the only map.
 
 use crate::session::handle::{SessionHandle, SessionKey};
 use proto::ids::{RuntimeId, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// The right to one live session.
-#[derive(Debug)]
-pub struct Permit(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Registry {
     maps: Mutex<Maps>,
-    places: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -26,25 +18,6 @@ struct Maps {
 }
 
 impl Registry {
-    /// An empty registry with room for `max_sessions`.
-    #[must_use]
-    pub fn new(max_sessions: usize) -> Self {
-        Self {
-            maps: Mutex::default(),
-            places: Arc::new(Semaphore::new(max_sessions)),
-        }
-    }
-
-    /// Waits for a place, at most `patience`.
-    pub async fn admit(&self, patience: Duration) -> Option<Permit> {
-        let place = Arc::clone(&self.places).acquire_owned();
-        tokio::time::timeout(patience, place)
-            .await
-            .ok()?
-            .ok()
-            .map(Permit)
-    }
-
     /// The session of this key, if it is there.
     #[must_use]
     pub fn find(&self, key: &SessionKey) -> Option<Arc<SessionHandle>> {

@@ -44,10 +44,20 @@ pub fn zip(files: &[BundleFile<'_>]) -> anyhow::Result<Vec<u8>> {
 
 /// Packs a folder into a zip (regular files and their modes; caches left out).
 pub fn zip_folder(folder: &Path) -> anyhow::Result<Vec<u8>> {
+    zip_vendored(folder, &[], &[])
+}
+
+/// As [`zip_folder`], without the entries of its top that are `left_out`, and with `files` beside it.
+pub fn zip_vendored(
+    folder: &Path,
+    left_out: &[&str],
+    files: &[BundleFile<'_>],
+) -> anyhow::Result<Vec<u8>> {
     fn add(
         writer: &mut zip::ZipWriter<Cursor<Vec<u8>>>,
         dir: &Path,
         prefix: &str,
+        left_out: &[&str],
     ) -> anyhow::Result<()> {
         let mut entries: Vec<_> = fs::read_dir(dir)
             .with_context(|| format!("read {}", dir.display()))?
@@ -55,13 +65,17 @@ pub fn zip_folder(folder: &Path) -> anyhow::Result<Vec<u8>> {
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name == "__pycache__" || name == "target" || name.starts_with('.') {
+            if name == "__pycache__"
+                || name == "target"
+                || name.starts_with('.')
+                || left_out.contains(&name.as_str())
+            {
                 continue;
             }
             let inside = format!("{prefix}{name}");
             let meta = entry.metadata()?;
             if meta.is_dir() {
-                add(writer, &entry.path(), &format!("{inside}/"))?;
+                add(writer, &entry.path(), &format!("{inside}/"), &[])?;
             } else if meta.is_file() {
                 let options = SimpleFileOptions::default()
                     .unix_permissions(meta.permissions().mode() & 0o777);
@@ -72,7 +86,12 @@ pub fn zip_folder(folder: &Path) -> anyhow::Result<Vec<u8>> {
         Ok(())
     }
     let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    add(&mut writer, folder, "")?;
+    add(&mut writer, folder, "", left_out)?;
+    for file in files {
+        let options = SimpleFileOptions::default().unix_permissions(file.mode);
+        writer.start_file(file.path, options)?;
+        writer.write_all(file.bytes)?;
+    }
     Ok(writer.finish()?.into_inner())
 }
 

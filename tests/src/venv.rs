@@ -38,6 +38,13 @@ pub fn of(list: &str) -> anyhow::Result<PathBuf> {
     Ok(venv.join("bin"))
 }
 
+/// What the virtual environment of a `bin` folder has installed: the folder to vendor into a bundle.
+pub fn packages(bin: &Path) -> anyhow::Result<PathBuf> {
+    let lib = fs::read_dir(bin.with_file_name("lib"))?.flatten().next();
+    let lib = lib.with_context(|| format!("{} has no lib beside it", bin.display()))?;
+    Ok(lib.path().join("site-packages"))
+}
+
 /// Runs a script of `tests/clients`, with what a list has, to its end, and gives what it printed.
 pub fn run(list: &str, script: &str, words: &[&str]) -> anyhow::Result<String> {
     let out = Command::new(of(list)?.join("python"))

@@ -367,3 +367,53 @@ fn large_bodies_are_told_apart_too() -> Result {
         Ok(())
     })
 }
+
+#[test]
+fn attempts_that_come_and_go_in_any_order_run_their_call_once_and_leave_nothing() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "again", json!({}))?;
+        // Every second call is a stream; each runs for half a second, and its clients leave after less, or more, than that.
+        let callers: Vec<_> = (0..24_u32)
+            .map(|number| {
+                let client = client.clone();
+                std::thread::spawn(move || -> anyhow::Result<String> {
+                    let session = session_name("storm");
+                    let then = match number % 2 {
+                        0 => "time.sleep(0.5); answer = kept['runs']",
+                        _ => "def events():\n    for n in range(10):\n        time.sleep(0.05)\n        yield kept['runs']\nanswer = events()",
+                    };
+                    let work = counted(then).to_string();
+                    let request = format!(
+                        "POST /runtimes/again/invocations HTTP/1.1\r\nhost: localhost\r\n{SESSION_HEADER}: {session}\r\n\
+                         {INVOCATION_ID}: {}\r\ncontent-length: {}\r\n\r\n{work}",
+                        call_id(number),
+                        work.len()
+                    );
+                    for step in 0..12_u32 {
+                        let mut stream = client.target.connect()?;
+                        stream.write_all(request.as_bytes())?;
+                        let patience = u64::from((number * 7 + step * 13) % 90);
+                        std::thread::sleep(Duration::from_millis(patience));
+                    }
+                    let last = Client::invocation("again", &session, &serde_json::from_str(&work)?);
+                    let last = client.send(last.header(INVOCATION_ID, call_id(number)))?;
+                    let said = last.expect(200)?.text()?;
+                    let want = match number % 2 {
+                        0 => "1".to_owned(),
+                        _ => "data: 1\n\n".repeat(10),
+                    };
+                    ensure!(said == want, "{number}: {said:?}");
+                    assert_eq!(runs(&client, "again", &session)?, json!(1), "{number}");
+                    Ok(session)
+                })
+            })
+            .collect();
+        for caller in callers {
+            let session = joined(caller)?;
+            ensure!(client.session(&session)?.in_flight == 0);
+        }
+        Ok(())
+    })
+}

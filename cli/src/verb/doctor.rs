@@ -153,6 +153,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
             allow: None,
         },
         authorizer: None,
+        concurrency: proto::config::Concurrency::default(),
         shared: false,
     })
 }

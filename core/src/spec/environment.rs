@@ -3,7 +3,7 @@
 use super::command::{Command, shown};
 use super::faults::Faults;
 use super::{BUILT_IN_PYTHON, HOME, HostPolicy};
-use proto::config::{Language, RuntimeConfig};
+use proto::config::{Language, Protocol, RuntimeConfig};
 use std::collections::BTreeMap;
 
 /// Most variables that a runtime sets.
@@ -77,6 +77,14 @@ pub(super) fn resolve(
         .clone();
     default(&mut env, "AWS_REGION", &region);
     default(&mut env, "AWS_DEFAULT_REGION", &region);
+    if config.protocol == Protocol::A2a {
+        default(&mut env, "A2A_PORT", &config.port().to_string());
+        // What the agent's card tells its clients.
+        if let Some(url) = &policy.url {
+            let own = format!("{url}/runtimes/{}/invocations", config.name);
+            default(&mut env, "AGENTCORE_RUNTIME_URL", &own);
+        }
+    }
     if command.is_some_and(|command| command.language == Language::Python) {
         python(&mut env);
     }

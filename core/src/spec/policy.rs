@@ -105,6 +105,8 @@ pub struct HostPolicy {
     pub network: NetworkGrant,
     /// What can run agents here.
     pub interpreters: Interpreters,
+    /// Where callers reach this daemon, such as `http://127.0.0.1:8080`; `None`: nowhere that a URL could name.
+    pub url: Option<String>,
     /// `AWS_REGION` of sessions that do not set their own.
     pub region: String,
     /// Uid of agents inside their session's user namespace; never 0.

@@ -18,6 +18,7 @@ fn policy() -> HostPolicy {
             node_version: Some("22.14.0".to_owned()),
         },
         region: "us-local-1".to_owned(),
+        url: Some("http://127.0.0.1:8080".to_owned()),
         agent_uid: 1,
         agent_gid: 1,
         open_files: 4096,

@@ -26,7 +26,7 @@ pub use fingerprint::Fingerprint;
 pub use tape::Reading;
 
 use super::intake::Intake;
-use super::invoke::{self, AgentErrors, Answer, Call};
+use super::invoke::{self, AgentErrors, Answer, Attempt, Call};
 use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::relay::exchange::RequestBody;
@@ -47,7 +47,7 @@ pub struct Attempts(Arc<Table>);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     session: SessionKey,
-    invocation: String,
+    attempt: Attempt,
     body: BodyKey,
 }
 
@@ -82,7 +82,7 @@ pub async fn answer_to(
     call: Call,
     mut intake: Intake,
 ) -> Result<Answer, ApiError> {
-    let Some(invocation) = call.attempt.clone() else {
+    let Some(attempt) = call.attempt.clone() else {
         return relay(Arc::clone(broker), call, intake).await;
     };
     let body = match &intake.body {
@@ -91,7 +91,7 @@ pub async fn answer_to(
     };
     let key = Key {
         session: call.key.clone(),
-        invocation,
+        attempt,
         body,
     };
     loop {
@@ -107,7 +107,7 @@ pub async fn answer_to(
             Found::Old(run, attendance) => (run, attendance),
         };
         tracing::debug!(
-            invocation = key.invocation,
+            invocation = key.attempt.invocation,
             attempt = attendance.ordinal(),
             "an attempt joins its call"
         );
@@ -154,7 +154,12 @@ async fn same_body(run: &Run, intake: Intake) -> Result<Same, ApiError> {
 
 /// Obtains the session and relays the call: one run of the agent.
 async fn relay(broker: Arc<Broker>, call: Call, intake: Intake) -> Result<Answer, ApiError> {
-    let (handle, work) = invoke::obtain(&broker, &call.key, &call.version).await?;
+    // What only reads (an agent's card) takes no turn.
+    let obtained = match call.method.as_str() {
+        "GET" => invoke::obtain(&broker, &call.key, &call.version).await,
+        _ => invoke::obtain_turn(&broker, &call.key, &call.version).await,
+    };
+    let (handle, work) = obtained?;
     let answer = invoke::relay(&broker, &handle, work, &call, intake).await?;
     match call.agent_errors {
         AgentErrors::Explained if !(200..300).contains(&answer.status) => {

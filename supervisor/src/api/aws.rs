@@ -4,6 +4,7 @@
 //! `{arn}` may be an ARN escaped in any way that clients are seen to use, an id, or a plain name.
 
 mod card;
+mod closing;
 mod command;
 mod control;
 mod event_stream;

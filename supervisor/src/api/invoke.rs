@@ -5,13 +5,12 @@ use super::intake::Intake;
 use super::reply::{AgentEvidence, ApiError};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
 use crate::relay::exchange::{self, Exchange, RequestBody};
 use crate::relay::link::CallError;
-use crate::session::driver;
-use crate::session::handle::{End, SessionHandle, SessionKey, Unusable, Work};
+use crate::session::handle::{SessionHandle, SessionKey, Work};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
-use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::config::Protocol;
 use proto::ids::InvocationId;
@@ -19,6 +18,8 @@ use proto::shim::Invoke;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+
+pub use super::obtain::{obtain, obtain_turn};
 
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
@@ -29,12 +30,6 @@ pub const REQUEST_ID: &str = "x-amzn-bedrock-agentcore-runtime-request-id";
 
 /// Names an MCP client's session.
 const MCP_SESSION_ID: &str = "mcp-session-id";
-
-/// How long a caller waits for a place among the live sessions before it is refused.
-const ADMISSION_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long, beyond its grace period, a caller waits for the end of a session whose id it wants to use anew.
-const ENDING_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to wait for the reason when a session's link breaks in the middle of an exchange: the end is already on its
 /// way from the launcher.
@@ -71,10 +66,19 @@ pub struct Call {
     pub target: String,
     /// Headers for the agent, checked and without hop-by-hop ones.
     pub headers: Vec<(String, String)>,
-    /// `amz-sdk-invocation-id`, if the caller's SDK may try again.
-    pub attempt: Option<String>,
+    /// If the caller's SDK may try again.
+    pub attempt: Option<Attempt>,
     /// What an error of the agent's own becomes.
     pub agent_errors: AgentErrors,
+}
+
+/// What makes attempts of an SDK one call, beside session and body.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Who calls: of a session that is shared, not everybody whose it is.
+    pub caller: Owner,
+    /// `amz-sdk-invocation-id`.
+    pub invocation: String,
 }
 
 /// What a wire makes of an agent's answer that is not a success.
@@ -93,75 +97,10 @@ pub struct Answer {
     pub status: u16,
     /// The agent's headers.
     pub headers: HeaderMap,
+    /// Whether it is a stream of events.
+    pub streamed: bool,
     /// The agent's body, as it comes.
     pub body: AnswerBody,
-}
-
-/// Obtains a session, making it of `version` if need be, and begins work on it.
-pub async fn obtain(
-    broker: &Arc<Broker>,
-    key: &SessionKey,
-    version: &Arc<RuntimeVersion>,
-) -> Result<(Arc<SessionHandle>, Work), ApiError> {
-    loop {
-        let handle = match broker.registry.find(key) {
-            Some(handle) => handle,
-            None => create(broker, key, version).await?,
-        };
-        match handle.begin().await {
-            Ok(work) => return Ok((handle, work)),
-            // The caller's id is about to be free again: waiting comes before refusing.
-            Err(Unusable::Ending) => {
-                let grace = handle.version.spec.timeouts.stop_grace;
-                if tokio::time::timeout(grace + ENDING_PATIENCE, handle.over())
-                    .await
-                    .is_err()
-                {
-                    return Err(ApiError::new(
-                        ErrorCode::RetryableConflict,
-                        "the session of this id is ending, and its processes do not die; try again later or use another id",
-                    )
-                    .retry_after(ENDING_PATIENCE));
-                }
-                broker.registry.remove(&handle);
-            }
-            Err(Unusable::Failed(end)) => return Err(start_failure(&end)),
-            Err(full @ Unusable::Full(_)) => {
-                return Err(ApiError::new(ErrorCode::Throttled, full.to_string())
-                    .retry_after(Duration::from_secs(1)));
-            }
-        }
-    }
-}
-
-async fn create(
-    broker: &Arc<Broker>,
-    key: &SessionKey,
-    version: &Arc<RuntimeVersion>,
-) -> Result<Arc<SessionHandle>, ApiError> {
-    if broker.draining() {
-        return Err(ApiError::new(
-            ErrorCode::Unavailable,
-            "the daemon is stopping and starts no new sessions; try again in a moment",
-        )
-        .retry_after(Duration::from_secs(1)));
-    }
-    let Some(permit) = broker.registry.admit(ADMISSION_PATIENCE).await else {
-        return Err(ApiError::new(
-            ErrorCode::Throttled,
-            "this daemon has its highest number of live sessions (limits.max_sessions); stop some or try again later",
-        )
-        .retry_after(Duration::from_secs(5)));
-    };
-    Ok(broker.registry.find_or_insert(key, || {
-        driver::spawn(
-            broker,
-            broker.slots.take(),
-            key.clone(),
-            Arc::clone(version),
-            permit,
-        )
-    }))
 }
 
 /// Relays a call over a session that is held by `work`.
@@ -264,6 +203,7 @@ pub(super) fn assemble(
     Ok(Answer {
         status: exchange.head.status,
         headers,
+        streamed,
         body,
     })
 }
@@ -317,31 +257,6 @@ pub(super) fn too_late(handle: &SessionHandle, timeout: Duration) -> ApiError {
     )
     .evidence(AgentEvidence {
         log: handle.log.tail(),
-        ..AgentEvidence::default()
-    })
-}
-
-fn start_failure(end: &End) -> ApiError {
-    let code = match end.reason {
-        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
-            ErrorCode::RetryableConflict
-        }
-        EndReason::Idle
-        | EndReason::MaxLifetime
-        | EndReason::Unhealthy
-        | EndReason::OutOfMemory
-        | EndReason::AgentExited
-        | EndReason::ShimDied
-        | EndReason::Protocol
-        | EndReason::StartTimeout => ErrorCode::AgentFailed,
-        EndReason::LaunchFailed => ErrorCode::Internal,
-    };
-    ApiError::new(
-        code,
-        format!("the session could not be started: {}", end.detail),
-    )
-    .evidence(AgentEvidence {
-        log: end.log_tail.clone(),
         ..AgentEvidence::default()
     })
 }

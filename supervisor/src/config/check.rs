@@ -43,3 +43,19 @@ pub(super) fn account(account: &str) -> Result<(), String> {
     ok.then_some(())
         .ok_or_else(|| "must be twelve digits, in quotes".to_owned())
 }
+
+/// `http://` or `https://`, a host, maybe a port and a path.
+pub(super) fn base_url(text: &str) -> Result<(), String> {
+    let rest = ["http://", "https://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~/:[]%".contains(&b);
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(plain) => {
+            Ok(())
+        }
+        Some(_) | None => Err(format!(
+            "must look like https://agents.example.com, is `{text}`"
+        )),
+    }
+}

@@ -1,6 +1,6 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
-use super::check::{account, plain_path, region, user_name};
+use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
@@ -82,6 +82,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
             user_name(text)
         }),
         cgroup_parent: r.cgroup_parent(),
+        public_url: r.public_url(),
         region: r.checked("region", "us-local-1".to_owned(), |text: &String| {
             region(text)
         }),
@@ -274,6 +275,14 @@ impl Resolver<'_> {
         Base::Directory(path)
     }
 
+    fn public_url(&mut self) -> Option<String> {
+        let url: String = self.take("public_url")?;
+        if let Err(message) = check::base_url(&url) {
+            self.fault("public_url", message);
+        }
+        Some(url.trim_end_matches('/').to_owned())
+    }
+
     fn cgroup_parent(&mut self) -> Option<String> {
         let parent: String = self.take("cgroup_parent")?;
         let plain = |part: &str| {
@@ -412,6 +421,15 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            max_sessions_per_runtime: self.within("limits.max_sessions_per_runtime", 0, 0..=10_000),
+            max_sessions_per_caller: self.within("limits.max_sessions_per_caller", 0, 0..=10_000),
+            new_session_rate: self.within("limits.new_session_rate", 200, 0..=100_000),
+            new_session_burst: self.within("limits.new_session_burst", 1000, 1..=100_000),
+            admission_wait: self.duration(
+                "limits.admission_wait",
+                10 * second,
+                Duration::ZERO..=600 * second,
+            ),
             prepared_launches: self.within("limits.prepared_launches", 6, 0..=super::MAX_PREPARED),
             max_body: self.within(
                 "limits.max_body",
@@ -464,6 +482,7 @@ impl Resolver<'_> {
                 64,
                 1..=1024,
             ),
+            max_queue_per_session: self.within("limits.max_queue_per_session", 32, 0..=1024),
             retry_window: self.duration(
                 "limits.retry_window",
                 120 * second,

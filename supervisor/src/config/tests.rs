@@ -383,6 +383,7 @@ fn example() -> String {
             "socket" => "\"/run/agentcore/api.sock\"",
             "auth" => "\"none\"",
             "cgroup_parent" => "\"agentcore.slice/agentcore-sessions.service\"",
+            "public_url" => "\"https://agents.example.com\"",
             "default_runtime" => "\"my_agent\"",
             "end_sessions_on_exit" => "false",
             "log.format" => "\"json\"",
@@ -432,6 +433,7 @@ fn the_example_file_means_the_defaults() {
         .filter(|line| {
             ![
                 "cgroup_parent",
+                "public_url",
                 "default_runtime",
                 "allow =",
                 "ceiling_allow",
@@ -494,8 +496,10 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         resources,
         network,
         authorizer,
+        concurrency,
         shared,
     } = config;
+    assert_eq!(concurrency, proto::config::Concurrency::default());
     assert!(
         !shared
             && authorizer.is_some_and(|authorizer| {

@@ -9,11 +9,11 @@ use super::handle::{
 };
 use super::log::SessionLog;
 use super::notes::Notes;
+use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::launcher::client::Removed;
 use crate::launcher::message::Exited;
-use crate::registry::Permit;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
 use crate::store::SessionEnd;
@@ -26,7 +26,7 @@ use proto::shim::{
 };
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -62,6 +62,8 @@ pub fn spawn(
             usize::try_from(broker.config().network.max_connections).unwrap_or(256),
         )),
         lookups: crate::egress::Egress::lookups_of_a_session(),
+        turns: Arc::new(Semaphore::new(1)),
+        queue: AtomicU32::new(0),
         mcp: Mutex::default(),
         mailbox,
         view: watcher,
@@ -251,6 +253,7 @@ impl Driver {
             link,
             _ends: ends,
             _place: place,
+            turn: None,
         })
     }
 

@@ -5,10 +5,12 @@ use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::SessionLog;
 use proto::api::{EndReason, Phase};
+use proto::config::Concurrency;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use session_core::lifecycle::Refusal;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
 /// burst of new callers; they then wait their turn.
@@ -93,6 +95,8 @@ pub struct Work {
     pub(super) _ends: oneshot::Sender<()>,
     /// One of the daemon's places for work.
     pub(super) _place: OwnedSemaphorePermit,
+    /// The session's one turn, if its invocations take turns.
+    pub(super) turn: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a session cannot be used.
@@ -107,6 +111,38 @@ pub enum Unusable {
     /// It, or the daemon, has as much work as it may have.
     #[error("{0}; try again when some of it has ended")]
     Full(&'static str),
+}
+
+/// A place among those that wait.
+struct Queued<'a>(&'a AtomicU32);
+
+impl<'a> Queued<'a> {
+    fn enter(waiting: &'a AtomicU32, most: u32) -> Option<Self> {
+        let one_more = |waiting: u32| (waiting < most).then_some(waiting + 1);
+        waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()
+            .map(|_| Self(waiting))
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why an invocation does not begin.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum NoTurn {
+    /// Another one has the turn, and nobody waits for it here.
+    #[error(
+        "the session works on another invocation, and its runtime takes one at a time (concurrency = \"reject\")"
+    )]
+    Busy,
+    /// The session cannot be used.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
 }
 
 /// A session, to everyone but its driver.
@@ -130,6 +166,10 @@ pub struct SessionHandle {
     pub egress_places: Arc<tokio::sync::Semaphore>,
     /// Names that it may still have resolved at the same time.
     pub lookups: Arc<tokio::sync::Semaphore>,
+    /// Whose turn it is, if its invocations take turns.
+    pub(super) turns: Arc<Semaphore>,
+    /// Invocations that wait for it.
+    pub(super) queue: AtomicU32,
     /// The id that an MCP server gave a session of its own: what it is to be told.
     pub(super) mcp: Mutex<Option<String>>,
     pub(super) mailbox: mpsc::Sender<Command>,
@@ -155,6 +195,42 @@ impl SessionHandle {
         let mut known = self.mcp.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_deref() != Some(id) {
             *known = Some(id.to_owned());
+        }
+    }
+
+    /// As [`SessionHandle::begin`], for an invocation: in its turn, as its runtime's `concurrency` has it. At most `queue`
+    /// of them wait.
+    pub async fn begin_invocation(&self, queue: u32) -> Result<Work, NoTurn> {
+        let turn = self.turn(queue).await?;
+        let mut work = self.begin().await?;
+        work.turn = turn;
+        Ok(work)
+    }
+
+    async fn turn(&self, queue: u32) -> Result<Option<OwnedSemaphorePermit>, NoTurn> {
+        let turns = || Arc::clone(&self.turns);
+        match self.version.spec.concurrency {
+            Concurrency::Parallel => Ok(None),
+            Concurrency::Reject => match turns().try_acquire_owned() {
+                Ok(turn) => Ok(Some(turn)),
+                Err(_taken) => Err(NoTurn::Busy),
+            },
+            Concurrency::Serial => {
+                if let Ok(turn) = turns().try_acquire_owned() {
+                    return Ok(Some(turn));
+                }
+                let _place = Queued::enter(&self.queue, queue).ok_or(Unusable::Full(
+                    "as many invocations wait for their turn in this session as may (limits.max_queue_per_session)",
+                ))?;
+                let patience = self.version.spec.timeouts.invocation;
+                match tokio::time::timeout(patience, turns().acquire_owned()).await {
+                    Ok(Ok(turn)) => Ok(Some(turn)),
+                    Ok(Err(_)) | Err(_) => Err(Unusable::Full(
+                        "the invocation did not get its turn within its time (lifecycle.invocation_timeout)",
+                    )
+                    .into()),
+                }
+            }
         }
     }
 

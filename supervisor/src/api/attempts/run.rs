@@ -50,6 +50,7 @@ type Outcome = Result<Arc<Head>, ApiError>;
 struct Head {
     status: u16,
     headers: HeaderMap,
+    streamed: bool,
 }
 
 /// One attempt whose client is there.
@@ -134,6 +135,7 @@ impl Run {
         Ok(Answer {
             status: head.status,
             headers: head.headers.clone(),
+            streamed: head.streamed,
             body: AnswerBody::shared(body),
         })
     }
@@ -145,10 +147,15 @@ impl Run {
                 let Answer {
                     status,
                     headers,
+                    streamed,
                     body,
                 } = answer;
                 self.tape.load(body);
-                Ok(Arc::new(Head { status, headers }))
+                Ok(Arc::new(Head {
+                    status,
+                    headers,
+                    streamed,
+                }))
             }
             Err(error) => {
                 self.tape.load(AnswerBody::none());
@@ -180,13 +187,13 @@ impl Run {
 
     /// Bytes that it costs to keep this beside the answer's body.
     fn weight(&self) -> u64 {
-        let session = &self.key.session;
-        let user = session
-            .owner
-            .user
-            .as_ref()
-            .map_or(0, |user| user.as_str().len());
-        let names = session.client.as_str().len() + user + self.key.invocation.len();
+        let Key {
+            session, attempt, ..
+        } = &*self.key;
+        let user = attempt.caller.user.as_ref();
+        // The user is named by the session too, unless that is shared.
+        let user = 2 * user.map_or(0, |user| user.as_str().len());
+        let names = session.client.as_str().len() + user + attempt.invocation.len();
         let said = match &self.state.borrow().outcome {
             None => 0,
             Some(Ok(head)) => head
@@ -207,7 +214,7 @@ impl Run {
     /// Nobody came back: whatever is under way is dropped, which cancels it.
     fn give_up(&self) {
         tracing::debug!(
-            invocation = self.key.invocation,
+            invocation = self.key.attempt.invocation,
             "a call is given up: no attempt came for it in time"
         );
         self.forget();

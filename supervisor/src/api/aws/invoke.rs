@@ -1,13 +1,14 @@
 //! InvokeAgentRuntime (contract §2.2), for agents of every protocol (§1.6–1.8).
 
+use super::closing::Closing;
 use super::headers::{echoed, headers_in, headers_out};
 use super::mcp;
 use super::target::Target;
-use super::told::told;
+use super::told::{self, told};
 use crate::api::attempts;
 use crate::api::identify::Caller;
 use crate::api::intake::{Intake, check_length};
-use crate::api::invoke::{AgentErrors, Answer, Call};
+use crate::api::invoke::{AgentErrors, Answer, Attempt, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
@@ -19,11 +20,16 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
+use proto::code::ErrorCode;
 use proto::config::Protocol;
+use proto::ids::ClientSessionId;
 use std::sync::Arc;
 
 /// Every attempt of one SDK call carries the same value (contract §7.3).
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
+
+/// SDKs send 36 characters.
+const MAX_INVOCATION_ID: usize = 128;
 
 pub(super) async fn invoke(
     broker: &Arc<Broker>,
@@ -51,7 +57,10 @@ pub(super) async fn invoke(
     let session = call.key.client.clone();
     let trace = echoed(&call.headers);
     let mut response = match attempts::answer_to(broker, call, intake).await {
-        Ok(answer) => succeeded(protocol, answer, trace),
+        Ok(answer) => {
+            let cut_off = || told::event(&cut_off(&session), protocol, whole.as_ref(), &request_id);
+            succeeded(protocol, answer, trace, cut_off)
+        }
         // With the session's id: its log and its next invocation are what the caller wants now.
         Err(error) => failed(&error),
     };
@@ -81,16 +90,20 @@ fn understand(
     };
     let session = session.unwrap_or_else(fresh_session_id);
     let owner = caller.owner(broker, headers)?;
+    let invocation = headers
+        .get(INVOCATION_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| value.len() <= MAX_INVOCATION_ID);
+    let attempt = invocation.map(|invocation| Attempt {
+        caller: owner.clone(),
+        invocation: invocation.to_owned(),
+    });
     Ok(Call {
         key: target.session(session.clone(), owner),
         method: "POST".to_owned(),
         target: target.version.spec.path.clone(),
         headers: headers_in(headers, &target.version, &session, request_id)?,
-        attempt: headers
-            .get(INVOCATION_ID)
-            .and_then(|value| value.to_str().ok())
-            .filter(|value| value.len() <= 128)
-            .map(ToOwned::to_owned),
+        attempt,
         agent_errors: AgentErrors::Explained,
         version: target.version,
     })
@@ -104,13 +117,32 @@ fn whole(intake: &Intake) -> Option<Bytes> {
     }
 }
 
-fn succeeded(protocol: Protocol, answer: Answer, trace: HeaderMap) -> Response {
+/// `cut_off`: the last event of a stream that breaks off, if the protocol has one.
+fn succeeded(
+    protocol: Protocol,
+    answer: Answer,
+    trace: HeaderMap,
+    cut_off: impl FnOnce() -> Option<String>,
+) -> Response {
     let mut response = Response::new(Body::empty());
     // In HTTP's own protocols the kind of success means something (202 to a notification of MCP).
     if matches!(protocol, Protocol::Mcp | Protocol::A2a) {
         *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     }
     *response.headers_mut() = headers_out(&answer.headers, trace);
-    *response.body_mut() = answer.body.into();
+    *response.body_mut() = match answer.streamed.then(cut_off).flatten() {
+        Some(last) => Body::new(Closing::new(answer.body, last.into())),
+        None => answer.body.into(),
+    };
     response
+}
+
+/// Of an answer whose head has gone out already.
+fn cut_off(session: &ClientSessionId) -> ApiError {
+    ApiError::new(
+        ErrorCode::AgentClosed,
+        format!(
+            "the agent's answer ended before it was complete; its log has the reason (agentcore logs -s {session})"
+        ),
+    )
 }

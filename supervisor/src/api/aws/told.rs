@@ -16,12 +16,8 @@ pub(super) fn told(
     request_id: &str,
 ) -> Response {
     let rpc = |(code, status): (i32, u16)| {
-        let said = json!({
-            "jsonrpc": "2.0",
-            "id": body.map_or(Value::Null, |body| rpc_id(body)),
-            "error": { "code": code, "message": error.message, "data": error.data(request_id) },
-        });
-        error.answer(request_id, status, "application/json", said.to_string())
+        let said = rpc_error(error, code, body, request_id).to_string();
+        error.answer(request_id, status, "application/json", said)
     };
     match protocol {
         Protocol::Http => error.aws(request_id),
@@ -31,12 +27,42 @@ pub(super) fn told(
             None => error.aws(request_id),
         },
         Protocol::Agui => {
-            let (code, status) = error.code.agui();
-            let event = json!({ "type": "RUN_ERROR", "code": code, "message": error.message });
-            let text = format!("data: {event}\n\n");
-            error.answer(request_id, status, "text/event-stream", text)
+            let (_, status) = error.code.agui();
+            error.answer(request_id, status, "text/event-stream", run_error(error))
         }
     }
+}
+
+/// The error as the last event of a stream that has begun, if `protocol` has one for it.
+pub(super) fn event(
+    error: &ApiError,
+    protocol: Protocol,
+    body: Option<&Bytes>,
+    request_id: &str,
+) -> Option<String> {
+    match protocol {
+        Protocol::Http | Protocol::A2a => None,
+        Protocol::Mcp => {
+            let (code, _) = error.code.mcp();
+            let said = rpc_error(error, code, body, request_id);
+            Some(format!("event: message\ndata: {said}\n\n"))
+        }
+        Protocol::Agui => Some(run_error(error)),
+    }
+}
+
+fn rpc_error(error: &ApiError, code: i32, body: Option<&Bytes>, request_id: &str) -> Value {
+    json!({
+        "jsonrpc": "2.0",
+        "id": body.map_or(Value::Null, |body| rpc_id(body)),
+        "error": { "code": code, "message": error.message, "data": error.data(request_id) },
+    })
+}
+
+fn run_error(error: &ApiError) -> String {
+    let (code, _) = error.code.agui();
+    let event = json!({ "type": "RUN_ERROR", "code": code, "message": error.message });
+    format!("data: {event}\n\n")
 }
 
 /// The id of a JSON-RPC request, `null` if it has none or is none: its client tells its calls apart by it.

@@ -6,8 +6,8 @@ use crate::api::reply::ApiError;
 use crate::broker::Broker;
 use proto::api::FieldFault;
 use proto::config::{
-    Authorizer, ClaimOperator, ClaimType, ClaimValue, CustomClaim, Entrypoint, Language, Lifecycle,
-    Network, NetworkMode, Protocol, Resources, RuntimeConfig,
+    Authorizer, ClaimOperator, ClaimType, ClaimValue, Concurrency, CustomClaim, Entrypoint,
+    Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig,
 };
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
@@ -253,6 +253,8 @@ pub(super) fn wanted(
         },
         network,
         authorizer: asked.authorizer_configuration.map(|asked| asked.jwt.into()),
+        // AWS does not order the invocations of a session.
+        concurrency: Concurrency::Parallel,
         shared: false,
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).

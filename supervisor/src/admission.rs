@@ -1,0 +1,159 @@
+//! Who may begin a session: places of its caller, of its runtime and of the daemon, then its turn at the pace of new sessions.
+//! Each is waited for, all of them together for `limits.admission_wait`; a refusal names the one that was not to be had.
+
+use crate::config::Limits;
+use crate::owner::Principal;
+use crate::session::handle::SessionKey;
+use crate::time::Clock;
+use proto::ids::RuntimeId;
+use session_core::pace::{Pace, Rate};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Owners without any session that are kept until somebody looks.
+const IDLE_OWNERS: usize = 1024;
+
+/// The right to one live session. Dropping it gives its places back.
+#[derive(Debug)]
+pub struct Permit(
+    #[expect(dead_code, reason = "held for its drop")] [Option<OwnedSemaphorePermit>; 3],
+);
+
+/// What was not to be had in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// A place of the caller.
+    Caller,
+    /// A place of the runtime.
+    Runtime,
+    /// A place of the daemon.
+    Daemon,
+    /// A turn; when there is one.
+    Pace(Duration),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Admission {
+    daemon: Arc<Semaphore>,
+    callers: Places<Principal>,
+    runtimes: Places<RuntimeId>,
+    pace: Mutex<Pace>,
+}
+
+/// Places for each of many.
+#[derive(Debug)]
+struct Places<K> {
+    /// For each; `None` is any number.
+    most: Option<usize>,
+    taken: Mutex<HashMap<K, Arc<Semaphore>>>,
+}
+
+impl Admission {
+    /// All places free.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let places = |most: u32| usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS);
+        let each = |most: u32| (most > 0).then(|| places(most));
+        Self {
+            daemon: Arc::new(Semaphore::new(places(limits.max_sessions))),
+            callers: Places::new(each(limits.max_sessions_per_caller)),
+            runtimes: Places::new(each(limits.max_sessions_per_runtime)),
+            pace: Mutex::default(),
+        }
+    }
+
+    /// Waits for everything that a session of this key needs.
+    pub async fn admit(
+        &self,
+        key: &SessionKey,
+        limits: &Limits,
+        clock: Clock,
+    ) -> Result<Permit, Refused> {
+        let until = Instant::now() + limits.admission_wait;
+        // A session that is everybody's counts for nobody.
+        let caller = Some(&key.owner.principal).filter(|of| **of != Principal::everybody());
+        let caller = caller.and_then(|caller| self.callers.of(caller));
+        let caller = place(caller, until).await.ok_or(Refused::Caller)?;
+        let runtime = self.runtimes.of(&key.runtime);
+        let runtime = place(runtime, until).await.ok_or(Refused::Runtime)?;
+        let daemon = Some(Arc::clone(&self.daemon));
+        let daemon = place(daemon, until).await.ok_or(Refused::Daemon)?;
+        let permit = Permit([caller, runtime, daemon]);
+        let rate = Rate {
+            per_second: limits.new_session_rate,
+            burst: limits.new_session_burst,
+        };
+        let wait = {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let patience = until.saturating_duration_since(Instant::now());
+            pace.take(clock.now(), rate, patience)
+        };
+        let wait = wait.map_err(Refused::Pace)?;
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        Ok(permit)
+    }
+}
+
+impl<K: Clone + Eq + Hash> Places<K> {
+    fn new(most: Option<usize>) -> Self {
+        Self {
+            most,
+            taken: Mutex::default(),
+        }
+    }
+
+    /// Those of `owner`, if they are counted.
+    fn of(&self, owner: &K) -> Option<Arc<Semaphore>> {
+        let most = self.most?;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.len() >= IDLE_OWNERS && !taken.contains_key(owner) {
+            // A place that is taken, or waited for, holds its semaphore.
+            taken.retain(|_, places| Arc::strong_count(places) > 1);
+        }
+        let places = taken.entry(owner.clone());
+        Some(Arc::clone(
+            places.or_insert_with(|| Arc::new(Semaphore::new(most))),
+        ))
+    }
+}
+
+/// A place, in time; of what is not counted there is always one.
+async fn place(
+    places: Option<Arc<Semaphore>>,
+    until: Instant,
+) -> Option<Option<OwnedSemaphorePermit>> {
+    let Some(places) = places else {
+        return Some(None);
+    };
+    let taken = tokio::time::timeout_at(until, places.acquire_owned()).await;
+    taken.ok()?.ok().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn owners_that_hold_nothing_are_forgotten_and_others_are_not() {
+        let places: Places<usize> = Places::new(Some(1));
+        let held = place(places.of(&0), Instant::now()).await.expect("free");
+        for owner in 1..5000 {
+            drop(
+                place(places.of(&owner), Instant::now())
+                    .await
+                    .expect("free"),
+            );
+        }
+        assert!(places.taken.lock().expect("sound").len() <= IDLE_OWNERS + 1);
+        assert!(place(places.of(&0), Instant::now()).await.is_none());
+        drop(held);
+        assert!(place(places.of(&0), Instant::now()).await.is_some());
+    }
+}

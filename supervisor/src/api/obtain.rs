@@ -1,0 +1,176 @@
+//! From a call's key to a session that works for it: the one that is there, or a new one (architecture §4, stages 4–6).
+//! Waiting comes before refusing, and a refusal says when to try again and which limit it was.
+
+use super::reply::{AgentEvidence, ApiError};
+use crate::admission::Refused;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::session::driver;
+use crate::session::handle::{End, NoTurn, SessionHandle, SessionKey, Unusable, Work};
+use proto::api::EndReason;
+use proto::code::ErrorCode;
+use proto::ids::RuntimeName;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long, beyond its grace period, a caller waits for the end of a session whose id it wants to use anew.
+const ENDING_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Obtains a session, making it of `version` if need be, and begins work on it.
+pub async fn obtain(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<(Arc<SessionHandle>, Work), ApiError> {
+    obtain_for(broker, key, version, Purpose::Other).await
+}
+
+/// As [`obtain`], for an invocation, which may have to wait for its turn.
+pub async fn obtain_turn(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<(Arc<SessionHandle>, Work), ApiError> {
+    obtain_for(broker, key, version, Purpose::Invocation).await
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    Invocation,
+    Other,
+}
+
+async fn obtain_for(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+    purpose: Purpose,
+) -> Result<(Arc<SessionHandle>, Work), ApiError> {
+    loop {
+        let handle = match broker.registry.find(key) {
+            Some(handle) => handle,
+            None => create(broker, key, version).await?,
+        };
+        let begun = match purpose {
+            Purpose::Invocation => {
+                let queue = broker.config().limits.max_queue_per_session;
+                handle.begin_invocation(queue).await
+            }
+            Purpose::Other => handle.begin().await.map_err(NoTurn::from),
+        };
+        match begun {
+            Ok(work) => return Ok((handle, work)),
+            // The caller's id is about to be free again: waiting comes before refusing.
+            Err(NoTurn::Unusable(Unusable::Ending)) => {
+                let grace = handle.version.spec.timeouts.stop_grace;
+                if tokio::time::timeout(grace + ENDING_PATIENCE, handle.over())
+                    .await
+                    .is_err()
+                {
+                    return Err(ApiError::new(
+                        ErrorCode::RetryableConflict,
+                        "the session of this id is ending, and its processes do not die; try again later or use another id",
+                    )
+                    .retry_after(ENDING_PATIENCE));
+                }
+                broker.registry.remove(&handle);
+            }
+            Err(NoTurn::Unusable(Unusable::Failed(end))) => return Err(start_failure(&end)),
+            Err(busy @ NoTurn::Busy) => {
+                return Err(ApiError::new(ErrorCode::Conflict, busy.to_string())
+                    .retry_after(Duration::from_secs(1)));
+            }
+            Err(NoTurn::Unusable(full @ Unusable::Full(_))) => {
+                return Err(ApiError::new(ErrorCode::Throttled, full.to_string())
+                    .retry_after(Duration::from_secs(1)));
+            }
+        }
+    }
+}
+
+async fn create(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Result<Arc<SessionHandle>, ApiError> {
+    if broker.draining() {
+        return Err(ApiError::new(
+            ErrorCode::Unavailable,
+            "the daemon is stopping and starts no new sessions; try again in a moment",
+        )
+        .retry_after(Duration::from_secs(1)));
+    }
+    let config = broker.config();
+    let admitted = broker
+        .admission
+        .admit(key, &config.limits, broker.clock)
+        .await;
+    let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
+    Ok(broker.registry.find_or_insert(key, || {
+        driver::spawn(
+            broker,
+            broker.slots.take(),
+            key.clone(),
+            Arc::clone(version),
+            permit,
+        )
+    }))
+}
+
+/// When a place may be free again: sessions end at any time.
+const PLACE_AGAIN: Duration = Duration::from_secs(5);
+
+fn not_admitted(refused: Refused, runtime: &RuntimeName) -> ApiError {
+    let (code, text, again) = match refused {
+        Refused::Caller => (
+            ErrorCode::QuotaExceeded,
+            "you have your highest number of live sessions (limits.max_sessions_per_caller); stop some or try again later".to_owned(),
+            PLACE_AGAIN,
+        ),
+        Refused::Runtime => (
+            ErrorCode::QuotaExceeded,
+            format!("runtime {runtime} has its highest number of live sessions (limits.max_sessions_per_runtime); stop some or try again later"),
+            PLACE_AGAIN,
+        ),
+        Refused::Daemon => (
+            ErrorCode::Throttled,
+            "this daemon has its highest number of live sessions (limits.max_sessions); stop some or try again later".to_owned(),
+            PLACE_AGAIN,
+        ),
+        Refused::Pace(again) => (
+            ErrorCode::Throttled,
+            "new sessions come faster than this daemon begins them (limits.new_session_rate); try again later".to_owned(),
+            again,
+        ),
+    };
+    ApiError::new(code, text).retry_after(again)
+}
+
+fn start_failure(end: &End) -> ApiError {
+    let code = match end.reason {
+        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
+            ErrorCode::RetryableConflict
+        }
+        EndReason::Idle
+        | EndReason::MaxLifetime
+        | EndReason::Unhealthy
+        | EndReason::OutOfMemory
+        | EndReason::AgentExited
+        | EndReason::ShimDied
+        | EndReason::Protocol
+        | EndReason::StartTimeout => ErrorCode::AgentFailed,
+        EndReason::LaunchFailed => ErrorCode::Internal,
+    };
+    let error = ApiError::new(
+        code,
+        format!("the session could not be started: {}", end.detail),
+    )
+    .evidence(AgentEvidence {
+        log: end.log_tail.clone(),
+        ..AgentEvidence::default()
+    });
+    match code {
+        ErrorCode::RetryableConflict => error.retry_after(Duration::from_secs(1)),
+        _ => error,
+    }
+}
