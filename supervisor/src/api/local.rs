@@ -11,13 +11,14 @@ use super::session_header::{fresh_session_id, session_id, set_session};
 use super::websocket::{Opened, Switch};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::config::TcpAuth;
 use crate::owner::Owner;
 use crate::permit::Action;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::header::HeaderMap;
+use http::header::{AUTHORIZATION, HeaderMap};
 use http::request::Parts;
 use http::{StatusCode, header};
 use proto::code::ErrorCode;
@@ -101,7 +102,7 @@ async fn pass(
         key,
         method: "POST".to_owned(),
         target: version.spec.path.clone(),
-        headers: headers_in(&parts.headers, session.as_str(), id)?,
+        headers: headers_in(&parts.headers, broker.config().auth, session.as_str(), id)?,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -133,7 +134,7 @@ async fn open(
     let (parts, _body) = request.into_parts();
     let (version, key) = session_of(broker, presented, Action::WEB_SOCKET, &parts).await?;
     let session = key.client.clone();
-    let mut headers = headers_in(&parts.headers, session.as_str(), id)?;
+    let mut headers = headers_in(&parts.headers, broker.config().auth, session.as_str(), id)?;
     // These are the offer's to say.
     headers.retain(|(name, _)| !name.starts_with("sec-websocket-"));
     match switch.open(broker, &key, &version, headers).await? {
@@ -215,12 +216,16 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
 
 fn headers_in(
     headers: &HeaderMap,
+    auth: TcpAuth,
     session: &str,
     id: &str,
 ) -> Result<Vec<(String, String)>, ApiError> {
     let mut passed = Vec::with_capacity(headers.len() + 2);
     for (name, value) in headers {
-        if NOT_PASSED.contains(&name.as_str()) || name.as_str().starts_with("proxy-") {
+        // Where it is ours to check, an agent could call others with it.
+        let credentials = *name == AUTHORIZATION && matches!(auth, TcpAuth::Checked(_));
+        let kept_here = NOT_PASSED.contains(&name.as_str());
+        if credentials || kept_here || name.as_str().starts_with("proxy-") {
             continue;
         }
         let value = value
@@ -231,4 +236,32 @@ fn headers_in(
     passed.push((SESSION_ID.as_str().to_owned(), session.to_owned()));
     passed.push((REQUEST_ID.to_owned(), id.to_owned()));
     Ok(passed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AuthMethods;
+    use http::HeaderValue;
+
+    #[test]
+    fn credentials_that_are_ours_to_check_do_not_reach_the_agent() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+        headers.insert("x-own", HeaderValue::from_static("y"));
+        let names = |auth| {
+            let passed = headers_in(&headers, auth, "session", "id").expect("headers");
+            passed.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+        };
+        let (sigv4, jwt) = (true, false);
+        let checked = names(TcpAuth::Checked(AuthMethods { sigv4, jwt }));
+        assert!(checked.iter().any(|name| name == "x-own"));
+        assert!(!checked.iter().any(|name| name == "authorization"));
+        // As `python my_agent.py` would see it.
+        assert!(
+            names(TcpAuth::None)
+                .iter()
+                .any(|name| name == "authorization")
+        );
+    }
 }
