@@ -41,6 +41,9 @@ const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256
 /// What a signer says who does not cover the payload.
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
+/// The same, for a body that has a checksum of its own behind it: S3 clients over TLS.
+const UNSIGNED_TRAILER: &str = "STREAMING-UNSIGNED-PAYLOAD-TRAILER";
+
 /// Comes with temporary credentials. Ours are not: it says nothing here, signed or not.
 const SECURITY_TOKEN: &str = "x-amz-security-token";
 
@@ -212,6 +215,7 @@ impl Claim {
         }
         match value.to_str() {
             Ok(UNSIGNED) => Ok(Payload::Unsigned),
+            Ok(UNSIGNED_TRAILER) if self.service == Service::S3.name() => Ok(Payload::Unsigned),
             Ok(text) => claim::unhex(text)
                 .map(Payload::Declared)
                 .ok_or(Refused::Malformed(
@@ -284,7 +288,9 @@ fn canonical_request(
 ) -> Result<Vec<u8>, Refused> {
     let names: Vec<&str> = claim.signed.iter().map(HeaderName::as_str).collect();
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
-    let payload = payload.map_or_else(|| UNSIGNED.to_owned(), hex);
+    let said = head.headers.get(CONTENT_SHA256);
+    let said = said.and_then(|said| said.to_str().ok());
+    let payload = payload.map_or_else(|| said.unwrap_or(UNSIGNED).to_owned(), hex);
     let mut text = format!(
         "{}\n{}\n{}\n",
         head.method,

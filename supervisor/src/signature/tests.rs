@@ -351,6 +351,10 @@ fn a_declared_payload_must_be_the_payload() {
         of("STREAMING-AWS4-HMAC-SHA256-PAYLOAD").judge(),
         Err(Refused::Malformed(_))
     ));
+    assert!(matches!(
+        of("STREAMING-UNSIGNED-PAYLOAD-TRAILER").judge(),
+        Err(Refused::Malformed(_))
+    ));
     // Declared but not covered, somebody else could have declared it.
     let uncovered = Signed::header(PATH, &[], "host;x-amz-date", NOW);
     let uncovered = uncovered.with("x-amz-content-sha256", "UNSIGNED-PAYLOAD");
