@@ -16,7 +16,12 @@ fn script(daemon: &Daemon, part: &str, more: &[&str], env: &[(&str, &str)]) -> R
     };
     let version = daemon.client().info()?.base["python3"].clone();
     let minor: Vec<&str> = version.split('.').take(2).collect();
-    let out = Command::new(venv::bin()?.join("python"))
+    // The SDK brings much that nothing else here wants.
+    let list = match part {
+        "sdk" => "sdk-requirements.txt",
+        _ => "requirements.txt",
+    };
+    let out = Command::new(venv::of(list)?.join("python"))
         .arg(places::source().join("tests/clients/control_calls.py"))
         .args([&format!("http://{address}"), part, &minor.join(".")])
         .args(more)

@@ -1,5 +1,6 @@
 //! Tier 2: a database in a temporary directory. (A full disk is tested where a small tmpfs can be mounted: `tests/`.)
 
+mod control;
 mod damage;
 mod pages;
 mod runtimes;
