@@ -17,8 +17,10 @@ mod facts;
 mod launch;
 mod memory;
 mod peers;
+mod pinned;
 mod ready;
 mod samples;
+mod signed;
 mod streams;
 mod subject;
 mod table;
@@ -40,7 +42,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, signed); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -78,7 +80,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 8] = [
+const MEASUREMENTS: [&str; 9] = [
     "launch",
     "python",
     "bodies",
@@ -87,6 +89,7 @@ const MEASUREMENTS: [&str; 8] = [
     "streams",
     "websockets",
     "ready",
+    "signed",
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -137,6 +140,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("ready") {
             ready::measure(&mut subject, effort, &mut table)?;
+        }
+        if wanted("signed") {
+            signed::measure(effort, &mut table)?;
         }
         Ok(())
     })();

@@ -27,9 +27,21 @@ fn options(config: &str) -> Options {
 }
 
 impl Subject {
+    /// Starts one whose TCP callers sign.
+    pub(crate) fn checked() -> anyhow::Result<Self> {
+        Self::with(Options {
+            dev: false,
+            ..options("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"")
+        })
+    }
+
     /// Starts it, as installed, and deploys `native`, `echo` and `aws_sdk`.
     pub(crate) fn start() -> anyhow::Result<Self> {
-        let daemon = Daemon::start(options(""))?;
+        Self::with(options(""))
+    }
+
+    fn with(options: Options) -> anyhow::Result<Self> {
+        let daemon = Daemon::start(options)?;
         let subject = Self { daemon };
         for name in ["native", "echo", "aws_sdk"] {
             subject.deploy(name)?;
