@@ -13,11 +13,13 @@ mod environment;
 mod faults;
 mod policy;
 mod quantities;
+mod storage;
 mod targets;
 mod wire;
 
 pub use environment::RESERVED;
-pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings};
+pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
+pub use storage::SessionStorage;
 
 use crate::egress::{AllowList, Target};
 use faults::Faults;
@@ -71,6 +73,8 @@ pub struct RuntimeSpec {
     pub timeouts: Timeouts,
     /// What it may reach.
     pub network: NetworkPolicy,
+    /// What of it outlives it.
+    pub storage: Option<SessionStorage>,
 }
 
 /// Limits of a session, none above the operator's ceilings.
@@ -148,6 +152,7 @@ impl RuntimeSpec {
         if let Some(asked) = &config.authorizer {
             authorizer::check(asked, &mut faults);
         }
+        let storage = storage::resolve(&config.storage, &policy.storage, &mut faults);
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {
@@ -173,6 +178,7 @@ impl RuntimeSpec {
                 limits,
                 timeouts,
                 network,
+                storage,
             }),
             (_, Err(faults)) => Err(faults),
             (None, Ok(())) => unreachable!("no command without a fault"),

@@ -3,13 +3,17 @@
 
 use libfuzzer_sys::fuzz_target;
 use proto::config::RuntimeConfig;
-use session_core::spec::{BUNDLE, HOME, HostPolicy, Interpreters, NetworkGrant, RuntimeSpec, Settings};
+use session_core::spec::{BUNDLE, HOME, HostPolicy, Interpreters, NetworkGrant, RuntimeSpec, Settings, StorageGrant};
 
 fn policy() -> HostPolicy {
     HostPolicy {
         defaults: Settings::BUILT_IN,
         ceilings: Settings::BUILT_IN_CEILINGS,
         network: NetworkGrant::default(),
+        storage: StorageGrant {
+            max_size: StorageGrant::BUILT_IN_SIZE,
+            unavailable: None,
+        },
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
@@ -37,6 +41,9 @@ fn check(config: &RuntimeConfig) {
             return;
         }
     };
+    if let Some(storage) = &spec.storage {
+        assert!(!storage.name.contains(['/', '\0']) && !["", ".", ".."].contains(&storage.name.as_str()));
+    }
     let parts: Vec<&str> = spec.entry_file.split('/').collect();
     assert!(parts.iter().all(|part| !["", ".", ".."].contains(part)));
     assert!(!spec.entry_file.contains(['\0', '\\', '\n']));

@@ -86,6 +86,9 @@ pub struct RuntimeConfig {
     /// Whether a session is everybody's who may call the runtime and knows its id, instead of its maker's only.
     #[serde(default, skip_serializing_if = "is_default")]
     pub shared: bool,
+    /// Files that outlive a session and are there again for the next one of the same id; at most one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub storage: Vec<StorageMount>,
 }
 
 impl RuntimeConfig {
@@ -257,6 +260,19 @@ pub struct Network {
     /// Only these, if given: `host:port`, `*.example.com:443`, `host` (port 443), `host:*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
+}
+
+/// A directory of a session that is kept for the next session of the same caller, endpoint and id (AWS's
+/// `sessionStorage`); a new version of the runtime begins with an empty one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StorageMount {
+    /// Where: `/mnt/<name>`.
+    pub mount: String,
+    /// Its size. Absent means the operator's largest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<MemoryBytes>,
 }
 
 /// Network policy.

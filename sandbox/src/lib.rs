@@ -18,5 +18,6 @@ pub mod seqpacket;
 pub mod shim_entry;
 pub mod stager;
 pub mod steps;
+pub mod storage;
 pub mod sys;
 pub mod uid_block;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
+//! steward, before the order     mounts the session's storage, where it has one (see `crate::storage`)
 //! stager, with the order        clones the bundle's mount
 //! clone3                        seven namespaces at once
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
@@ -21,7 +22,7 @@ mod ablate;
 mod compile;
 mod display;
 
-pub use compile::{ahead, compile};
+pub use compile::{ahead, compile, storage};
 
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -51,6 +52,8 @@ pub struct SessionSpec {
     pub nproc: u64,
     /// An empty directory of the host, owned by root, on which the new root is attached until pivot_root.
     pub staging: PathBuf,
+    /// The session has storage: a mount of it comes with the order.
+    pub storage: bool,
     /// The host pipes core dumps into a program: only then does [`Resource::RLIMIT_CORE`] have to be 1 (core(5): a limit
     /// of 0 does not keep the kernel from starting that program on the host, 1 does).
     pub core_is_piped: bool,
@@ -92,8 +95,8 @@ pub struct FsOption {
     pub name: &'static str,
     /// Key.
     pub key: CString,
-    /// Value.
-    pub value: CString,
+    /// Value; without one it is a flag.
+    pub value: Option<CString>,
 }
 
 /// A file system to make and to attach.
@@ -152,6 +155,28 @@ pub enum AheadAct {
     BindHostDev(Vec<Attr>),
 }
 
+/// Done by the steward: a one-shot process outside the session's cgroup, because within it nobody, root included, may open
+/// a disk.
+#[derive(Debug, Clone)]
+pub enum StorageAct {
+    /// Finds the storage's image, or makes it where there is none and there is room; holds the image's lease.
+    Image,
+    /// Attaches the image to a loop device that frees itself when nothing uses it any more.
+    Device,
+    /// Mounts that device, detached.
+    Mount {
+        /// Of the file system.
+        options: Vec<FsOption>,
+        /// Of the mount.
+        attrs: Vec<Attr>,
+    },
+    /// The agent's directory in it.
+    Directory {
+        /// Uid and gid on the disk; the session sees them through its own map.
+        owner: u32,
+    },
+}
+
 /// Done by the stager when it has the order.
 #[derive(Debug, Clone)]
 pub enum OrderAct {
@@ -177,6 +202,8 @@ pub enum MapAct {
     },
     /// Makes root's files in the base belong to the session's uid 0.
     MapBaseOwners,
+    /// Makes the owners on the session's storage those of its own map: on the disk they are the same for every session.
+    MapStorageOwners,
 }
 
 /// Done by the new process.
@@ -203,6 +230,8 @@ pub enum ChildAct {
     AttachDev(CString),
     /// Attaches the bundle.
     AttachBundle(CString),
+    /// Attaches the session's storage.
+    AttachStorage(CString),
     /// Attaches a clone of what the host has mounted at `source`.
     #[cfg(feature = "fault-injection")]
     BindHost {
@@ -284,6 +313,8 @@ pub enum ChildAct {
 pub struct Plan {
     /// See [`AheadAct`].
     pub ahead: Vec<Step<AheadAct>>,
+    /// See [`StorageAct`]; empty for a session without storage.
+    pub storage: Vec<Step<StorageAct>>,
     /// See [`OrderAct`].
     pub order: Vec<Step<OrderAct>>,
     /// Flags of clone3, one namespace each.
@@ -337,6 +368,13 @@ impl Plan {
     #[must_use]
     pub fn names_with_order(&self) -> Vec<&'static str> {
         let mut names = Vec::new();
+        for step in &self.storage {
+            if let StorageAct::Mount { options, attrs } = &step.act {
+                names.extend(options.iter().map(|o| o.name));
+                names.extend(attrs.iter().map(|a| a.name));
+            }
+            names.push(step.name);
+        }
         for step in &self.order {
             names.push(step.name);
             if let OrderAct::CloneBundle(attrs) = &step.act {

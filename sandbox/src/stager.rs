@@ -43,6 +43,8 @@ pub struct OrderFds {
     pub bundle: OwnedFd,
     /// The shim's descriptors, from 3 up.
     pub shim: [OwnedFd; 3],
+    /// The detached mount of its storage, where it has one.
+    pub storage: Option<OwnedFd>,
 }
 
 /// What can be made without an order.
@@ -83,16 +85,16 @@ const EXECUTING: u8 = 0xFF;
 pub(crate) const STEPS: [&str; 3] = ["clone", "go", "report"];
 
 /// A step's name and what went wrong, before it has to be owned.
-type StepResult<T> = Result<T, (&'static str, io::Error)>;
+pub(crate) type StepResult<T> = Result<T, (&'static str, io::Error)>;
 
 /// Runs one named act.
-fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> StepResult<T> {
+pub(crate) fn step<T>(name: &'static str, act: impl FnOnce() -> io::Result<T>) -> StepResult<T> {
     faults::strike(name)
         .and_then(|()| act())
         .map_err(|error| (name, error))
 }
 
-fn fault((stage, error): (&'static str, io::Error)) -> Fault {
+pub(crate) fn fault((stage, error): (&'static str, io::Error)) -> Fault {
     Fault {
         stage: stage.to_owned(),
         errno: errno_of(&error),
@@ -129,6 +131,7 @@ impl Staged {
             dev: self.dev.as_fd(),
             bundle: bundle.as_fd(),
             program: host.shim.as_fd(),
+            storage: order.storage.as_ref().map(AsFd::as_fd),
             descriptors: order.shim.each_ref().map(AsFd::as_fd),
         };
         let clone = Clone3 {
@@ -158,7 +161,8 @@ impl Staged {
         let cloned_at = Instant::now();
         // The process waits for "go", so it is there to be looked at.
         let start_time = step("clone", || start_time(cloned.pid)).map_err(fault)?;
-        self.finish(plan, &cloned, go, report, (began, cloned_at))
+        let storage = order.storage.as_ref().map(AsFd::as_fd);
+        self.finish(plan, &cloned, storage, (go, report), (began, cloned_at))
             .map(|times| Launched {
                 pid: cloned.pid,
                 pidfd: cloned.pidfd,
@@ -172,12 +176,12 @@ impl Staged {
         &self,
         plan: &Plan,
         cloned: &Cloned,
-        go: OwnedFd,
-        report: OwnedFd,
+        storage: Option<BorrowedFd<'_>>,
+        (go, report): (OwnedFd, OwnedFd),
         (began, cloned_at): (Instant, Instant),
     ) -> Result<Times, Fault> {
         // On a fault `go` is dropped without a word: the new process reads end of file and exits.
-        write_maps(&plan.maps, cloned.pid, self.base.as_fd()).map_err(fault)?;
+        write_maps(&plan.maps, cloned.pid, (self.base.as_fd(), storage)).map_err(fault)?;
         let mapped_at = Instant::now();
         step("go", || File::from(go).write_all(&[1])).map_err(fault)?;
         let mut answer = Vec::new();
@@ -312,25 +316,48 @@ fn make_fs(
     options: &[FsOption],
     attrs: &[Attr],
 ) -> StepResult<OwnedFd> {
+    make_fs_of(name, fstype, None, options, attrs)
+}
+
+/// The same of a device.
+pub(crate) fn make_fs_of(
+    name: &'static str,
+    fstype: &std::ffi::CStr,
+    device: Option<&std::ffi::CStr>,
+    options: &[FsOption],
+    attrs: &[Attr],
+) -> StepResult<OwnedFd> {
     let attrs = union(attrs)?;
     let context = step(name, || FsContext::open(fstype))?;
+    if let Some(device) = device {
+        step(name, || context.option(c"source", device))?;
+    }
     for option in options {
-        step(option.name, || context.option(&option.key, &option.value))?;
+        step(option.name, || match &option.value {
+            Some(value) => context.option(&option.key, value),
+            None => context.flag(&option.key),
+        })?;
     }
     step(name, || context.mount(attrs))
 }
 
-fn write_maps(steps: &[Step<MapAct>], pid: Pid, base: BorrowedFd<'_>) -> StepResult<()> {
+fn write_maps(
+    steps: &[Step<MapAct>],
+    pid: Pid,
+    (base, storage): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
+) -> StepResult<()> {
+    let map_ids = |mount| {
+        let userns = File::open(format!("/proc/{pid}/ns/user"))?;
+        mount::map_ids(mount, userns.as_fd())
+    };
     for Step { name, act } in steps {
         step(name, || match act {
             // The process is our own unreaped sibling, so its number cannot have been reused.
             MapAct::Write { file, content } => {
                 std::fs::write(format!("/proc/{pid}/{file}"), content)
             }
-            MapAct::MapBaseOwners => {
-                let userns = File::open(format!("/proc/{pid}/ns/user"))?;
-                mount::map_ids(base, userns.as_fd())
-            }
+            MapAct::MapBaseOwners => map_ids(base),
+            MapAct::MapStorageOwners => map_ids(storage.ok_or(Errno::EINVAL)?),
         })?;
     }
     Ok(())

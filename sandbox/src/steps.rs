@@ -62,6 +62,7 @@ mod tests {
             nofile: 1024,
             nproc: 128,
             staging: PathBuf::from("/run/agentcore/staging"),
+            storage: true,
             core_is_piped: false,
             filters: crate::seccomp::filters().expect("filters"),
         });

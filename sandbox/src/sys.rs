@@ -7,6 +7,7 @@ pub mod device_filter;
 pub mod exec;
 pub mod fork;
 pub mod keyring;
+pub mod loop_device;
 pub mod loopback;
 pub mod mount;
 pub mod pidfd;

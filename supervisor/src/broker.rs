@@ -13,6 +13,7 @@ use crate::egress::Egress;
 use crate::exits::Exits;
 use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
+use crate::launcher::message::OrderFault;
 use crate::objects::Objects;
 use crate::registry::Registry;
 use crate::session::handle::SessionHandle;
@@ -56,6 +57,8 @@ pub struct Ground {
     pub access: Access,
     /// Where it listens, for people.
     pub listen: Vec<String>,
+    /// Why this host has no session storage, if it has none.
+    pub no_storage: Option<String>,
 }
 
 /// What outlives the daemon.
@@ -122,6 +125,10 @@ pub struct Broker {
 
 /// Between two attempts to write down an end.
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often, and at what distance, the launcher is asked to remove a deleted runtime's storage while it is busy.
+const FORGET_TRIES: u32 = 60;
+const FORGET_PAUSE: Duration = Duration::from_secs(1);
 
 /// An eighth of the files that this daemon may open; an invocation holds two until its head is there, then one.
 fn work_places() -> usize {
@@ -219,6 +226,7 @@ impl Broker {
             defaults: config.defaults,
             ceilings: config.ceilings,
             network: config.network.grant.clone(),
+            storage: config.storage.grant(self.ground.no_storage.clone()),
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
             url: self.url(&config),
@@ -232,6 +240,29 @@ impl Broker {
     #[must_use]
     pub fn sessions_of(&self, runtime: &RuntimeId) -> u32 {
         u32::try_from(self.registry.of_runtime(runtime).len()).unwrap_or(u32::MAX)
+    }
+
+    /// Removes the session storage of a runtime that is no more, once its sessions are over; nobody waits for it. What it
+    /// misses (a daemon that ends before it, a session that was just being made) goes when it is old enough.
+    pub fn forget_storage(self: &Arc<Self>, runtime: RuntimeId) {
+        let broker = Arc::clone(self);
+        tokio::spawn(async move {
+            for session in broker.registry.of_runtime(&runtime) {
+                session.over().await;
+            }
+            for _ in 0..FORGET_TRIES {
+                match broker.launcher.forget_storage(runtime.clone()).await {
+                    Ok(()) => return,
+                    // Many runtimes are deleted at once.
+                    Err(OrderFault::StorageBusy) => tokio::time::sleep(FORGET_PAUSE).await,
+                    Err(fault) => {
+                        tracing::error!(runtime = %runtime, fault = %fault, "session storage of a deleted runtime not removed");
+                        break;
+                    }
+                }
+            }
+            tracing::warn!(runtime = %runtime, "session storage of a deleted runtime stays until it is old enough (storage.keep)");
+        });
     }
 
     /// Where a session's log is.

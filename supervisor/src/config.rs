@@ -24,7 +24,7 @@ use given::Given;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
 use session_core::egress::AllowList;
-use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings};
+use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -78,6 +78,8 @@ pub struct Config {
     pub network: Network,
     /// Where issuers of tokens may be.
     pub tokens: IssuerPolicy,
+    /// Session storage.
+    pub storage: Storage,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that
@@ -212,6 +214,28 @@ pub struct Network {
     pub max_connections: u32,
 }
 
+/// Session storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// The largest one, and what a runtime gets that does not say.
+    pub max_size: MemoryBytes,
+    /// All of them together.
+    pub total: MemoryBytes,
+    /// One that no session has had for so long is removed.
+    pub keep: Duration,
+}
+
+impl Storage {
+    /// What runtimes may ask for; `unavailable` says why this host has none, if it has none.
+    #[must_use]
+    pub fn grant(&self, unavailable: Option<String>) -> StorageGrant {
+        StorageGrant {
+            max_size: self.max_size,
+            unavailable,
+        }
+    }
+}
+
 /// Health checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ping {
@@ -260,6 +284,7 @@ impl Config {
             defaults: self.defaults,
             ceilings: self.ceilings,
             network: self.network.grant.clone(),
+            storage: self.storage.grant(None),
             interpreters,
             region: self.region.clone(),
             url: self.public_url.clone(),

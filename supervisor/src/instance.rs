@@ -7,6 +7,7 @@
 //!   instance                  root    0644   the instance's id, made once
 //!   uids                      root    0644   the block of uids it had last (sandbox::uid_block)
 //!   bases/                    root    0755   root file systems (base.rs); a session sees them, the broker cannot change them
+//!   storage/                  root    0700   session storage: the launcher's (sandbox::storage)
 //!   broker/                   broker  0700   database, artifacts, logs: everything that the broker writes
 //! <runtime>                   root    0755
 //!   lock                      root    0600

@@ -10,6 +10,7 @@
 //! | [`service`] | the event loop: orders, stagers, exits, out-of-memory events |
 //! | [`session`] | one session as the launcher knows it |
 //! | [`stager`] | the one-shot process that makes a session |
+//! | [`steward`] | the one-shot process that mounts, and clears away, session storage |
 //! | [`endpoint`] | a session's socket and exit record |
 //! | [`checks`] | what an order may say |
 //! | [`client`] | the broker's end |
@@ -23,5 +24,6 @@ mod service;
 mod session;
 mod setup;
 mod stager;
+mod steward;
 
-pub use setup::{LauncherHandle, LauncherSetup, StartError, start, wait_for_end};
+pub use setup::{LauncherHandle, LauncherSetup, StartError, StorageSetup, start, wait_for_end};

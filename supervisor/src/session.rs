@@ -7,3 +7,4 @@ pub mod handle;
 pub mod log;
 pub mod log_retention;
 mod notes;
+mod storage;

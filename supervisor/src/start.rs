@@ -13,7 +13,7 @@ use crate::daemon_log::{self, LogLevel};
 use crate::fault::chain;
 use crate::instance::{Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
-use crate::launcher::{self, LauncherSetup};
+use crate::launcher::{self, LauncherSetup, StorageSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -142,6 +142,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
             .map_err(io("ask the address of", "a listener"))?;
         listen.push(format!("http://{address}"));
     }
+    let no_storage = sandbox::storage::unavailable();
     let ground = Ground {
         instance: layout.id.clone(),
         directory: layout.broker_dir.path().to_path_buf(),
@@ -155,6 +156,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
         interpreters: interpreters(&base.root, &base.versions),
         base: base.versions.clone(),
         boot_id: boot_id()?,
+        no_storage: no_storage.clone(),
         access: Access::new(layout.broker.uid, access_group(layout.broker.api_gid)),
         listen,
     };
@@ -171,6 +173,12 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
         cgroup_parent: config.cgroup_parent.clone(),
         ceilings: ceilings(&config),
         session_read_bps: config.limits.session_read_rate.map(|rate| rate.0),
+        storage: no_storage.is_none().then(|| StorageSetup {
+            directory: layout.state_dir.join("storage"),
+            max_bytes: config.storage.max_size.0,
+            total_bytes: config.storage.total.0,
+            keep: config.storage.keep,
+        }),
         max_sessions: usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX),
         max_prepared: MAX_PREPARED,
     };
@@ -276,6 +284,7 @@ fn print_plan() -> ExitCode {
                 nofile: 4096,
                 nproc: 256,
                 staging: PathBuf::from("/run/agentcore/staging"),
+                storage: true,
                 core_is_piped: false,
                 filters,
             })

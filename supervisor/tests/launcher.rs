@@ -11,6 +11,8 @@ mod ground;
 mod inside;
 #[path = "launcher/life.rs"]
 mod life;
+#[path = "launcher/storage.rs"]
+mod storage;
 #[path = "launcher/times.rs"]
 mod times;
 
@@ -35,6 +37,7 @@ fn main() {
     .with_ignored_flag(true);
     let trials = life::TESTS
         .iter()
+        .chain(storage::TESTS)
         .map(|(name, test)| {
             Trial::test(*name, || {
                 test();

@@ -4,12 +4,12 @@
 //! every entry keeps an example. The procedure is the security bar's §6: warm up, [`Snapshot::steady`], run,
 //! [`Snapshot::settle`] until a second snapshot equals the first, bounded; the difference is the finding.
 //!
-//! Kinds: process, zombie, cgroup, mount, namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
+//! Kinds: process, zombie, cgroup, mount, loop (devices that hold session storage), namespace, descriptor (of broker and launcher, by what it is: pidfd, memfd,
 //! socket, …), uid (processes that run as a session's), range (of uids, as the daemon's own store has them given out), runtime (entries of the runtime directory), state (directories of the state directory but for
-//! artifacts, bases and the logs of sessions that are over, which are kept on purpose), sysv (objects of any session's uid).
+//! artifacts, bases, session storage and the logs of sessions that are over, which are kept on purpose), sysv (objects of any session's uid).
 
 use crate::daemon::Daemon;
-use crate::{cgroup, host, sysv, wait};
+use crate::{cgroup, host, storage, sysv, wait};
 use anyhow::{Context as _, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -83,6 +83,9 @@ impl Snapshot {
                 }
             }
         }
+        for device in storage::loop_devices(&daemon.state_dir()) {
+            snapshot.add("loop", "device", device);
+        }
         for (who, pid) in [("broker", broker), ("launcher", launcher)] {
             for descriptor in host::descriptors(pid)? {
                 let kind = what(&descriptor.target);
@@ -133,7 +136,10 @@ impl Snapshot {
             let name = entry.file_name().to_string_lossy().into_owned();
             // Kept on purpose, and as many as were uploaded.
             if kind == "state"
-                && matches!(name.as_str(), "bases" | "artifacts" | "bundles" | "logs")
+                && matches!(
+                    name.as_str(),
+                    "bases" | "artifacts" | "bundles" | "logs" | "storage"
+                )
             {
                 continue;
             }
@@ -281,6 +287,9 @@ pub fn of_instance(instance: &str, runtime: &Path, state: &Path) -> anyhow::Resu
             left.push(format!("cgroup {}", dir.display()));
         }
         for dir in [runtime, state] {
+            for device in storage::loop_devices(dir) {
+                left.push(format!("loop device {device}"));
+            }
             for mount in host::mounts_below(dir) {
                 left.push(format!("mount {}", mount.display()));
             }

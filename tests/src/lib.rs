@@ -38,6 +38,7 @@ pub mod probe;
 pub mod puppet;
 pub mod sharing;
 pub mod sockets;
+pub mod storage;
 pub mod sysv;
 pub mod venv;
 pub mod wait;

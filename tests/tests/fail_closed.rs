@@ -23,6 +23,17 @@ struct Step {
     name: String,
 }
 
+impl Step {
+    /// Who takes it: those of its storage only a session that has one.
+    fn runtime(&self) -> &'static str {
+        if self.name.starts_with("storage.") {
+            "keeper"
+        } else {
+            "agent"
+        }
+    }
+}
+
 fn steps() -> anyhow::Result<Vec<Step>> {
     let out = Command::new(places::fault_binaries().join("agentcored"))
         .arg("--print-plan")
@@ -38,7 +49,7 @@ fn steps() -> anyhow::Result<Vec<Step>> {
             })
         })
         .collect::<anyhow::Result<_>>()?;
-    for (part, least) in [("place", 14), ("launch", 90), ("agent", 13)] {
+    for (part, least) in [("place", 14), ("launch", 100), ("agent", 13)] {
         let found = steps.iter().filter(|s| s.part == part).count();
         ensure!(found >= least, "only {found} steps of {part}");
     }
@@ -80,7 +91,11 @@ fn fails_many_times(client: &Client, step: &Step) -> Result {
 
 fn fails(client: &Client, step: &Step) -> Result {
     let id = session_name("fails");
-    let answer = client.send(Client::invocation("agent", &id, &json!({"do": "echo"})))?;
+    let answer = client.send(Client::invocation(
+        step.runtime(),
+        &id,
+        &json!({"do": "echo"}),
+    ))?;
     ensure!(
         answer.status >= 400,
         "a session started without it: {}",
@@ -120,6 +135,8 @@ fn each_step_of_a_launch_that_fails_means_no_session_and_nothing_left() -> Resul
     let outcome = Daemon::with(options.env("AGENTCORED_FAIL_STEP", &variable), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "agent", "sdk", json!({}))?;
+        let storage = json!({"storage": [{"mount": "/mnt/data", "size": "16M"}]});
+        chaos::deploy(&client, "keeper", "sdk", storage)?;
         let fine = || {
             let id = session_name("fine");
             client.invoke("agent", &id, &json!({"do": "echo"}))?;

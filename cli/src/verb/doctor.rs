@@ -133,6 +133,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
         language: Some(Language::Python),
         language_version: None,
         requirements: None,
+        storage: Vec::new(),
         environment: BTreeMap::new(),
         lifecycle: Lifecycle {
             // If we are killed before the end, it does not stay for long.

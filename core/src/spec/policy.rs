@@ -81,6 +81,20 @@ impl Default for NetworkGrant {
     }
 }
 
+/// What the operator and the host grant of session storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageGrant {
+    /// The largest one, which is also what a runtime gets that does not say.
+    pub max_size: MemoryBytes,
+    /// Why there is none on this host, if there is none.
+    pub unavailable: Option<String>,
+}
+
+impl StorageGrant {
+    /// The contract's (§6).
+    pub const BUILT_IN_SIZE: MemoryBytes = MemoryBytes::mib(1024);
+}
+
 /// Interpreters that sessions' root file system holds, as absolute paths in the session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interpreters {
@@ -103,6 +117,8 @@ pub struct HostPolicy {
     pub ceilings: Settings,
     /// Outbound connections.
     pub network: NetworkGrant,
+    /// Session storage.
+    pub storage: StorageGrant,
     /// What can run agents here.
     pub interpreters: Interpreters,
     /// Where callers reach this daemon, such as `http://127.0.0.1:8080`; `None`: nowhere that a URL could name.

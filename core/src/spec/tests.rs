@@ -11,6 +11,10 @@ fn policy() -> HostPolicy {
         defaults: Settings::BUILT_IN,
         ceilings: Settings::BUILT_IN_CEILINGS,
         network: NetworkGrant::default(),
+        storage: StorageGrant {
+            max_size: StorageGrant::BUILT_IN_SIZE,
+            unavailable: None,
+        },
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
@@ -50,6 +54,61 @@ fn faults_under(keys: Value, policy: &HostPolicy) -> Vec<String> {
 
 fn faults(keys: Value) -> Vec<String> {
     faults_under(keys, &policy())
+}
+
+#[test]
+fn storage_is_one_named_directory_within_the_ceiling() {
+    assert_eq!(spec(json!({})).storage, None);
+    let one = |mount: &str| spec(json!({ "storage": [{ "mount": mount }] })).storage;
+    let data = Some(SessionStorage {
+        name: "data".to_owned(),
+        size: MemoryBytes::mib(1024),
+    });
+    assert_eq!(one("/mnt/data"), data);
+    assert_eq!(one("/mnt/data/"), data, "as the contract has it");
+    let sized = spec(json!({ "storage": [{ "mount": "/mnt/.a-b_C", "size": "64M" }] })).storage;
+    assert_eq!(sized.expect("storage").size, MemoryBytes::mib(64));
+
+    let long = format!("/mnt/{}", "x".repeat(196));
+    for bad in [
+        "/mnt/",
+        "/mnt//",
+        "/mnt/.",
+        "/mnt/..",
+        "/mnt/../",
+        "/mnt/a/b",
+        "/data",
+        "mnt/data",
+        "/mnt/a b",
+        "/mnt/\u{e9}t\u{e9}",
+        "/mnt/lost+found",
+        &long,
+    ] {
+        let told = faults(json!({ "storage": [{ "mount": bad }] }));
+        assert!(
+            told.len() == 1 && told[0].starts_with("storage[0].mount: must be /mnt/<name>"),
+            "{bad}: {told:?}"
+        );
+    }
+    for (size, says) in [("1M", "at least 16M"), ("2G", "at most 1G")] {
+        let told = faults(json!({ "storage": [{ "mount": "/mnt/data", "size": size }] }));
+        assert!(
+            told.len() == 1 && told[0].starts_with("storage[0].size") && told[0].contains(says),
+            "{told:?}"
+        );
+    }
+    let two = json!({ "storage": [{ "mount": "/mnt/a" }, { "mount": "/mnt/b" }] });
+    assert!(faults(two)[0].starts_with("storage: has 2 entries"));
+    let without = HostPolicy {
+        storage: StorageGrant {
+            unavailable: Some("mke2fs is not installed".to_owned()),
+            ..policy().storage
+        },
+        ..policy()
+    };
+    let told = faults_under(json!({ "storage": [{ "mount": "/mnt/data" }] }), &without);
+    assert!(told[0].contains("mke2fs is not installed"), "{told:?}");
+    RuntimeSpec::resolve(&config(json!({})), &without).expect("who asks for none is not concerned");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, MapAct, OrderAct, Plan,
-    SHIM_ID, SessionSpec, Step,
+    SHIM_ID, SessionSpec, Step, StorageAct,
 };
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -40,8 +40,16 @@ fn option(name: &'static str, key: &CStr, value: impl ToString) -> Result<FsOpti
     Ok(FsOption {
         name,
         key: key.to_owned(),
-        value: CString::new(value.to_string())?,
+        value: Some(CString::new(value.to_string())?),
     })
+}
+
+fn flag(name: &'static str, key: &CStr) -> FsOption {
+    FsOption {
+        name,
+        key: key.to_owned(),
+        value: None,
+    }
 }
 
 /// Compiles. Fails only if a path of the spec contains a null byte.
@@ -50,6 +58,7 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     let spec = &super::ablate::spec(spec);
     let plan = Plan {
         ahead: ahead()?,
+        storage: if spec.storage { storage()? } else { Vec::new() },
         order: vec![
             step("oom.score", OrderAct::OomScore(100)),
             step(
@@ -64,7 +73,7 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
             step("ns.owner", OrderAct::Own(spec.uid_base)),
         ],
         namespaces: namespaces(),
-        maps: maps(spec.uid_base),
+        maps: maps(spec),
         child: child(spec)?,
     };
     #[cfg(feature = "fault-injection")]
@@ -138,6 +147,49 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
     Ok(steps)
 }
 
+/// What does not depend on the session of how its storage is mounted.
+///
+/// ```sh
+/// mount -t ext4 -o nosuid,nodev,noinit_itable,discard,errors=remount-ro /dev/loopN <detached>
+/// ```
+///
+/// Programs may be run from it, as on AWS: an agent that installs packages for its next session is what it is for, and
+/// nothing is executable there that is not in `/tmp`.
+pub fn storage() -> Result<Vec<Step<StorageAct>>, NulError> {
+    let steps = vec![
+        step("storage.image", StorageAct::Image),
+        step("storage.device", StorageAct::Device),
+        step(
+            "storage.mount",
+            StorageAct::Mount {
+                options: vec![
+                    // No kernel thread that goes on writing zeroes where a sparse file has none but zeroes.
+                    flag("storage.no_init", c"noinit_itable"),
+                    // What is deleted inside is given back to the host.
+                    flag("storage.discard", c"discard"),
+                    // Whatever the image says.
+                    option("storage.errors", c"errors", "remount-ro")?,
+                ],
+                attrs: vec![
+                    attr("storage.nosuid", MountAttrs::NOSUID),
+                    attr("storage.nodev", MountAttrs::NODEV),
+                ],
+            },
+        ),
+        step(
+            "storage.directory",
+            StorageAct::Directory { owner: AGENT_ID },
+        ),
+    ];
+    #[cfg(feature = "fault-injection")]
+    let steps = {
+        let mut steps = steps;
+        super::ablate::storage(&mut steps);
+        steps
+    };
+    Ok(steps)
+}
+
 fn namespaces() -> Vec<Step<u64>> {
     let flag = |flag: libc::c_int| u64::from(flag.cast_unsigned());
     vec![
@@ -151,15 +203,20 @@ fn namespaces() -> Vec<Step<u64>> {
     ]
 }
 
-fn maps(base: u32) -> Vec<Step<MapAct>> {
+fn maps(spec: &SessionSpec) -> Vec<Step<MapAct>> {
+    let base = spec.uid_base;
     let ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
     let write = |file, content| MapAct::Write { file, content };
-    vec![
+    let mut steps = vec![
         step("idmap.setgroups", write("setgroups", "deny".to_owned())),
         step("idmap.uid", write("uid_map", ids.clone())),
         step("idmap.gid", write("gid_map", ids)),
         step("rootfs.owners", MapAct::MapBaseOwners),
-    ]
+    ];
+    if spec.storage {
+        steps.push(step("storage.owners", MapAct::MapStorageOwners));
+    }
+    steps
 }
 
 /// A scratch tmpfs.
@@ -203,6 +260,11 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("identity", ChildAct::BecomeShim),
     ];
     steps.extend(mounts(spec.tmp_bytes)?);
+    if spec.storage {
+        // Its root is the shim's, and holds the one directory that is the agent's.
+        let target = c"mnt".to_owned();
+        steps.push(step("storage.attach", ChildAct::AttachStorage(target)));
+    }
     steps.extend([
         step("rootfs.pivot", ChildAct::PivotRoot),
         step("rootfs.detach_old", ChildAct::DetachOldRoot),

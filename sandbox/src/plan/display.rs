@@ -1,6 +1,6 @@
 //! A plan as text, one line per step: what `agentcored --print-plan` prints and what the golden test compares.
 
-use super::{AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, Plan};
+use super::{AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, Plan, StorageAct};
 use std::ffi::CStr;
 use std::fmt;
 
@@ -8,6 +8,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.ahead {
             line(f, "ahead", step.name, &step.act)?;
+        }
+        for step in &self.storage {
+            line(f, "store", step.name, &step.act)?;
         }
         for step in &self.order {
             line(f, "order", step.name, &step.act)?;
@@ -40,9 +43,10 @@ fn text(c: &CStr) -> std::borrow::Cow<'_, str> {
 }
 
 fn options(f: &mut fmt::Formatter<'_>, options: &[FsOption]) -> fmt::Result {
-    options
-        .iter()
-        .try_for_each(|option| write!(f, " {}={}", text(&option.key), text(&option.value)))
+    options.iter().try_for_each(|option| match &option.value {
+        Some(value) => write!(f, " {}={}", text(&option.key), text(value)),
+        None => write!(f, " {}", text(&option.key)),
+    })
 }
 
 fn attrs(f: &mut fmt::Formatter<'_>, attrs: &[Attr]) -> fmt::Result {
@@ -80,6 +84,24 @@ impl fmt::Display for AheadAct {
     }
 }
 
+impl fmt::Display for StorageAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image => f.write_str("found or made"),
+            Self::Device => f.write_str("loop device, autoclear"),
+            Self::Mount {
+                options: opts,
+                attrs: list,
+            } => {
+                f.write_str("ext4")?;
+                options(f, opts)?;
+                attrs(f, list)
+            }
+            Self::Directory { owner } => write!(f, "of {owner}"),
+        }
+    }
+}
+
 impl fmt::Display for OrderAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,6 +122,7 @@ impl fmt::Display for MapAct {
                 write!(f, "{file}: {}", content.trim_end().replace('\n', ", "))
             }
             Self::MapBaseOwners => f.write_str("base"),
+            Self::MapStorageOwners => f.write_str("storage"),
         }
     }
 }
@@ -124,7 +147,9 @@ impl fmt::Display for ChildAct {
                 options(f, &mount.options)?;
                 attrs(f, &mount.attrs)
             }
-            Self::AttachDev(at) | Self::AttachBundle(at) => write!(f, "on {}", text(at)),
+            Self::AttachDev(at) | Self::AttachBundle(at) | Self::AttachStorage(at) => {
+                write!(f, "on {}", text(at))
+            }
             Self::RequireEmpty(path) | Self::Chdir(path) => f.write_str(&text(path)),
             Self::Hostname(name) => f.write_str(&text(name)),
             Self::Rlimit { limit, .. } => write!(f, "{limit}"),

@@ -10,6 +10,7 @@ fn spec() -> SessionSpec {
         nofile: 1024,
         nproc: 128,
         staging: PathBuf::from("/run/agentcore/staging"),
+        storage: true,
         core_is_piped: false,
         filters: crate::seccomp::filters().expect("filters"),
     }
@@ -30,6 +31,20 @@ fn names_are_unique() {
     let names = compile(&spec()).expect("plan").names();
     let unique: BTreeSet<_> = names.iter().collect();
     assert_eq!(unique.len(), names.len());
+}
+
+#[test]
+fn without_storage_nothing_of_it_is_left() {
+    let plan = compile(&SessionSpec {
+        storage: false,
+        ..spec()
+    })
+    .expect("plan");
+    assert!(
+        plan.names()
+            .iter()
+            .all(|name| !name.starts_with("storage."))
+    );
 }
 
 #[test]

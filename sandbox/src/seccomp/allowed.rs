@@ -1,12 +1,14 @@
 //! Calls that a session may make. The starting point is containerd's default profile, less what agents do not need.
 //!
-//! Not here on purpose: `sync` and `syncfs`. All that a session can write is in memory, so they would do nothing for it, but
-//! they write out every file system of the host, and in a loop take the disk from its neighbours and the daemon's database.
+//! Not here on purpose: `sync` and `syncfs`. All that a session can write is in memory, or in its own storage, which is
+//! written out when the session ends; but they write out every file system of the host, and in a loop take the disk from its
+//! neighbours and the daemon's database.
 //!
 //! For the same reason `fsync` and its like are answered, with success, and not carried out ([`DONE`]): on a descriptor of the
-//! base or of `/app`, opened for reading, they make ext4 and xfs empty the disk's own cache, and there is nothing of a
-//! session's that a disk could keep. `msync` likewise where it is to wait (`MS_SYNC`); otherwise it is carried out, because
-//! programs ask by it whether an address is mapped.
+//! base or of `/app`, opened for reading, they make ext4 and xfs empty the disk's own cache, and on one of the session's storage
+//! they would too. What that costs is a few seconds after a power cut (docs/design.md), never after the end of a session or of
+//! the daemon. `msync` likewise where it is to wait (`MS_SYNC`); otherwise it is carried out, because programs ask by it whether
+//! an address is mapped.
 //!
 //! What is not here answers `ENOSYS`. A call that is on the refused list as well is refused.
 

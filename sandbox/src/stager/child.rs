@@ -31,6 +31,8 @@ pub(super) struct Resources<'a> {
     pub(super) dev: BorrowedFd<'a>,
     /// Detached mount of the bundle.
     pub(super) bundle: BorrowedFd<'a>,
+    /// Detached mount of the storage.
+    pub(super) storage: Option<BorrowedFd<'a>>,
     /// The sealed shim.
     pub(super) program: BorrowedFd<'a>,
     /// The shim's descriptors, from 3 up.
@@ -104,6 +106,9 @@ fn simple(act: &ChildAct, with: &Resources<'_>) -> io::Result<()> {
         ChildAct::Mount(_) => {}
         ChildAct::AttachDev(target) => attach(with.dev, with.base, target)?,
         ChildAct::AttachBundle(target) => attach(with.bundle, with.base, target)?,
+        ChildAct::AttachStorage(target) => {
+            attach(with.storage.ok_or(Errno::EINVAL)?, with.base, target)?;
+        }
         #[cfg(feature = "fault-injection")]
         ChildAct::BindHost { source, target } => bind_host(source, target, with.base)?,
         #[cfg(feature = "fault-injection")]

@@ -75,6 +75,11 @@ impl FsContext {
         self.config(libc::FSCONFIG_SET_STRING, Some(key), Some(value))
     }
 
+    /// Sets one option that has no value.
+    pub fn flag(&self, key: &CStr) -> io::Result<()> {
+        self.config(libc::FSCONFIG_SET_FLAG, Some(key), None)
+    }
+
     /// Makes the superblock and gives it a detached mount with these attributes (a new mount is in no peer group).
     pub fn mount(self, attrs: MountAttrs) -> io::Result<OwnedFd> {
         self.config(libc::FSCONFIG_CMD_CREATE, None, None)?;

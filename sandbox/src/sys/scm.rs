@@ -4,8 +4,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Most descriptors that one packet may carry here. The kernel's own limit is 253.
-pub const MAX_FDS: usize = 4;
+/// Most descriptors that one packet may carry here. The kernel's own limit is 253. Even, because the room for them is counted
+/// in words of eight bytes: with an odd number one more would come through.
+pub const MAX_FDS: usize = 6;
 
 /// One received packet.
 #[derive(Debug)]

@@ -6,12 +6,13 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// Directories that a plan mounts on, or that the system expects.
-const DIRECTORIES: [&str; 10] = [
+const DIRECTORIES: [&str; 11] = [
     "proc",
     "dev",
     "tmp",
     "app",
     "home/agent",
+    "mnt",
     "etc",
     "usr/lib64",
     "usr/lib/x86_64-linux-gnu",

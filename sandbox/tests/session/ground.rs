@@ -41,6 +41,7 @@ impl Ground {
             nofile: 256,
             nproc: 64,
             staging: path("staging"),
+            storage: false,
             core_is_piped: false,
             filters: sandbox::seccomp::filters().expect("filters"),
         })
@@ -71,6 +72,7 @@ impl Ground {
             bundle: File::open(self.dir.path().join("bundle"))
                 .expect("bundle")
                 .into(),
+            storage: None,
             shim: [
                 sandbox::memfd::sealed(boot.as_bytes()).expect("memfd"),
                 listener.into_fd(),

@@ -159,7 +159,7 @@ fn start_failure(end: &End) -> ApiError {
         | EndReason::ShimDied
         | EndReason::Protocol
         | EndReason::StartTimeout => ErrorCode::AgentFailed,
-        EndReason::LaunchFailed => ErrorCode::Internal,
+        EndReason::LaunchFailed => end.code.unwrap_or(ErrorCode::Internal),
     };
     let error = ApiError::new(
         code,

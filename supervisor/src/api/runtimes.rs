@@ -189,6 +189,7 @@ pub async fn remove(
         broker.refresh(&name).await?;
         if let Some(deployed) = deployed {
             let sessions = broker.registry.of_runtime(&deployed.runtime);
+            broker.forget_storage(deployed.runtime.clone());
             for session in &sessions {
                 session.stop(EndReason::Stopped).await;
             }

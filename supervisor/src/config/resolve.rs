@@ -4,7 +4,7 @@ use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
-use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, TcpAuth};
+use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, TcpAuth};
 use crate::api::shell;
 use crate::daemon_log::check_level;
 use crate::store::Quotas;
@@ -15,7 +15,7 @@ use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde::de::DeserializeOwned;
 use session_core::egress::AllowList;
-use session_core::spec::{NetworkGrant, Settings};
+use session_core::spec::{NetworkGrant, Settings, StorageGrant};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -110,6 +110,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         limits: r.limits(),
         network: r.network(),
         tokens: r.tokens(),
+        storage: r.storage(),
         ping: r.ping(),
         notes,
         state_dir,
@@ -620,6 +621,33 @@ impl Resolver<'_> {
             }
         }
         AllowList::parse(entries.iter().map(String::as_str)).ok()
+    }
+
+    fn storage(&mut self) -> Storage {
+        let second = Duration::from_secs(1);
+        let sizes = MemoryBytes::mib(16)..=MemoryBytes::mib(16 << 20);
+        let max_size = self.within(
+            "storage.max_size",
+            StorageGrant::BUILT_IN_SIZE,
+            sizes.clone(),
+        );
+        let total = self.within(
+            "storage.total",
+            MemoryBytes::mib(20 << 10).max(max_size),
+            sizes,
+        );
+        if total < max_size {
+            self.fault("storage.total", "is below `storage.max_size`");
+        }
+        Storage {
+            max_size,
+            total,
+            keep: self.duration(
+                "storage.keep",
+                1_209_600 * second,
+                60 * second..=315_360_000 * second,
+            ),
+        }
     }
 
     fn ping(&mut self) -> Ping {

@@ -498,6 +498,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         authorizer,
         concurrency,
         shared,
+        storage,
     } = config;
     assert_eq!(concurrency, proto::config::Concurrency::default());
     assert!(
@@ -544,4 +545,9 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
     let proto::config::Network { mode, allow } = network;
     assert_eq!(mode, Some(NetworkMode::Outbound));
     assert!(allow.is_some());
+    let [proto::config::StorageMount { mount, size }] = &storage[..] else {
+        panic!("one storage");
+    };
+    assert_eq!(mount, "/mnt/data");
+    assert_eq!(*size, Some(session_core::spec::StorageGrant::BUILT_IN_SIZE));
 }

@@ -1,10 +1,11 @@
 //! What an order may say. The broker has checked all this too; the launcher does not know that.
 
 use super::ground::Ground;
-use super::message::{LaunchOrder, Limits, OrderFault};
+use super::message::{LaunchOrder, Limits, OrderFault, StorageOrder};
 use nix::sys::stat::{SFlag, fstat};
 use sandbox::memfd;
 use sandbox::shim_entry::MAX_BOOT;
+use sandbox::storage;
 use sandbox::uid_block::UIDS_PER_SESSION;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -55,6 +56,25 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
         if asked < floor || asked > ceiling {
             return refused(format!("{name} must be {floor} to {ceiling}, is {asked}"));
         }
+    }
+    order
+        .storage
+        .as_ref()
+        .map_or(Ok(()), |asked| storage_order(asked, ground))
+}
+
+/// What a launch says of its storage. That the runtime's id is one was checked when the order was read.
+fn storage_order(order: &StorageOrder, ground: &Ground) -> Result<(), OrderFault> {
+    let Some(granted) = &ground.storage else {
+        return refused("this host has no session storage");
+    };
+    if !storage::is_name(&order.name) {
+        return refused("the storage's name is not that of a directory in /mnt");
+    }
+    let (floor, ceiling) = (storage::MIN_BYTES, granted.max_bytes);
+    if !(floor..=ceiling).contains(&order.bytes) {
+        let asked = order.bytes;
+        return refused(format!("storage must be {floor} to {ceiling}, is {asked}"));
     }
     Ok(())
 }

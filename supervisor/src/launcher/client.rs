@@ -6,7 +6,7 @@ use super::message::{
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
-use proto::ids::SessionId;
+use proto::ids::{RuntimeId, SessionId};
 use sandbox::seqpacket::Seqpacket;
 use sandbox::sys::scm::Received;
 use std::collections::HashMap;
@@ -199,6 +199,11 @@ impl LauncherClient {
             }
             tokio::time::sleep(REMOVE_PAUSE).await;
         }
+    }
+
+    /// Removes the session storage of a runtime.
+    pub async fn forget_storage(&self, runtime: RuntimeId) -> Result<(), OrderFault> {
+        self.done(Order::ForgetStorage { runtime }).await
     }
 
     /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.

@@ -1,17 +1,19 @@
 //! What the launcher opens once, at its start: directories, the base, the shim's sealed copy, filters, cgroups.
 
 use super::message::Limits;
-use super::setup::LauncherSetup;
+use super::setup::{LauncherSetup, StorageSetup};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use sandbox::cgroup::{CgroupRoot, IoLimits};
-use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step};
+use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
 use sandbox::stager::Host;
+use sandbox::storage::Shelf;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Bytes of a Unix socket's path, its closing null included.
 const MAX_SOCKET_PATH: usize = 108;
@@ -33,6 +35,19 @@ impl GroundError {
             source: source.into(),
         }
     }
+}
+
+/// What stewards need.
+#[derive(Debug)]
+pub(super) struct Storage {
+    /// Where the images are.
+    pub(super) shelf: Shelf,
+    /// How one is mounted.
+    pub(super) steps: Vec<Step<StorageAct>>,
+    /// The largest one.
+    pub(super) max_bytes: u64,
+    /// How long one is kept after its last use.
+    pub(super) keep: Duration,
 }
 
 /// See the module.
@@ -60,6 +75,8 @@ pub(super) struct Ground {
     pub(super) ceilings: Limits,
     /// What every session may do on the base's disk.
     pub(super) io: Option<IoLimits>,
+    /// Session storage, if there is any here.
+    pub(super) storage: Option<Storage>,
     /// Most sessions that are not merely parked.
     pub(super) max_sessions: usize,
     /// Most parked stagers.
@@ -108,26 +125,49 @@ impl Ground {
             uid_block: setup.uid_block.clone(),
             ceilings: setup.ceilings,
             io: io_limits(setup)?,
+            storage: setup.storage.as_ref().map(storage).transpose()?,
             max_sessions: setup.max_sessions,
             max_prepared: setup.max_prepared,
         })
     }
 
     /// The plan of one session.
-    pub(super) fn plan(&self, uid_base: u32, limits: &Limits) -> Result<Plan, std::ffi::NulError> {
+    pub(super) fn plan(
+        &self,
+        uid_base: u32,
+        limits: &Limits,
+        storage: bool,
+    ) -> Result<Plan, std::ffi::NulError> {
         sandbox::plan::compile(&SessionSpec {
             uid_base,
             tmp_bytes: limits.tmp_bytes,
             nofile: limits.nofile.into(),
             nproc: limits.pids.into(),
             staging: self.staging.clone(),
+            storage,
             core_is_piped: self.core_is_piped,
             filters: self.filters.clone(),
         })
     }
 }
 
-/// Sessions have no writable disk: what they can do to one is read the base and their bundle, which are on one file system.
+fn storage(setup: &StorageSetup) -> Result<Storage, GroundError> {
+    let directory = &setup.directory;
+    own_directory(directory, Some(Mode::S_IRWXU))?;
+    Ok(Storage {
+        shelf: Shelf {
+            directory: directory.clone(),
+            total: setup.total_bytes,
+        },
+        steps: sandbox::plan::storage()
+            .map_err(|error| GroundError::new("plan", directory, error))?,
+        max_bytes: setup.max_bytes,
+        keep: setup.keep,
+    })
+}
+
+/// What a session can do to a disk is read the base and its bundle, which are on one file system, and use its storage, which
+/// is on the same. What it writes there has no bound but the storage's size.
 fn io_limits(setup: &LauncherSetup) -> Result<Option<IoLimits>, GroundError> {
     let Some(read_bps) = setup.session_read_bps else {
         return Ok(None);

@@ -2,7 +2,7 @@
 //!
 //! Both ends are the same executable, so there is no version here.
 
-use proto::ids::SessionId;
+use proto::ids::{RuntimeId, SessionId};
 use serde::{Deserialize, Serialize};
 
 /// Largest packet between broker and launcher, in bytes.
@@ -29,7 +29,8 @@ pub enum Order {
     /// Make a session. Descriptors: 0 = sealed memfd with the shim's `Boot`; 1 = the bundle's directory (`O_PATH`).
     /// Safe: ids and limits are checked against this instance's block and ceilings, and no range is given to a second
     /// session, whoever made the first; the directory must be owned by the broker's uid on the state directory's file
-    /// system; everything else comes from the launcher's own set-up.
+    /// system; its storage is named by a digest and a runtime's id below a directory of root's, and is no larger than the
+    /// operator allows; everything else comes from the launcher's own set-up.
     /// Answer: [`Reply::Launched`] with the pidfd.
     Launch(LaunchOrder),
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.
@@ -48,6 +49,12 @@ pub enum Order {
         /// Which.
         session: SessionId,
     },
+    /// Remove the session storage of a runtime that is no more. Safe: a checked [`RuntimeId`] below a directory that holds
+    /// nothing but session storage.
+    ForgetStorage {
+        /// Which.
+        runtime: RuntimeId,
+    },
     /// What this host offers. Safe: reads only.
     Probe,
     /// The broker is about to end in order: when it is gone, leave nothing of this instance behind that no session needs.
@@ -65,6 +72,23 @@ pub struct LaunchOrder {
     pub uid_base: u32,
     /// Limits.
     pub limits: Limits,
+    /// Its storage, if it has one.
+    pub storage: Option<StorageOrder>,
+}
+
+/// Which storage a session gets. Whoever gives the same runtime and key gets the same files, as long as the version stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageOrder {
+    /// Its runtime.
+    pub runtime: RuntimeId,
+    /// Digest of owner, endpoint and the client's name for the session.
+    pub key: [u8; 32],
+    /// Version of the runtime; another one begins with nothing.
+    pub version: u32,
+    /// Directory in `/mnt`.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// Limits of one session, enforced by cgroups, mounts and rlimits.
@@ -197,6 +221,12 @@ pub enum OrderFault {
         /// Its errno.
         errno: i32,
     },
+    /// The session's storage might not fit; what is to be done about it is in the text.
+    #[error("{0}")]
+    StorageFull(String),
+    /// The session's storage is still in use by the session before it.
+    #[error("the session storage is still in use by an earlier session of this id")]
+    StorageBusy,
     /// No such session.
     #[error("launcher knows no session of that name")]
     Unknown,

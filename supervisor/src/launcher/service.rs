@@ -1,12 +1,13 @@
 //! The event loop: one thread, one epoll, no call that waits for long.
 //!
-//! Sources: the broker's link, SIGCHLD (a signalfd), each stager's socket, each session's out-of-memory event. What has
+//! Sources: the broker's link, SIGCHLD (a signalfd), each stager's and steward's socket, each session's out-of-memory event. What has
 //! no event (a cgroup that becomes empty on v1, a kill for want of memory that is not counted yet) is looked at on a short
 //! timer that runs only while something waits for it.
 
 mod foreign;
 mod orders;
 mod removal;
+mod storage;
 
 use super::ground::Ground;
 use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Replied, Reply};
@@ -26,6 +27,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+use storage::Errand;
 
 /// How often sessions on their way out are looked at, while there are any.
 const TICK: Duration = Duration::from_millis(2);
@@ -47,6 +49,8 @@ const SIGNALS: u64 = 1;
 enum Source {
     Stager(SessionId),
     Oom(SessionId),
+    Steward(SessionId),
+    Errand,
 }
 
 /// A packet on its way to the broker.
@@ -73,6 +77,10 @@ pub(super) struct Launcher {
     outbox: VecDeque<Packet>,
     /// What the link is watched for.
     link_events: EpollFlags,
+    /// Stewards that work for no session, by their key in the epoll.
+    errands: HashMap<u64, Errand>,
+    /// When the shelf is swept next.
+    next_sweep: Instant,
     /// The broker has said that it ends in order.
     retiring: bool,
 }
@@ -103,6 +111,8 @@ impl Launcher {
             early_ends: HashMap::new(),
             outbox: VecDeque::new(),
             link_events: EpollFlags::EPOLLIN,
+            errands: HashMap::new(),
+            next_sweep: Instant::now(),
             retiring: false,
         };
         launcher.find_foreign()?;
@@ -131,6 +141,7 @@ impl Launcher {
                 }
             }
             self.look_for_oom_kills();
+            self.sweep_if_due();
             self.advance_removals();
             self.flush()?;
         }
@@ -142,7 +153,8 @@ impl Launcher {
             (None, Some(_)) => Some(OOM_TICK),
             (None, None) => None,
         };
-        match self.sessions.values().filter_map(waits).min() {
+        let sweep = self.until_sweep();
+        match self.sessions.values().filter_map(waits).chain(sweep).min() {
             Some(tick) => EpollTimeout::try_from(tick).unwrap_or(EpollTimeout::ZERO),
             None => EpollTimeout::NONE,
         }
@@ -219,6 +231,14 @@ impl Launcher {
                 self.stager_event(&id);
             }
             Some(Source::Oom(id)) => self.oom_event(&id, key),
+            Some(Source::Steward(id)) => {
+                self.sources.remove(&key);
+                self.steward_event(&id);
+            }
+            Some(Source::Errand) => {
+                self.sources.remove(&key);
+                self.errand_event(key);
+            }
             // Closed while its event was already taken.
             None => {}
         }

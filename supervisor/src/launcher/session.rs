@@ -4,14 +4,16 @@
 //! Parked ─launch─▶ Launching ─stager's report─▶ Running ─exit─▶ Ended
 //!   │                  │ fault                     │               │
 //!   └──────────────────┴────────remove─────────────┴───────────────┴─▶ (removal) ─cgroup empty─▶ gone
+//! A launch with storage leaves it Parked until the steward has opened that ([`Opening`]).
 //! Foreign: the cgroup of a session that an earlier launcher made (`service/foreign.rs`); killed, counted and removed by name
 //! ```
 //!
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
 
 use super::endpoint::Endpoint;
-use super::message::{Counters, ExitNumbers, OrderFault};
+use super::message::{Counters, ExitNumbers, LaunchOrder, OrderFault};
 use super::stager::Stager;
+use super::steward::Steward;
 use sandbox::cgroup::SessionCgroup;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -54,6 +56,17 @@ pub(super) enum Farewell {
     Failed { order: u64, fault: OrderFault },
 }
 
+/// A launch whose stager gets its order when the storage is there.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) steward: Steward,
+    /// The launch.
+    pub(super) number: u64,
+    pub(super) order: LaunchOrder,
+    pub(super) boot: OwnedFd,
+    pub(super) bundle: OwnedFd,
+}
+
 /// A session on its way out.
 #[derive(Debug)]
 pub(super) struct Removal {
@@ -88,6 +101,8 @@ pub(super) struct Session {
     pub(super) endpoint: Endpoint,
     pub(super) uids: Uids,
     pub(super) phase: Phase,
+    /// Its storage is on its way.
+    pub(super) opening: Option<Box<Opening>>,
     /// Becomes readable when it is out of memory, where the kernel does not end it by itself (v1); with its key in the epoll.
     pub(super) oom: Option<(u64, OwnedFd)>,
     /// It was out of memory, and for a while it is looked whether that has killed someone.
@@ -102,6 +117,7 @@ impl Session {
             endpoint,
             uids: Uids::None,
             phase,
+            opening: None,
             oom: None,
             oom_suspicion: None,
             removal: None,
@@ -110,6 +126,10 @@ impl Session {
 
     /// Whether a process of this launcher's is still to be waited for.
     pub(super) fn has_process(&self) -> bool {
+        self.opening.is_some() || self.has_own_process()
+    }
+
+    fn has_own_process(&self) -> bool {
         match self.phase {
             Phase::Parked { fault: None, .. } | Phase::Launching { .. } | Phase::Running => true,
             // A stager that has said why it cannot go on is not coming back.

@@ -42,10 +42,25 @@ pub struct LauncherSetup {
     pub ceilings: Limits,
     /// Bytes per second that each session may read from the disk that the base is on.
     pub session_read_bps: Option<u64>,
+    /// Session storage; absent where this host or its operator grants none.
+    pub storage: Option<StorageSetup>,
     /// Most sessions at once, foreign ones and those on their way out included; prepared places come on top.
     pub max_sessions: usize,
     /// Most stagers parked at once.
     pub max_prepared: usize,
+}
+
+/// What there is for session storage.
+#[derive(Debug, Clone)]
+pub struct StorageSetup {
+    /// Where images are. Made if missing; must belong to root.
+    pub directory: PathBuf,
+    /// The largest one.
+    pub max_bytes: u64,
+    /// All of them together, in bytes.
+    pub total_bytes: u64,
+    /// One that no session has had for so long is removed.
+    pub keep: std::time::Duration,
 }
 
 /// A running launcher.

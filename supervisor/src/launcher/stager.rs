@@ -24,11 +24,12 @@ use std::time::Duration;
 /// Largest packet between launcher and stager.
 const MAX_PACKET: usize = 512;
 
-/// What a stager is told. Descriptors: bundle, boot file, listener, exit record.
+/// What a stager is told. Descriptors: bundle, boot file, listener, exit record, and the storage's mount if there is one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StagerOrder {
     pub(super) uid_base: u32,
     pub(super) limits: Limits,
+    pub(super) storage: bool,
 }
 
 /// What a stager answers, once.
@@ -77,7 +78,7 @@ impl Stager {
     }
 
     /// Hands it the order. Does not wait.
-    pub(super) fn order(&self, order: &StagerOrder, fds: &[BorrowedFd<'_>; 4]) -> io::Result<()> {
+    pub(super) fn order(&self, order: &StagerOrder, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = postcard::to_stdvec(order).map_err(io::Error::other)?;
         self.socket.send(&bytes, fds)
     }
@@ -209,14 +210,17 @@ fn stage(
     }
     let order: StagerOrder = postcard::from_bytes(&buffer[..received.len])
         .map_err(|error| io_step("stager")(io::Error::other(error)))?;
-    let [bundle, boot, listener, record] = <[OwnedFd; 4]>::try_from(received.fds)
+    let mut fds = received.fds;
+    let storage = if order.storage { fds.pop() } else { None };
+    let [bundle, boot, listener, record] = <[OwnedFd; 4]>::try_from(fds)
         .map_err(|_| io_step("stager")(io::ErrorKind::InvalidData.into()))?;
     let fds = OrderFds {
         bundle,
         shim: [boot, listener, record],
+        storage,
     };
     let plan = ground
-        .plan(order.uid_base, &order.limits)
+        .plan(order.uid_base, &order.limits, order.storage)
         .map_err(plan_error)?;
     let launched = staged.launch(&plan, &ground.host, &fds)?;
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);

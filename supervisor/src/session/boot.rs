@@ -2,10 +2,12 @@
 
 use super::driver::{Completion, Running};
 use super::handle::SessionHandle;
+use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
-use crate::launcher::message::{LaunchOrder, Limits};
+use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
 use crate::relay::link::Link;
+use proto::code::ErrorCode;
 use proto::shim::{Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
 use session_core::egress::AllowList;
@@ -14,12 +16,44 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Launches and attaches; the error is a sentence for the caller. What was made is removed by the driver in any case.
+/// Why a session could not be launched.
+#[derive(Debug)]
+pub struct LaunchFailure {
+    /// A sentence for the caller.
+    pub(super) detail: String,
+    /// What it is for the caller, if it is not this daemon's fault.
+    pub(super) code: Option<ErrorCode>,
+}
+
+impl From<String> for LaunchFailure {
+    fn from(detail: String) -> Self {
+        Self { detail, code: None }
+    }
+}
+
+impl From<OrderFault> for LaunchFailure {
+    fn from(fault: OrderFault) -> Self {
+        let code = match fault {
+            OrderFault::StorageFull(_) => Some(ErrorCode::StorageFull),
+            OrderFault::StorageBusy => Some(ErrorCode::RetryableConflict),
+            OrderFault::Refused(_)
+            | OrderFault::Step { .. }
+            | OrderFault::Host { .. }
+            | OrderFault::Unknown => None,
+        };
+        Self {
+            detail: chain(&fault),
+            code,
+        }
+    }
+}
+
+/// Launches and attaches. What was made is removed by the driver in any case.
 pub(super) async fn launch(
     broker: &Arc<Broker>,
     handle: &SessionHandle,
     progress: &mpsc::Sender<Completion>,
-) -> Result<Running, String> {
+) -> Result<Running, LaunchFailure> {
     let token = token();
     let reserved = async {
         let reserved = broker.reserve(handle, &token).await;
@@ -48,12 +82,9 @@ pub(super) async fn launch(
             tmp_bytes: spec.limits.tmp_size.0,
             nofile: spec.limits.open_files,
         },
+        storage: storage::order(handle),
     };
-    let launched = broker
-        .launcher
-        .launch(order, boot, tree)
-        .await
-        .map_err(|fault| chain(&fault))?;
+    let launched = broker.launcher.launch(order, boot, tree).await?;
     // The driver is there: it waits for this launch.
     let _ = progress.send(Completion::Pid(launched.pid)).await;
     broker.record_launch(handle, &launched);

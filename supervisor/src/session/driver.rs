@@ -3,7 +3,7 @@
 //! It launches the sandbox, attaches to the shim, feeds what it hears to the state machine and performs the effects;
 //! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
-use super::boot;
+use super::boot::{self, LaunchFailure};
 use super::handle::{
     Activity, Command, End, MAILBOX, NoWork, SessionHandle, SessionKey, View, Work,
 };
@@ -110,7 +110,7 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub enum Completion {
     /// The launch, up to the handshake.
-    Launched(Box<Result<Running, String>>),
+    Launched(Box<Result<Running, LaunchFailure>>),
     /// PID 1 has ended.
     Exited(Exited),
     /// Nothing is left; `Ok(None)`: nothing was. An error means that the launcher is gone, and with it this daemon.
@@ -282,8 +282,9 @@ impl Driver {
                     }
                     // That the agent has ended already is said again on the link, after its last words.
                 }
-                Err(fault) => {
-                    self.notes.fault = Some(fault);
+                Err(LaunchFailure { detail, code }) => {
+                    self.notes.fault = Some(detail);
+                    self.notes.code = code;
                     self.step(Event::LaunchFailed);
                 }
             },
@@ -402,6 +403,7 @@ impl Driver {
                 .describe(reason, self.session.was_live(), &self.handle.version.spec),
             log_tail: self.handle.log.tail(),
             was_live: self.session.was_live(),
+            code: self.notes.code,
         });
         if let Some(end) = &end
             && self.view.borrow().end.is_none()
@@ -472,6 +474,7 @@ impl Driver {
                 detail: "a defect of the daemon ended it (a panic; the daemon's log has it)"
                     .to_owned(),
                 log_tail,
+                code: None,
                 was_live: !matches!(
                     view.phase,
                     Phase::Requested | Phase::Launching | Phase::Starting

@@ -5,6 +5,7 @@ use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::SessionLog;
 use proto::api::{EndReason, Phase};
+use proto::code::ErrorCode;
 use proto::config::Concurrency;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use session_core::lifecycle::Refusal;
@@ -51,6 +52,8 @@ pub struct End {
     pub log_tail: Vec<String>,
     /// Whether it had been healthy before.
     pub was_live: bool,
+    /// What a launch that failed is for the caller, where the reason alone does not say.
+    pub code: Option<ErrorCode>,
 }
 
 /// Numbers of a live session.

@@ -2,6 +2,7 @@
 
 use crate::launcher::message::Counters;
 use proto::api::EndReason;
+use proto::code::ErrorCode;
 use proto::shim::{AgentExited, ExitCause, ExitRecord};
 use session_core::spec::RuntimeSpec;
 
@@ -10,6 +11,8 @@ use session_core::spec::RuntimeSpec;
 pub(super) struct Notes {
     /// Why the launch or the link failed.
     pub(super) fault: Option<String>,
+    /// What a failed launch is for the caller, if it is not this daemon's fault.
+    pub(super) code: Option<ErrorCode>,
     /// How the agent ended.
     pub(super) exited: Option<AgentExited>,
     /// How the last health check failed.

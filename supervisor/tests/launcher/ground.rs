@@ -11,8 +11,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use supervisor::launcher::client::{Launched, LauncherClient};
-use supervisor::launcher::message::{Counters, Exited, LaunchOrder, Limits, OrderFault};
-use supervisor::launcher::{LauncherHandle, LauncherSetup, start};
+use supervisor::launcher::message::{
+    Counters, Exited, LaunchOrder, Limits, OrderFault, StorageOrder,
+};
+use supervisor::launcher::{LauncherHandle, LauncherSetup, StorageSetup, start};
 use tokio::sync::mpsc;
 
 /// 2^12 uids below those that daemons' registry gives out, others for each run of this test.
@@ -75,6 +77,14 @@ impl Ground {
                 ..LIMITS
             },
             session_read_bps: None,
+            storage: sandbox::storage::unavailable()
+                .is_none()
+                .then(|| StorageSetup {
+                    directory: path("storage"),
+                    max_bytes: 32 << 20,
+                    total_bytes: 64 << 20,
+                    keep: Duration::from_secs(3600),
+                }),
             max_sessions: 40,
             max_prepared: 2,
         };
@@ -154,7 +164,34 @@ impl Ground {
                 .map(str::to_owned),
         );
         traces.extend(processes_of(&uids()));
+        traces.extend(self.loop_devices());
         traces
+    }
+
+    /// Loop devices that storage of this ground is attached to.
+    pub(crate) fn loop_devices(&self) -> Vec<String> {
+        fs::read_dir("/sys/block")
+            .expect("list")
+            .filter_map(|entry| {
+                let file = entry.expect("entry").path().join("loop/backing_file");
+                fs::read_to_string(file).ok()
+            })
+            .filter(|file| file.contains(&*self.dir.path().to_string_lossy()))
+            .collect()
+    }
+
+    /// Images of session storage, whole or not.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let Ok(runtimes) = fs::read_dir(self.dir.path().join("storage")) else {
+            return Vec::new();
+        };
+        runtimes
+            .flat_map(|runtime| fs::read_dir(runtime.expect("entry").path()).expect("list"))
+            .map(|image| {
+                let name = image.expect("entry").file_name();
+                name.to_string_lossy().into_owned()
+            })
+            .collect()
     }
 }
 
@@ -208,7 +245,34 @@ impl Daemon {
             session: id(name),
             uid_base: uids().start + 16 * slot,
             limits,
+            storage: None,
         };
+        self.launch_order(ground, order, boot).await
+    }
+
+    /// As [`Self::launch_with`], with storage; PID 1 stays.
+    pub(crate) async fn launch_storing(
+        &self,
+        ground: &Ground,
+        name: &str,
+        slot: u32,
+        storage: StorageOrder,
+    ) -> Result<Launched, OrderFault> {
+        let order = LaunchOrder {
+            session: id(name),
+            uid_base: uids().start + 16 * slot,
+            limits: LIMITS,
+            storage: Some(storage),
+        };
+        self.launch_order(ground, order, "stay").await
+    }
+
+    async fn launch_order(
+        &self,
+        ground: &Ground,
+        order: LaunchOrder,
+        boot: &str,
+    ) -> Result<Launched, OrderFault> {
         let boot = sandbox::memfd::sealed(boot.as_bytes()).expect("memfd");
         self.client.launch(order, boot, ground.bundle()).await
     }

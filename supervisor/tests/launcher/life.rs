@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
 
-type Test = (&'static str, fn());
+pub(crate) type Test = (&'static str, fn());
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_session_lives_and_leaves_nothing", || run("li", lives)),
@@ -209,6 +209,7 @@ async fn refused(ground: Ground) {
         session: id("srefused"),
         uid_base,
         limits,
+        storage: None,
     };
     let block = ground.setup.uid_block.clone();
     let good = block.start + 0x10;

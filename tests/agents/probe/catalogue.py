@@ -68,6 +68,7 @@ M04.dev_pts          | noexec on /dev/pts                                       
 M04.shm              | noexec on /dev/shm                                                   | set                   | shm.noexec
 M05                  | the mode of the home directory                                       | 0700                  | home.mode
 M06.*                | the owner of {name}                                                  | the agent             | {name}.owner
+M07                  | the owner of what is in /mnt                                         | the agent             | storage.owners
 K11.every            | nosuid on every mount                                                | set                   | tmp.nosuid
 K11.dev_pts          | nosuid on /dev/pts                                                   | set                   | dev.pts_nosuid
 K11.root             | nosuid on /                                                          | set                   | rootfs.nosuid

@@ -88,6 +88,9 @@ MEASURES = {
              noexec=("M04.shm", "F28.shm")),
     **_mount("home", size=("M01.home",), inodes=("M02.home",), mode=("M05",), owner=("M06.home", "M03.home"), nosuid=("K11.home",),
              nodev=("K12.home",)),
+    # Session storage. Without one /mnt is the base's, and the probes are green.
+    **_mount("storage", nosuid=("K11.storage",), nodev=("K12.storage",)),
+    "storage.owners": Measure(("M07",), ("storage.owners",), ground="a runtime with storage"),
     # Network.
     "net.loopback_only": Measure(("N01",), ground="no step, but what nobody does: off = the harness puts one more interface (veth) into the session's network namespace"),
     "net.loopback": Measure(("N01.up",), ("net.loopback",)),
@@ -162,6 +165,9 @@ SCAFFOLD = {
     "caps.inheritable": "carries the shim's three capabilities; what the agent inherits of it is the measure caps.inheritable",
     "caps.ambient": "carries the shim's three capabilities; the agent's loss of them is the measure caps.ambient",
     "dev.attach": "part of dev.minimal",
+    "storage.image": "no storage", "storage.device": "no storage", "storage.mount": "no storage", "storage.attach": "no storage",
+    "storage.directory": "nothing to write in", "storage.no_init": "saves work", "storage.discard": "saves space",
+    "storage.errors": "what the image says itself",
     "rootfs.private": "pivot_root refuses a new root in a peer group; the bundle's is part of mounts.private",
 }
 

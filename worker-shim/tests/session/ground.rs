@@ -60,6 +60,7 @@ impl Ground {
             nofile: 256,
             nproc: 64,
             staging: directory.path().join("staging"),
+            storage: false,
             core_is_piped: false,
             filters: sandbox::seccomp::filters().expect("filters"),
         })
@@ -81,6 +82,7 @@ impl Ground {
             bundle: File::open(self.directory.path().join("bundle"))
                 .expect("bundle")
                 .into(),
+            storage: None,
             shim: [
                 sandbox::memfd::sealed(&json).expect("memfd"),
                 listener.into_fd(),

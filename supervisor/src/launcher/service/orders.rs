@@ -35,6 +35,10 @@ impl Launcher {
                     }))
                 }
             }
+            Order::ForgetStorage { runtime } => {
+                // Answers by itself, when it is done.
+                self.forget_storage(number, runtime).map(|()| None)
+            }
             Order::Probe => Ok(Some(self.probe())),
             Order::Retire => {
                 self.retiring = true;
@@ -110,7 +114,22 @@ impl Launcher {
             self.park(id.clone())?;
         }
         // From here on there is something to clear away, so a fault answers by way of a removal.
-        match self.hand_over(number, order, &boot, &bundle) {
+        let begun = if order.storage.is_some() {
+            self.open_storage(number, order, boot, bundle)
+        } else {
+            self.hand_over(number, order, &[&bundle, &boot])
+        };
+        self.begun(number, id, begun)
+    }
+
+    /// What a launch whose next part has begun, or has not, answers now.
+    pub(super) fn begun(
+        &mut self,
+        number: u64,
+        id: &SessionId,
+        outcome: Result<(), Handover>,
+    ) -> Result<(), OrderFault> {
+        match outcome {
             Ok(()) => Ok(()),
             Err(Handover::NotParked(fault)) => Err(fault),
             Err(Handover::Failed(fault)) => {
@@ -133,25 +152,31 @@ impl Launcher {
         Ok(())
     }
 
-    fn hand_over(
+    /// The session that a launch is about, if it waits for one.
+    pub(super) fn parked(&mut self, id: &SessionId) -> Result<&mut Session, Handover> {
+        let not_parked =
+            || Handover::NotParked(OrderFault::Refused("the session is not new".to_owned()));
+        let session = self.sessions.get_mut(id).ok_or_else(not_parked)?;
+        let parked = matches!(session.phase, Phase::Parked { .. });
+        if !parked || session.removal.is_some() || session.opening.is_some() {
+            return Err(not_parked());
+        }
+        Ok(session)
+    }
+
+    /// `given`: bundle, boot file, and the storage's mount if there is one.
+    pub(super) fn hand_over(
         &mut self,
         number: u64,
         order: &LaunchOrder,
-        boot: &OwnedFd,
-        bundle: &OwnedFd,
+        given: &[&OwnedFd],
     ) -> Result<(), Handover> {
         let failed = |verb: &'static str| {
             move |error: io::Error| Handover::Failed(host_fault(verb, errno_of(&error)))
         };
-        let not_parked =
-            || Handover::NotParked(OrderFault::Refused("the session is not new".to_owned()));
-        let session = self
-            .sessions
-            .get_mut(&order.session)
-            .ok_or_else(not_parked)?;
-        if session.removal.is_some() {
-            return Err(not_parked());
-        }
+        let limits = cgroup_limits(&order.limits, self.ground.io);
+        let broker = self.ground.broker;
+        let session = self.parked(&order.session)?;
         let stager = match &mut session.phase {
             Phase::Parked {
                 fault: Some(fault), ..
@@ -161,16 +186,16 @@ impl Launcher {
                 fault: None,
             } => stager,
             Phase::Launching { .. } | Phase::Running | Phase::Ended | Phase::Foreign => {
-                return Err(not_parked());
+                return Err(Handover::Failed(OrderFault::Unknown));
             }
         };
         session
             .cgroup
-            .apply(&cgroup_limits(&order.limits, self.ground.io))
+            .apply(&limits)
             .map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
         let (listener, record) = session
             .endpoint
-            .create(self.ground.broker, (order.uid_base, order.uid_base))
+            .create(broker, (order.uid_base, order.uid_base))
             .map_err(failed("cannot make socket and exit record"))?;
         let oom = session
             .cgroup
@@ -179,13 +204,20 @@ impl Launcher {
         let stager_order = StagerOrder {
             uid_base: order.uid_base,
             limits: order.limits,
+            storage: order.storage.is_some(),
         };
-        let fds = [
+        let [bundle, boot, storage @ ..] = given else {
+            return Err(failed("cannot give the order to the stager")(
+                io::ErrorKind::InvalidInput.into(),
+            ));
+        };
+        let mut fds = vec![
             bundle.as_fd(),
             boot.as_fd(),
             listener.as_fd(),
             record.as_fd(),
         ];
+        fds.extend(storage.iter().map(|fd| fd.as_fd()));
         if let Err(error) = stager.order(&stager_order, &fds) {
             // It may have ended before the order came; then it has said why, and that is what there is to tell.
             let told = stager.last_words(&error);
@@ -226,6 +258,7 @@ impl Launcher {
     fn probe(&self) -> Reply {
         let mut found = self.ground.cgroups.capabilities();
         found.extend(sandbox::host::capabilities());
+        found.push(sandbox::storage::capability());
         Reply::Probed(
             found
                 .into_iter()
@@ -243,7 +276,7 @@ impl Launcher {
 }
 
 /// Why a session's stager did not get the order.
-enum Handover {
+pub(super) enum Handover {
     /// Nothing was touched.
     NotParked(OrderFault),
     /// There is something to clear away.

@@ -52,6 +52,10 @@ impl Launcher {
         if let Phase::Parked { stager, .. } | Phase::Launching { stager, .. } = &session.phase {
             stager.kill();
         }
+        // Its end is an event, which ends the launch that it worked for.
+        if let Some(opening) = &session.opening {
+            opening.steward.kill();
+        }
     }
 
     pub(super) fn advance_removals(&mut self) {

@@ -1,4 +1,4 @@
-"""M01–M06, K11, K12, K20, F28: the places an agent may write (sizes, inode caps) and the flags of every mount."""
+"""M01–M07, K11, K12, K20, F28: the places an agent may write (sizes, inode caps) and the flags of every mount."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def scratch_is_writable(subject, name, _row):
 
 FLAGGED = {
     **SIZED, "root": lambda subject: "/", "proc": lambda subject: "/proc", "app": lambda subject: "/app",
-    "dev_pts": lambda subject: "/dev/pts",
+    "dev_pts": lambda subject: "/dev/pts", "storage": lambda subject: "/mnt",
 }
 
 
@@ -123,6 +123,13 @@ def home_is_private(subject):
 def owner_of_the_scratch(subject, name, _row):
     path, owner = PLACES[name](subject), os.stat(PLACES[name](subject)).st_uid
     return judge(owner == os.getuid(), f"{path} belongs to uid {owner}")
+
+
+@probe("M07")
+def owner_of_the_storage(_subject):
+    """Beside the file system's own directory there is one, and it is the agent's, whatever host uids the session has."""
+    owners = {name: os.stat(f"/mnt/{name}").st_uid for name in os.listdir("/mnt") if name != "lost+found"}
+    return judge(all(owner == os.getuid() for owner in owners.values()), f"/mnt holds {owners}")
 
 
 def _run_a_copy_in(place):

@@ -256,6 +256,7 @@ pub(super) fn wanted(
         // AWS does not order the invocations of a session.
         concurrency: Concurrency::Parallel,
         shared: false,
+        storage: Vec::new(),
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).
     let more = broker

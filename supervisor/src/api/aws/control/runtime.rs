@@ -61,6 +61,7 @@ pub(super) async fn delete(broker: &Arc<Broker>, input: &Input) -> Result<Answer
     match done.await? {
         Done::Now(record) => {
             broker.refresh(&record.name).await?;
+            broker.forget_storage(id.clone());
             for session in broker.registry.of_runtime(&id) {
                 session.stop(EndReason::Stopped).await;
             }

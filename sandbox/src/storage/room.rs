@@ -1,0 +1,108 @@
+//! Whether one more storage fits. Nothing is promised that is not there: what a session may still write counts as written.
+
+/// What is on the shelf, and on the disk below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Census {
+    /// Bytes that idle storages take, and the whole size of those in use.
+    pub(super) committed: u64,
+    /// Bytes that those in use may still come to take.
+    pub(super) growth: u64,
+}
+
+/// One image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its size.
+    pub(super) bytes: u64,
+    /// What it takes on the disk.
+    pub(super) taken: u64,
+    /// Whether a session has it.
+    pub(super) in_use: bool,
+}
+
+impl Census {
+    pub(super) fn add(&mut self, entry: Entry) {
+        if entry.in_use {
+            self.committed = self.committed.saturating_add(entry.bytes.max(entry.taken));
+            self.growth = self
+                .growth
+                .saturating_add(entry.bytes.saturating_sub(entry.taken));
+        } else {
+            self.committed = self.committed.saturating_add(entry.taken);
+        }
+    }
+
+    /// The sentence that says why it does not, if the storage `own` does not fit beside all these.
+    pub(super) fn refuse(&self, own: Entry, total: u64, free: u64) -> Option<String> {
+        let mut all = *self;
+        all.add(Entry {
+            in_use: true,
+            ..own
+        });
+        if all.committed > total {
+            return Some(format!(
+                "session storage of {} does not fit: {} of storage.total ({}) are taken by other sessions' storage; it fits when some of them have ended, or with a larger storage.total",
+                told(own.bytes),
+                told(self.committed),
+                told(total),
+            ));
+        }
+        (all.growth > free).then(|| {
+            format!(
+                "session storage of {} does not fit: the disk of the state directory has {} free, and sessions that run may still write {} of it",
+                told(own.bytes),
+                told(free),
+                told(self.growth),
+            )
+        })
+    }
+}
+
+/// In the words of people.
+fn told(bytes: u64) -> String {
+    match bytes {
+        0..=0xF_FFFF => format!("{bytes} bytes"),
+        _ => format!("{} MiB", bytes.div_ceil(1 << 20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(bytes: u64, taken: u64, in_use: bool) -> Entry {
+        Entry {
+            bytes,
+            taken,
+            in_use,
+        }
+    }
+
+    #[test]
+    fn what_a_session_may_still_write_counts_as_written() {
+        let mut others = Census::default();
+        others.add(entry(100, 10, false));
+        assert_eq!((others.committed, others.growth), (10, 0));
+        others.add(entry(100, 10, true));
+        assert_eq!((others.committed, others.growth), (110, 90));
+        let own = entry(50, 0, false);
+        assert_eq!(others.refuse(own, 160, 140), None);
+        let full = others.refuse(own, 159, 140).expect("a reason");
+        assert!(full.contains("storage.total"), "{full}");
+        let full = others.refuse(own, 160, 139).expect("a reason");
+        assert!(full.contains("139 bytes free"), "{full}");
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_wrap_around() {
+        let mut others = Census::default();
+        for _ in 0..3 {
+            others.add(entry(u64::MAX, 0, true));
+        }
+        assert!(
+            others
+                .refuse(entry(1, 0, false), 1 << 40, 1 << 40)
+                .is_some()
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! The directory that the images are in. Root's alone, and so is every name below it: nothing else ever makes one there.
+
+use super::format::format;
+use super::room::{Census, Entry};
+use super::{LEASE_PATIENCE, StorageFault, Wanted};
+use crate::stager::fault;
+use nix::errno::Errno;
+use nix::sys::statvfs::fstatvfs;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// Between two looks at a lock: flock(2) has no timeout, and whoever looks is a process that does nothing else.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// `st_blocks` counts these.
+const BLOCK: u64 = 512;
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// Where. Must belong to root, and be open to nobody else.
+    pub directory: PathBuf,
+    /// Bytes that all images together may take, what sessions may still write included.
+    pub total: u64,
+}
+
+/// An image, and its lease for as long as the file is open, in a loop device for one.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) file: File,
+    /// Its name until it is whole, and the one it then gets.
+    made: Option<(PathBuf, PathBuf)>,
+}
+
+impl Image {
+    /// It is whole and in use from now on.
+    pub(super) fn keep(mut self) -> io::Result<()> {
+        self.file.set_modified(SystemTime::now())?;
+        match self.made.take() {
+            Some((new, whole)) => fs::rename(new, whole),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if let Some((new, _)) = &self.made {
+            // The next one of this key, or the next sweep, clears it away otherwise.
+            let _ = fs::remove_file(new);
+        }
+    }
+}
+
+/// Who holds it looks at the shelf, or changes it, alone.
+struct Guard(#[expect(dead_code, reason = "held for its lock")] File);
+
+impl Shelf {
+    /// Finds the image or makes it; fails if others' storage leaves no room for it, or if it stays another session's.
+    pub(super) fn take(&self, name: &'static str, wanted: &Wanted) -> Result<Image, StorageFault> {
+        let told = |trouble: Trouble| match trouble {
+            Trouble::Full(reason) => StorageFault::Full(reason),
+            Trouble::Io(error) => StorageFault::Step(fault((name, error))),
+        };
+        let failed = |error: io::Error| told(error.into());
+        let deadline = Instant::now() + LEASE_PATIENCE;
+        let runtime = self.directory.join(&wanted.runtime);
+        let whole = runtime.join(format!("{}.{}.img", hex(&wanted.key), wanted.version));
+        let new = whole.with_extension("new");
+        loop {
+            let guard = self.guard(deadline).map_err(failed)?;
+            // One that is not whole is somebody's too, as long as that one lives.
+            let (file, made) = match open(&whole).map_err(failed)? {
+                Some(file) => (Some(file), true),
+                None => (open(&new).map_err(failed)?, false),
+            };
+            let free = file.as_ref().map_or(Ok(true), lease).map_err(failed)?;
+            match file.filter(|_| made) {
+                Some(file) if free => {
+                    self.require_room(&file, &whole).map_err(told)?;
+                    return Ok(Image { file, made: None });
+                }
+                None if free => return self.make(wanted, &runtime, new, whole).map_err(told),
+                Some(_) | None => {}
+            }
+            drop(guard);
+            if Instant::now() >= deadline {
+                return Err(StorageFault::Busy);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// A new one. It gets its name when it is whole: [`Image::keep`].
+    fn make(
+        &self,
+        wanted: &Wanted,
+        runtime: &Path,
+        new: PathBuf,
+        whole: PathBuf,
+    ) -> Result<Image, Trouble> {
+        make_private_directory(runtime)?;
+        // Those of other versions; and what a crash has left of this one.
+        remove_all(runtime, |file| file.starts_with(&hex(&wanted.key)))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        let image = Image {
+            file,
+            made: Some((new.clone(), whole)),
+        };
+        lease(&image.file)?;
+        image.file.set_len(wanted.bytes)?;
+        self.require_room(&image.file, &new)?;
+        format(&new, wanted.bytes)?;
+        Ok(image)
+    }
+
+    /// Removes the storage of a runtime that is no more. What a session still has goes when the session does.
+    pub fn forget(&self, runtime: &str) -> io::Result<()> {
+        let _guard = self.guard(Instant::now() + LEASE_PATIENCE)?;
+        let directory = self.directory.join(runtime);
+        match remove_all(&directory, |_| true).and_then(|()| fs::remove_dir(&directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes what no session has had for `keep`, and what never became whole. The kernel writes to an image when it is
+    /// mounted and when it is not any more, so its time is that of its last use.
+    pub fn sweep(&self, keep: Duration) -> io::Result<()> {
+        let _guard = self.guard(Instant::now() + LEASE_PATIENCE)?;
+        let now = SystemTime::now();
+        for path in self.images()? {
+            let Some(file) = open(&path)? else { continue };
+            let whole = path.extension().is_some_and(|kind| kind == "img");
+            let idle = now
+                .duration_since(file.metadata()?.modified()?)
+                // A clock that was set back makes nothing older.
+                .unwrap_or_default();
+            if lease(&file)? && (!whole || idle > keep) {
+                fs::remove_file(&path)?;
+            }
+        }
+        for directory in list(&self.directory)? {
+            match fs::remove_dir(&directory) {
+                // It holds something.
+                Err(error) if error.raw_os_error() == Some(Errno::ENOTEMPTY as i32) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn guard(&self, deadline: Instant) -> io::Result<Guard> {
+        // Opened anew: a descriptor that came by fork would share its lock with everyone else who has it.
+        let directory = File::open(&self.directory)?;
+        while !lease(&directory)? {
+            if Instant::now() >= deadline {
+                return Err(Errno::EBUSY.into());
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(Guard(directory))
+    }
+
+    fn require_room(&self, own: &File, path: &Path) -> Result<(), Trouble> {
+        let mut census = Census::default();
+        for other in self.images()? {
+            if other == path {
+                continue;
+            }
+            let Some(file) = open(&other)? else { continue };
+            census.add(entry(&file, !lease(&file)?)?);
+        }
+        let disk = fstatvfs(own).map_err(io::Error::from)?;
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        match census.refuse(entry(own, true)?, self.total, free) {
+            Some(reason) => Err(Trouble::Full(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// Every image there is, whole or not.
+    fn images(&self) -> io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for directory in list(&self.directory)? {
+            all.extend(list(&directory)?);
+        }
+        Ok(all)
+    }
+}
+
+/// Why an image cannot be had.
+enum Trouble {
+    Full(String),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn entry(file: &File, in_use: bool) -> io::Result<Entry> {
+    let found = file.metadata()?;
+    Ok(Entry {
+        bytes: found.len(),
+        taken: found.blocks().saturating_mul(BLOCK),
+        in_use,
+    })
+}
+
+/// Takes the lock of an open file; says false if somebody else has it. It is given back with the last reference to this
+/// open file.
+fn lease(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Opens an image; `None` if there is none.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    match opened {
+        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
+        Ok(_) => Err(Errno::EINVAL.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect()
+}
+
+fn remove_all(directory: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
+    for path in list(directory)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if which(&name) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_private_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn hex(key: &[u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
