@@ -20,6 +20,7 @@ fn policy() -> HostPolicy {
             python_version: Some("3.11.2".to_owned()),
             node_version: Some("22.14.0".to_owned()),
         },
+        url: None,
         region: "us-local-1".to_owned(),
         agent_uid: 1,
         agent_gid: 1,

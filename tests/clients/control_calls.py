@@ -39,8 +39,14 @@ class Agent(BaseHTTPRequestHandler):
             return self.send(int(os.environ.get("WARM", "200")), {"warm": True})
         if self.path != PATH:
             return self.send(404, {"path": self.path})
+        kept = os.environ.get("KEPT")
+        if kept:
+            with open(kept, "a+") as file:
+                file.write("again ")
+                file.seek(0)
+                kept = file.read().split()
         held = b"x" * (json.loads(body or b"{}").get("hold", 0) << 20)
-        self.send(200, {"env": dict(os.environ), "version": VERSION, "headers": {k.lower(): v for k, v in self.headers.items()}, "path": self.path, "held": len(held)})
+        self.send(200, {"env": dict(os.environ), "version": VERSION, "headers": {k.lower(): v for k, v in self.headers.items()}, "path": self.path, "held": len(held), "kept": kept})
     def send(self, status, value):
         text = json.dumps(value).encode()
         self.send_response(status)
@@ -451,6 +457,19 @@ def idle():
         assert time.time() < begun + 90, seen
         time.sleep(0.5)
     assert seen["endReason"] == "idle" and time.time() > begun + 59, seen
+    control.delete_agent_runtime(agentRuntimeId=found["agentRuntimeId"])
+
+
+def storage():
+    # Session storage outlives its session; another session has its own.
+    mount = [{"sessionStorage": {"mountPath": "/mnt/data/"}}]
+    found = ready(upload("s"), "storage", filesystemConfigurations=mount, environmentVariables={"KEPT": "/mnt/data/log"})
+    assert found["filesystemConfigurations"] == mount, found
+    session, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for times in (1, 2, 3):
+        assert invoke(found, session=session)["kept"] == ["again"] * times
+        data.stop_runtime_session(agentRuntimeArn=found["agentRuntimeArn"], runtimeSessionId=session)
+    assert invoke(found, session=other)["kept"] == ["again"]
     control.delete_agent_runtime(agentRuntimeId=found["agentRuntimeId"])
 
 

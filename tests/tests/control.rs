@@ -62,6 +62,7 @@ parts! {
     nothing_changes_while_a_version_is_made: "conflicts",
     what_a_runtime_is_told_takes_effect: "fields",
     a_session_ends_after_its_runtimes_idle_time: "idle",
+    session_storage_outlives_its_session: "storage",
     the_sdks_client_makes_and_waits: "sdk",
     what_is_not_offered_is_refused_with_its_field: "refused",
     every_bound_of_the_model_is_kept: "validation",

@@ -1,11 +1,15 @@
 //! Writes the seeds of the targets whose formats only our own crates can write. Called by `seeds.py`.
 
-use proto::api::{EndReason, PutRuntime, Usage};
+use proto::api::{EndReason, Usage};
 use proto::ids::{ArtifactId, ClientSessionId, EndpointName, RuntimeName, SessionId, VersionNumber};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use supervisor::launcher::message::{Exited, FromLauncher, Order, Ordered, Replied, Reply};
-use supervisor::store::{Names, NewArtifact, NewSession, SessionEnd, Store, UidBlock};
+use supervisor::owner::{Owner, Principal};
+use supervisor::store::{
+    Names, NewArtifact, NewSession, NewVersion, Quotas, SessionEnd, State, Store, UidBlock, VersionOf,
+};
 
 fn main() {
     let seeds = std::env::args().nth(1).expect("usage: seeds DIRECTORY");
@@ -53,7 +57,17 @@ async fn database(to: &Path) {
     store.put_artifact(new).await.expect("put");
     let config = serde_json::json!({ "name": "agent", "entrypoint": "a.py" });
     let config = serde_json::from_value(config).expect("valid");
-    store.put_runtime(PutRuntime { artifact, config }).await.expect("put");
+    let new = NewVersion {
+        of: VersionOf::New,
+        config,
+        artifact,
+        state: State::Ready,
+        typed: None,
+        tags: BTreeMap::new(),
+        quotas: Quotas::BUILT_IN,
+        once: None,
+    };
+    store.make_version(new, |_| serde_json::Value::Null).await.expect("made");
     for n in 0..2_u32 {
         let new = NewSession {
             id: session(&format!("sess{n}")),
@@ -61,6 +75,7 @@ async fn database(to: &Path) {
             runtime: RuntimeName::parse("agent").expect("valid"),
             version: VersionNumber(1),
             endpoint: EndpointName::default_endpoint(),
+            owner: Owner { principal: Principal::local(), user: None },
             boot_id: "boot".into(),
             token: "t".into(),
             uids: UidBlock { first: 1_000_000, width: 16, ranges: 4 },

@@ -43,6 +43,8 @@ def kill_all(payload):
 def stop_self(_payload):
     """SIGSTOP: alive, and silent for ever."""
     os.kill(os.getpid(), signal.SIGSTOP)
+    # Another thread may be the one that the signal meets first: this one must not answer before it is stopped too.
+    threading.Event().wait(0.5)
     return {"stopped": True}  # only after somebody sent CONT
 
 

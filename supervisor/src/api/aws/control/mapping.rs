@@ -7,7 +7,7 @@ use crate::broker::Broker;
 use proto::api::FieldFault;
 use proto::config::{
     Authorizer, ClaimOperator, ClaimType, ClaimValue, Concurrency, CustomClaim, Entrypoint,
-    Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig,
+    Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig, StorageMount,
 };
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
@@ -204,6 +204,7 @@ pub(super) fn wanted(
         ApiError::internal(&error)
     })?;
     let warmup = warmup(&asked, &mut faults);
+    let storage = storage(input, &mut faults);
     let network = network(asked.network_configuration.as_ref(), &mut faults);
     let Some(code) = asked.agent_runtime_artifact.code_configuration else {
         fault(
@@ -256,7 +257,7 @@ pub(super) fn wanted(
         // AWS does not order the invocations of a session.
         concurrency: Concurrency::Parallel,
         shared: false,
-        storage: Vec::new(),
+        storage,
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).
     let more = broker
@@ -283,16 +284,6 @@ fn fault(faults: &mut Vec<FieldFault>, name: &str, message: impl Into<String>) {
 
 /// Members of which only some values are here.
 fn refuse_parts(input: &Input, faults: &mut Vec<FieldFault>) {
-    let mounts = input
-        .get("filesystemConfigurations")
-        .and_then(Value::as_array);
-    for at in 0..mounts.map_or(0, Vec::len) {
-        fault(
-            faults,
-            &format!("filesystemConfigurations[{at}]"),
-            "cannot be mounted yet: sessions have /tmp and their home directory only, which end with them",
-        );
-    }
     if input
         .text("platformVersion")
         .is_some_and(|version| version != "V1")
@@ -323,6 +314,28 @@ fn refuse_parts(input: &Input, faults: &mut Vec<FieldFault>) {
             "must be true: sessions reach no metadata service here, of neither version",
         );
     }
+}
+
+/// Session storage is here; the file systems of other services are not.
+fn storage(input: &Input, faults: &mut Vec<FieldFault>) -> Vec<StorageMount> {
+    let mounts = input
+        .get("filesystemConfigurations")
+        .and_then(Value::as_array);
+    let mut storage = Vec::new();
+    for (at, mount) in mounts.into_iter().flatten().enumerate() {
+        match mount.pointer("/sessionStorage/mountPath") {
+            Some(Value::String(path)) => storage.push(StorageMount {
+                mount: path.trim_end_matches('/').to_owned(),
+                size: None,
+            }),
+            Some(_) | None => fault(
+                faults,
+                &format!("filesystemConfigurations[{at}]"),
+                "cannot be mounted: of file systems, sessions here have `sessionStorage` only",
+            ),
+        }
+    }
+    storage
 }
 
 /// The hook's path; its port must be the agent's own.
@@ -466,6 +479,11 @@ fn wire_name(fault: FieldFault) -> FieldFault {
             "authorizerConfiguration.customJWTAuthorizer.customClaims",
         ),
         ("authorizer", "authorizerConfiguration.customJWTAuthorizer"),
+        (
+            "storage[0].mount",
+            "filesystemConfigurations[0].sessionStorage.mountPath",
+        ),
+        ("storage", "filesystemConfigurations"),
         ("network.mode", "networkConfiguration.networkMode"),
         ("network.allow", "networkConfiguration.networkMode"),
     ];

@@ -288,6 +288,12 @@ fn told_as_typed(
             json!({ "requestHeaderAllowlist": config.request_headers }),
         );
     }
+    if let Some(storage) = config.storage.first() {
+        say(
+            "filesystemConfigurations",
+            json!([{ "sessionStorage": { "mountPath": storage.mount } }]),
+        );
+    }
     if let Some(path) = &config.warmup {
         say(
             "hooksConfiguration",
