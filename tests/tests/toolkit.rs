@@ -109,8 +109,6 @@ fn the_aws_command_invokes_and_lists() -> Result {
             "invoke-agent-runtime",
             "--agent-runtime-arn",
             &runtime.arn,
-            "--cli-binary-format",
-            "raw-in-base64-out",
             "--payload",
             &payload,
             "answer.json",
