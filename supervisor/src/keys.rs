@@ -170,11 +170,12 @@ impl AccessKeys {
 
     /// Ends a key: nothing signed with it is taken from now on.
     pub async fn revoke(&self, id: &str) -> Result<(), StoreError> {
-        self.store.revoke_key(id.to_owned()).await?;
+        // First here: its caller may go away while the store writes, and then nothing after that would be done.
         self.live
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
+        self.store.revoke_key(id.to_owned()).await?;
         tracing::info!(key = id, "access key revoked");
         Ok(())
     }

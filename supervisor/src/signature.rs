@@ -53,6 +53,9 @@ const USER_ID: &str = "x-amzn-bedrock-agentcore-runtime-user-id";
 /// Headers that decide whose and which session it is.
 const SESSION_HEADERS: &str = "x-amzn-bedrock-agentcore-";
 
+/// The same for MCP's clients.
+const MCP_SESSION_ID: &str = "mcp-session-id";
+
 /// Signing keys remembered; when they are more, all are derived anew.
 const KEYS_KNOWN: usize = 1024;
 
@@ -190,7 +193,8 @@ impl Claim {
             let text = name.as_str();
             let amazon = text.starts_with("x-amz-") && text != SECURITY_TOKEN;
             // Whoever was given a presigned URL must not choose the session, where its maker has not.
-            let session = text.starts_with(SESSION_HEADERS) && self.form != Form::Header;
+            let chooses = text.starts_with(SESSION_HEADERS) || text == MCP_SESSION_ID;
+            let session = chooses && self.form != Form::Header;
             if amazon || session || text == USER_ID {
                 self.covers(name)?;
             }

@@ -18,11 +18,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWriteExt, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
-/// Largest body that waits in memory: with the most connections that a daemon has by default (4,096), 256 MiB.
+/// Largest body that waits in memory.
 const IN_MEMORY: u64 = 64 * 1024;
+
+/// Memory for all of them: a connection of HTTP/2 can bring a hundred.
+const ALL_IN_MEMORY: u64 = 64 * 1024 * 1024;
 
 /// What room is counted in.
 const UNIT: u64 = 1024;
@@ -32,6 +35,13 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a sender may be silent.
 const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long a body may take from its first byte on, and more for what has come: whose signature is not checked yet must not
+/// keep room by being slow.
+const FIRST: Duration = Duration::from_secs(60);
+
+/// Bytes that earn one more second.
+const PACE: u64 = 64 * 1024;
 
 /// How long a body may take, which is as long as an invocation may by default.
 const WHOLE: Duration = Duration::from_secs(15 * 60);
@@ -70,6 +80,8 @@ pub struct Spool {
     directory: PathBuf,
     room: Arc<Semaphore>,
     units: u32,
+    /// Room in memory.
+    memory: Semaphore,
 }
 
 /// A body that is all here.
@@ -97,6 +109,7 @@ impl Spool {
                 usize::try_from(units).unwrap_or(usize::MAX >> 4),
             )),
             units,
+            memory: Semaphore::new(units_of(ALL_IN_MEMORY)),
         })
     }
 
@@ -107,12 +120,13 @@ impl Spool {
             return Err(SpoolError::TooLarge(max));
         }
         let most = hint.upper().unwrap_or(max).min(max);
-        let deadline = Instant::now() + WHOLE;
+        let began = Instant::now();
+        let _held = self.held(most).await?;
         let mut hash = Sha256::new();
         let mut held = BytesMut::new();
         let mut file = None;
         let mut size = 0_u64;
-        while let Some(data) = piece(&mut body, deadline).await? {
+        while let Some(data) = piece(&mut body, began + earned(size)).await? {
             size = size.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
             if size > max {
                 return Err(SpoolError::TooLarge(max));
@@ -146,7 +160,7 @@ impl Spool {
                     .await
                     .map_err(|source| self.fault("read in", source))?;
                 // What was taken for a body without a length and not needed.
-                let unused = room.num_permits() - units(size).min(room.num_permits());
+                let unused = room.num_permits() - units_of(size).min(room.num_permits());
                 drop(room.split(unused));
                 Body::new(FileBody {
                     file,
@@ -161,9 +175,20 @@ impl Spool {
         })
     }
 
+    /// Room in memory for a body of `most` bytes, or for its beginning.
+    async fn held(&self, most: u64) -> Result<Option<SemaphorePermit<'_>>, SpoolError> {
+        let wanted = u32::try_from(units_of(most.min(IN_MEMORY))).unwrap_or(u32::MAX);
+        if wanted == 0 {
+            return Ok(None);
+        }
+        let room = tokio::time::timeout(ROOM_PATIENCE, self.memory.acquire_many(wanted));
+        let room = room.await.map_err(|_| SpoolError::Full)?;
+        room.map(Some).map_err(|_| SpoolError::Full)
+    }
+
     /// A file without a name, with room for `most` bytes.
     async fn file(&self, most: u64) -> Result<(File, OwnedSemaphorePermit), SpoolError> {
-        let wanted = u32::try_from(units(most))
+        let wanted = u32::try_from(units_of(most))
             .unwrap_or(u32::MAX)
             .min(self.units);
         let room = Arc::clone(&self.room).acquire_many_owned(wanted);
@@ -189,8 +214,13 @@ impl Spool {
     }
 }
 
-fn units(bytes: u64) -> usize {
+fn units_of(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX)
+}
+
+/// How long a body may have taken of which so many bytes are here.
+fn earned(bytes: u64) -> Duration {
+    WHOLE.min(FIRST + Duration::from_secs(bytes / PACE))
 }
 
 /// The next bytes; trailers are not covered by any signature, and nobody here reads them.
@@ -312,6 +342,45 @@ mod tests {
             .await;
         assert!(matches!(error, Err(SpoolError::Broken(_))), "{error:?}");
         assert_eq!(spool.room.available_permits(), 1024);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_sender_keeps_no_room() {
+        let ground = tempfile::tempdir().expect("directory");
+        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
+        // A byte every 20 s is no silence.
+        let drops = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Some((
+                Ok::<_, io::Error>(Frame::data(Bytes::from_static(b"x"))),
+                (),
+            ))
+        });
+        let began = Instant::now();
+        let taken = spool.take(Body::new(StreamBody::new(Box::pin(drops))), 1 << 20);
+        let error = taken.await.expect_err("too slow");
+        assert!(matches!(error, SpoolError::Broken(_)), "{error:?}");
+        assert_eq!(began.elapsed(), FIRST);
+        assert_eq!(spool.memory.available_permits(), units_of(ALL_IN_MEMORY));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_for_small_bodies_has_a_bound() {
+        let ground = tempfile::tempdir().expect("directory");
+        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
+        let all = u32::try_from(units_of(ALL_IN_MEMORY)).expect("fits");
+        let taken = spool.memory.acquire_many(all).await.expect("all of it");
+        let error = spool.take(Body::from("{}"), 1 << 20).await;
+        assert!(matches!(error, Err(SpoolError::Full)), "{error:?}");
+        spool
+            .take(Body::empty(), 1 << 20)
+            .await
+            .expect("no body needs none");
+        drop(taken);
+        spool
+            .take(Body::from("{}"), 1 << 20)
+            .await
+            .expect("room again");
     }
 
     #[tokio::test(start_paused = true)]

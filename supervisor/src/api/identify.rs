@@ -9,7 +9,7 @@ use crate::keys::AccessKey;
 use crate::owner::{Owner, Principal, USER_ID, UserId};
 use crate::tokens::TokenCaller;
 use http::HeaderMap;
-use http::header::{HOST, ORIGIN};
+use http::header::{HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use nix::unistd::{Gid, Group, Uid, User};
 use proto::code::ErrorCode;
@@ -19,6 +19,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Says of what page a browser's request is (Fetch Metadata); no page can set it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// How long the word of the host's user database counts: whoever is taken out of the group is refused after this at the
 /// latest, without a restart.
@@ -182,6 +185,11 @@ fn check_host(
 }
 
 fn check_origin(headers: &HeaderMap, local: SocketAddr) -> Result<(), ApiError> {
+    // A picture or a link of another page comes without Origin; every browser says where from all the same.
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    if matches!(site, Some(b"cross-site" | b"same-site")) {
+        return Err(foreign_page());
+    }
     let Some(origin) = headers.get(ORIGIN) else {
         return Ok(());
     };
@@ -194,14 +202,14 @@ fn check_origin(headers: &HeaderMap, local: SocketAddr) -> Result<(), ApiError> 
                 .or_else(|| origin.strip_prefix("https://"))
         })
         .is_some_and(|host| is_ours(host, local));
-    if ours {
-        Ok(())
-    } else {
-        Err(ApiError::new(
-            ErrorCode::AccessDenied,
-            "requests from web pages of other origins are refused",
-        ))
-    }
+    if ours { Ok(()) } else { Err(foreign_page()) }
+}
+
+fn foreign_page() -> ApiError {
+    ApiError::new(
+        ErrorCode::AccessDenied,
+        "requests from web pages of other origins are refused",
+    )
 }
 
 /// `localhost`, a loopback address or the address that we listen on; any port, since tunnels and proxies change it.
@@ -402,6 +410,32 @@ mod tests {
                 quick - begun
             );
         });
+    }
+
+    #[test]
+    fn no_other_page_is_let_in() {
+        let local: SocketAddr = "127.0.0.1:8080".parse().expect("addr");
+        let said = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            check_origin(&headers, local).is_ok()
+        };
+        assert!(check_origin(&HeaderMap::new(), local).is_ok(), "no browser");
+        for (name, value) in [
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-site", "none"),
+            ("origin", "http://localhost:8080"),
+        ] {
+            assert!(said(name, value), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+            ("origin", "https://evil.example"),
+            ("origin", "null"),
+        ] {
+            assert!(!said(name, value), "{name}: {value}");
+        }
     }
 
     #[test]

@@ -102,7 +102,12 @@ async fn pass(
         key,
         method: "POST".to_owned(),
         target: version.spec.path.clone(),
-        headers: headers_in(&parts.headers, broker.config().auth, session.as_str(), id)?,
+        headers: headers_in(
+            &parts.headers,
+            checks(broker, &version),
+            session.as_str(),
+            id,
+        )?,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -134,7 +139,12 @@ async fn open(
     let (parts, _body) = request.into_parts();
     let (version, key) = session_of(broker, presented, Action::WEB_SOCKET, &parts).await?;
     let session = key.client.clone();
-    let mut headers = headers_in(&parts.headers, broker.config().auth, session.as_str(), id)?;
+    let mut headers = headers_in(
+        &parts.headers,
+        checks(broker, &version),
+        session.as_str(),
+        id,
+    )?;
     // These are the offer's to say.
     headers.retain(|(name, _)| !name.starts_with("sec-websocket-"));
     match switch.open(broker, &key, &version, headers).await? {
@@ -214,16 +224,21 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
     }
 }
 
+/// Whether credentials of a caller of this runtime are ours to check.
+fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
+    matches!(broker.config().auth, TcpAuth::Checked(_)) || version.config.authorizer.is_some()
+}
+
 fn headers_in(
     headers: &HeaderMap,
-    auth: TcpAuth,
+    checked: bool,
     session: &str,
     id: &str,
 ) -> Result<Vec<(String, String)>, ApiError> {
     let mut passed = Vec::with_capacity(headers.len() + 2);
     for (name, value) in headers {
         // Where it is ours to check, an agent could call others with it.
-        let credentials = *name == AUTHORIZATION && matches!(auth, TcpAuth::Checked(_));
+        let credentials = *name == AUTHORIZATION && checked;
         let kept_here = NOT_PASSED.contains(&name.as_str());
         if credentials || kept_here || name.as_str().starts_with("proxy-") {
             continue;
@@ -241,7 +256,6 @@ fn headers_in(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AuthMethods;
     use http::HeaderValue;
 
     #[test]
@@ -249,19 +263,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
         headers.insert("x-own", HeaderValue::from_static("y"));
-        let names = |auth| {
-            let passed = headers_in(&headers, auth, "session", "id").expect("headers");
+        let names = |checked| {
+            let passed = headers_in(&headers, checked, "session", "id").expect("headers");
             passed.into_iter().map(|(name, _)| name).collect::<Vec<_>>()
         };
-        let (sigv4, jwt) = (true, false);
-        let checked = names(TcpAuth::Checked(AuthMethods { sigv4, jwt }));
+        let checked = names(true);
         assert!(checked.iter().any(|name| name == "x-own"));
         assert!(!checked.iter().any(|name| name == "authorization"));
         // As `python my_agent.py` would see it.
-        assert!(
-            names(TcpAuth::None)
-                .iter()
-                .any(|name| name == "authorization")
-        );
+        assert!(names(false).iter().any(|name| name == "authorization"));
     }
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 /// A file that is not an object yet. Dropping it removes it.
 #[derive(Debug)]
@@ -103,11 +103,13 @@ impl Incoming {
         }
     }
 
-    /// The bytes, to be read from their beginning.
-    pub(super) fn reopen(&self) -> Result<File, ObjectError> {
-        self.file
-            .reopen()
-            .map_err(|source| self.fault("open", source))
+    /// Complete, and at rest: it keeps its file and its bytes counted, but no descriptor.
+    pub(super) fn rest(self) -> AtRest {
+        AtRest {
+            digest: self.digest(),
+            path: self.file.into_temp_path(),
+            _charge: self.charge,
+        }
     }
 
     /// Syncs the file and gives it its name; its bytes stay counted.
@@ -134,6 +136,29 @@ impl Incoming {
         ObjectError::File {
             verb,
             path: self.file.path().to_owned(),
+            source,
+        }
+    }
+}
+
+/// A file that is complete, and not an object yet. Dropping it removes it.
+#[derive(Debug)]
+pub(super) struct AtRest {
+    path: TempPath,
+    pub(super) digest: Digest,
+    _charge: Charge,
+}
+
+impl AtRest {
+    /// The bytes, to be read from their beginning.
+    pub(super) fn open(&self) -> Result<File, ObjectError> {
+        File::open(&self.path).map_err(|source| self.fault("open", source))
+    }
+
+    pub(super) fn fault(&self, verb: &'static str, source: io::Error) -> ObjectError {
+        ObjectError::File {
+            verb,
+            path: self.path.to_path_buf(),
             source,
         }
     }

@@ -1,7 +1,7 @@
 //! Uploads in parts: SDKs send what is larger than 8 MB so, several parts at a time. They are remembered in memory only; a
 //! daemon that stops forgets them, and the client begins anew.
 
-use super::incoming::hex;
+use super::incoming::{AtRest, hex};
 use super::{Digest, Incoming, ObjectError, ObjectName, Objects, blocking};
 use crate::store::ObjectRow;
 use md5::{Digest as _, Md5};
@@ -27,7 +27,7 @@ pub(super) struct Uploads(Mutex<HashMap<String, Upload>>);
 #[derive(Debug)]
 struct Upload {
     name: ObjectName,
-    parts: BTreeMap<u16, Arc<Incoming>>,
+    parts: BTreeMap<u16, Arc<AtRest>>,
     touched: Instant,
 }
 
@@ -78,7 +78,8 @@ impl Objects {
 
     /// Takes a part, in the place of one of the same number.
     pub fn put_part(&self, id: &str, number: u16, part: Incoming) -> Result<Digest, ObjectError> {
-        let digest = part.digest();
+        let part = part.rest();
+        let digest = part.digest.clone();
         let mut uploads = self.0.uploads.map();
         let upload = uploads
             .get_mut(id)
@@ -100,7 +101,7 @@ impl Objects {
         let whole = blocking(move || {
             let mut buffer = vec![0; 256 << 10];
             for piece in pieces {
-                let mut file = piece.reopen()?;
+                let mut file = piece.open()?;
                 loop {
                     let count = file
                         .read(&mut buffer)
@@ -129,7 +130,7 @@ impl Objects {
         &self,
         id: &str,
         parts: &[Part],
-    ) -> Result<(ObjectName, Vec<Arc<Incoming>>), ObjectError> {
+    ) -> Result<(ObjectName, Vec<Arc<AtRest>>), ObjectError> {
         let uploads = self.0.uploads.map();
         let upload = uploads
             .get(id)
@@ -139,7 +140,7 @@ impl Objects {
             let piece = upload
                 .parts
                 .get(&part.number)
-                .filter(|piece| hex(&piece.digest().md5) == part.etag)
+                .filter(|piece| hex(&piece.digest.md5) == part.etag)
                 .ok_or(ObjectError::NoPart(part.number))?;
             pieces.push(Arc::clone(piece));
         }
@@ -151,7 +152,7 @@ impl Objects {
         let (_, pieces) = self.named_parts(id, parts)?;
         let mut all = Md5::new();
         for piece in &pieces {
-            all.update(piece.digest().md5);
+            all.update(piece.digest.md5);
         }
         Ok(format!("{}-{}", hex(&all.finalize()), pieces.len()))
     }

@@ -252,7 +252,7 @@ impl Driver {
         Ok(Work {
             link,
             _ends: ends,
-            _place: place,
+            place,
             turn: None,
         })
     }

@@ -97,9 +97,16 @@ pub struct Work {
     /// Closing it tells the driver; nothing is ever sent.
     pub(super) _ends: oneshot::Sender<()>,
     /// One of the daemon's places for work.
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) place: OwnedSemaphorePermit,
     /// The session's one turn, if its invocations take turns.
     pub(super) turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Work {
+    /// Ends the work, for the session and its idle clock; what is left of its answer keeps its place among the daemon's.
+    pub fn end(self) -> OwnedSemaphorePermit {
+        self.place
+    }
 }
 
 /// Why a session cannot be used.

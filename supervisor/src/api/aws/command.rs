@@ -42,6 +42,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Longest command, in characters (contract §2.3).
 const MAX_COMMAND: usize = 65_536;
@@ -244,6 +245,9 @@ async fn start(work: &Work, wanted: &Wanted) -> Result<Process, ApiError> {
     Ok(process)
 }
 
+/// How long a caller may take to read what an ended command has left.
+const LAST_PATIENCE: Duration = Duration::from_secs(120);
+
 /// Sees a command to its end.
 async fn run(
     process: Process,
@@ -262,7 +266,7 @@ async fn run(
     let ended = CancellationToken::new();
     let too_much = CancellationToken::new();
     let (frames, queue) = mpsc::channel(QUEUE);
-    let pumps: Vec<_> = outputs
+    let mut pumps: Vec<_> = outputs
         .into_iter()
         .map(|(channel, output)| {
             let pump = pump(
@@ -272,12 +276,12 @@ async fn run(
                 frames.clone(),
                 ended.clone(),
             );
-            tokio::spawn(pump)
+            AbortOnDropHandle::new(tokio::spawn(pump))
         })
         .collect();
     drop(frames);
     let delivery = Delivery::new(events.clone(), most, too_much.clone());
-    let delivering = tokio::spawn(delivery.run(queue));
+    let mut delivering = AbortOnDropHandle::new(tokio::spawn(delivery.run(queue)));
     let unless_exited = tokio::select! {
         status = &mut exited => Err(status),
         () = tokio::time::sleep(timeout) => Ok(Outcome::TimedOut),
@@ -295,17 +299,22 @@ async fn run(
         Err(Ok(status)) => Outcome::Exited(shell_code(status)),
         Err(Err(_link_closed)) => Outcome::SessionEnded,
     };
-    // A caller that does not read its output keeps that, not the session, from ending.
-    drop(work);
+    // A caller that does not read its output keeps that, not the session, from ending; and for a while only: its output takes
+    // memory and a place among the daemon's work.
+    let _place = work.end();
     ended.cancel();
-    for pump in pumps {
-        let _ = pump.await;
-    }
-    let _ = delivering.await;
-    if let Some(last) = last_event(outcome, handle, most).await {
-        // A caller who is gone has nobody to tell.
-        let _ = events.send(last).await;
-    }
+    let rest = async {
+        for pump in &mut pumps {
+            let _ = pump.await;
+        }
+        let _ = (&mut delivering).await;
+        if let Some(last) = last_event(outcome, handle, most).await {
+            // A caller who is gone has nobody to tell.
+            let _ = events.send(last).await;
+        }
+    };
+    // Dropping them ends what is still waiting for the caller; the answer then breaks off.
+    let _ = tokio::time::timeout(LAST_PATIENCE, rest).await;
 }
 
 async fn last_event(outcome: Outcome, handle: &SessionHandle, most: u64) -> Option<Bytes> {

@@ -25,16 +25,20 @@ impl Query {
         let mut query = Self::default();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // Names too: a signature covers what they mean, not how they are spelled.
+            let name = percent_decode_str(name).decode_utf8_lossy();
+            let place = match name.as_ref() {
+                "qualifier" => &mut query.qualifier,
+                "accountId" => &mut query.account,
+                "shellId" => &mut query.shell,
+                // Unknown parameters are other operations' or newer clients'.
+                _ => continue,
+            };
             let value = percent_decode_str(value)
                 .decode_utf8()
-                .map_err(|_| ApiError::field(name, "is not UTF-8 after percent-decoding"))?
-                .into_owned();
-            match name {
-                "qualifier" => query.qualifier = Some(value),
-                "accountId" => query.account = Some(value),
-                "shellId" => query.shell = Some(value),
-                // Unknown parameters are other operations' or newer clients'.
-                _ => {}
+                .map_err(|_| ApiError::field(&name, "is not UTF-8 after percent-decoding"))?;
+            if place.replace(value.into_owned()).is_some() {
+                return Err(ApiError::field(&name, "is given more than once"));
             }
         }
         Ok(query)
@@ -159,4 +163,21 @@ fn unknown_runtime(label: &str) -> ApiError {
     ApiError::not_found(format!(
         "there is no runtime {label}; `agentcore runtime list` shows what is deployed"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_has_one_meaning_however_it_is_spelled() {
+        let query = Query::of("%71ualifier=v%31&x=1&shell%49d=s").expect("query");
+        assert_eq!(query.qualifier.as_deref(), Some("v1"));
+        assert_eq!(query.shell.as_deref(), Some("s"));
+        for twice in ["qualifier=a&qualifier=b", "qualifier=a&%71ualifier=a"] {
+            let error = Query::of(twice).expect_err(twice);
+            assert_eq!(error.fields[0].name, "qualifier");
+        }
+        assert!(Query::of("qualifier=%ff").is_err());
+    }
 }
