@@ -32,4 +32,5 @@ pub mod session_header;
 pub mod sessions;
 pub mod shell;
 pub mod system;
+mod to_the_end;
 mod websocket;

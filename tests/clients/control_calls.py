@@ -440,6 +440,18 @@ def fields():
     idle = ready(key, "idle", lifecycleConfiguration={"idleRuntimeSessionTimeout": 120})
     assert idle["lifecycleConfiguration"] == {"idleRuntimeSessionTimeout": 120, "maxLifetime": 28800}, idle
     fails(lambda: invoke(idle, hold=600), "RuntimeClientError", 424)
+    # What this wire cannot say stays as `/v1` has it.
+    at = f"{endpoint}/v1/runtimes/{idle['agentRuntimeName']}"
+    with urllib.request.urlopen(at) as answer:
+        now = json.load(answer)
+    put = {"artifact": now["artifact"], "config": {**now["config"], "concurrency": "serial", "shared": True}}
+    put = urllib.request.Request(at, json.dumps(put).encode(), {"content-type": "application/json"}, method="PUT")
+    urllib.request.urlopen(put).close()
+    control.update_agent_runtime(agentRuntimeId=idle["agentRuntimeId"], agentRuntimeArtifact=code(key), roleArn=ROLE, description="again")
+    settled(idle["agentRuntimeId"])
+    with urllib.request.urlopen(at) as answer:
+        kept = json.load(answer)["config"]
+    assert (kept["concurrency"], kept["shared"], kept["description"]) == ("serial", True, "again"), kept
     for runtime in (found, idle):
         control.delete_agent_runtime(agentRuntimeId=runtime["agentRuntimeId"])
 

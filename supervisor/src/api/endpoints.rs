@@ -6,6 +6,7 @@ use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
 use super::runtimes::{Paging, respond, runtime_name};
+use super::to_the_end::to_the_end;
 use crate::broker::Broker;
 use crate::store::{Done, EndpointRecord, NewEndpoint};
 use axum::Json;
@@ -91,7 +92,7 @@ pub async fn put(
     Path((name, endpoint)): Path<(String, String)>,
     request: Request,
 ) -> Response {
-    let result = async {
+    let result = to_the_end(async move {
         let max = broker.config().limits.max_control_body.0;
         let body = bounded(request.into_body(), max).await?;
         let put = Reading::<PutEndpoint>::of(&body)?.finish(Vec::new())?;
@@ -123,7 +124,7 @@ pub async fn put(
             StatusCode::OK
         };
         Ok((status, Json(told(record))).into_response())
-    };
+    });
     respond(result.await, &id)
 }
 
@@ -142,7 +143,7 @@ pub async fn remove(
     Extension(id): Extension<RequestId>,
     Path((name, endpoint)): Path<(String, String)>,
 ) -> Response {
-    let result = async {
+    let result = to_the_end(async move {
         let runtime = runtime(&broker, &name).await?;
         let name = endpoint_name(&endpoint)?;
         broker
@@ -151,7 +152,7 @@ pub async fn remove(
             .await?;
         broker.refresh_by_id(&runtime).await?;
         Ok(StatusCode::NO_CONTENT.into_response())
-    };
+    });
     respond(result.await, &id)
 }
 

@@ -4,6 +4,7 @@ use super::input::{Path, Query, Reading, bounded};
 use super::openapi::Refusals;
 use super::reply::ApiError;
 use super::router::RequestId;
+use super::to_the_end::to_the_end;
 use crate::broker::Broker;
 use crate::store::PageRequest;
 use axum::Json;
@@ -72,7 +73,7 @@ pub async fn put(
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
-    let result = async {
+    let result = to_the_end(async move {
         let name = runtime_name(&name)?;
         let max = broker.config().limits.max_control_body.0;
         let body = bounded(request.into_body(), max).await?;
@@ -95,7 +96,7 @@ pub async fn put(
             StatusCode::OK
         };
         Ok((status, Json(runtime)).into_response())
-    };
+    });
     respond(result.await, &id)
 }
 
@@ -182,7 +183,7 @@ pub async fn remove(
     Path(name): Path<String>,
     Query(query): Query<Remove>,
 ) -> Response {
-    let result = async {
+    let result = to_the_end(async move {
         let name = runtime_name(&name)?;
         broker.store.delete_runtime(&name).await?;
         let deployed = broker.catalogue.by_name(&name);
@@ -200,7 +201,7 @@ pub async fn remove(
             }
         }
         Ok(StatusCode::NO_CONTENT.into_response())
-    };
+    });
     respond(result.await, &id)
 }
 
@@ -274,7 +275,7 @@ pub async fn remove_version(
     Extension(id): Extension<RequestId>,
     Path((name, number)): Path<(String, String)>,
 ) -> Response {
-    let result = async {
+    let result = to_the_end(async move {
         let number = version_number(&number)?;
         let runtime = broker.store.runtime(&runtime_name(&name)?).await?;
         broker
@@ -282,7 +283,7 @@ pub async fn remove_version(
             .delete_version(&runtime.runtime_id, number, None, |_| Value::Null)
             .await?;
         Ok(StatusCode::NO_CONTENT.into_response())
-    };
+    });
     respond(result.await, &id)
 }
 

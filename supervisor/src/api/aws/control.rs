@@ -13,6 +13,7 @@ mod tags;
 use crate::api::authorize::{self, Presented};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
+use crate::api::to_the_end::to_the_end;
 use crate::broker::Broker;
 use crate::permit::Action;
 use axum::body::Body;
@@ -174,7 +175,17 @@ pub(super) async fn dispatch(
             .extend(allowed.map(|allowed| (ALLOW, allowed)));
         return response;
     };
-    match run(broker, presented, *operation, &place.labels, request).await {
+    let work = {
+        let (broker, presented) = (Arc::clone(broker), presented.clone());
+        let labels: Vec<_> = place
+            .labels
+            .iter()
+            .map(|(name, label)| (*name, (*label).to_owned()))
+            .collect();
+        let operation = *operation;
+        async move { run(&broker, &presented, operation, &labels, request).await }
+    };
+    match to_the_end(work).await {
         Ok(answer) => answer.into_response(),
         Err(error) => error.aws(&id),
     }
@@ -215,7 +226,7 @@ async fn run(
     broker: &Arc<Broker>,
     presented: &Presented,
     operation: Operation,
-    labels: &[(&'static str, &str)],
+    labels: &[(&'static str, String)],
     request: Request,
 ) -> Result<Answer, ApiError> {
     authorize::no_stranger(presented, operation.action())?;

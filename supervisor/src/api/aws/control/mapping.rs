@@ -186,10 +186,11 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
 ];
 
-/// Reads a request.
+/// Reads a request. What this wire cannot say stays as the runtime's newest version, `before`, has it.
 pub(super) fn wanted(
     broker: &Broker,
     name: RuntimeName,
+    before: Option<&RuntimeConfig>,
     input: &Input,
 ) -> Result<Wanted, ApiError> {
     let mut faults = Vec::new();
@@ -255,8 +256,8 @@ pub(super) fn wanted(
         network,
         authorizer: asked.authorizer_configuration.map(|asked| asked.jwt.into()),
         // AWS does not order the invocations of a session.
-        concurrency: Concurrency::Parallel,
-        shared: false,
+        concurrency: before.map_or(Concurrency::Parallel, |before| before.concurrency),
+        shared: before.is_some_and(|before| before.shared),
         storage,
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).

@@ -22,7 +22,7 @@ pub(super) async fn create(broker: &Arc<Broker>, input: Input) -> Result<Answer,
     }
     let name = RuntimeName::parse(input.text("agentRuntimeName").unwrap_or_default())
         .map_err(|error| ApiError::field("agentRuntimeName", error.to_string()))?;
-    let wanted = mapping::wanted(broker, name, &input)?;
+    let wanted = mapping::wanted(broker, name, None, &input)?;
     make(broker, VersionOf::New, wanted, &input, created).await
 }
 
@@ -33,7 +33,7 @@ pub(super) async fn update(broker: &Arc<Broker>, input: Input) -> Result<Answer,
     }
     let id = input.runtime()?;
     let newest = broker.store.version_record(&id, None).await?;
-    let wanted = mapping::wanted(broker, newest.name, &input)?;
+    let wanted = mapping::wanted(broker, newest.name, Some(&newest.config), &input)?;
     make(broker, VersionOf::Existing(id), wanted, &input, updated).await
 }
 
