@@ -204,20 +204,61 @@ pub(super) fn check_identity(db: &Connection, path: &Path) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Brings the schema up to date, one transaction per step.
+/// Brings the schema up to date, in one transaction: a file that cannot be brought there stays as it was.
 pub(super) fn run(db: &Connection) -> Result<(), StoreError> {
     let current: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let done = usize::try_from(current).unwrap_or(0);
-    for (number, step) in MIGRATIONS.iter().enumerate().skip(done) {
-        let schema = number + 1;
-        db.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {step}
-             PRAGMA user_version = {schema}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;"
-        ))
-        .inspect_err(|_| {
-            // The error at hand says what went wrong; that the rollback fails as well adds nothing.
-            let _ = db.execute_batch("ROLLBACK");
-        })?;
+    let missing = MIGRATIONS.get(done..).unwrap_or_default();
+    if missing.is_empty() {
+        return Ok(());
     }
+    let schema = newest();
+    db.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {}
+         PRAGMA user_version = {schema}; PRAGMA application_id = {APPLICATION_ID}; COMMIT;",
+        missing.concat()
+    ))
+    .inspect_err(|_| {
+        // The error at hand says what went wrong; that the rollback fails as well adds nothing.
+        let _ = db.execute_batch("ROLLBACK");
+    })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::open;
+
+    /// A database of the first schema, and what else was done to it.
+    fn first(path: &Path, more: &str) {
+        let db = Connection::open(path).expect("made");
+        db.execute_batch(&format!(
+            "{FIRST} PRAGMA user_version = 1; PRAGMA application_id = {APPLICATION_ID}; {more}"
+        ))
+        .expect("written");
+    }
+
+    #[test]
+    fn an_older_database_is_brought_up_to_date() {
+        let ground = tempfile::tempdir().expect("directory");
+        let path = ground.path().join("db");
+        first(&path, "INSERT INTO meta (key, value) VALUES ('epoch', 7);");
+        let db = open::writer(&path).expect("opened");
+        let of = |query: &str| db.query_row(query, [], |row| row.get::<_, i64>(0));
+        assert_eq!(of("PRAGMA user_version"), Ok(newest()));
+        assert_eq!(of("SELECT value FROM meta WHERE key = 'epoch'"), Ok(7));
+        assert_eq!(of("SELECT count(*) FROM access_keys"), Ok(0));
+    }
+
+    #[test]
+    fn one_that_cannot_be_stays_as_it_was() {
+        let ground = tempfile::tempdir().expect("directory");
+        let path = ground.path().join("db");
+        // A later step than the next one stumbles over it.
+        first(&path, "CREATE TABLE tags (arn TEXT);");
+        let before = std::fs::read(&path).expect("read");
+        open::writer(&path).expect_err("refused");
+        assert!(before == std::fs::read(&path).expect("read"), "changed");
+    }
 }
