@@ -47,6 +47,17 @@ pub struct Page<T> {
     pub next_token: Option<String>,
 }
 
+impl<T> Page<T> {
+    /// The same page of something else.
+    #[must_use]
+    pub fn map<U>(self, each: impl FnMut(T) -> U) -> Page<U> {
+        Page {
+            items: self.items.into_iter().map(each).collect(),
+            next_token: self.next_token,
+        }
+    }
+}
+
 /// The daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -66,6 +77,10 @@ pub struct Info {
     pub sessions: u32,
     /// Where it listens.
     pub listen: Vec<String>,
+    /// How callers over TCP say who they are: `none` (they do not), or `sigv4`, `jwt`, one or both. Empty without a TCP
+    /// address.
+    #[serde(default)]
+    pub auth: Vec<String>,
     /// When it started (RFC 3339).
     pub started_at: String,
 }

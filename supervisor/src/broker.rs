@@ -378,6 +378,7 @@ impl Broker {
             base: self.ground.base.clone(),
             sessions: u32::try_from(self.registry.len()).unwrap_or(u32::MAX),
             listen: self.ground.listen.clone(),
+            auth: self.config().auth.names(),
             started_at: crate::time::rfc3339(self.started_at),
         }
     }

@@ -99,6 +99,23 @@ pub enum TcpAuth {
     Checked(AuthMethods),
 }
 
+impl TcpAuth {
+    /// As the configuration says it, word by word.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        let words: &[(bool, &str)] = match self {
+            Self::NoListener => &[],
+            Self::None => &[(true, "none")],
+            Self::Checked(AuthMethods { sigv4, jwt }) => &[(sigv4, "sigv4"), (jwt, "jwt")],
+        };
+        words
+            .iter()
+            .filter(|(on, _)| *on)
+            .map(|(_, word)| (*word).to_owned())
+            .collect()
+    }
+}
+
 /// What TCP callers may identify themselves with; at least one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthMethods {

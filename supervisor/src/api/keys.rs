@@ -146,11 +146,7 @@ pub async fn list(
 ) -> Response {
     let result = async {
         let page = broker.store.keys(paging.request()?).await?;
-        Ok(Json(Page {
-            items: page.items.into_iter().map(view).collect(),
-            next_token: page.next_token,
-        })
-        .into_response())
+        Ok(Json(page.map(view)).into_response())
     };
     respond(result.await, &id)
 }
