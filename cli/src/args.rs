@@ -243,6 +243,14 @@ pub(crate) enum RuntimeVerb {
         /// Its name
         name: String,
     },
+    /// Make an earlier version the newest again: its code and configuration, as a version of its own
+    Rollback {
+        /// Its name
+        name: String,
+        /// Which version [default: the one before the newest]
+        #[arg(long, value_name = "VERSION", value_parser = value_parser!(u32).range(1..))]
+        to: Option<u32>,
+    },
     /// Delete a runtime with all its versions, and stop its sessions
     Delete {
         /// Its name

@@ -6,6 +6,7 @@
 
 use crate::endpoint::Endpoint;
 use crate::failure::{Exit, Failure, chain};
+use crate::signer::{SignError, Signer};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
@@ -17,9 +18,10 @@ use proto::api::Page;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io;
+use std::time::SystemTime;
 
 pub(crate) mod refusal;
-pub(crate) use refusal::Refusal;
+pub(crate) use refusal::{Credentials, Refusal};
 
 /// What we send.
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
@@ -46,6 +48,7 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 #[derive(Debug, Clone)]
 pub(crate) struct Daemon {
     endpoint: Endpoint,
+    signer: Option<Signer>,
 }
 
 /// Why there is no usable answer.
@@ -59,6 +62,9 @@ pub(crate) enum DaemonError {
         /// Why not.
         source: io::Error,
     },
+    /// It was not sent.
+    #[error(transparent)]
+    Unsigned(#[from] SignError),
     /// The connection broke before an answer was complete.
     #[error("the connection to the daemon broke during {method} {path}")]
     Broken {
@@ -85,9 +91,10 @@ pub(crate) enum DaemonError {
 }
 
 impl Daemon {
-    /// The daemon at `endpoint`.
-    pub(crate) fn at(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+    /// The daemon at `endpoint`; requests over TCP are signed if `signer` is there.
+    pub(crate) fn at(endpoint: Endpoint, signer: Option<Signer>) -> Self {
+        let signer = signer.filter(|_| matches!(endpoint, Endpoint::Tcp(_)));
+        Self { endpoint, signer }
     }
 
     /// Where it is.
@@ -121,6 +128,10 @@ impl Daemon {
     ) -> Result<Response<Incoming>, DaemonError> {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let request = match &self.signer {
+            Some(signer) => signer.signed(request, SystemTime::now()).await?,
+            None => request,
+        };
         let connection = self.endpoint.connect().await;
         let connection = connection.map_err(|source| DaemonError::Unreachable {
             endpoint: self.endpoint.clone(),
@@ -148,8 +159,18 @@ impl Daemon {
         if answer.status().is_success() || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             Ok(answer)
         } else {
-            Err(DaemonError::Refused(Box::new(Refusal::read(answer).await)))
+            Err(DaemonError::Refused(Box::new(self.refusal(answer).await)))
         }
+    }
+
+    /// Reads a refusal, and notes what the call was made with.
+    pub(crate) async fn refusal(&self, answer: Response<Incoming>) -> Refusal {
+        let credentials = match (&self.endpoint, &self.signer) {
+            (Endpoint::Unix(_), _) => Credentials::Peer,
+            (Endpoint::Tcp(_), None) => Credentials::None,
+            (Endpoint::Tcp(_), Some(signer)) => Credentials::Key(signer.described()),
+        };
+        Refusal::read(answer, credentials).await
     }
 
     /// The document at `path`.
@@ -298,6 +319,7 @@ impl From<DaemonError> for Failure {
     fn from(error: DaemonError) -> Self {
         match &error {
             DaemonError::Unreachable { endpoint, source } => unreachable(endpoint, source),
+            DaemonError::Unsigned(error) => Self::new(Exit::Failed, chain(error)),
             DaemonError::Broken { .. } => Self::new(Exit::Failed, chain(&error)).advice(
                 "the daemon may have been stopped or have crashed; see `journalctl -u agentcored`",
             ),

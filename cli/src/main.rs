@@ -12,6 +12,7 @@ mod failure;
 mod project;
 mod prompt;
 mod screen;
+mod signer;
 mod table;
 mod target;
 mod vendor;

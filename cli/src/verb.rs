@@ -4,6 +4,7 @@ use crate::args::{CommandLine, Verb};
 use crate::daemon::Daemon;
 use crate::failure::Failure;
 use crate::screen::Screen;
+use crate::signer::Signer;
 use std::process::ExitCode;
 
 mod completion;
@@ -32,7 +33,10 @@ struct Desk {
 pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, Failure> {
     let desk = Desk {
         screen,
-        daemon: Daemon::at(line.endpoint),
+        daemon: Daemon::at(
+            line.endpoint,
+            Signer::from_environment(|name| std::env::var(name).ok()),
+        ),
     };
     let done = match line.verb {
         Verb::Configure(args) => configure::run(&desk, &args),

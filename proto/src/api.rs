@@ -69,6 +69,9 @@ pub struct Info {
     pub instance: InstanceId,
     /// Broker's process id.
     pub pid: u32,
+    /// The region in ARNs and signatures.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region: String,
     /// Kernel release.
     pub kernel: String,
     /// What sessions' root file system holds, by name ▸ version (`python3`, `node`, `bash`, …).

@@ -374,6 +374,7 @@ impl Broker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.ground.instance.clone(),
             pid: std::process::id(),
+            region: self.config().region.clone(),
             kernel,
             base: self.ground.base.clone(),
             sessions: u32::try_from(self.registry.len()).unwrap_or(u32::MAX),

@@ -628,3 +628,122 @@ fn exec_on_a_terminal_is_a_terminal_in_the_session() -> Result {
         Ok(())
     })
 }
+
+/// Every verb over TCP, against a daemon whose callers sign: AWS's own signer against our verifier.
+#[test]
+fn over_tcp_calls_are_signed_with_the_keys_of_the_environment() -> Result {
+    ground!(Daemon, Python);
+    let options = Options {
+        dev: false,
+        ..Options::default()
+    };
+    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
+    Daemon::with(options, |daemon| {
+        let folder = daemon.dir().join("desk");
+        std::fs::create_dir_all(&folder)?;
+        let agent = folder.join("my_agent.py");
+        std::fs::copy(places::example("echo").join("my_agent.py"), &agent)?;
+        let endpoint = match daemon.tcp()?.target {
+            e2e::http::Target::Tcp(address) => format!("http://{address}"),
+            other => anyhow::bail!("not TCP: {other:?}"),
+        };
+        let desk = Desk { daemon, folder };
+        let signed = |key: &Value, words: &[&str]| -> anyhow::Result<Output> {
+            let mut command = desk.command(words);
+            command.env("AGENTCORE_ENDPOINT", &endpoint);
+            for (variable, member) in [
+                ("AWS_ACCESS_KEY_ID", "accessKeyId"),
+                ("AWS_SECRET_ACCESS_KEY", "secretAccessKey"),
+                ("AWS_REGION", "region"),
+            ] {
+                command.env(variable, key[member].as_str().unwrap_or_default());
+            }
+            Ok(command.output()?)
+        };
+        let expect = |code: i32, key: &Value, words: &[&str]| -> anyhow::Result<String> {
+            let out = signed(key, words)?;
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            let told = String::from_utf8_lossy(&out.stderr).into_owned();
+            ensure!(
+                out.status.code() == Some(code),
+                "agentcore {words:?}: {}, expected {code}\n{text}{told}",
+                out.status
+            );
+            Ok(if code == 0 { text } else { told })
+        };
+        let operator = desk.json(&["keys", "create", "me"])?;
+        let invoke = "bedrock-agentcore:InvokeAgentRuntime";
+        let limited = desk.json(&["keys", "create", "ci", "--action", invoke])?;
+
+        expect(
+            0,
+            &operator,
+            &["configure", "-e", "my_agent.py", "-n", "shop"],
+        )?;
+        // A bundle, covered by its hash.
+        expect(0, &operator, &["launch"])?;
+        let id = session_name("signed");
+        let answer = expect(
+            0,
+            &limited,
+            &["invoke", "-s", &id, r#"{"prompt": "hi"}"#, "-a", "shop"],
+        )?;
+        ensure!(answer.contains("hi"), "{answer}");
+        // Larger than what is hashed before it is sent.
+        let large = serde_json::json!({ "prompt": "x".repeat(9 << 20) });
+        std::fs::write(desk.folder.join("large.json"), large.to_string())?;
+        let answer = expect(
+            0,
+            &operator,
+            &["invoke", "@large.json", "-a", "shop", "--raw"],
+        );
+        ensure!(
+            answer?.len() > 9 << 20,
+            "the large payload did not come back"
+        );
+        let own = session_name("own");
+        expect(0, &operator, &["invoke", "-s", &own, r#"{"prompt": "hi"}"#])?;
+        // An upgrade.
+        let said = expect(
+            0,
+            &operator,
+            &["exec", "-s", &own, "--", "/bin/sh", "-c", "echo inside"],
+        )?;
+        ensure!(said == "inside\n", "{said}");
+        let sessions = expect(0, &operator, &["session", "list", "-q"])?;
+        ensure!(sessions.lines().count() >= 2, "{sessions}");
+        expect(0, &operator, &["logs", "-s", &own])?;
+
+        std::fs::write(&agent, std::fs::read_to_string(&agent)? + "\n# Second.\n")?;
+        expect(0, &operator, &["launch"])?;
+        let said = expect(0, &operator, &["runtime", "rollback", "shop"])?;
+        ensure!(said.contains("is version 1 again"), "{said}");
+        let versions = expect(0, &operator, &["--json", "runtime", "versions", "shop"])?;
+        let versions: Value = serde_json::from_str(&versions)?;
+        let of = |number: u32| {
+            let mut all = versions.as_array().into_iter().flatten();
+            let found = all.find(|each| each["version"] == number)?;
+            Some(found["artifact"].clone())
+        };
+        ensure!(
+            of(3).is_some() && of(3) == of(1) && of(2) != of(1),
+            "{versions}"
+        );
+
+        let told = expect(5, &limited, &["keys", "list"])?;
+        ensure!(told.contains("not limited"), "{told}");
+        let told = expect(5, &Value::Null, &["session", "list"])?;
+        ensure!(told.contains("agentcore keys create"), "{told}");
+        let mut elsewhere = operator.clone();
+        elsewhere["region"] = "us-west-2".into();
+        let told = expect(5, &elsewhere, &["session", "list"])?;
+        ensure!(
+            told.contains("us-west-2") && told.contains("AWS_REGION"),
+            "{told}"
+        );
+        let mut wrong = operator.clone();
+        wrong["secretAccessKey"] = "wrong".into();
+        expect(5, &wrong, &["session", "list"])?;
+        Ok(())
+    })
+}

@@ -227,7 +227,9 @@ fn keys_are_made_listed_and_revoked_and_outlive_the_daemon() -> Result {
         let (id, secret) = (&made.key.access_key_id, &made.secret_access_key);
         let text = cli(daemon, &["keys", "create", "shell"])?;
         ensure!(
-            text.lines().count() == 2 && text.starts_with("AWS_ACCESS_KEY_ID=AKAC"),
+            text.lines().count() == 3
+                && text.starts_with("AWS_ACCESS_KEY_ID=AKAC")
+                && text.ends_with("\nAWS_REGION=us-local-1\n"),
             "not lines of an environment file: {text}"
         );
         let listed = cli(daemon, &["keys", "list"])?;

@@ -39,6 +39,19 @@ pub(crate) struct Refusal {
     pub(crate) request_id: Option<String>,
     /// The session concerned.
     pub(crate) session: Option<String>,
+    /// What the call was made with.
+    pub(crate) credentials: Credentials,
+}
+
+/// Who a call said it was from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    /// The kernel told the daemon: a Unix socket.
+    Peer,
+    /// Nobody: TCP without a key.
+    None,
+    /// A key, as the signer describes it.
+    Key(String),
 }
 
 /// What the agent itself answered.
@@ -52,7 +65,7 @@ pub(crate) struct AgentAnswer {
 
 impl Refusal {
     /// Reads an answer. A body that breaks off is used as far as it came.
-    pub(crate) async fn read(answer: Response<Incoming>) -> Self {
+    pub(crate) async fn read(answer: Response<Incoming>, credentials: Credentials) -> Self {
         let (head, mut body) = answer.into_parts();
         let mut bytes = Vec::new();
         while let Some(Ok(frame)) = body.frame().await {
@@ -64,10 +77,10 @@ impl Refusal {
                 break;
             }
         }
-        Self::parse(head.status.as_u16(), &head.headers, &bytes)
+        Self::parse(head.status.as_u16(), &head.headers, &bytes, credentials)
     }
 
-    fn parse(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+    fn parse(status: u16, headers: &HeaderMap, body: &[u8], credentials: Credentials) -> Self {
         let header = |name: &str| {
             let value = headers.get(name)?;
             Some(value.to_str().ok()?.to_owned())
@@ -105,6 +118,7 @@ impl Refusal {
                 .or_else(|| header("x-request-id"))
                 .or_else(|| text(&["requestId"])),
             session: header(super::SESSION_HEADER),
+            credentials,
         }
     }
 
@@ -161,10 +175,18 @@ impl Refusal {
         };
         match self.exit() {
             Exit::TryLater => Some(wait()),
-            Exit::NotPermitted => {
-                Some("this daemon wants other credentials for this call; on the Unix socket, root and \
-                      the group `agentcore` are allowed".to_owned())
-            }
+            Exit::NotPermitted => Some(match &self.credentials {
+                Credentials::Peer => "root and the group `agentcore` may do this on the Unix socket: \
+                     `sudo usermod -aG agentcore $USER`, then log in again"
+                    .to_owned(),
+                Credentials::None => "over TCP this daemon wants signed calls: make a key with `agentcore keys create` on \
+                     its host, and set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION as it prints them"
+                    .to_owned(),
+                Credentials::Key(key) => format!(
+                    "the call was signed with {key}: is the key live and not limited to something else, the region \
+                     (AWS_REGION) the daemon's, and this clock right? `GET /v1/audit` on the daemon's host has the reason"
+                ),
+            }),
             Exit::TimedOut => Some(
                 "the session is still there; a longer answer needs lifecycle.invocation_timeout in \
                  agentcore.toml"
@@ -234,7 +256,7 @@ mod tests {
         for (name, value) in headers {
             map.insert(*name, value.parse().expect("a header value"));
         }
-        Refusal::parse(status, &map, body.as_bytes())
+        Refusal::parse(status, &map, body.as_bytes(), Credentials::Peer)
     }
 
     #[test]

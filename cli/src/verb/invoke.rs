@@ -5,7 +5,7 @@
 
 use super::Desk;
 use crate::args::Invoke;
-use crate::daemon::{DaemonError, Refusal, SESSION_HEADER, encode, full};
+use crate::daemon::{DaemonError, SESSION_HEADER, encode, full};
 use crate::failure::{Exit, Failure};
 use crate::target;
 use bytes::Bytes;
@@ -133,7 +133,7 @@ fn payload(args: &Invoke) -> Result<Bytes, Failure> {
 
 /// The refusal with the agent's last log lines, fetched if they did not come along.
 async fn refused(desk: &Desk, runtime: &str, answer: Response<Incoming>) -> Failure {
-    let mut refusal = Refusal::read(answer).await;
+    let mut refusal = desk.daemon.refusal(answer).await;
     if refusal.status == 424
         && refusal.log.is_empty()
         && let Some(session) = refusal.session.clone()

@@ -5,7 +5,7 @@ use crate::args::KeysVerb;
 use crate::daemon::encode;
 use crate::failure::Failure;
 use crate::table::{Table, age};
-use proto::api::{AccessKey, NewAccessKey, NewAccessKeyRequest};
+use proto::api::{AccessKey, Info, NewAccessKey, NewAccessKeyRequest};
 use serde_json::json;
 use std::time::SystemTime;
 
@@ -38,8 +38,10 @@ async fn create(desk: &Desk, request: &NewAccessKeyRequest) -> Result<(), Failur
     if screen.json {
         return screen.document(&made);
     }
+    let info: Info = desk.daemon.get("/v1/info").await?;
     screen.line(format!("AWS_ACCESS_KEY_ID={}", made.key.access_key_id))?;
     screen.line(format!("AWS_SECRET_ACCESS_KEY={}", made.secret_access_key))?;
+    screen.line(format!("AWS_REGION={}", info.region))?;
     screen.note("the secret is shown this once; the daemon cannot tell it again");
     Ok(())
 }

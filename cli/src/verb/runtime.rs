@@ -1,13 +1,13 @@
-//! `agentcore runtime list|inspect|versions|delete`.
+//! `agentcore runtime list|inspect|versions|rollback|delete`.
 
 use super::Desk;
 use crate::args::RuntimeVerb;
 use crate::daemon::encode;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::prompt::confirm;
 use crate::table::{Table, age};
 use crate::target::plain_name;
-use proto::api::{Runtime, Version};
+use proto::api::{PutRuntime, Runtime, Version};
 use serde_json::json;
 use std::time::SystemTime;
 
@@ -17,6 +17,7 @@ pub(super) async fn run(desk: &Desk, verb: &RuntimeVerb) -> Result<(), Failure> 
         RuntimeVerb::List => list(desk).await,
         RuntimeVerb::Inspect { name } => inspect(desk, name).await,
         RuntimeVerb::Versions { name } => versions(desk, name).await,
+        RuntimeVerb::Rollback { name, to } => rollback(desk, name, *to).await,
         RuntimeVerb::Delete { name, yes } => delete(desk, name, *yes).await,
     }
 }
@@ -81,6 +82,48 @@ async fn versions(desk: &Desk, name: &str) -> Result<(), Failure> {
         ]);
     }
     screen.line(table.text())
+}
+
+/// As `kubectl rollout undo`: what served once is deployed again, under the next number, and what calls the runtime follows.
+async fn rollback(desk: &Desk, name: &str, to: Option<u32>) -> Result<(), Failure> {
+    let path = path(name);
+    let number = match to {
+        Some(number) => number,
+        None => before_the_newest(desk, &path).await?,
+    };
+    let version: Version = desk
+        .daemon
+        .get(&format!("{path}/versions/{number}"))
+        .await?;
+    let body = PutRuntime {
+        artifact: version.artifact,
+        config: version.config,
+    };
+    let (_, runtime): (_, Runtime) = desk.daemon.put(&path, &body).await?;
+    let runtime = super::launch::ready(desk, runtime, &path).await?;
+    let screen = &desk.screen;
+    if screen.json {
+        return screen.document(&runtime);
+    }
+    if screen.quiet {
+        return screen.line(runtime.version.to_string());
+    }
+    screen.line(format!(
+        "{} version {} is {}, and is version {number} again",
+        runtime.name, runtime.version, runtime.status
+    ))
+}
+
+async fn before_the_newest(desk: &Desk, path: &str) -> Result<u32, Failure> {
+    let versions: Vec<Version> = desk.daemon.list(&format!("{path}/versions")).await?;
+    let mut numbers: Vec<u32> = versions.iter().map(|each| each.version.0).collect();
+    numbers.sort_unstable();
+    let before = numbers.len().checked_sub(2);
+    let before = before.and_then(|at| numbers.get(at).copied());
+    before.ok_or_else(|| {
+        Failure::new(Exit::NotFound, "there is no version before the newest")
+            .advice("`agentcore runtime versions` lists those that there are")
+    })
 }
 
 /// Deletes after asking; `destroy` is the same by another name.

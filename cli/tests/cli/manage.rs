@@ -106,6 +106,40 @@ fn runtimes_are_listed_and_inspected() {
 }
 
 #[test]
+fn a_rollback_deploys_an_earlier_version_anew() {
+    let fake = Fake::start();
+    fake.deployed("shop");
+    fake.run(&["runtime", "rollback", "shop"])
+        .exits(3)
+        .says(&["no version before the newest", "runtime versions"]);
+    {
+        let mut state = fake.state();
+        state.artifacts.insert("0".repeat(64), Vec::new());
+        let versions = state.runtimes.get_mut("shop").expect("deployed");
+        let mut second = versions[0].clone();
+        second["version"] = json!(2);
+        second["config"]["entrypoint"] = json!("b.py");
+        versions.push(second);
+    }
+    let done = fake.run(&["runtime", "rollback", "shop"]).exits(0);
+    assert_eq!(
+        done.out,
+        "shop version 3 is READY, and is version 1 again\n"
+    );
+    assert_eq!(
+        fake.state().runtimes["shop"][2]["config"]["entrypoint"],
+        "a.py"
+    );
+    let done = fake.run(&["runtime", "rollback", "shop", "--to", "2", "-q"]);
+    assert_eq!(done.exits(0).out, "4\n");
+    fake.run(&["runtime", "rollback", "shop", "--to", "9"])
+        .exits(3);
+    fake.run(&["runtime", "rollback", "shop", "--to", "0"])
+        .exits(2);
+    assert_eq!(fake.state().runtimes["shop"].len(), 4);
+}
+
+#[test]
 fn deleting_wants_a_yes() {
     let fake = Fake::start();
     for verb in [

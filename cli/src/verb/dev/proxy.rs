@@ -153,7 +153,7 @@ async fn forward(sticky: &Sticky, request: Request<Incoming>) -> Response<Body> 
         Err(error) => return unavailable(&error),
     };
     if answer.status() == StatusCode::FAILED_DEPENDENCY {
-        return failed(sticky, Refusal::read(answer).await);
+        return failed(sticky, sticky.desk.daemon.refusal(answer).await);
     }
     let (head, body) = answer.into_parts();
     let mut response = Response::new(body.map_err(std::io::Error::other).boxed());

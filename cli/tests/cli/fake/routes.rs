@@ -103,6 +103,17 @@ pub(super) async fn answer(
             Some(all) => page(&state, all.clone(), &seen.query),
             None => problem(404, "ResourceNotFoundException", "no such runtime"),
         },
+        (&Method::GET, ["v1", "runtimes", name, "versions", number]) => {
+            let all = state.runtimes.get(*name);
+            let found = all.and_then(|all| {
+                let mut all = all.iter();
+                all.find(|version| version["version"].to_string() == *number)
+            });
+            match found {
+                Some(version) => document(200, version),
+                None => problem(404, "ResourceNotFoundException", "no such version"),
+            }
+        }
         (&Method::GET, ["v1", "sessions"]) => {
             let of = parameter(&seen.query, "runtime");
             let all = state
