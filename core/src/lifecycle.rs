@@ -10,7 +10,8 @@
 //! ```
 //!
 //! - **Launching ▸ Starting**: the sandbox is made and the shim has answered the handshake. A launch that fails goes to
-//!   `Removing` directly: there is no process, but there may be a cgroup.
+//!   `Removing` directly: there is no process, but there may be a cgroup. A session that an earlier daemon launched begins
+//!   here too, with its age, and is Live with the handshake if its agent was ([`Event::Found`]).
 //! - **Starting ▸ Live**: the first healthy answer. Until then nobody's invocation is relayed.
 //! - **Live**: work in flight (invocations, streams, execs) or `HealthyBusy` is activity. Idle time counts from the last end
 //!   of work or the last change of health, whichever is later; the agent's own `time_of_last_update` is not believed,
@@ -64,6 +65,12 @@ pub enum Health {
 pub enum Event {
     /// The shim answered the handshake.
     Attached,
+    /// The shim of a session that is adopted answered the handshake, and its agent has been healthy. For so long it has had no
+    /// work and no change of health.
+    Found {
+        /// Not believed beyond the session's age.
+        idle: Duration,
+    },
     /// The sandbox could not be made, or the handshake failed.
     LaunchFailed,
     /// A health report.
@@ -148,6 +155,8 @@ struct End {
 pub struct Session {
     policy: Policy,
     created: Moment,
+    /// Since when its start takes its time.
+    begun: Moment,
     in_flight: u32,
     last_activity: Moment,
     state: State,
@@ -160,9 +169,20 @@ impl Session {
         Self {
             policy,
             created: now,
+            begun: now,
             in_flight: 0,
             last_activity: now,
             state: State::Launching,
+        }
+    }
+
+    /// A session that an earlier daemon launched so long ago. Its lifetime goes on; for the handshake, and for an agent that
+    /// was not healthy yet, it has the time of a start once more.
+    #[must_use]
+    pub fn adopted(now: Moment, age: Duration, policy: Policy) -> Self {
+        Self {
+            created: now.before(age),
+            ..Self::new(now, policy)
         }
     }
 
@@ -226,7 +246,7 @@ impl Session {
         let lifetime = self.created + self.policy.max_lifetime;
         match self.state {
             State::Launching | State::Starting => {
-                Some(lifetime.min(self.created + self.policy.start_timeout))
+                Some(lifetime.min(self.begun + self.policy.start_timeout))
             }
             State::Live { .. } => [
                 Some(lifetime),
@@ -270,6 +290,18 @@ impl Session {
             Event::Attached => {
                 if self.state == State::Launching {
                     self.state = State::Starting;
+                }
+                Vec::new()
+            }
+            Event::Found { idle } => {
+                if self.state == State::Launching {
+                    let idle_since = now.before(idle).max(self.created);
+                    self.last_activity = idle_since;
+                    self.state = State::Live {
+                        idle_since,
+                        busy: false,
+                        unhealthy_since: None,
+                    };
                 }
                 Vec::new()
             }

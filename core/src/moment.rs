@@ -3,7 +3,7 @@
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Milliseconds since an arbitrary fixed point (the broker's start).
+/// Milliseconds since an arbitrary fixed point, long before anything that there is to decide about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(pub u64);
 
@@ -13,6 +13,17 @@ impl Add<Duration> for Moment {
         Self(
             self.0
                 .saturating_add(u64::try_from(rhs.as_millis()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
+impl Moment {
+    /// So much earlier, the fixed point at the earliest.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)),
         )
     }
 }

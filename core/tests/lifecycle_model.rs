@@ -27,6 +27,7 @@ enum Op {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => Just(Op::Event(Event::Attached)),
+        2 => (0_u64..2_000_000).prop_map(|ms| Op::Event(Event::Found { idle: Duration::from_millis(ms) })),
         1 => Just(Op::Event(Event::LaunchFailed)),
         6 => Just(Op::Event(Event::Health(Health::Healthy))),
         3 => Just(Op::Event(Event::Health(Health::HealthyBusy))),
@@ -60,9 +61,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_sequence_keeps_the_invariants(ops in prop::collection::vec(op(), 1..60)) {
-        let mut now = Moment(1_000);
-        let mut session = Session::new(now, POLICY);
+    fn every_sequence_keeps_the_invariants(
+        age in prop::option::of(0_u64..40_000_000),
+        ops in prop::collection::vec(op(), 1..60),
+    ) {
+        let mut now = Moment(1_000_000_000);
+        let mut session = match age {
+            None => Session::new(now, POLICY),
+            Some(age) => Session::adopted(now, Duration::from_millis(age), POLICY),
+        };
         // The model: work that was granted and has not ended, the first reason, and effects that may happen once.
         let mut granted = 0_u32;
         let mut first_reason = None;
@@ -222,4 +229,47 @@ fn a_start_that_takes_too_long_fails() {
         (session.phase(), session.end_reason()),
         (Phase::Failed, Some(EndReason::StartTimeout))
     );
+}
+
+#[test]
+fn an_adopted_session_keeps_its_age_and_its_idle_time() {
+    let now = Moment(1_000_000_000);
+    let secs = Duration::from_secs;
+    let live = |age, idle| {
+        let mut session = Session::adopted(now, age, POLICY);
+        let effects = session.step(now, Event::Found { idle });
+        assert_eq!(effects, [Effect::Publish]);
+        assert_eq!(session.phase(), Phase::Ready);
+        session
+    };
+    let mut idle = live(secs(1000), secs(300));
+    assert_eq!(idle.deadline(), Some(now + secs(600)));
+    let _ = idle.step(now, Event::Health(Health::Healthy));
+    assert_eq!(
+        idle.deadline(),
+        Some(now + secs(600)),
+        "nothing has changed"
+    );
+    let old = live(secs(28_790), secs(0));
+    assert_eq!(old.deadline(), Some(now + secs(10)));
+    // A shim that says more than can be is believed up to the session's age.
+    let mut liar = live(secs(100), secs(100_000));
+    assert_eq!(liar.deadline(), Some(now + secs(800)));
+    assert_eq!(liar.begin_work(now), Ok(vec![Effect::Publish]));
+    let mut busy = live(secs(1000), secs(900));
+    let _ = busy.step(now, Event::Health(Health::HealthyBusy));
+    assert_eq!(busy.phase(), Phase::Busy);
+    assert_eq!(busy.deadline(), Some(now + secs(27_800)));
+}
+
+#[test]
+fn an_adopted_session_that_was_starting_has_its_start_anew() {
+    let now = Moment(1_000_000_000);
+    let mut session = Session::adopted(now, Duration::from_secs(119), POLICY);
+    assert_eq!(session.deadline(), Some(now + POLICY.start_timeout));
+    let _ = session.step(now, Event::Attached);
+    assert_eq!(session.phase(), Phase::Starting);
+    let mut old = Session::adopted(now, POLICY.max_lifetime, POLICY);
+    assert_eq!(old.step(now, Event::Tick), [Effect::Publish, Effect::Kill]);
+    assert_eq!(old.end_reason(), Some(EndReason::MaxLifetime));
 }

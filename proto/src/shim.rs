@@ -157,6 +157,8 @@ pub struct Attached {
     pub exited: Option<AgentExited>,
     /// Milliseconds since the shim started.
     pub uptime_ms: u64,
+    /// Milliseconds since the last invocation or exec ended or the health changed; 0 while there is work.
+    pub idle_ms: u64,
 }
 
 /// `invoke`: one HTTP exchange with the agent.

@@ -96,6 +96,7 @@ fn surface() -> Value {
                 health: Some(health.clone()),
                 exited: None,
                 uptime_ms: 12,
+                idle_ms: 5,
             })),
             message(&jsonrpc::result(2, &InvokeHead {
                 status: 200,

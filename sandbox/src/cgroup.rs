@@ -27,7 +27,7 @@ mod v2;
 
 pub use capability::{Capability, Support};
 pub use error::CgroupError;
-pub use owner::Owner;
+pub use owner::{Member, Owner};
 pub use session::SessionCgroup;
 pub use step::Step;
 

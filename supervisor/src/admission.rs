@@ -75,13 +75,9 @@ impl Admission {
         clock: Clock,
     ) -> Result<Permit, Refused> {
         let until = Instant::now() + limits.admission_wait;
-        // A session that is everybody's counts for nobody.
-        let caller = Some(&key.owner.principal).filter(|of| **of != Principal::everybody());
-        let caller = caller.and_then(|caller| self.callers.of(caller));
+        let [caller, runtime, daemon] = self.places(key);
         let caller = place(caller, until).await.ok_or(Refused::Caller)?;
-        let runtime = self.runtimes.of(&key.runtime);
         let runtime = place(runtime, until).await.ok_or(Refused::Runtime)?;
-        let daemon = Some(Arc::clone(&self.daemon));
         let daemon = place(daemon, until).await.ok_or(Refused::Daemon)?;
         let permit = Permit([caller, runtime, daemon]);
         let rate = Rate {
@@ -98,6 +94,25 @@ impl Admission {
             tokio::time::sleep(wait).await;
         }
         Ok(permit)
+    }
+}
+
+impl Admission {
+    /// For a session that lives already. Where limits were lowered meanwhile it is one too many, and holds no place.
+    pub fn adopt(&self, key: &SessionKey) -> Permit {
+        let taken = |places: Option<Arc<Semaphore>>| places?.try_acquire_owned().ok();
+        Permit(self.places(key).map(taken))
+    }
+
+    /// Where it is counted: its caller's, its runtime's and the daemon's sessions.
+    fn places(&self, key: &SessionKey) -> [Option<Arc<Semaphore>>; 3] {
+        // A session that is everybody's counts for nobody.
+        let caller = Some(&key.owner.principal).filter(|of| **of != Principal::everybody());
+        [
+            caller.and_then(|caller| self.callers.of(caller)),
+            self.runtimes.of(&key.runtime),
+            Some(Arc::clone(&self.daemon)),
+        ]
     }
 }
 

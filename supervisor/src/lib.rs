@@ -24,6 +24,7 @@ pub mod launcher;
 pub mod objects;
 pub mod owner;
 pub mod permit;
+pub mod recovery;
 pub mod registry;
 pub mod relay;
 pub mod run;

@@ -9,25 +9,22 @@ use crate::fault::chain;
 use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
 use crate::objects::Objects;
+use crate::recovery;
 use crate::session::log_retention;
 use crate::slots;
-use crate::store::{LiveSession, Names, SessionEnd, Store};
-use proto::api::{EndReason, Usage};
+use crate::store::{Names, Store};
+use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 /// How long synchronous calls may take to finish once the daemon is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long WebSockets and shells may take to be closed, once that is told to them.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long a start waits for sessions of an earlier daemon to be gone.
-const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How the broker's life ended; `main` makes an exit code of it.
 #[derive(Debug, thiserror::Error)]
@@ -104,14 +101,17 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         objects,
     };
     let broker = Broker::new(config, ground, launcher, kept, gate, epoch);
-    recover(&broker).await?;
+    // Sessions that are taken over may end at once.
+    let exits = Arc::clone(&broker);
+    tokio::spawn(async move { exits.exits.route(notices).await });
+    recovery::recover(&broker)
+        .await
+        .map_err(|error| open(&error))?;
     broker
         .load_catalogue()
         .await
         .map_err(|error| open(&error))?;
 
-    let exits = Arc::clone(&broker);
-    tokio::spawn(async move { exits.exits.route(notices).await });
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     let (stop, stopped) = watch::channel(false);
@@ -192,53 +192,6 @@ fn listeners(
         unix: tokio::net::UnixListener::from_std(unix)?,
         tcp,
     })
-}
-
-/// Ends what an earlier daemon of this instance left: its sessions cannot be served yet after a restart (issue 4 adopts
-/// them), so they are killed, removed and recorded, by the names that were written down before they were made.
-async fn recover(broker: &Arc<Broker>) -> Result<(), RunError> {
-    let left = broker
-        .store
-        .live_sessions()
-        .await
-        .map_err(|error| RunError::Open(chain(&error)))?;
-    let mut recovering = JoinSet::new();
-    for session in left {
-        recovering.spawn(recover_one(Arc::clone(broker), session));
-    }
-    // Mostly milliseconds. What does not die in time keeps its row, and with that its uid range, until it has.
-    let all = async { while recovering.join_next().await.is_some() {} };
-    if tokio::time::timeout(RECOVERY_PATIENCE, all).await.is_err() {
-        tracing::warn!(
-            sessions = recovering.len(),
-            "sessions of an earlier daemon are still ending"
-        );
-        recovering.detach_all();
-    }
-    Ok(())
-}
-
-async fn recover_one(broker: Arc<Broker>, session: LiveSession) {
-    let id = session.session.id.clone();
-    let usage = match broker.launcher.remove_to_the_end(id.clone()).await {
-        Ok(removed) => removed.map_or_else(Usage::default, |removed| removed.usage.to_api()),
-        // The next daemon tries again.
-        Err(_launcher_gone) => return,
-    };
-    let end = SessionEnd {
-        reason: EndReason::DaemonLost,
-        was_ready: session.session.launched.is_some(),
-        detail: Some("the daemon that owned it is gone".to_owned()),
-        usage,
-        egress_refused: 0,
-        log_lines_dropped: 0,
-    };
-    match broker.store.end_session(&id, end).await {
-        Ok(_) => tracing::info!(session_id = %id, "ended a session of an earlier daemon"),
-        Err(error) => {
-            tracing::error!(session_id = %id, error = %chain(&error), "end of a session not recorded");
-        }
-    }
 }
 
 /// Ends all sessions with their grace; one more signal means now, and another not to wait for that either.

@@ -1,8 +1,13 @@
 //! Time for people (RFC 3339) and for decisions ([`Clock`] makes the [`Moment`]s that `session-core` takes).
 
 use session_core::moment::Moment;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
+
+/// This daemon's start on its clock: ages of sessions that are older than it have room below.
+const BEGINNING: Moment = Moment(CENTURY.as_secs() * 1000);
+
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// RFC 3339 with milliseconds, UTC.
 #[must_use]
@@ -17,7 +22,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// Starts at [`BEGINNING`].
     #[must_use]
     pub fn start() -> Self {
         Self {
@@ -28,14 +33,14 @@ impl Clock {
     /// Now.
     #[must_use]
     pub fn now(self) -> Moment {
-        Moment(u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX))
+        BEGINNING + self.origin.elapsed()
     }
 
     /// When a moment is, for timers. A millisecond later than asked, so that the moment has passed when the timer fires.
     #[must_use]
     pub fn instant(self, moment: Moment) -> Instant {
         // Timers a century away are as good as none, and do not overflow.
-        const CENTURY_MS: u64 = 100 * 365 * 86_400_000;
-        self.origin + std::time::Duration::from_millis(moment.0.min(CENTURY_MS) + 1)
+        let ahead = (moment - BEGINNING).min(CENTURY);
+        self.origin + ahead + Duration::from_millis(1)
     }
 }

@@ -379,6 +379,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// Waits until it has ended by itself; its exit status.
+    pub fn exited(&mut self, bound: u64) -> anyhow::Result<ExitStatus> {
+        let child = self.child.as_mut().context("the daemon does not run")?;
+        let status = wait::until(bound, "the daemon to end by itself", || {
+            Ok(child.try_wait()?)
+        })?;
+        self.child = None;
+        Ok(status)
+    }
+
     /// SIGTERM, and waits for the end; its exit status.
     pub fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;

@@ -293,11 +293,12 @@ fn sessions_live_on_when_a_daemon_that_is_not_for_developers_is_told_to_stop() -
             "the same processes, each still there"
         );
         ensure!(before.iter().all(|(pid, _)| e2e::host::alive(*pid)));
-        // The next daemon finds it: recorded with its end, and nothing of it is left.
+        // The next daemon adopts it (`restore.rs`), and ends it like its own.
         daemon.restart()?;
+        client.stop(&id)?;
         let session = client.ended(&id, 20)?;
         ensure!(
-            session.end_reason == Some(EndReason::DaemonLost),
+            session.end_reason == Some(EndReason::Stopped),
             "{session:?}"
         );
         ensure!(!before.iter().any(|(pid, _)| e2e::host::alive(*pid)));
@@ -344,6 +345,7 @@ fn a_second_term_hurries() -> Result {
         );
         assert_eq!(processes(shim), began, "its session lives on all the same");
         daemon.restart()?;
+        client.stop(&id)?;
         client.ended(&id, 20)?;
         Ok(())
     })

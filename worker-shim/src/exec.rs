@@ -199,6 +199,10 @@ impl Execs {
             .map(|running| running.pid)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// A child has ended; whether it was one of these.
     pub(crate) fn note_reaped(&mut self, pid: Pid, status: Status) -> bool {
         let alive = |running: &&mut Running| running.pid == pid && running.status.is_none();

@@ -58,6 +58,9 @@ pub(crate) struct Shim {
     next_log: Instant,
     egress: Option<Egress>,
     ending: Ending,
+    /// Whether there was work at the last turn, and when there last was, or the health changed.
+    working: bool,
+    quiet_since: Instant,
     /// `agent.exited` has been said on this link.
     exit_told: bool,
     /// Set by the act that ends the loop.
@@ -104,6 +107,8 @@ impl Shim {
             next_log: started,
             egress,
             ending,
+            working: false,
+            quiet_since: started,
             exit_told: false,
             over: None,
             poller,
@@ -154,6 +159,11 @@ impl Shim {
         if self.invocations.wants_drain() {
             self.drain_link(now);
         }
+        let working = !self.invocations.is_empty() || !self.execs.is_empty();
+        if working || self.working {
+            self.quiet_since = now;
+        }
+        self.working = working;
         let mut more = false;
         self.with_io(|invocations, io| more = invocations.run(io, now));
         let Self {
@@ -267,6 +277,7 @@ impl Shim {
 
     fn tell_health(&mut self, health: Option<Health>) {
         if let Some(health) = health {
+            self.quiet_since = Instant::now();
             self.link.notify("health", &health);
         }
     }

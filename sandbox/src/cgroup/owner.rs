@@ -8,10 +8,13 @@
 use super::dir::Dir;
 use super::{Branch, CgroupError, Result};
 use crate::identity::ids_of;
+use crate::sys::pidfd;
+use nix::unistd::Pid;
 use procfs::ProcError;
 use procfs::process::Process;
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// Whose processes are in a cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,15 @@ pub enum Owner {
     Of(u32),
     /// They are there, and none has an id that was asked for.
     Stranger,
+}
+
+/// A process that was proven to be in a session's cgroup.
+#[derive(Debug)]
+pub struct Member {
+    /// It, and no other of its number.
+    pub pidfd: OwnedFd,
+    /// When it began, clock ticks since boot.
+    pub start_time: u64,
 }
 
 /// How often a cgroup is looked at whose processes come and go meanwhile. A session has a PID 1 that stays.
@@ -70,6 +82,27 @@ fn look(dir: &Dir, name: &str, ids: &Range<u32>) -> Result<Option<Owner>> {
         Some(fault) => Err(fault),
         None => Ok((!left).then_some(owner)),
     }
+}
+
+/// The process of this number, if it is in the cgroup and lives.
+pub(super) fn member(dir: &Dir, name: &str, pid: i32) -> Result<Option<Member>> {
+    let fault = |source| dir.error("look at a process of", name, source);
+    let pidfd = match pidfd::open(Pid::from_raw(pid)) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        other => other.map_err(fault)?,
+    };
+    if !members(dir, name)?.contains(&pid) {
+        return Ok(None);
+    }
+    let stat = alive(Process::new(pid).and_then(|process| process.stat())).map_err(fault)?;
+    // While it has not ended, its number was its own all the time.
+    if pidfd::has_ended(pidfd.as_fd()) {
+        return Ok(None);
+    }
+    Ok(stat.map(|stat| Member {
+        pidfd,
+        start_time: stat.starttime,
+    }))
 }
 
 /// Processes in it; none if it is not there.

@@ -1,7 +1,7 @@
 //! The cgroup of one session: its limits, its life and death, its counters.
 
 use super::dir::Dir;
-use super::owner::{self, Owner};
+use super::owner::{self, Member, Owner};
 use super::{Backend, CgroupError, Counters, Limits, Result, Step, Tree, unified, v1, v2};
 use std::io;
 use std::ops::Range;
@@ -143,6 +143,14 @@ impl SessionCgroup {
     /// that there is nobody.
     pub fn owner(&self, ids: &Range<u32>) -> Result<Owner> {
         owner::of(&self.tree.branches(), &self.name, ids)
+    }
+
+    /// The process of this number, if it is in the session's cgroup and lives.
+    pub fn member(&self, pid: i32) -> Result<Option<Member>> {
+        match self.tree.branches().first() {
+            Some(branch) => owner::member(&branch.dir, &self.name, pid),
+            None => Ok(None),
+        }
     }
 
     /// Reads all counters.

@@ -1,8 +1,8 @@
 //! The broker's end of the launcher's link: numbered orders out, answers and exit notices in.
 
 use super::message::{
-    Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order, OrderFault,
-    Ordered, Reply,
+    AdoptOrder, Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order,
+    OrderFault, Ordered, Reply,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -158,6 +158,11 @@ impl LauncherClient {
             }),
             (other, _) => Err(unexpected(&other)),
         }
+    }
+
+    /// Takes over a session that an earlier launcher made; from now on its end is noticed.
+    pub async fn adopt(&self, order: AdoptOrder) -> Result<(), OrderFault> {
+        self.done(Order::Adopt(order)).await
     }
 
     /// Kills every process of a session at once. What remains is for [`Self::remove`].

@@ -33,6 +33,9 @@ pub enum Order {
     /// operator allows; everything else comes from the launcher's own set-up.
     /// Answer: [`Reply::Launched`] with the pidfd.
     Launch(LaunchOrder),
+    /// Take over a session that an earlier launcher made: tell its end from now on, and what it does when it is out of memory.
+    /// Safe: only by our own cgroup's name, and only if inode, uids and PID 1 are those that are told.
+    Adopt(AdoptOrder),
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.
     Kill {
         /// Which.
@@ -74,6 +77,21 @@ pub struct LaunchOrder {
     pub limits: Limits,
     /// Its storage, if it has one.
     pub storage: Option<StorageOrder>,
+}
+
+/// A session as it was launched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptOrder {
+    /// Its name.
+    pub session: SessionId,
+    /// First host uid of its range.
+    pub uid_base: u32,
+    /// Host pid of its PID 1.
+    pub pid: i32,
+    /// Start time of that process, clock ticks since boot.
+    pub start_time: u64,
+    /// Inode of its cgroup directory.
+    pub cgroup_inode: u64,
 }
 
 /// Which storage a session gets. Whoever gives the same runtime and key gets the same files, as long as the version stays.
@@ -193,8 +211,8 @@ impl Counters {
 pub struct Exited {
     /// Which.
     pub session: SessionId,
-    /// Wait status: exit code, or 128 + signal.
-    pub code: i32,
+    /// Wait status: exit code, or 128 + signal. Of a session that was adopted nobody can tell; its exit record may.
+    pub code: Option<i32>,
     /// Processes killed for want of memory by then.
     pub oom_kills: u64,
 }

@@ -14,13 +14,13 @@ use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Repl
 use super::session::{Farewell, OomSuspicion, Phase, Session};
 use super::stager::{StagerReport, step_fault};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 use proto::ids::SessionId;
 use sandbox::seqpacket::Seqpacket;
+use sandbox::sys::pidfd;
 use sandbox::sys::reap::{Status, reap_all};
 use sandbox::sys::signal::signalfd;
 use std::collections::{HashMap, VecDeque};
@@ -49,6 +49,8 @@ const SIGNALS: u64 = 1;
 enum Source {
     Stager(SessionId),
     Oom(SessionId),
+    /// PID 1 of a session that was adopted.
+    Life(SessionId),
     Steward(SessionId),
     Errand,
 }
@@ -195,7 +197,7 @@ impl Launcher {
         while self.signals.read_signal()?.is_some() {}
         for (pid, status) in reap_all() {
             match self.pids.remove(&pid) {
-                Some(session) => self.ended(&session, status),
+                Some(session) => self.ended(&session, Some(status)),
                 None => {
                     self.early_ends.insert(pid, status);
                 }
@@ -208,7 +210,8 @@ impl Launcher {
         Ok(())
     }
 
-    fn ended(&mut self, id: &SessionId, status: Status) {
+    /// `status`: of a child's end.
+    fn ended(&mut self, id: &SessionId, status: Option<Status>) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -217,7 +220,7 @@ impl Launcher {
         self.push(
             &FromLauncher::Exited(Exited {
                 session: id.clone(),
-                code: status.shell_code(),
+                code: status.map(Status::shell_code),
                 oom_kills,
             }),
             None,
@@ -231,6 +234,10 @@ impl Launcher {
                 self.stager_event(&id);
             }
             Some(Source::Oom(id)) => self.oom_event(&id, key),
+            Some(Source::Life(id)) => {
+                self.unwatch_life(&id);
+                self.ended(&id, None);
+            }
             Some(Source::Steward(id)) => {
                 self.sources.remove(&key);
                 self.steward_event(&id);
@@ -323,7 +330,7 @@ impl Launcher {
             }
         };
         let pid = Pid::from_raw(pid);
-        let over = has_ended(pidfd.as_fd());
+        let over = pidfd::has_ended(pidfd.as_fd());
         session.phase = Phase::Running;
         self.pids.insert(pid, id.clone());
         let reply = Reply::Launched {
@@ -335,7 +342,7 @@ impl Launcher {
         // Ended and collected before its report was read. (Ended since then: its signal is still to come.)
         if over && let Some(status) = self.early_ends.remove(&pid) {
             self.pids.remove(&pid);
-            self.ended(id, status);
+            self.ended(id, Some(status));
         }
     }
 
@@ -435,12 +442,6 @@ impl Launcher {
         }
         Ok(())
     }
-}
-
-/// Whether the process has ended: its pidfd is readable then.
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// An order's fault from something on the host.

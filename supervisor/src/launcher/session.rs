@@ -5,7 +5,8 @@
 //!   │                  │ fault                     │               │
 //!   └──────────────────┴────────remove─────────────┴───────────────┴─▶ (removal) ─cgroup empty─▶ gone
 //! A launch with storage leaves it Parked until the steward has opened that ([`Opening`]).
-//! Foreign: the cgroup of a session that an earlier launcher made (`service/foreign.rs`); killed, counted and removed by name
+//! Foreign: the cgroup of a session that an earlier launcher made (`service/foreign.rs`); killed, counted and removed by name,
+//! or Adopted ─exit─▶ Ended
 //! ```
 //!
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
@@ -34,6 +35,8 @@ pub(super) enum Phase {
     Ended,
     /// Made by an earlier launcher.
     Foreign,
+    /// The same, taken over. PID 1 is no child of ours: its descriptor, with its key in the epoll, tells its end.
+    Adopted { life: (u64, OwnedFd) },
 }
 
 /// Which host uids a session has.
@@ -133,7 +136,7 @@ impl Session {
         match self.phase {
             Phase::Parked { fault: None, .. } | Phase::Launching { .. } | Phase::Running => true,
             // A stager that has said why it cannot go on is not coming back.
-            Phase::Parked { .. } | Phase::Ended | Phase::Foreign => false,
+            Phase::Parked { .. } | Phase::Ended | Phase::Foreign | Phase::Adopted { .. } => false,
         }
     }
 }

@@ -4,14 +4,10 @@
 //! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
 use super::boot::{self, LaunchFailure};
-use super::handle::{
-    Activity, Command, End, MAILBOX, NoWork, SessionHandle, SessionKey, View, Work,
-};
-use super::log::SessionLog;
+use super::handle::{Activity, Command, End, NoWork, SessionHandle, View, Work};
 use super::notes::Notes;
 use crate::admission::Permit;
 use crate::broker::Broker;
-use crate::catalogue::RuntimeVersion;
 use crate::launcher::client::Removed;
 use crate::launcher::message::Exited;
 use crate::relay::link::{Link, ShimEvent};
@@ -20,78 +16,18 @@ use crate::store::SessionEnd;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
-use proto::ids::SessionId;
 use proto::shim::{
     AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, MAX_EXECS, Shutdown,
 };
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// Makes a session and the task that owns it.
-pub fn spawn(
-    broker: &Arc<Broker>,
-    id: SessionId,
-    key: SessionKey,
-    version: Arc<RuntimeVersion>,
-    permit: Permit,
-) -> Arc<SessionHandle> {
-    let (mailbox, commands) = mpsc::channel(MAILBOX);
-    let (view, watcher) = watch::channel(View {
-        phase: Phase::Requested,
-        end: None,
-        pid: None,
-    });
-    let handle = Arc::new(SessionHandle {
-        log: Arc::new(SessionLog::new(
-            broker.log_path(&id),
-            broker.config().limits.log_rate.0,
-            broker.config().limits.log_burst.0,
-        )),
-        id,
-        key,
-        version,
-        uid_base: OnceLock::new(),
-        created_at: SystemTime::now(),
-        egress_refused: AtomicU64::new(0),
-        egress_places: Arc::new(Semaphore::new(
-            usize::try_from(broker.config().network.max_connections).unwrap_or(256),
-        )),
-        lookups: crate::egress::Egress::lookups_of_a_session(),
-        turns: Arc::new(Semaphore::new(1)),
-        queue: AtomicU32::new(0),
-        mcp: Mutex::default(),
-        mailbox,
-        view: watcher,
-    });
-    let driver = Driver {
-        session: Session::new(
-            broker.clock.now(),
-            handle.version.lifecycle_policy(&broker.config()),
-        ),
-        broker: Arc::clone(broker),
-        handle: Arc::clone(&handle),
-        view,
-        link: None,
-        events: None,
-        work: FuturesUnordered::new(),
-        notes: Notes::default(),
-        completions: mpsc::channel(COMPLETIONS),
-        permit,
-        underway: Some(broker.slots.underway()),
-        launching: None,
-        in_a_row: 0,
-        remains: false,
-        unheard_until: None,
-        over: false,
-    };
-    tokio::spawn(driver.run(commands));
-    handle
-}
+mod begin;
+pub use begin::{Begun, Completions, Found, completions, resume, spawn};
 
 /// After a link has closed in order, how long PID 1 may take to end.
 const EXIT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
@@ -124,9 +60,12 @@ pub enum Completion {
 /// A launched and attached session.
 #[derive(Debug)]
 pub struct Running {
-    pub(super) link: Arc<Link>,
-    pub(super) attached: Attached,
-    pub(super) events: mpsc::Receiver<ShimEvent>,
+    /// To its shim.
+    pub link: Arc<Link>,
+    /// What the shim said of itself.
+    pub attached: Attached,
+    /// What it says from now on.
+    pub events: mpsc::Receiver<ShimEvent>,
 }
 
 struct Driver {
@@ -138,7 +77,7 @@ struct Driver {
     events: Option<mpsc::Receiver<ShimEvent>>,
     work: FuturesUnordered<oneshot::Receiver<()>>,
     notes: Notes,
-    completions: (mpsc::Sender<Completion>, mpsc::Receiver<Completion>),
+    completions: Completions,
     permit: Permit,
     /// Until it is ready, or over.
     underway: Option<Underway>,
@@ -154,9 +93,9 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, found: Option<Running>) {
         // A session is never without an owner, not even by a defect in here: its processes and its id would stay for ever.
-        let driven = AssertUnwindSafe(self.drive(&mut commands))
+        let driven = AssertUnwindSafe(self.drive(&mut commands, found))
             .catch_unwind()
             .await;
         let phase = match driven {
@@ -171,13 +110,16 @@ impl Driver {
     }
 
     /// Until the session is over.
-    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>) {
+    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>, found: Option<Running>) {
         // The launcher's exit notice finds its way here by the session's name.
         self.broker
             .exits
             .register(self.handle.id.clone(), self.completions.0.clone());
         self.publish();
-        self.launch();
+        match found {
+            None => self.launch(),
+            Some(running) => self.found(running),
+        }
         while !self.over {
             let deadline = self
                 .session
@@ -269,19 +211,7 @@ impl Driver {
                 self.step(Event::ProtocolFault);
             }
             Completion::Launched(outcome) => match *outcome {
-                Ok(Running {
-                    link,
-                    attached,
-                    events,
-                }) => {
-                    self.link = Some(link);
-                    self.events = Some(events);
-                    self.step(Event::Attached);
-                    if let Some(health) = attached.health {
-                        self.health(health);
-                    }
-                    // That the agent has ended already is said again on the link, after its last words.
-                }
+                Ok(running) => self.attached(running, |_| Event::Attached),
                 Err(LaunchFailure { detail, code }) => {
                     self.notes.fault = Some(detail);
                     self.notes.code = code;
@@ -292,8 +222,9 @@ impl Driver {
                 if exited.oom_kills > 0 {
                     self.step(Event::OutOfMemory);
                 } else if self.session.end_reason().is_none() {
-                    self.notes.fault.get_or_insert_with(|| {
-                        format!("the session's PID 1 ended with status {}", exited.code)
+                    self.notes.fault.get_or_insert_with(|| match exited.code {
+                        Some(code) => format!("the session's PID 1 ended with status {code}"),
+                        None => "the session's PID 1 ended".to_owned(),
                     });
                 }
                 self.step(Event::Gone);
@@ -303,6 +234,37 @@ impl Driver {
                 self.step(Event::TornDown);
             }
         }
+    }
+
+    /// A session that was there already. Whether its agent was ever healthy is not on record; one that could have been for
+    /// longer than its start may take has been.
+    fn found(&mut self, running: Running) {
+        let start = self.handle.version.spec.timeouts.start;
+        self.attached(running, |attached| {
+            let was_healthy = match attached.health.as_ref().map(|health| &health.status) {
+                Some(HealthStatus::Healthy | HealthStatus::HealthyBusy) => true,
+                Some(HealthStatus::Unhealthy { .. }) => {
+                    Duration::from_millis(attached.uptime_ms) > start
+                }
+                None => false,
+            };
+            if was_healthy {
+                let idle = Duration::from_millis(attached.idle_ms);
+                Event::Found { idle }
+            } else {
+                Event::Attached
+            }
+        });
+    }
+
+    fn attached(&mut self, running: Running, event: impl FnOnce(&Attached) -> Event) {
+        self.link = Some(running.link);
+        self.events = Some(running.events);
+        self.step(event(&running.attached));
+        if let Some(health) = running.attached.health {
+            self.health(health);
+        }
+        // That the agent has ended already is said again on the link, after its last words.
     }
 
     async fn shim_said(&mut self, event: ShimEvent) {

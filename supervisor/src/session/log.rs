@@ -62,14 +62,14 @@ struct Inner {
 }
 
 impl SessionLog {
-    /// A log that will live at `path`, of a shim that passes on `per_s` bytes a second and `burst` at once; the file is made
-    /// with the first line.
+    /// The log at `path` of a session that began at `started`, whose shim passes on `per_s` bytes a second and `burst` at
+    /// once; the file is made with the first line, if it is not there.
     #[must_use]
-    pub fn new(path: PathBuf, per_s: u64, burst: u64) -> Self {
+    pub fn new(path: PathBuf, started: SystemTime, per_s: u64, burst: u64) -> Self {
         let (follow, _) = broadcast::channel(FOLLOW_QUEUE);
         Self {
             path,
-            started: SystemTime::now(),
+            started,
             inner: Mutex::new(Inner {
                 file: None,
                 written: 0,
@@ -166,12 +166,12 @@ impl SessionLog {
             inner.written = 0;
         }
         if inner.file.is_none() {
-            inner.file = Some(
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(&self.path)?,
-            );
+            let file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(&self.path)?;
+            inner.written = file.metadata()?.len();
+            inner.file = Some(file);
         }
         if let Some(file) = inner.file.as_mut() {
             file.write_all(line)?;
@@ -307,7 +307,7 @@ mod tests {
 
     /// Of a shim whose rate is no matter.
     fn log_at(path: PathBuf) -> SessionLog {
-        SessionLog::new(path, FILE_BYTES, FILE_BYTES)
+        SessionLog::new(path, SystemTime::now(), FILE_BYTES, FILE_BYTES)
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("s.log");
         let (per_s, burst) = (64 << 10, 64 << 10);
-        let log = SessionLog::new(path.clone(), per_s, burst);
+        let log = SessionLog::new(path.clone(), SystemTime::now(), per_s, burst);
         let mut follower = log.follow();
         let size = || std::fs::metadata(&path).expect("file").len();
         let start = Instant::now();

@@ -18,7 +18,7 @@ use supervisor::launcher::{LauncherHandle, LauncherSetup, StorageSetup, start};
 use tokio::sync::mpsc;
 
 /// 2^12 uids below those that daemons' registry gives out, others for each run of this test.
-fn uids() -> std::ops::Range<u32> {
+pub(crate) fn uids() -> std::ops::Range<u32> {
     let first = 0x1000_0000 + std::process::id() % 0x1_0000 * 0x1000;
     first..first + 0x1000
 }

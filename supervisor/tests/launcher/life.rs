@@ -1,15 +1,16 @@
 //! Sessions from launch to removal, through the launcher's client.
 
-use super::ground::{Daemon, Ground, LIMITS, PATIENCE, end_of, id};
+use super::ground::{Daemon, Ground, LIMITS, PATIENCE, end_of, id, uids};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use procfs::process::Process;
 use sandbox::cgroup::{CgroupRoot, Owner};
 use sandbox::privileges::LAUNCHER_CAPABILITIES;
 use sandbox::sys::capability::CapMask;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-use supervisor::launcher::message::{LaunchOrder, Limits, OrderFault};
+use supervisor::launcher::message::{AdoptOrder, LaunchOrder, Limits, OrderFault};
 
 pub(crate) type Test = (&'static str, fn());
 
@@ -42,6 +43,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_dead_launcher_is_told", || run("de", dead)),
     ("uids_of_a_session_of_an_earlier_launcher_are_taken", || {
         run("fo", foreign)
+    }),
+    ("a_session_is_adopted_only_as_what_it_was_launched", || {
+        run("ad", adopted)
     }),
     ("what_is_no_session_is_ended_by_the_next_launcher", || {
         run("st", stranger)
@@ -157,7 +161,7 @@ async fn exits(ground: Ground) {
         .await
         .expect("launch");
     let exited = daemon.exit().await;
-    assert_eq!((exited.session, exited.code), (id("sexits"), 3));
+    assert_eq!((exited.session, exited.code), (id("sexits"), Some(3)));
     let mut ended = [nix::poll::PollFd::new(
         launched.pidfd.as_fd(),
         nix::poll::PollFlags::POLLIN,
@@ -306,7 +310,7 @@ async fn starved(ground: Ground) {
     link.send(b"starve", &[]).expect("send");
     // The one who starves is a child; that PID 1 ends as well is the launcher's doing (v1) or the kernel's (v2).
     let exited = daemon.exit().await;
-    assert_eq!(exited.code, 128 + 9);
+    assert_eq!(exited.code, Some(128 + 9));
     assert!(exited.oom_kills > 0, "{exited:?}");
     let removed = daemon.client.remove(id("sstarved")).await.expect("remove");
     assert!(
@@ -446,6 +450,97 @@ async fn foreign(ground: Ground) {
         .await
         .expect("the range is free again");
     for name in ["ssame", "sslot2", "sslot4"] {
+        next.client.remove(id(name)).await.expect("remove");
+    }
+    ground.leaves_nothing().await;
+}
+
+async fn adopted(ground: Ground) {
+    let daemon = ground.daemon();
+    let one = daemon
+        .launch_with(&ground, "sone", "stay", 3, LIMITS)
+        .await
+        .expect("launch");
+    let other = daemon
+        .launch_with(&ground, "sother", "stay", 4, LIMITS)
+        .await
+        .expect("launch");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    end_of(daemon.pid).await;
+
+    let mut next = ground.daemon();
+    let right = AdoptOrder {
+        session: id("sone"),
+        uid_base: uids().start + 16 * 3,
+        pid: one.pid,
+        start_time: one.start_time,
+        cgroup_inode: one.cgroup_inode,
+    };
+    let wrong = [
+        AdoptOrder {
+            session: id("sother"),
+            ..right.clone()
+        },
+        AdoptOrder {
+            uid_base: right.uid_base + 16,
+            ..right.clone()
+        },
+        AdoptOrder {
+            // Lives, and is no process of this session's.
+            pid: other.pid,
+            start_time: other.start_time,
+            ..right.clone()
+        },
+        AdoptOrder {
+            pid: i32::try_from(std::process::id()).expect("a pid"),
+            ..right.clone()
+        },
+        AdoptOrder {
+            start_time: right.start_time + 1,
+            ..right.clone()
+        },
+        AdoptOrder {
+            cgroup_inode: right.cgroup_inode + 1,
+            ..right.clone()
+        },
+        AdoptOrder {
+            pid: -1,
+            ..right.clone()
+        },
+    ];
+    for order in wrong {
+        let answer = next.client.adopt(order.clone()).await;
+        assert!(
+            matches!(
+                answer,
+                Err(OrderFault::Refused(_) | OrderFault::Host { .. })
+            ),
+            "{order:?}: {answer:?}"
+        );
+    }
+    let nobody = AdoptOrder {
+        session: id("snobody"),
+        ..right.clone()
+    };
+    assert_eq!(next.client.adopt(nobody).await, Err(OrderFault::Unknown));
+    assert_eq!(ground.hello(&id("sone")).1, "stay", "it lives on");
+    next.client.adopt(right.clone()).await.expect("adopted");
+    let again = next.client.adopt(right).await;
+    assert!(matches!(again, Err(OrderFault::Refused(_))), "{again:?}");
+
+    // Its end is noticed, though it is nobody's child here.
+    kill(Pid::from_raw(one.pid), Signal::SIGKILL).expect("kill");
+    let exited = next.exit().await;
+    assert_eq!((exited.session, exited.code), (id("sone"), None));
+    let theirs = AdoptOrder {
+        session: id("sother"),
+        uid_base: uids().start + 16 * 4,
+        pid: other.pid,
+        start_time: other.start_time,
+        cgroup_inode: other.cgroup_inode,
+    };
+    next.client.adopt(theirs).await.expect("adopted");
+    for name in ["sone", "sother"] {
         next.client.remove(id(name)).await.expect("remove");
     }
     ground.leaves_nothing().await;

@@ -36,6 +36,10 @@ pub(crate) struct Invocations {
 }
 
 impl Invocations {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) fn new(most: u32) -> Self {
         Self {
             most: usize::try_from(most).unwrap_or(usize::MAX),

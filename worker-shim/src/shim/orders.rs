@@ -24,7 +24,9 @@ impl Shim {
         if attached.is_err() {
             return;
         }
-        let uptime = now.duration_since(self.started).as_millis();
+        let since = |moment: Instant| {
+            u64::try_from(now.duration_since(moment).as_millis()).unwrap_or(u64::MAX)
+        };
         self.link.answer(
             admitted.rpc,
             &Attached {
@@ -32,7 +34,12 @@ impl Shim {
                 session: self.session.clone(),
                 health: self.ping.health().cloned(),
                 exited: self.agent.exited().cloned(),
-                uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
+                uptime_ms: since(self.started),
+                idle_ms: if self.working {
+                    0
+                } else {
+                    since(self.quiet_since)
+                },
             },
         );
         self.ending.attached();

@@ -8,19 +8,25 @@
 //! cannot be told                  ▸ it lives on, and nothing is launched until it can be told
 //! ```
 //!
+//! A broker that knows such a session may adopt it ([`Launcher::adopt`]); until then it is only kept apart.
+//!
 //! The third has no uid that could be given away twice, and is killed so that it never gets one; yet a stager may have
 //! cloned a session between the look and the kill, so it is looked at again with every launch until it is gone. The fourth
 //! may hold any range. Ending it would be safe too, but what cannot be read is the host's fault (no descriptor, no memory),
 //! and would end sessions that people are using; while it lasts, a launch would fail anyhow.
 
-use super::Launcher;
+use super::orders::cgroup_fault;
+use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
-use crate::launcher::message::OrderFault;
-use crate::launcher::session::{Phase, Session, Uids};
+use crate::launcher::message::{AdoptOrder, OrderFault};
+use crate::launcher::session::{OomSuspicion, Phase, Session, Uids};
+use nix::sys::epoll::EpollFlags;
 use proto::ids::SessionId;
 use sandbox::cgroup::{CgroupError, Owner};
+use sandbox::sys::errno_of;
 use std::io;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// How long the stagers of a launcher that has just been killed may take to follow it.
@@ -74,6 +80,63 @@ impl Launcher {
             return Err(OrderFault::Refused(format!("uid {uid_base} is in use")));
         }
         Ok(())
+    }
+
+    /// Takes a session over, if it is the one that the order tells.
+    pub(super) fn adopt(&mut self, order: &AdoptOrder) -> Result<(), OrderFault> {
+        let id = &order.session;
+        let session = self.sessions.get(id).ok_or(OrderFault::Unknown)?;
+        let other = |what: &str| Err(OrderFault::Refused(format!("{what} of {id} is another")));
+        if !matches!(session.phase, Phase::Foreign) || session.removal.is_some() {
+            return Err(OrderFault::Refused(format!(
+                "{id} is not there to be adopted"
+            )));
+        }
+        if session.uids == Uids::None {
+            // Nobody is in it any more.
+            return Err(OrderFault::Unknown);
+        }
+        if session.uids != Uids::From(order.uid_base) {
+            return other("the uid range");
+        }
+        if session.cgroup.inode().map_err(|e| cgroup_fault(&e))? != order.cgroup_inode {
+            return other("the cgroup");
+        }
+        let first = session.cgroup.member(order.pid);
+        let first = first.map_err(|e| cgroup_fault(&e))?;
+        let Some(first) = first.filter(|first| first.start_time == order.start_time) else {
+            return other("PID 1");
+        };
+        let watched = |error: io::Error| host_fault("cannot watch it", errno_of(&error));
+        let life = Source::Life(id.clone());
+        let key = self
+            .watch(first.pidfd.as_fd(), life, EpollFlags::EPOLLIN)
+            .map_err(watched)?;
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.phase = Phase::Adopted {
+                life: (key, first.pidfd),
+            };
+            // It may have been out of memory while nobody looked.
+            let now = Instant::now();
+            session.oom_suspicion = Some(OomSuspicion {
+                next: now,
+                until: now,
+            });
+        }
+        self.watch_memory(id).map_err(watched)
+    }
+
+    /// Forgets the descriptor of an adopted session's PID 1.
+    pub(super) fn unwatch_life(&mut self, id: &SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        if let Phase::Adopted { life: (key, pidfd) } = &session.phase {
+            // Stagers hold copies, so closing it would not take it out of the epoll.
+            let _ = self.epoll.delete(pidfd);
+            self.sources.remove(key);
+            session.phase = Phase::Ended;
+        }
     }
 
     /// Finds out the range of a session that is not of this launcher's making.

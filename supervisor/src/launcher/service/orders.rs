@@ -20,6 +20,7 @@ impl Launcher {
             Order::Prepare { session } => self.prepare(session).map(|()| Some(Reply::Done)),
             // Answers by itself, when the stager has reported.
             Order::Launch(order) => self.launch(number, &order, fds).map(|()| None),
+            Order::Adopt(order) => self.adopt(&order).map(|()| Some(Reply::Done)),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
             Order::Remove { session } => {
@@ -185,7 +186,11 @@ impl Launcher {
                 stager,
                 fault: None,
             } => stager,
-            Phase::Launching { .. } | Phase::Running | Phase::Ended | Phase::Foreign => {
+            Phase::Launching { .. }
+            | Phase::Running
+            | Phase::Ended
+            | Phase::Foreign
+            | Phase::Adopted { .. } => {
                 return Err(Handover::Failed(OrderFault::Unknown));
             }
         };
@@ -197,10 +202,6 @@ impl Launcher {
             .endpoint
             .create(broker, (order.uid_base, order.uid_base))
             .map_err(failed("cannot make socket and exit record"))?;
-        let oom = session
-            .cgroup
-            .oom_event()
-            .map_err(failed("cannot watch its memory (cgroup.oom_event)"))?;
         let stager_order = StagerOrder {
             uid_base: order.uid_base,
             limits: order.limits,
@@ -231,14 +232,20 @@ impl Launcher {
                 order: number,
             };
         }
-        let Some(oom) = oom else {
+        self.watch_memory(&order.session)
+            .map_err(failed("cannot watch its memory"))
+    }
+
+    /// Hears from now on when a session is out of memory, where there is something to do about it.
+    pub(super) fn watch_memory(&mut self, id: &SessionId) -> io::Result<()> {
+        let Some(session) = self.sessions.get(id) else {
             return Ok(());
         };
-        let source = Source::Oom(order.session.clone());
-        let key = self
-            .watch(oom.as_fd(), source, EpollFlags::EPOLLIN)
-            .map_err(failed("cannot watch its memory"))?;
-        if let Some(session) = self.sessions.get_mut(&order.session) {
+        let Some(oom) = session.cgroup.oom_event()? else {
+            return Ok(());
+        };
+        let key = self.watch(oom.as_fd(), Source::Oom(id.clone()), EpollFlags::EPOLLIN)?;
+        if let Some(session) = self.sessions.get_mut(id) {
             session.oom = Some((key, oom));
         }
         Ok(())

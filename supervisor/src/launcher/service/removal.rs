@@ -83,6 +83,10 @@ impl Launcher {
             let _ = self.epoll.delete(oom);
             self.sources.remove(&key);
         }
+        self.unwatch_life(id);
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
         let Some(removal) = &mut session.removal else {
             return;
         };

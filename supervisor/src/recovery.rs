@@ -1,0 +1,266 @@
+//! What a daemon finds of the one before it: sessions that live on are adopted, what is left of the others is cleared away.
+//!
+//! ```text
+//! row of a live session ─▶ its version runs here still? ─▶ launcher: cgroup, uids and PID 1 are those of the row?
+//!   ─▶ its shim knows the token and takes this daemon's epoch? ─▶ a driver of its own, as if this daemon had launched it
+//!       └─ no, anywhere: killed, removed, recorded with the reason
+//! ```
+//!
+//! A session is known by the names that were written down before it was made, and proven by what was noted when it was
+//! launched: never by a process number alone. The launcher believes only what it sees itself (`launcher/service/foreign.rs`).
+
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::fault::chain;
+use crate::launcher::message::{AdoptOrder, OrderFault};
+use crate::relay::link::Link;
+use crate::session::driver::{self, Begun, Found, Running};
+use crate::session::handle::SessionKey;
+use crate::store::{LiveSession, SessionEnd, StoreError};
+use proto::api::{EndReason, Usage};
+use proto::ids::{RuntimeId, VersionNumber};
+use proto::shim::{ExitCause, ExitRecord};
+use session_core::spec::RuntimeSpec;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a start waits for sessions of an earlier daemon: to be adopted, or to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a shim may take to shake hands. It answers at once, on a host that is not starved.
+const HANDSHAKE: Duration = Duration::from_secs(8);
+
+/// Looks after every session that had not ended when it was last heard of.
+pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
+    let left = broker.store.live_sessions().await?;
+    let mut versions = Versions::default();
+    let mut recovering = JoinSet::new();
+    for session in left {
+        let version = versions.of(broker, &session);
+        let broker = Arc::clone(broker);
+        recovering.spawn(async move {
+            match adopt(&broker, &session, version).await {
+                Ok(()) => {
+                    tracing::info!(session_id = %session.session.id, "session adopted");
+                }
+                Err(why) => bury(&broker, &session, why).await,
+            }
+        });
+    }
+    // Mostly milliseconds. What does not die in time keeps its row, and with that its uid range, until it has.
+    let all = async { while recovering.join_next().await.is_some() {} };
+    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        tracing::warn!(
+            sessions = recovering.len(),
+            "sessions of an earlier daemon are still being looked after"
+        );
+        recovering.detach_all();
+    }
+    Ok(())
+}
+
+/// Versions that sessions run, each compiled once. They need not be served any more.
+#[derive(Default)]
+struct Versions(HashMap<(RuntimeId, VersionNumber), Result<Arc<RuntimeVersion>, String>>);
+
+impl Versions {
+    fn of(&mut self, broker: &Broker, left: &LiveSession) -> Result<Arc<RuntimeVersion>, String> {
+        let row = &left.session;
+        let compile = || {
+            let spec = RuntimeSpec::resolve(&left.config, &broker.host_policy());
+            let spec = spec.map_err(|faults| {
+                let mut faults = faults.iter();
+                let first = faults.next().map(|fault| fault.message.as_str());
+                format!("its version cannot run here now: {}", first.unwrap_or(""))
+            })?;
+            Ok(Arc::new(RuntimeVersion {
+                runtime: row.runtime_id.clone(),
+                name: row.runtime.clone(),
+                number: row.version,
+                config: left.config.clone(),
+                artifact: left.artifact.clone(),
+                spec,
+            }))
+        };
+        let key = (row.runtime_id.clone(), row.version);
+        self.0.entry(key).or_insert_with(compile).clone()
+    }
+}
+
+/// Why a session is not adopted.
+#[derive(Debug)]
+enum NotAdopted {
+    /// Nobody is left of it.
+    Gone,
+    /// A sentence for its record.
+    Because(String),
+}
+
+impl From<String> for NotAdopted {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
+}
+
+impl From<&str> for NotAdopted {
+    fn from(why: &str) -> Self {
+        Self::Because(why.to_owned())
+    }
+}
+
+async fn adopt(
+    broker: &Arc<Broker>,
+    left: &LiveSession,
+    version: Result<Arc<RuntimeVersion>, String>,
+) -> Result<(), NotAdopted> {
+    let row = &left.session;
+    if left.runtime_deleted {
+        return Err("its runtime has been deleted".into());
+    }
+    if row.boot_id != broker.ground.boot_id {
+        return Err(NotAdopted::Gone);
+    }
+    let (Some(launched), Some(token), Some(owner)) = (row.launched, &row.token, &row.owner) else {
+        return Err("its launch was not over when the daemon that owned it ended".into());
+    };
+    let version = version?;
+    let completions = driver::completions();
+    // Before the launcher looks at it: its end must not be missed.
+    broker.exits.register(row.id.clone(), completions.0.clone());
+    let order = AdoptOrder {
+        session: row.id.clone(),
+        uid_base: row.uid_base,
+        pid: launched.pid,
+        start_time: launched.start_time,
+        cgroup_inode: launched.cgroup_inode,
+    };
+    let running = match attach(broker, order, token).await {
+        Ok(running) => running,
+        Err(why) => {
+            broker.exits.forget(&row.id);
+            return Err(why);
+        }
+    };
+    let key = SessionKey {
+        runtime: row.runtime_id.clone(),
+        endpoint: row.endpoint.clone(),
+        client: row.client_id.clone(),
+        owner: owner.clone(),
+    };
+    let begun = Begun {
+        id: row.id.clone(),
+        permit: broker.admission.adopt(&key),
+        key: key.clone(),
+        version,
+        at: row.created_at.system_time(),
+    };
+    let found = Found {
+        uid_base: row.uid_base,
+        pid: launched.pid,
+        running,
+        completions,
+    };
+    let id = row.id.clone();
+    let handle = broker
+        .registry
+        .find_or_insert(&key, || driver::resume(broker, begun, found));
+    // Live rows have different keys, and nobody is served yet; if that should ever fail, it must not go unseen.
+    if handle.id == id {
+        Ok(())
+    } else {
+        Err("another session has its id".into())
+    }
+}
+
+async fn attach(
+    broker: &Arc<Broker>,
+    order: AdoptOrder,
+    token: &str,
+) -> Result<Running, NotAdopted> {
+    let socket = broker.shim_socket(&order.session);
+    let adopted = broker.launcher.adopt(order).await;
+    adopted.map_err(|fault| match fault {
+        OrderFault::Unknown => NotAdopted::Gone,
+        other => NotAdopted::Because(chain(&other)),
+    })?;
+    let attach = Link::attach(&socket, token, broker.epoch);
+    match tokio::time::timeout(HANDSHAKE, attach).await {
+        Ok(Ok((link, attached, events))) => Ok(Running {
+            link,
+            attached,
+            events,
+        }),
+        Ok(Err(error)) => Err(chain(&error).into()),
+        Err(_late) => Err("its shim does not answer".into()),
+    }
+}
+
+/// Kills and removes what is left of a session, and records how it ended.
+async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
+    let row = &left.session;
+    let removed = match broker.launcher.remove_to_the_end(row.id.clone()).await {
+        Ok(removed) => removed,
+        // The next daemon tries again.
+        Err(_launcher_gone) => return,
+    };
+    let usage = removed
+        .as_ref()
+        .map_or_else(Usage::default, |removed| removed.usage.to_api());
+    let record = removed.and_then(|removed| removed.record);
+    let record = record.and_then(|(cause, agent)| ExitRecord::from_numbers(cause, agent));
+    let (reason, detail) = ended(record.as_ref(), usage.oom_kills, why);
+    let end = SessionEnd {
+        reason,
+        was_ready: row.launched.is_some(),
+        detail: Some(detail),
+        usage,
+        egress_refused: 0,
+        log_lines_dropped: 0,
+    };
+    match broker.store.end_session(&row.id, end).await {
+        Ok(_) => {
+            tracing::info!(session_id = %row.id, ?reason, "ended a session of an earlier daemon");
+        }
+        Err(error) => {
+            tracing::error!(session_id = %row.id, error = %chain(&error), "end of a session not recorded");
+        }
+    }
+}
+
+/// How a session ended that this daemon did not see end: its shim may have left word.
+fn ended(record: Option<&ExitRecord>, oom_kills: u64, why: NotAdopted) -> (EndReason, String) {
+    if oom_kills > 0 {
+        let detail = "it was out of memory while no daemon was there".to_owned();
+        return (EndReason::OutOfMemory, detail);
+    }
+    match record.map(|record| record.cause) {
+        Some(ExitCause::AgentExited) => (
+            EndReason::AgentExited,
+            "the agent process ended while no daemon was there".to_owned(),
+        ),
+        Some(ExitCause::MaxLifetime) => (
+            EndReason::MaxLifetime,
+            "it reached its lifetime while no daemon was there".to_owned(),
+        ),
+        Some(ExitCause::Orphaned) => (
+            EndReason::DaemonLost,
+            "no daemon came for it in time (limits.orphan_timeout)".to_owned(),
+        ),
+        Some(ExitCause::Shutdown) => (
+            EndReason::Stopped,
+            "it was being ended when the daemon that owned it ended".to_owned(),
+        ),
+        None => match why {
+            NotAdopted::Gone => (
+                EndReason::ShimDied,
+                "its processes were gone when the daemon came back".to_owned(),
+            ),
+            NotAdopted::Because(why) => (
+                EndReason::DaemonLost,
+                format!("the daemon that owned it is gone, and it could not be adopted: {why}"),
+            ),
+        },
+    }
+}

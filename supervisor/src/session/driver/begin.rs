@@ -1,0 +1,144 @@
+//! A session's first moment in this daemon: made anew, or taken over from an earlier one. Either way it gets a handle for
+//! everybody and the one task that owns it.
+
+use super::super::handle::{MAILBOX, SessionHandle, SessionKey, View};
+use super::super::log::SessionLog;
+use super::super::notes::Notes;
+use super::{COMPLETIONS, Completion, Driver, Running};
+use crate::admission::Permit;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use futures_util::stream::FuturesUnordered;
+use proto::api::Phase;
+use proto::ids::SessionId;
+use session_core::lifecycle::Session;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// Makes a session and the task that owns it.
+pub fn spawn(
+    broker: &Arc<Broker>,
+    id: SessionId,
+    key: SessionKey,
+    version: Arc<RuntimeVersion>,
+    permit: Permit,
+) -> Arc<SessionHandle> {
+    let begun = Begun {
+        id,
+        key,
+        version,
+        permit,
+        at: SystemTime::now(),
+    };
+    begin(broker, begun, None)
+}
+
+/// Makes the task that owns a session which an earlier daemon launched.
+pub fn resume(broker: &Arc<Broker>, begun: Begun, found: Found) -> Arc<SessionHandle> {
+    begin(broker, begun, Some(found))
+}
+
+/// What a session is.
+#[derive(Debug)]
+pub struct Begun {
+    /// Our name.
+    pub id: SessionId,
+    /// Its key on the wire.
+    pub key: SessionKey,
+    /// What it runs.
+    pub version: Arc<RuntimeVersion>,
+    /// Its places.
+    pub permit: Permit,
+    /// When it was asked for.
+    pub at: SystemTime,
+}
+
+/// A session that is there already, taken over from the launcher and attached.
+#[derive(Debug)]
+pub struct Found {
+    /// First host uid of its range.
+    pub uid_base: u32,
+    /// Host pid of its PID 1.
+    pub pid: i32,
+    /// The handshake.
+    pub running: Running,
+    /// Its exit notice finds its way here since before it was taken over.
+    pub completions: Completions,
+}
+
+/// Both ends of the queue of what comes back from effects, and from the launcher.
+pub type Completions = (mpsc::Sender<Completion>, mpsc::Receiver<Completion>);
+
+/// A queue for one session.
+#[must_use]
+pub fn completions() -> Completions {
+    mpsc::channel(COMPLETIONS)
+}
+
+fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<SessionHandle> {
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let (view, watcher) = watch::channel(View {
+        phase: Phase::Requested,
+        end: None,
+        pid: found.as_ref().map(|found| found.pid),
+    });
+    let config = broker.config();
+    let handle = Arc::new(SessionHandle {
+        log: Arc::new(SessionLog::new(
+            broker.log_path(&begun.id),
+            begun.at,
+            config.limits.log_rate.0,
+            config.limits.log_burst.0,
+        )),
+        id: begun.id,
+        key: begun.key,
+        version: begun.version,
+        uid_base: OnceLock::new(),
+        created_at: begun.at,
+        egress_refused: AtomicU64::new(0),
+        egress_places: Arc::new(Semaphore::new(
+            usize::try_from(config.network.max_connections).unwrap_or(256),
+        )),
+        lookups: crate::egress::Egress::lookups_of_a_session(),
+        turns: Arc::new(Semaphore::new(1)),
+        queue: AtomicU32::new(0),
+        mcp: Mutex::default(),
+        mailbox,
+        view: watcher,
+    });
+    let policy = handle.version.lifecycle_policy(&config);
+    let now = broker.clock.now();
+    let (session, completions, running) = match found {
+        None => (Session::new(now, policy), completions(), None),
+        Some(found) => {
+            let _ = handle.uid_base.set(found.uid_base);
+            // Wall clocks are set, and shims may say anything: whoever says that it is older is believed, at its own cost.
+            let uptime = Duration::from_millis(found.running.attached.uptime_ms);
+            let age = begun.at.elapsed().unwrap_or_default().max(uptime);
+            let session = Session::adopted(now, age, policy);
+            (session, found.completions, Some(found.running))
+        }
+    };
+    let driver = Driver {
+        session,
+        broker: Arc::clone(broker),
+        handle: Arc::clone(&handle),
+        view,
+        link: None,
+        events: None,
+        work: FuturesUnordered::new(),
+        notes: Notes::default(),
+        completions,
+        permit: begun.permit,
+        underway: running.is_none().then(|| broker.slots.underway()),
+        launching: None,
+        in_a_row: 0,
+        remains: false,
+        unheard_until: None,
+        over: false,
+    };
+    tokio::spawn(driver.run(commands, running));
+    handle
+}
