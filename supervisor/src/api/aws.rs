@@ -3,6 +3,7 @@
 //!
 //! `{arn}` may be an ARN escaped in any way that clients are seen to use, an id, or a plain name.
 
+pub mod absent;
 mod card;
 mod closing;
 mod command;
