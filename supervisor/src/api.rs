@@ -31,6 +31,7 @@ pub mod s3;
 pub mod session_header;
 pub mod sessions;
 pub mod shell;
+pub mod stops;
 pub mod system;
 mod to_the_end;
 mod websocket;

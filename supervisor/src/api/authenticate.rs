@@ -3,6 +3,7 @@
 //! A signed request is believed only when its whole body is here, because the signature covers it: what is handed on is
 //! the body as it was verified. Tokens are the runtimes' business (`super::authorize`), as each has an issuer of its own.
 
+use super::aws::absent;
 use super::identify::{self, Caller};
 use super::reply::ApiError;
 use crate::broker::Broker;
@@ -50,7 +51,7 @@ impl Area {
             "/invocations" | "/ping" | "/ws" => Self::Local,
             "/version" | "/metrics" | "/openapi.json" => Self::Operators,
             _ if below("/runtimes") || below("/tags") => Self::Operations,
-            _ if below("/resourcepolicy") || below("/capacity-providers") => Self::Operations,
+            _ if absent::at(path).is_some() => Self::Operations,
             _ if below("/v1") => Self::Operators,
             _ => Self::Objects,
         }
@@ -205,6 +206,7 @@ mod tests {
             ("/healthz/", Area::Objects),
             ("/runtimes/a/invocations", Area::Operations),
             ("/runtimes/", Area::Operations),
+            ("/memories/m/events", Area::Operations),
             ("/runtimesx", Area::Objects),
             ("/v1/keys", Area::Operators),
             ("/v1", Area::Operators),

@@ -240,9 +240,9 @@ const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// The refusal of a body over its bound.
 pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
     let found = announced.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"));
-    ApiError::new(
-        ErrorCode::PayloadTooLarge,
-        format!("the body has {found}; at most {max} bytes are taken (limits.max_body)"),
+    ApiError::too_large(
+        "payload",
+        format!("has {found}; at most {max} bytes are taken (limits.max_body)"),
     )
 }
 

@@ -128,6 +128,14 @@ impl ApiError {
         }
     }
 
+    /// A body over its bound.
+    pub fn too_large(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::PayloadTooLarge,
+            ..Self::field(field, message)
+        }
+    }
+
     /// Nothing of that name.
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::new(ErrorCode::NotFound, what)

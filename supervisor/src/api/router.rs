@@ -71,9 +71,6 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/s3/", any(s3::dispatch))
         .route("/s3/{*rest}", any(s3::dispatch))
         .route("/tags/{*rest}", any(aws::dispatch))
-        .route("/resourcepolicy/{*rest}", any(aws::dispatch))
-        .route("/capacity-providers", any(aws::dispatch))
-        .route("/capacity-providers/{*rest}", any(aws::dispatch))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&broker), admit))
@@ -172,6 +169,10 @@ async fn method_not_allowed(OriginalUri(uri): OriginalUri, request: Request) -> 
 }
 
 async fn unknown(OriginalUri(uri): OriginalUri, request: Request) -> Response {
+    let presented = request.extensions().get::<Presented>();
+    if let (Some(what), Some(presented)) = (aws::absent::at(uri.path()), presented) {
+        return aws::absent::refuse(presented, what, &request_id(&request));
+    }
     ApiError::not_found(format!("there is nothing at {}", uri.path()))
         .problem(&request_id(&request))
 }
