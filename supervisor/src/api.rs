@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod aws;
 pub mod bearer;
 pub mod endpoints;
+pub mod evidence;
 pub mod exec;
 pub mod identify;
 pub mod input;
