@@ -82,7 +82,7 @@ impl Caller {
             Self::User(uid) if broker.config().auth != TcpAuth::None => Some(Principal::user(*uid)),
             Self::User(_) | Self::Loopback => Some(Principal::local()),
             Self::Key(key) => Some(Principal::key(&key.id)),
-            Self::Token(token) => Some(Principal::token(&token.issuer, &token.subject)),
+            Self::Token(token) => Some(Principal::token(token)),
             Self::Stranger => None,
         }
     }
