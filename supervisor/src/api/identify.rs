@@ -163,8 +163,10 @@ fn check_host(
 ) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(HOST).iter();
     let header = hosts.next();
-    if hosts.next().is_some() {
-        return Err(ApiError::field("Host", "is given twice"));
+    // The same once more is what AWS's SDK brings about (`crate::websocket::handshake`), and names no other place.
+    if hosts.any(|other| Some(other) != header) {
+        let fault = "is given more than once, each time another one";
+        return Err(ApiError::field("Host", fault));
     }
     let host = match (header.map(|value| value.to_str()), authority) {
         (Some(Ok(host)), _) => host,
