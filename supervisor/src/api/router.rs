@@ -92,21 +92,19 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
             authenticate(&broker, &mut head, body).await
         }
     };
-    let admitted = authenticated.and_then(|(caller, body)| {
-        if area == Area::Operators {
-            authorize::operator(&caller)?;
-        }
-        Ok((caller, body))
-    });
-    let (mut response, caller) = match admitted {
+    let (mut response, caller) = match authenticated {
         Ok((caller, body)) => {
-            let mut request = Request::from_parts(head, body);
-            request.extensions_mut().insert(Presented(caller.clone()));
-            (next.run(request).await, Some(caller))
+            let response = match enter(area, &caller) {
+                Ok(()) => {
+                    let mut request = Request::from_parts(head, body);
+                    request.extensions_mut().insert(Presented(caller.clone()));
+                    next.run(request).await
+                }
+                Err(error) => refused(area, &visit.path, &error, &id),
+            };
+            (response, Some(caller))
         }
-        Err(error) if area == Area::Operators => (error.problem(&id), None),
-        Err(error) if s3::serves(&visit.path) => (s3::refused(&error, &id), None),
-        Err(error) => (error.aws(&id), None),
+        Err(error) => (refused(area, &visit.path, &error, &id), None),
     };
     set_request_id(response.headers_mut(), &id);
     if expects && !response.status().is_success() {
@@ -129,6 +127,25 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         });
     }
     response
+}
+
+/// Whether a caller may go there at all.
+fn enter(area: Area, caller: &Caller) -> Result<(), ApiError> {
+    match area {
+        Area::Operators => authorize::operator(caller),
+        Area::Health | Area::Operations | Area::Local | Area::Objects => Ok(()),
+    }
+}
+
+/// The refusal in the words of the wire that was meant.
+fn refused(area: Area, path: &str, error: &ApiError, id: &str) -> Response {
+    if area == Area::Operators {
+        error.problem(id)
+    } else if s3::serves(path) {
+        s3::refused(error, id)
+    } else {
+        error.aws(id)
+    }
 }
 
 /// What a record of a refusal needs of its request.
