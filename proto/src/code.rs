@@ -5,9 +5,22 @@
 
 mod told;
 
-/// Every way in which a call can fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ErrorCode {
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Every way in which a call can fail.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorCode {
+            /// All codes.
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+        }
+    };
+}
+
+codes! {
     /// The caller's request breaks a rule; the message names the field.
     Validation,
     /// No or wrong credentials.
@@ -74,35 +87,6 @@ pub struct Row {
 }
 
 impl ErrorCode {
-    /// All codes.
-    pub const ALL: [Self; 25] = [
-        Self::Validation,
-        Self::Unauthorized,
-        Self::InvalidSignature,
-        Self::AccessDenied,
-        Self::QuotaExceeded,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Conflict,
-        Self::RetryableConflict,
-        Self::NotAcceptable,
-        Self::PayloadTooLarge,
-        Self::MisdirectedRequest,
-        Self::AgentFailed,
-        Self::AgentTimeout,
-        Self::Throttled,
-        Self::Internal,
-        Self::Unavailable,
-        Self::StorageFull,
-        Self::AgentUnreachable,
-        Self::AgentProtocol,
-        Self::AgentClosed,
-        Self::Cancelled,
-        Self::TooManyInvocations,
-        Self::BadOrder,
-        Self::NoSuchMethod,
-    ];
-
     /// The code's row.
     #[must_use]
     pub const fn row(self) -> Row {

@@ -6,6 +6,7 @@ use crate::admission::Admission;
 use crate::api::attempts::Attempts;
 use crate::api::identify::Access;
 use crate::api::shell::registry::Shells;
+use crate::api::stops::Stops;
 use crate::artifacts::Library;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
@@ -109,6 +110,8 @@ pub struct Broker {
     pub shells: Shells,
     /// SDK calls that may be tried again.
     pub attempts: Attempts,
+    /// Stops that may be asked for again.
+    pub stops: Stops,
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
     /// can end no session in order.
     pub work_places: Arc<Semaphore>,
@@ -168,6 +171,7 @@ impl Broker {
             gate,
             shells: Shells::default(),
             attempts: Attempts::default(),
+            stops: Stops::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             clock: Clock::start(),
             epoch,

@@ -1,6 +1,7 @@
 //! Whose a session is: the caller that made it, and the user it was made for. It is part of a session's key, so to everybody
 //! else the session does not exist: the same answer, after the same search.
 
+use crate::tokens::TokenCaller;
 use proto::ids::IdError;
 use std::fmt;
 
@@ -39,10 +40,17 @@ impl Principal {
         Self(format!("key:{id}"))
     }
 
-    /// Whom tokens are issued for.
+    /// Whom tokens are issued for. What an issuer calls itself is its own word: it is the place from which a runtime's
+    /// authorizer has its metadata that makes two of them different.
     #[must_use]
-    pub fn token(issuer: &str, subject: &str) -> Self {
-        Self(format!("token:{}", serde_json::json!([issuer, subject])))
+    pub fn token(caller: &TokenCaller) -> Self {
+        let parts = serde_json::json!([
+            caller.discovery_url,
+            caller.issuer,
+            caller.claim.name(),
+            caller.subject
+        ]);
+        Self(format!("token:{parts}"))
     }
 
     /// Everybody who may call a runtime that is shared.

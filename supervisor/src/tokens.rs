@@ -5,6 +5,7 @@
 
 mod fetch;
 mod issuer;
+mod lookups;
 mod provider;
 
 pub use fetch::IssuerPolicy;
@@ -30,10 +31,34 @@ const MAX_SUBJECT: usize = 1024;
 /// Whom a token was issued for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenCaller {
-    /// By whom.
+    /// Where the issuer's metadata is: what it calls itself there, others can say of themselves too.
+    pub discovery_url: String,
+    /// By whom, as the issuer calls itself.
     pub issuer: String,
-    /// To whom: `sub`, or the client where there is no user.
+    /// Which claim says to whom: a user and a client of the same name are two callers.
+    pub claim: SubjectClaim,
+    /// To whom.
     pub subject: String,
+}
+
+/// The claim that says whom a token was issued for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubjectClaim {
+    /// `sub`.
+    Subject,
+    /// `client_id`, where there is no `sub`.
+    Client,
+}
+
+impl SubjectClaim {
+    /// Its name in a token.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Subject => "sub",
+            Self::Client => "client_id",
+        }
+    }
 }
 
 /// Why a token is not taken. For the audit record.
@@ -100,7 +125,7 @@ impl Tokens {
         };
         let claims = decoded(token, &keys.issuer, &key, header.alg).map_err(invalid)?;
         permitted(&claims, authorizer)?;
-        caller(&keys.issuer, &claims).map_err(invalid)
+        caller(url, &keys.issuer, &claims).map_err(invalid)
     }
 }
 
@@ -256,14 +281,23 @@ fn matches(wanted: &CustomClaim, claims: &Map<String, Value>) -> bool {
     }
 }
 
-fn caller(issuer: &str, claims: &Map<String, Value>) -> Result<TokenCaller, String> {
-    let text = |name: &str| claims.get(name).and_then(Value::as_str);
-    let subject = text("sub").or_else(|| text("client_id"));
-    let subject = subject
-        .filter(|subject| (1..=MAX_SUBJECT).contains(&subject.chars().count()))
+fn caller(
+    discovery_url: &str,
+    issuer: &str,
+    claims: &Map<String, Value>,
+) -> Result<TokenCaller, String> {
+    let said = |claim: SubjectClaim| {
+        let text = claims.get(claim.name()).and_then(Value::as_str)?;
+        Some((claim, text))
+    };
+    let (claim, subject) = said(SubjectClaim::Subject)
+        .or_else(|| said(SubjectClaim::Client))
+        .filter(|(_, subject)| (1..=MAX_SUBJECT).contains(&subject.chars().count()))
         .ok_or("the token says neither for whom (sub) nor to which client it was issued")?;
     Ok(TokenCaller {
+        discovery_url: discovery_url.to_owned(),
         issuer: issuer.to_owned(),
+        claim,
         subject: subject.to_owned(),
     })
 }

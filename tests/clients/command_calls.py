@@ -56,6 +56,19 @@ def plain():
     assert run("echo ${KEPT-none}; pwd")[0] == "none\n/app\n"
 
 
+def traced():
+    # Longer than an invocation's may be, up to this operation's own bound.
+    given = {"traceId": "Root=1-" + "a" * 1017, "traceParent": "p" * 1024, "traceState": "s" * 512, "baggage": "b" * 8192}
+    body = {"command": "true"}
+    answer = agentcore.invoke_agent_runtime_command(agentRuntimeArn=arn, runtimeSessionId=session, body=body, **given)
+    list(answer["stream"])
+    assert {name: answer[name] for name in given} == given, answer
+    # An empty one says as much as none.
+    answer = agentcore.invoke_agent_runtime_command(agentRuntimeArn=arn, runtimeSessionId=session, body=body, traceId="")
+    list(answer["stream"])
+    assert answer["traceId"].startswith("Root=1-") and len(answer["traceId"]) == 40, answer
+
+
 def standard_input_is_at_its_end():
     assert run("cat; echo $?", timeout=20) == ("0\n", "", 0, "COMPLETED")
 
@@ -134,9 +147,9 @@ def refused():
         raise AssertionError(f"taken: {request}")
 
     for body, field in (
-        ({"command": "x" * 65_537}, "command"),
-        ({"command": "x", "timeout": 3601}, "timeout"),
-        ({"command": "a\0"}, "command"),
+        ({"command": "x" * 65_537}, "body.command"),
+        ({"command": "x", "timeout": 3601}, "body.timeout"),
+        ({"command": "a\0"}, "body.command"),
     ):
         said = fails(body=body)
         assert said["Error"]["Code"] == "ValidationException", said
@@ -170,6 +183,7 @@ def the_session_ends():
 
 for check in (
     plain,
+    traced,
     standard_input_is_at_its_end,
     long_ones,
     as_it_comes,

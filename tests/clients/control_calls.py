@@ -16,14 +16,13 @@ import uuid
 import zipfile
 
 import boto3
+import bounds
 from botocore.config import Config
 from botocore.exceptions import ClientError
-from botocore.loaders import Loader
-from botocore.serialize import JSONSerializer as BaseJSONSerializer
 
 endpoint, part = sys.argv[1:3]
 python = f"PYTHON_{sys.argv[3].replace('.', '_')}" if len(sys.argv) > 3 else "PYTHON_3_11"
-ROLE = "arn:aws:iam::123456789012:role/agent"
+ROLE = bounds.ROLE
 
 AGENT = """
 import json, os
@@ -561,17 +560,8 @@ def refused():
 
 def validation():
     """Every bound of the model: a value outside it is a 400 that names the field."""
-    # botocore drops what its model does not know; here it goes on the wire.
-    known_only = BaseJSONSerializer._serialize_type_structure
-
-    def everything(self, serialized, value, shape, key):
-        known_only(self, serialized, {k: v for k, v in value.items() if k in shape.members}, shape, key)
-        target = serialized[key] if key is not None else serialized
-        target.update({k: v for k, v in value.items() if k not in shape.members})
-
-    BaseJSONSerializer._serialize_type_structure = everything
-    model = Loader().load_service_model("bedrock-agentcore-control", "service-2")
-    shapes = model["shapes"]
+    bounds.send_unknown_members()
+    model = bounds.Bounds("bedrock-agentcore-control")
     key = upload("v")
     runtime = ready(key, "bounds")
     id = runtime["agentRuntimeId"]
@@ -592,119 +582,7 @@ def validation():
         "ListTagsForResource": {"resourceArn": runtime["agentRuntimeArn"]},
     }
 
-    def outside(shape, where):
-        """Values that break one rule of the shape, and the field that is to be named."""
-        kind = shape["type"]
-        if kind == "string":
-            if "enum" in shape:
-                yield "NO_SUCH_WORD", where
-            if shape.get("max"):
-                yield "a" * (shape["max"] + 1), where
-            elif "pattern" in shape:
-                yield "a" * 5000, where
-            if shape.get("min"):
-                yield "", where
-            if "pattern" in shape:
-                yield "\u00fc \u00fc\u2028", where
-        elif kind == "integer":
-            if "min" in shape:
-                yield shape["min"] - 1, where
-            if "max" in shape:
-                yield shape["max"] + 1, where
-            yield 1 << 40, where
-        elif kind == "list":
-            member = shapes[shape["member"]["shape"]]
-            if "max" in shape:
-                yield [example(member)] * (shape["max"] + 1), where
-            if shape.get("min"):
-                yield [], where
-            for value, field in outside(member, f"{where}[0]"):
-                yield [value], field
-        elif kind == "map":
-            of_key, of_value = shapes[shape["key"]["shape"]], shapes[shape["value"]["shape"]]
-            if "max" in shape:
-                yield {f"k{n}": "v" for n in range(shape["max"] + 1)}, where
-            for value, _ in outside(of_key, where):
-                yield {value: "v"}, f"{where}.{value[:64].replace(chr(0x2028), chr(0x2028))}"
-            for value, _ in outside(of_value, where):
-                yield {"k": value}, f"{where}.k"
-        elif kind == "structure":
-            if shape.get("union"):
-                yield {}, where
-                if len(shape["members"]) > 1:
-                    names = list(shape["members"])[:2]
-                    yield {n: example(shapes[shape["members"][n]["shape"]]) for n in names}, where
-            for name, member in shape["members"].items():
-                for value, field in outside(shapes[member["shape"]], f"{where}.{name}"):
-                    whole = {} if shape.get("union") else example(shape)
-                    yield {**whole, name: value}, field
-            for name in shape.get("required", []):
-                whole = example(shape)
-                del whole[name]
-                yield whole, f"{where}.{name}"
-            yield {**example(shape), "noSuchMember": 1}, f"{where}.noSuchMember"
-
-    EXAMPLES = {
-        "S3LocationBucketString": "code", "RoleArn": ROLE, "SecurityGroupId": "sg-01234567", "SubnetId": "subnet-01234567",
-        "DiscoveryUrl": "https://id.example/.well-known/openid-configuration", "VpcIdentifier": "vpc-01234567",
-        "ResourceConfigurationIdentifier": "rcfg-0123456789abcdefg", "SecurityGroupIdentifier": "sg-01234567",
-        "CertificateS3Uri": "s3://a/b", "CertificateBucketOwnerAccountId": "1" * 12,
-        "CertificateSecretArn": "arn:aws:secretsmanager:us-west-2:123456789012:secret:a",
-        "BedrockAgentcoreResourceArn": "a" * 20, "MountPath": "/mnt/data", "ServerPath": "/a", "LifecycleHookPath": "/warm",
-        "RuntimeContainerUri": "public.ecr.aws/a/b:1",
-        "S3FilesAccessPointArn": "arn:aws:s3files:us-west-2:123456789012:file-system/fs-" + "0" * 17 + "/access-point/fsap-" + "0" * 17,
-        "EfsAccessPointArn": "arn:aws:elasticfilesystem:us-west-2:123456789012:access-point/fsap-01234567",
-        "S3BucketMountConfigurationS3BucketOwnerString": "1" * 12, "S3BucketMountConfigurationS3BucketRegionString": "us-west-2",
-        "CapacityProviderArn": "arn:aws:bedrock-agentcore:us-west-2:123456789012:capacity-provider/a-0123456789",
-    }
-
-    def example(shape):
-        known = next((value for n, value in EXAMPLES.items() if shapes[n] is shape), None)
-        if known is not None:
-            return known
-        kind = shape["type"]
-        if kind == "string":
-            return shape["enum"][0] if "enum" in shape else "a" * max(shape.get("min") or 1, 1)
-        if kind == "integer":
-            return shape.get("min", 1)
-        if kind == "boolean":
-            return True
-        if kind == "list":
-            return [example(shapes[shape["member"]["shape"]])] * max(shape.get("min") or 1, 1)
-        if kind == "map":
-            return {"k": "v"}
-        if shape.get("union"):
-            first = next(iter(shape["members"]))
-            return {first: example(shapes[shape["members"][first]["shape"]])}
-        return {n: example(shapes[shape["members"][n]["shape"]]) for n in shape.get("required", [])}
-
-    tried = 0
-    for operation, parameters in sound.items():
-        call = getattr(unchecked, "".join("_" + c.lower() if c.isupper() else c for c in operation)[1:])
-        shape = shapes[model["operations"][operation]["input"]["shape"]]
-        for member, described in shape["members"].items():
-            label = described.get("location") == "uri"
-            for value, field in outside(shapes[described["shape"]], member):
-                # A path's label cannot be empty, and a list in a query cannot say so.
-                if (label and value == "") or (described.get("location") == "querystring" and value == []):
-                    continue
-                try:
-                    call(**{**parameters, member: value})
-                except ClientError as error:
-                    said = error.response
-                    assert said["Error"]["Code"] == "ValidationException" and said["ResponseMetadata"]["HTTPStatusCode"] == 400, (operation, member, value, said)
-                    found = [fault["name"] for fault in said.get("fieldList", [])]
-                    assert field in found, (operation, field, value, found)
-                else:
-                    raise AssertionError(f"{operation} takes {member} = {value!r}")
-                tried += 1
-        # Whoever leaves out what is required is told so.
-        for member in shape.get("required", []):
-            if shape["members"][member].get("location") == "uri":
-                continue
-            less = {k: v for k, v in parameters.items() if k != member}
-            said = fails(lambda: call(**less), "ValidationException", 400, member)
-            tried += 1
+    tried = bounds.hold(unchecked, model, sound)
     assert tried > 400, tried
     # Nothing of all that was done.
     assert control.get_agent_runtime(agentRuntimeId=id)["agentRuntimeVersion"] == "1"

@@ -42,6 +42,6 @@ except ClientError as error:
     kind = type(error).__name__
     # The class that a caller's `except` names, not only the text.
     named = getattr(agentcore.exceptions, said["Error"]["Code"], None)
-    said = {"kind": kind, "named": named is not None and isinstance(error, named), **said}
+    said = {"kind": kind, "named": named is not None and isinstance(error, named), "text": str(error), **said}
 said["seconds"] = time.monotonic() - begun
 print(json.dumps(said, default=str))

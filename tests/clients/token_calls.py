@@ -5,10 +5,12 @@ import base64
 import hashlib
 import hmac
 import http.client
+import io
 import json
 import sys
 import time
 import urllib.parse
+import zipfile
 
 import boto3
 from botocore import UNSIGNED
@@ -163,10 +165,15 @@ def bad():
 
 
 def rotated():
-    def fetched():
-        return json.loads(http_call(issuer, "GET", "/counts")[1]).get("/keys", 0)
+    def fetched(document="/keys"):
+        return json.loads(http_call(issuer, "GET", "/counts")[1]).get(document, 0)
 
-    assert call(mint())[0] == 200
+    # Asked once, however many tokens and runtimes there are.
+    for _ in range(10):
+        assert call(mint())[0] == call(mint("curve"))[0] == 200
+        refused(call(mint(aud="others")))
+    assert call(mint(scope="call", groups=["a"], client_id="web"), "strict")[0] == 200
+    assert fetched() == fetched("/.well-known/openid-configuration") == 1, fetched()
     publish("two", "curve")
     assert call(mint("two"))[0] == 200, "a new key"
     refused(call(mint("one")))
@@ -175,6 +182,114 @@ def rotated():
         refused(call(mint("stranger", headers={"kid": f"made-up-{number}"})))
     assert fetched() - before <= 3, (before, fetched())
     assert call(mint("curve"))[0] == 200
+
+
+AGENT = """
+import json, os
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Agent(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send({"status": "Healthy"})
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send(dict(self.headers.items()))
+    def send(self, value):
+        text = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+ThreadingHTTPServer(("0.0.0.0", int(os.environ["PORT"])), Agent).serve_forever()
+"""
+
+
+def made():
+    """An authorizer as boto3 makes it: created, called, taken away."""
+
+    def client(service, path=""):
+        return boto3.client(
+            service, endpoint_url=endpoint + path, region_name="us-local-1",
+            aws_access_key_id=facts["key"]["accessKeyId"], aws_secret_access_key=facts["key"]["secretAccessKey"],
+        )  # fmt: skip
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as out:
+        out.writestr("agent.py", AGENT)
+    client("s3", "/s3").put_object(Bucket="code", Key="agent.zip", Body=packed.getvalue())
+    control, signing = client("bedrock-agentcore-control"), client("bedrock-agentcore")
+    words = {
+        "agentRuntimeArtifact": {
+            "codeConfiguration": {
+                "code": {"s3": {"bucket": "code", "prefix": "agent.zip"}},
+                "runtime": facts["python"],
+                "entryPoint": ["agent.py"],
+            }
+        },
+        "roleArn": "arn:aws:iam::123456789012:role/agent",
+        "networkConfiguration": {"networkMode": "PUBLIC"},
+    }
+    jwt = {"discoveryUrl": issuer + "/.well-known/openid-configuration", "allowedAudience": ["agents"]}
+    authorizer = {"authorizerConfiguration": {"customJWTAuthorizer": jwt}}
+    listed = {"requestHeaderConfiguration": {"requestHeaderAllowlist": ["Authorization"]}}
+
+    def ready(found):
+        until = time.monotonic() + 60
+        while found["status"] in ("CREATING", "UPDATING"):
+            assert time.monotonic() < until, found
+            time.sleep(0.05)
+            found = control.get_agent_runtime(agentRuntimeId=id)
+        assert found["status"] == "READY", found
+
+    def update(**more):
+        ready(control.update_agent_runtime(agentRuntimeId=id, **words, **more))
+
+    def seen(token):
+        status, _, text, _ = call(token, "made")
+        assert status == 200, text
+        return {name.lower(): value for name, value in json.loads(text).items()}
+
+    def signed():
+        answer = signing.invoke_agent_runtime(agentRuntimeArn=arns["made"], payload=b"{}")
+        return {name.lower(): value for name, value in json.loads(answer["response"].read()).items()}
+
+    def mismatched(call):
+        try:
+            call()
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "AccessDeniedException", error.response
+            assert "Authorization method mismatch" in error.response["Error"]["Message"], error.response
+        else:
+            raise AssertionError("signed where tokens are")
+
+    created = control.create_agent_runtime(agentRuntimeName="made", **words, **authorizer)
+    id, arns["made"] = created["agentRuntimeId"], created["agentRuntimeArn"]
+    ready(created)
+    assert control.get_agent_runtime(agentRuntimeId=id)["authorizerConfiguration"]["customJWTAuthorizer"] == jwt
+    # The token stays here, as it is not listed.
+    assert "authorization" not in seen(mint())
+    refused(call(None, "made"))
+    refused(call(mint(aud="others"), "made"))
+    mismatched(signed)
+    update(**authorizer, **listed)
+    token = mint()
+    assert seen(token)["authorization"] == f"Bearer {token}"
+    # Without an authorizer it would be a signature, and an agent's to use.
+    try:
+        update(**listed)
+    except ClientError as error:
+        found = error.response
+        assert found["Error"]["Code"] == "ValidationException", found
+        assert found["fieldList"][0]["name"] == "requestHeaderConfiguration.requestHeaderAllowlist[0]", found
+    else:
+        raise AssertionError("a signature would be passed on")
+    assert seen(token)["authorization"] == f"Bearer {token}"
+    update()
+    assert "authorization" not in signed()
+    refused(call(token, "made"), 403, "AccessDeniedException")
+    update(**authorizer)
+    assert "authorization" not in seen(token)
+    mismatched(signed)
 
 
 def unavailable():

@@ -20,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
 pub mod base;
 pub mod canaries;
 pub mod cgroup;
@@ -30,6 +31,7 @@ pub mod deploy;
 pub mod ground;
 pub mod host;
 pub mod http;
+pub mod issuer;
 pub mod leaks;
 pub mod neighbour;
 pub mod netns;

@@ -107,11 +107,11 @@ fn what_is_no_command_is_refused_and_changes_nothing() -> Result {
         for (body, field) in [
             ("", "body"),
             ("ls", "body"),
-            ("{}", "command"),
-            (r#"{"command":""}"#, "command"),
-            (r#"{"command":"ls","timeout":0}"#, "timeout"),
-            (r#"{"command":"ls","timeout":"1"}"#, "timeout"),
-            (r#"{"command":"ls","cwd":"/"}"#, "cwd"),
+            ("{}", "body.command"),
+            (r#"{"command":""}"#, "body.command"),
+            (r#"{"command":"ls","timeout":0}"#, "body.timeout"),
+            (r#"{"command":"ls","timeout":"1"}"#, "body.timeout"),
+            (r#"{"command":"ls","cwd":"/"}"#, "body.cwd"),
         ] {
             let request = Request::post("/runtimes/shell/commands", body)
                 .header(SESSION_HEADER, session.as_str());

@@ -1,14 +1,14 @@
 //! Bearer tokens (`auth = "jwt"`): a runtime with an authorizer, an issuer of the test's own (`tests/fixtures/issuer.py`), callers
 //! from PyPI. Tier: root; needs PyPI. What callers must see is asserted in `tests/clients/token_calls.py`.
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use e2e::client::{Client, expect_aws_error, session_name};
 use e2e::http::Target;
+use e2e::issuer::{Issuer, authorizer};
 use e2e::{Daemon, Options, Result, ground, places, puppet, venv, wait};
 use proto::api::{AuditRecord, NewAccessKey, NewAccessKeyRequest, Page};
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 /// Issuers that misbehave, and what the audit says of each.
 const FAILING: &[(&str, &str)] = &[
@@ -21,63 +21,6 @@ const FAILING: &[(&str, &str)] = &[
     ("inward", "is without TLS"),
     ("elsewhere", "InvalidIssuer"),
 ];
-
-/// A running issuer; ends with this.
-struct Issuer {
-    child: Child,
-    port: u16,
-    pem: String,
-}
-
-impl Issuer {
-    fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new(venv::bin()?.join("python"))
-            .arg(places::source().join("tests/fixtures/issuer.py"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let stdout = child.stdout.take().context("stdout")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let told: Value = serde_json::from_str(&line).context("the issuer's first line")?;
-        Ok(Self {
-            child,
-            port: u16::try_from(told["port"].as_u64().context("port")?)?,
-            pem: told["pem"].as_str().context("pem")?.to_owned(),
-        })
-    }
-
-    fn url(&self, folder: &str) -> String {
-        let base = format!("http://127.0.0.1:{}", self.port);
-        match folder {
-            "" => format!("{base}/.well-known/openid-configuration"),
-            folder => format!("{base}/{folder}/.well-known/openid-configuration"),
-        }
-    }
-
-    fn options(&self, auth: &str) -> Options {
-        Options {
-            dev: false,
-            ..Options::default()
-        }
-        .config(&format!(
-            "listen = [\"127.0.0.1:0\"]\nauth = {auth}\n[tokens]\nallow_private = [\"127.0.0.1:{}\", \"127.0.0.1:1\"]",
-            self.port
-        ))
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn authorizer(url: &str) -> Value {
-    json!({"authorizer": {"discovery_url": url, "allowed_audience": ["agents"]}})
-}
 
 /// A runtime that takes tokens, one that takes signatures, one that wants much, and those whose issuers fail.
 fn facts(daemon: &Daemon, issuer: &Issuer) -> anyhow::Result<Value> {
@@ -126,7 +69,10 @@ fn facts(daemon: &Daemon, issuer: &Issuer) -> anyhow::Result<Value> {
     let Target::Tcp(address) = daemon.tcp()?.target else {
         anyhow::bail!("not TCP");
     };
+    let version = client.info()?.base["python3"].clone();
+    let minor: Vec<&str> = version.split('.').take(2).collect();
     Ok(json!({
+        "python": format!("PYTHON_{}", minor.join("_")),
         "endpoint": format!("http://{address}"), "issuer": format!("http://127.0.0.1:{}", issuer.port),
         "pem": issuer.pem, "arns": arns, "failing": failing, "key": key,
     }))
@@ -173,7 +119,13 @@ fn who_has_a_token_of_the_runtimes_issuer_is_served() -> Result {
         calls("metadata", &facts)?;
         calls("owned", &facts)?;
         let sessions = daemon.client().sessions("runtime=tokened")?;
-        let owner = format!("token:[\"http://127.0.0.1:{}\",\"alice\"]", issuer.port);
+        let owner = json!([
+            issuer.url(""),
+            format!("http://127.0.0.1:{}", issuer.port),
+            "sub",
+            "alice"
+        ]);
+        let owner = format!("token:{owner}");
         ensure!(
             sessions
                 .iter()
@@ -249,6 +201,53 @@ fn issuers_that_fail_or_may_not_be_asked_let_nobody_in() -> Result {
             ],
         )?;
         assert!(daemon.client().live_sessions()?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn what_boto3_made_takes_tokens() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("[\"jwt\", \"sigv4\"]"), |daemon| {
+        calls("made", &facts(daemon, &issuer)?)?;
+        recorded(
+            daemon,
+            &["takes bearer tokens only", "takes signed requests only"],
+        )
+    })
+}
+
+#[test]
+fn an_issuer_that_claims_anothers_name_gets_nobodys_sessions() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("\"jwt\""), |daemon| {
+        let (client, tcp) = (daemon.client(), daemon.tcp()?);
+        let session = session_name("chosen-by-all");
+        let birth = puppet::payload("import time\nanswer = kept.setdefault('born', time.time())");
+        let born = |claims: Value| -> anyhow::Result<Value> {
+            let token = issuer.mint(claims)?;
+            let request = Client::invocation("own", &session, &birth);
+            let request = request.header("authorization", &format!("Bearer {token}"));
+            tcp.send(request)?.expect(200)?.json()
+        };
+        let (alice, client_alice) = (json!({}), json!({"sub": null, "client_id": "alice"}));
+        puppet::deploy(&client, "own", authorizer(&issuer.url("")))?;
+        let first = born(alice.clone())?;
+        let as_client = born(client_alice.clone())?;
+        assert_ne!(first, as_client, "a user and a client of one name are two");
+        // The same keys and the same name, from another place.
+        puppet::deploy(&client, "own", authorizer(&issuer.url("twin")))?;
+        let (twin, twin_client) = (born(alice.clone())?, born(client_alice)?);
+        for other in [&twin, &twin_client] {
+            assert!(
+                *other != first && *other != as_client,
+                "shared with the twin"
+            );
+        }
+        puppet::deploy(&client, "own", authorizer(&issuer.url("")))?;
+        assert_eq!(born(alice)?, first);
         Ok(())
     })
 }

@@ -259,9 +259,9 @@ fn what_is_no_handshake_is_refused_and_starts_nothing() -> Result {
                 "ValidationException",
                 "Sec-WebSocket-Version",
             )?;
-            let twice = offer(path, &session).header("sec-websocket-key", KEY);
+            let other = offer(path, &session).header("sec-websocket-key", "none");
             expect_aws_error(
-                client.send(twice)?,
+                client.send(other)?,
                 400,
                 "ValidationException",
                 "Sec-WebSocket-Key",

@@ -289,8 +289,11 @@ fn stopping_a_session_on_the_aws_wire() -> Result {
         assert_eq!(answer.header(SESSION_HEADER), Some(session.as_str()));
         assert_eq!(answer.json::<Value>()?, json!({}));
         client.ended(&session, 20)?;
+        // The same request again is answered as the first was; another one finds nothing to stop.
+        post(&client, path, Some(&session), &token)?.expect(200)?;
+        let other = json!({"clientToken": "d".repeat(40)}).to_string();
         expect_aws_error(
-            post(&client, path, Some(&session), &token)?,
+            post(&client, path, Some(&session), &other)?,
             404,
             "ResourceNotFoundException",
             "",

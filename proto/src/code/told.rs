@@ -12,10 +12,9 @@ impl ErrorCode {
             Self::Throttled | Self::TooManyInvocations | Self::QuotaExceeded => (-32003, 200),
             Self::NotFound => (-32004, 200),
             Self::Conflict | Self::RetryableConflict => (-32005, 200),
-            Self::Validation
-            | Self::MethodNotAllowed
-            | Self::PayloadTooLarge
-            | Self::MisdirectedRequest => (-32006, 200),
+            Self::Validation | Self::PayloadTooLarge | Self::MisdirectedRequest => (-32006, 200),
+            // What the protocol itself asks for where a server offers no stream by GET and no end by DELETE.
+            Self::MethodNotAllowed => (-32006, 405),
             Self::AgentFailed
             | Self::AgentTimeout
             | Self::AgentUnreachable
@@ -84,5 +83,105 @@ impl ErrorCode {
             | Self::BadOrder
             | Self::NoSuchMethod => ("INTERNAL_ERROR", 500),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Contract §1.6–1.8 by the names of §2.9: MCP's code and status, A2A's code (whose status stays the error's own), AG-UI's
+    /// code and status.
+    type Told = (i32, u16, Option<i32>, &'static str, u16);
+
+    const CONTRACT: &[(&str, Told)] = &[
+        (
+            "ValidationException",
+            (-32006, 200, Some(-32052), "VALIDATION_ERROR", 400),
+        ),
+        (
+            "UnauthorizedException",
+            (-32001, 401, None, "UNAUTHORIZED", 401),
+        ),
+        (
+            "AccessDeniedException",
+            (-32002, 403, None, "ACCESS_DENIED", 403),
+        ),
+        (
+            "InvalidSignatureException",
+            (-32002, 403, None, "ACCESS_DENIED", 403),
+        ),
+        (
+            "ServiceQuotaExceededException",
+            (-32003, 200, Some(-32053), "SERVICE_QUOTA_EXCEEDED", 429),
+        ),
+        (
+            "ThrottlingException",
+            (-32003, 200, Some(-32053), "RATE_LIMIT_EXCEEDED", 429),
+        ),
+        (
+            "ResourceNotFoundException",
+            (-32004, 200, Some(-32051), "RESOURCE_NOT_FOUND", 404),
+        ),
+        (
+            "ConflictException",
+            (-32005, 200, Some(-32054), "SESSION_BUSY", 409),
+        ),
+        (
+            "RetryableConflictException",
+            (-32005, 200, Some(-32054), "SESSION_BUSY", 409),
+        ),
+        (
+            "RuntimeClientError",
+            (-32010, 200, Some(-32055), "AGENT_ERROR", 200),
+        ),
+        (
+            "InternalServerException",
+            (-32603, 200, Some(-32603), "INTERNAL_ERROR", 500),
+        ),
+        // Ours; to the contract these are "other".
+        (
+            "ServiceUnavailableException",
+            (-32603, 200, Some(-32603), "INTERNAL_ERROR", 500),
+        ),
+    ];
+
+    /// Errors that MCP tells in another way than the rest of their name.
+    const MCP: &[(ErrorCode, (i32, u16))] = &[
+        (ErrorCode::NotAcceptable, (-32011, 406)),
+        (ErrorCode::MethodNotAllowed, (-32006, 405)),
+    ];
+
+    #[test]
+    fn every_error_is_told_as_the_contract_has_it() {
+        for code in ErrorCode::ALL {
+            let row = code.row();
+            let found = CONTRACT.iter().find(|(name, _)| *name == row.aws);
+            let (_, (rpc, status, a2a, agui, agui_status)) =
+                found.unwrap_or_else(|| panic!("{code:?}: the contract's table lacks {}", row.aws));
+            let own = MCP.iter().find(|(special, _)| *special == code);
+            let mcp = own.map_or((*rpc, *status), |(_, told)| *told);
+            assert_eq!(code.mcp(), mcp, "{code:?}");
+            // The one status that A2A has for two names.
+            let real = if row.http == 402 { 429 } else { row.http };
+            assert_eq!(code.a2a(), a2a.map(|rpc| (rpc, real)), "{code:?}");
+            assert_eq!(code.agui(), (*agui, *agui_status), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn every_code_of_the_contract_is_some_errors() {
+        let told = |wanted: fn(ErrorCode) -> i32| {
+            let mut codes: Vec<i32> = ErrorCode::ALL.into_iter().map(wanted).collect();
+            codes.sort_unstable_by_key(|code| std::cmp::Reverse(*code));
+            codes.dedup();
+            codes
+        };
+        let mcp = [
+            -32001, -32002, -32003, -32004, -32005, -32006, -32010, -32011, -32603,
+        ];
+        assert_eq!(told(|code| code.mcp().0), mcp);
+        let a2a = [0, -32051, -32052, -32053, -32054, -32055, -32603];
+        assert_eq!(told(|code| code.a2a().map_or(0, |(rpc, _)| rpc)), a2a);
     }
 }

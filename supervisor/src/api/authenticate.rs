@@ -3,6 +3,8 @@
 //! A signed request is believed only when its whole body is here, because the signature covers it: what is handed on is
 //! the body as it was verified. Tokens are the runtimes' business (`super::authorize`), as each has an issuer of its own.
 
+use super::aws::absent;
+use super::authorize;
 use super::identify::{self, Caller};
 use super::reply::ApiError;
 use crate::broker::Broker;
@@ -13,6 +15,7 @@ use crate::spool::SpoolError;
 use crate::store::Timestamp;
 use axum::body::Body;
 use http::request::Parts;
+use http_body::Body as _;
 use proto::code::ErrorCode;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -50,7 +53,7 @@ impl Area {
             "/invocations" | "/ping" | "/ws" => Self::Local,
             "/version" | "/metrics" | "/openapi.json" => Self::Operators,
             _ if below("/runtimes") || below("/tags") => Self::Operations,
-            _ if below("/resourcepolicy") || below("/capacity-providers") => Self::Operations,
+            _ if absent::at(path).is_some() => Self::Operations,
             _ if below("/v1") => Self::Operators,
             _ => Self::Objects,
         }
@@ -126,6 +129,11 @@ async fn signed(
         let verified = gate.verifier.verify(claim, head, service, &key, hash);
         verified.map_err(refuse)
     };
+    // Whoever may not go there is not worth the room for a body.
+    let admitted = || match area {
+        Area::Operators => authorize::operator(&Caller::Key(Arc::clone(&key))),
+        Area::Health | Area::Operations | Area::Local | Area::Objects => Ok(()),
+    };
     let body = match claim.payload(&head.headers).map_err(refuse)? {
         Payload::Unsigned => {
             verify(head, None)?;
@@ -134,6 +142,7 @@ async fn signed(
         Payload::Declared(hash) => {
             // Before a byte of the body is read.
             verify(head, Some(hash))?;
+            admitted()?;
             let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
             if spooled.hash != hash {
                 return Err(refuse(Refused::Payload));
@@ -142,6 +151,11 @@ async fn signed(
             spooled.body
         }
         Payload::Covered => {
+            // Nothing is believed of this request yet, but that it names a key which opens nothing there. Without a body
+            // its signature can be looked at first.
+            if !body.is_end_stream() {
+                admitted()?;
+            }
             let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
             verify(head, Some(spooled.hash))?;
             head.extensions.insert(PayloadHash(spooled.hash));
@@ -205,6 +219,7 @@ mod tests {
             ("/healthz/", Area::Objects),
             ("/runtimes/a/invocations", Area::Operations),
             ("/runtimes/", Area::Operations),
+            ("/memories/m/events", Area::Operations),
             ("/runtimesx", Area::Objects),
             ("/v1/keys", Area::Operators),
             ("/v1", Area::Operators),

@@ -3,6 +3,7 @@
 //!
 //! `{arn}` may be an ARN escaped in any way that clients are seen to use, an id, or a plain name.
 
+pub mod absent;
 mod card;
 mod closing;
 mod command;
@@ -101,7 +102,7 @@ async fn route(
         Operation::Card => card::card(broker, &caller, target, request).await,
         Operation::WebSocket => websocket::websocket(broker, &caller, target, request).await,
         Operation::Shell => shell::shell(broker, &caller, &target, &query, request).await,
-        Operation::Stop => stop::stop(broker, &caller, &target, request.headers()).await,
+        Operation::Stop => stop::stop(broker, &caller, &target, request).await,
         Operation::ResourceMetadata => {
             let (head, _) = request.into_parts();
             resource_metadata::show(broker, Ok(target), &head)

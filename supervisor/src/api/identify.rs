@@ -82,7 +82,7 @@ impl Caller {
             Self::User(uid) if broker.config().auth != TcpAuth::None => Some(Principal::user(*uid)),
             Self::User(_) | Self::Loopback => Some(Principal::local()),
             Self::Key(key) => Some(Principal::key(&key.id)),
-            Self::Token(token) => Some(Principal::token(&token.issuer, &token.subject)),
+            Self::Token(token) => Some(Principal::token(token)),
             Self::Stranger => None,
         }
     }
@@ -163,8 +163,10 @@ fn check_host(
 ) -> Result<(), ApiError> {
     let mut hosts = headers.get_all(HOST).iter();
     let header = hosts.next();
-    if hosts.next().is_some() {
-        return Err(ApiError::field("Host", "is given twice"));
+    // The same once more is what AWS's SDK brings about (`crate::websocket::handshake`), and names no other place.
+    if hosts.any(|other| Some(other) != header) {
+        let fault = "is given more than once, each time another one";
+        return Err(ApiError::field("Host", fault));
     }
     let host = match (header.map(|value| value.to_str()), authority) {
         (Some(Ok(host)), _) => host,

@@ -13,7 +13,6 @@ use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use proto::api::FieldFault;
-use proto::code::ErrorCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -116,9 +115,9 @@ pub async fn bounded(body: Body, max: u64) -> Result<bytes::Bytes, ApiError> {
             let too_large = std::error::Error::source(&error)
                 .is_some_and(|cause| cause.is::<http_body_util::LengthLimitError>());
             if too_large {
-                ApiError::new(
-                    ErrorCode::PayloadTooLarge,
-                    format!("a request to this operation has at most {max} bytes"),
+                ApiError::too_large(
+                    "body",
+                    format!("has more than {max} bytes, which is the most here"),
                 )
             } else {
                 ApiError::field("body", format!("broke off: {error}"))

@@ -1,8 +1,9 @@
 //! One invocation, whatever wire it came by: obtain the session ▸ relay ▸ answer (architecture §4, stages 4–7).
 
 use super::answer::{AnswerBody, Bounds};
+use super::evidence::{AgentEvidence, BODY_BYTES};
 use super::intake::Intake;
-use super::reply::{AgentEvidence, ApiError};
+use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::owner::Owner;
@@ -46,12 +47,6 @@ const THIS_HOP: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
-
-/// How much of a failing agent's answer a caller is shown.
-const EVIDENCE_BYTES: usize = 4096;
-
-/// How much of it stands in the message too.
-const MESSAGE_CHARS: usize = 512;
 
 /// A call that is understood: what every wire's request becomes.
 #[derive(Debug)]
@@ -240,9 +235,9 @@ const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// The refusal of a body over its bound.
 pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {
     let found = announced.map_or_else(|| "more".to_owned(), |size| format!("{size} bytes"));
-    ApiError::new(
-        ErrorCode::PayloadTooLarge,
-        format!("the body has {found}; at most {max} bytes are taken (limits.max_body)"),
+    ApiError::too_large(
+        "payload",
+        format!("has {found}; at most {max} bytes are taken (limits.max_body)"),
     )
 }
 
@@ -255,10 +250,7 @@ pub(super) fn too_late(handle: &SessionHandle, timeout: Duration) -> ApiError {
             timeout.as_secs()
         ),
     )
-    .evidence(AgentEvidence {
-        log: handle.log.tail(),
-        ..AgentEvidence::default()
-    })
+    .evidence(AgentEvidence::logged(handle.log.tail()))
 }
 
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
@@ -286,6 +278,9 @@ pub(super) async fn relay_failure(handle: &SessionHandle, error: &CallError) -> 
     } else {
         None
     };
+    if end.is_none() {
+        handle.log.settled().await;
+    }
     let log = handle.log.tail();
     match end {
         Some(end) => ApiError::new(
@@ -302,38 +297,30 @@ pub(super) async fn relay_failure(handle: &SessionHandle, error: &CallError) -> 
         }
         None => ApiError::new(code, format!("the agent did not answer: {error}")),
     }
-    .evidence(AgentEvidence {
-        log,
-        ..AgentEvidence::default()
-    })
+    .evidence(AgentEvidence::logged(log))
 }
 
 /// The 424 of the AWS wire for an agent that answered with an error, with its own words (contract §2.2).
 pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
-    let status = answer.status;
-    let mut body = answer.body;
-    let mut text = Vec::new();
-    while text.len() < EVIDENCE_BYTES
+    let Answer {
+        status, mut body, ..
+    } = answer;
+    let mut begun = Vec::new();
+    while begun.len() < BODY_BYTES
         && let Some(Ok(frame)) = body.frame().await
     {
         if let Ok(data) = frame.into_data() {
-            text.extend_from_slice(&data[..data.len().min(EVIDENCE_BYTES - text.len())]);
+            begun.extend_from_slice(&data[..data.len().min(BODY_BYTES - begun.len())]);
         }
     }
-    let text = String::from_utf8_lossy(&text).into_owned();
-    // botocore shows its callers nothing but the message.
-    let shown: String = text.trim().chars().take(MESSAGE_CHARS).collect();
-    let said = match shown.as_str() {
-        "" => "nothing",
-        shown => shown,
-    };
+    handle.log.settled().await;
+    let evidence = AgentEvidence::answered(status, &begun, handle.log.tail());
+    // The rest is not wanted. That cancels the invocation, of which an agent may complain in its log; the reason is before that.
+    drop(body);
+    let said = evidence.said();
     ApiError::new(
         ErrorCode::AgentFailed,
         format!("Received error ({status}) from runtime. The agent answered: {said}"),
     )
-    .evidence(AgentEvidence {
-        status: Some(status),
-        body: Some(text),
-        log: handle.log.tail(),
-    })
+    .evidence(evidence)
 }

@@ -1,9 +1,11 @@
-//! The body of a request over HTTP/2 that is answered before anybody has read it to its end.
+//! The body of a request that is answered before anybody has read it to its end. What is left of a small one is read and
+//! thrown away, so that nothing happens to the connection.
 //!
-//! Such a stream ends with the answer and a reset that says "no error". A client may not take that for the loss of the
-//! answer ([RFC 9113 §8.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1)), yet some do when it meets them while they
-//! are still sending (curl 7.88 of Debian 12: one early answer in ten). So what is left of a small body is read and thrown
-//! away first. HTTP/1.1 has no such reset, and hyper does the like there by itself.
+//! Over HTTP/2 such a stream ends with the answer and a reset that says "no error". A client may not take that for the loss of
+//! the answer ([RFC 9113 §8.1](https://www.rfc-editor.org/rfc/rfc9113#section-8.1)), yet some do when it meets them while they
+//! are still sending (curl 7.88 of Debian 12: one early answer in ten). Over HTTP/1.1 hyper throws away what it has at that
+//! moment, else it closes the connection without a word; botocore sends a body in a packet of its own, a moment after the head,
+//! and its next call then met a closed connection (one refusal in a hundred).
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -13,7 +15,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Most bytes that are thrown away. Whoever sends more is told by the reset to stop.
+/// Most bytes that are thrown away. Whoever sends more is told to stop: by the reset, or by the connection's end.
 const MOST: usize = 64 * 1024;
 
 /// How long they may take to come.
@@ -37,7 +39,7 @@ impl Drop for Lingering {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        // One for each open stream at most, and those are bounded.
+        // One for each open stream or connection at most, and those are bounded.
         runtime.spawn(tokio::time::timeout(PATIENCE, async move {
             let mut left = MOST;
             while left > 0

@@ -6,7 +6,8 @@ use super::occupancy::{Held, Occupancy};
 use crate::broker::Broker;
 use axum::Router;
 use axum::body::Body;
-use http::{Request, Version};
+use http::Request;
+use http::header::EXPECT;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -247,10 +248,11 @@ impl Server {
             let in_flight = occupied.enter();
             let held = held.clone();
             async move {
-                let multiplexed = request.version() == Version::HTTP_2;
-                let mut request = request.map(|body| match multiplexed {
-                    true => Body::new(Lingering::new(body)),
-                    false => Body::new(body),
+                // Whoever waits for a 100 sends no body once it is refused.
+                let waits = request.headers().contains_key(EXPECT);
+                let mut request = request.map(|body| match waits {
+                    true => Body::new(body),
+                    false => Body::new(Lingering::new(body)),
                 });
                 request.extensions_mut().insert(peer);
                 request.extensions_mut().insert(held);

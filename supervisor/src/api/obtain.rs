@@ -1,7 +1,8 @@
 //! From a call's key to a session that works for it: the one that is there, or a new one (architecture §4, stages 4–6).
 //! Waiting comes before refusing, and a refusal says when to try again and which limit it was.
 
-use super::reply::{AgentEvidence, ApiError};
+use super::evidence::AgentEvidence;
+use super::reply::ApiError;
 use crate::admission::Refused;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
@@ -165,10 +166,7 @@ fn start_failure(end: &End) -> ApiError {
         code,
         format!("the session could not be started: {}", end.detail),
     )
-    .evidence(AgentEvidence {
-        log: end.log_tail.clone(),
-        ..AgentEvidence::default()
-    });
+    .evidence(AgentEvidence::logged(end.log_tail.clone()));
     match code {
         ErrorCode::RetryableConflict => error.retry_after(Duration::from_secs(1)),
         _ => error,

@@ -1,5 +1,6 @@
 //! Every error answer: AWS-shaped on the AWS wire, RFC 9457 on ours, both with a request id (contract §2.9).
 
+use super::evidence::AgentEvidence;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -50,17 +51,6 @@ struct Refusal {
 /// On the answer of everybody who was turned away: why.
 #[derive(Debug, Clone)]
 pub struct TurnedAway(pub String);
-
-/// What AWS hides and its users ask for most: the agent's own words.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AgentEvidence {
-    /// The agent's status, if it answered.
-    pub status: Option<u16>,
-    /// The beginning of its answer.
-    pub body: Option<String>,
-    /// Last lines of its output.
-    pub log: Vec<String>,
-}
 
 impl ApiError {
     /// A failure of this kind.
@@ -128,6 +118,14 @@ impl ApiError {
         }
     }
 
+    /// A body over its bound.
+    pub fn too_large(field: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: ErrorCode::PayloadTooLarge,
+            ..Self::field(field, message)
+        }
+    }
+
     /// Nothing of that name.
     pub fn not_found(what: impl Into<String>) -> Self {
         Self::new(ErrorCode::NotFound, what)
@@ -158,9 +156,13 @@ impl ApiError {
         self
     }
 
-    /// Adds the agent's own words.
+    /// Adds the agent's own words, the last of its log to the message too.
     #[must_use]
     pub fn evidence(mut self, agent: AgentEvidence) -> Self {
+        if let Some(words) = agent.last_words() {
+            self.message.push_str("; its log ends with: ");
+            self.message.push_str(&words);
+        }
         self.agent = Some(Box::new(agent));
         self
     }
@@ -170,10 +172,7 @@ impl ApiError {
     pub fn weight(&self) -> usize {
         let fields = self.fields.iter();
         let fields: usize = fields.map(|f| f.name.len() + f.message.len()).sum();
-        let agent = self.agent.as_ref().map_or(0, |agent| {
-            let log: usize = agent.log.iter().map(String::len).sum();
-            agent.body.as_ref().map_or(0, String::len) + log
-        });
+        let agent = self.agent.as_ref().map_or(0, |agent| agent.weight());
         self.message.len() + fields + agent
     }
 
@@ -229,15 +228,8 @@ impl ApiError {
     }
 
     fn add_evidence(&self, body: &mut Map<String, Value>) {
-        let Some(agent) = &self.agent else { return };
-        if let Some(status) = agent.status {
-            body.insert("agentStatus".to_owned(), json!(status));
-        }
-        if let Some(text) = &agent.body {
-            body.insert("agentBody".to_owned(), json!(text));
-        }
-        if !agent.log.is_empty() {
-            body.insert("agentLog".to_owned(), json!(agent.log));
+        if let Some(agent) = &self.agent {
+            agent.tell(body);
         }
     }
 

@@ -71,9 +71,6 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/s3/", any(s3::dispatch))
         .route("/s3/{*rest}", any(s3::dispatch))
         .route("/tags/{*rest}", any(aws::dispatch))
-        .route("/resourcepolicy/{*rest}", any(aws::dispatch))
-        .route("/capacity-providers", any(aws::dispatch))
-        .route("/capacity-providers/{*rest}", any(aws::dispatch))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(&broker), admit))
@@ -95,21 +92,19 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
             authenticate(&broker, &mut head, body).await
         }
     };
-    let admitted = authenticated.and_then(|(caller, body)| {
-        if area == Area::Operators {
-            authorize::operator(&caller)?;
-        }
-        Ok((caller, body))
-    });
-    let (mut response, caller) = match admitted {
+    let (mut response, caller) = match authenticated {
         Ok((caller, body)) => {
-            let mut request = Request::from_parts(head, body);
-            request.extensions_mut().insert(Presented(caller.clone()));
-            (next.run(request).await, Some(caller))
+            let response = match enter(area, &caller) {
+                Ok(()) => {
+                    let mut request = Request::from_parts(head, body);
+                    request.extensions_mut().insert(Presented(caller.clone()));
+                    next.run(request).await
+                }
+                Err(error) => refused(area, &visit.path, &error, &id),
+            };
+            (response, Some(caller))
         }
-        Err(error) if area == Area::Operators => (error.problem(&id), None),
-        Err(error) if s3::serves(&visit.path) => (s3::refused(&error, &id), None),
-        Err(error) => (error.aws(&id), None),
+        Err(error) => (refused(area, &visit.path, &error, &id), None),
     };
     set_request_id(response.headers_mut(), &id);
     if expects && !response.status().is_success() {
@@ -132,6 +127,25 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         });
     }
     response
+}
+
+/// Whether a caller may go there at all.
+fn enter(area: Area, caller: &Caller) -> Result<(), ApiError> {
+    match area {
+        Area::Operators => authorize::operator(caller),
+        Area::Health | Area::Operations | Area::Local | Area::Objects => Ok(()),
+    }
+}
+
+/// The refusal in the words of the wire that was meant.
+fn refused(area: Area, path: &str, error: &ApiError, id: &str) -> Response {
+    if area == Area::Operators {
+        error.problem(id)
+    } else if s3::serves(path) {
+        s3::refused(error, id)
+    } else {
+        error.aws(id)
+    }
 }
 
 /// What a record of a refusal needs of its request.
@@ -172,6 +186,10 @@ async fn method_not_allowed(OriginalUri(uri): OriginalUri, request: Request) -> 
 }
 
 async fn unknown(OriginalUri(uri): OriginalUri, request: Request) -> Response {
+    let presented = request.extensions().get::<Presented>();
+    if let (Some(what), Some(presented)) = (aws::absent::at(uri.path()), presented) {
+        return aws::absent::refuse(presented, what, &request_id(&request));
+    }
     ApiError::not_found(format!("there is nothing at {}", uri.path()))
         .problem(&request_id(&request))
 }

@@ -3,7 +3,7 @@
 use crate::ask::ask;
 use crate::owner::Owner;
 use crate::relay::link::Link;
-use crate::session::log::SessionLog;
+use crate::session::log::{SessionLog, Tail};
 use proto::api::{EndReason, Phase};
 use proto::code::ErrorCode;
 use proto::config::Concurrency;
@@ -48,8 +48,8 @@ pub struct End {
     pub reason: EndReason,
     /// For people: what happened, in a sentence.
     pub detail: String,
-    /// Last lines of the agent's output.
-    pub log_tail: Vec<String>,
+    /// The end of the agent's output.
+    pub log_tail: Tail,
     /// Whether it had been healthy before.
     pub was_live: bool,
     /// What a launch that failed is for the caller, where the reason alone does not say.

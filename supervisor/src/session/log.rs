@@ -16,9 +16,14 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use tail::Newest;
 use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
 
 mod allowance;
+mod tail;
+
+pub use tail::{Tail, beginning};
 
 /// Size at which the file is turned over.
 pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
@@ -26,11 +31,11 @@ pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of a file that [`read_last`] returns at most.
 pub const READ_BYTES: usize = 4 * 1024 * 1024;
 
-/// Lines kept in memory for error messages.
-const TAIL_LINES: usize = 40;
+/// How long nothing must come for [`SessionLog::settled`]: a shim sends output every 5 ms while there is some.
+const SILENCE: Duration = Duration::from_millis(50);
 
-/// Bytes of them shown at most.
-const TAIL_BYTES: usize = 8 * 1024;
+/// How long [`SessionLog::settled`] takes at most.
+const SETTLING: Duration = Duration::from_millis(500);
 
 /// See [`SessionLog::append`].
 const YEAR_MS: u64 = 366 * 24 * 60 * 60 * 1000;
@@ -51,7 +56,7 @@ pub struct SessionLog {
 struct Inner {
     file: Option<File>,
     written: u64,
-    tail: VecDeque<String>,
+    newest: Newest,
     /// Of the shim's words.
     allowance: Allowance,
     dropped: u64,
@@ -73,7 +78,7 @@ impl SessionLog {
             inner: Mutex::new(Inner {
                 file: None,
                 written: 0,
-                tail: VecDeque::new(),
+                newest: Newest::default(),
                 allowance: Allowance::of_shim(per_s, burst, Instant::now()),
                 dropped: 0,
                 untold: 0,
@@ -145,10 +150,8 @@ impl SessionLog {
     }
 
     fn write(&self, inner: &mut Inner, line: Line) {
-        if inner.tail.len() == TAIL_LINES {
-            inner.tail.pop_front();
-        }
-        inner.tail.push_back(line.record.text.clone());
+        let record = &line.record;
+        inner.newest.take(&record.text, record.stream.is_some());
         if let Err(error) = self.store(inner, &line.bytes)
             && !inner.broken
         {
@@ -183,21 +186,20 @@ impl SessionLog {
 
     /// The last lines, for a caller whose invocation failed.
     #[must_use]
-    pub fn tail(&self) -> Vec<String> {
-        let inner = self.inner();
-        let mut bytes = 0;
-        let mut lines: Vec<String> = inner
-            .tail
-            .iter()
-            .rev()
-            .take_while(|line| {
-                bytes += line.len();
-                bytes <= TAIL_BYTES
-            })
-            .cloned()
-            .collect();
-        lines.reverse();
-        lines
+    pub fn tail(&self) -> Tail {
+        self.inner().newest.shown()
+    }
+
+    /// Waits until what the agent said before now is here, not long: its shim tells of output after it has told of an answer.
+    pub async fn settled(&self) {
+        let mut follow = self.follow();
+        let settling = async {
+            // Whoever lags hears that more has come, too.
+            while let Ok(Ok(_) | Err(RecvError::Lagged(_))) =
+                tokio::time::timeout(SILENCE, follow.recv()).await
+            {}
+        };
+        let _ = tokio::time::timeout(SETTLING, settling).await;
     }
 
     /// Lines dropped so far.
@@ -322,7 +324,7 @@ mod tests {
             dropped: 7,
         };
         log.append(silent, Instant::now());
-        assert_eq!(log.tail()[0], "one\u{1b}[31m\ntwo");
+        assert_eq!(log.tail().lines[0], "one\u{1b}[31m\ntwo");
         assert_eq!(log.dropped(), 7);
         assert_eq!(
             follower.try_recv().expect("followed").text,
@@ -339,6 +341,30 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_still_coming_is_waited_for_but_not_for_ever() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let log = log_at(dir.path().join("s.log"));
+        let begun = tokio::time::Instant::now();
+        log.settled().await;
+        assert_eq!(begun.elapsed(), SILENCE);
+        let lines = async |count: u32| {
+            for _ in 0..count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                log.append(line("more"), Instant::now());
+            }
+        };
+        for (count, waited) in [(3, 3 * Duration::from_millis(5) + SILENCE), (200, SETTLING)] {
+            let begun = tokio::time::Instant::now();
+            let settled = async {
+                log.settled().await;
+                begun.elapsed()
+            };
+            let (elapsed, ()) = tokio::join!(settled, lines(count));
+            assert_eq!(elapsed, waited);
+        }
+    }
+
     #[test]
     fn a_shims_numbers_do_no_harm() {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -350,7 +376,7 @@ mod tests {
             log.append(batch, Instant::now());
         }
         assert_eq!(log.dropped(), u64::MAX);
-        assert_eq!(log.tail().len(), 4);
+        assert_eq!(log.tail().lines.len(), 4);
     }
 
     #[test]
@@ -412,7 +438,9 @@ mod tests {
         assert!(log.dropped() > 20_000, "{}", log.dropped());
         // The daemon's own words are in it whatever the shim does, and so is, in time, what was lost.
         log.note("the end");
-        assert_eq!(log.tail().last().map(String::as_str), Some("the end"));
+        let tail = log.tail();
+        assert_eq!(tail.lines.last().map(String::as_str), Some("the end"));
+        assert_ne!(tail.last_words.as_deref(), Some("the end"));
         let later = start + Duration::from_secs(20);
         assert!(log.append(line("after"), later));
         let stored = read_last(&path, 3).expect("read");

@@ -121,7 +121,12 @@ pub(super) fn headers(
     for name in signed {
         lines.extend_from_slice(name.as_str().as_bytes());
         lines.push(b':');
-        let mut values = headers.get_all(name).iter().peekable();
+        let all = headers.get_all(name);
+        let first = all.iter().next();
+        // The same host once more is what AWS's SDK brings about (`crate::websocket::handshake`): it has signed one.
+        let one_host = name == HOST && all.iter().all(|other| Some(other) == first);
+        let most = if one_host { 1 } else { usize::MAX };
+        let mut values = all.iter().take(most).peekable();
         if values.peek().is_none() {
             match authority {
                 Some(authority) if name == HOST => {

@@ -293,6 +293,22 @@ fn a_host_may_be_signed_without_its_port() {
 }
 
 #[test]
+fn the_same_host_twice_is_one_and_two_are_none() {
+    let with = |host: &str| {
+        let signed = Signed::header(PATH, &[], "host;x-amz-date", NOW);
+        signed.with("host", host).judge()
+    };
+    assert_eq!(with("127.0.0.1:8080"), Ok(()));
+    for other in [
+        "127.0.0.2:8080",
+        "127.0.0.1",
+        "127.0.0.1:8080,127.0.0.1:8080",
+    ] {
+        assert_eq!(with(other), Err(Refused::Mismatch), "{other}");
+    }
+}
+
+#[test]
 fn what_decides_must_be_covered() {
     let user = "x-amzn-bedrock-agentcore-runtime-user-id";
     let session = "x-amzn-bedrock-agentcore-runtime-session-id";

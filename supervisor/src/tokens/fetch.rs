@@ -3,6 +3,7 @@
 //! Whoever deploys a runtime names its issuer, so the URL is a stranger's: it is judged as an agent's outbound connection is
 //! (`crate::egress`), address by address after resolving. Private addresses and plain HTTP need an entry of the operator's.
 
+use super::lookups::Lookups;
 use crate::egress::own_addresses::OwnAddresses;
 use crate::egress::policy::may_dial;
 use crate::fault::chain;
@@ -13,12 +14,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use session_core::egress::{AllowList, Target};
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
@@ -26,9 +25,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// From resolving to the last byte.
 const TIME: Duration = Duration::from_secs(5);
-
-/// Names being resolved at once: each holds a thread for as long as a name server is silent.
-const LOOKUPS: usize = 8;
 
 /// Where issuers may be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,38 +36,39 @@ pub struct IssuerPolicy {
 }
 
 /// Fetches documents.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fetcher {
     own: OwnAddresses,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
     tls: OnceLock<Arc<ClientConfig>>,
 }
 
-impl Default for Fetcher {
-    fn default() -> Self {
-        Self {
-            own: OwnAddresses::default(),
-            lookups: Arc::new(Semaphore::new(LOOKUPS)),
-            tls: OnceLock::new(),
-        }
-    }
+/// A document that is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Where it is.
+    pub(super) url: &'a str,
+    /// Where the metadata of the issuer is that says so: it answers for the host as well, whichever it names.
+    pub(super) issuer: &'a str,
+    /// Most bytes of it.
+    pub(super) max: usize,
 }
 
 impl Fetcher {
-    /// The document at `url`, at most `max` bytes; why not, for the audit.
+    /// The document; why not, for the audit.
     pub(super) async fn get(
         &self,
-        url: &str,
-        max: usize,
+        wanted: Wanted<'_>,
         policy: &IssuerPolicy,
     ) -> Result<Bytes, String> {
-        let fetched = tokio::time::timeout(TIME, self.fetch(url, max, policy)).await;
+        let fetched = tokio::time::timeout(TIME, self.fetch(wanted, policy)).await;
         fetched
             .unwrap_or_else(|_| Err(format!("did not answer within {} s", TIME.as_secs())))
-            .map_err(|fault| format!("{url}: {fault}"))
+            .map_err(|fault| format!("{}: {fault}", wanted.url))
     }
 
-    async fn fetch(&self, url: &str, max: usize, policy: &IssuerPolicy) -> Result<Bytes, String> {
+    async fn fetch(&self, wanted: Wanted<'_>, policy: &IssuerPolicy) -> Result<Bytes, String> {
+        let Wanted { url, issuer, max } = wanted;
         let uri: Uri = url.parse().map_err(|_| "is not a URL".to_owned())?;
         let (secure, port) = match uri.scheme_str() {
             Some("https") => (true, 443),
@@ -92,7 +89,7 @@ impl Fetcher {
                 "is without TLS (tokens.allow_private opens exactly one host and port)".to_owned(),
             );
         }
-        let stream = self.dial(&target, policy).await?;
+        let stream = self.dial(&target, issuer, policy).await?;
         let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
             .header(HOST, authority)
             .header(ACCEPT, "application/json")
@@ -114,8 +111,16 @@ impl Fetcher {
         exchange(stream, request, max).await
     }
 
-    async fn dial(&self, target: &Target, policy: &IssuerPolicy) -> Result<TcpStream, String> {
-        let resolved = self.resolve(target).await?;
+    async fn dial(
+        &self,
+        target: &Target,
+        issuer: &str,
+        policy: &IssuerPolicy,
+    ) -> Result<TcpStream, String> {
+        let resolved = match target.address() {
+            Some(address) => vec![(address, target.port).into()],
+            None => self.lookups.resolve(issuer, target).await?,
+        };
         let own = self
             .own
             .now()
@@ -125,25 +130,6 @@ impl Fetcher {
         TcpStream::connect(dialled.as_slice())
             .await
             .map_err(|error| format!("could not be reached: {error}"))
-    }
-
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, String> {
-        if let Some(address) = target.address() {
-            return Ok(vec![(address, target.port).into()]);
-        }
-        let place = Arc::clone(&self.lookups).acquire_owned().await;
-        let place = place.map_err(|_| "the daemon stops".to_owned())?;
-        let (host, port) = (target.host.clone(), target.port);
-        let resolved = tokio::task::spawn_blocking(move || {
-            let resolved = (host.as_str(), port).to_socket_addrs();
-            drop(place);
-            resolved.map(Iterator::collect)
-        });
-        match resolved.await {
-            Ok(Ok(addresses)) => Ok(addresses),
-            Ok(Err(error)) => Err(format!("could not be resolved: {error}")),
-            Err(error) => Err(error.to_string()),
-        }
     }
 
     /// This host's own trust: an operator adds a private authority there.

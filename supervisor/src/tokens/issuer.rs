@@ -5,7 +5,7 @@
 //! unknown ─fetch─▸ fresh (10 min) ─▸ stale, used while fetching fails, for an hour at most
 //! ```
 
-use super::fetch::{Fetcher, IssuerPolicy};
+use super::fetch::{Fetcher, IssuerPolicy, Wanted};
 use jsonwebtoken::jwk::Jwk;
 use serde::Deserialize;
 use serde_json::Value;
@@ -114,11 +114,16 @@ impl Issuers {
         struct KeySet {
             keys: Vec<Value>,
         }
-        let document = self.fetcher.get(url, MAX_METADATA, policy).await?;
+        let wanted = |url, max| Wanted {
+            url,
+            issuer: url,
+            max,
+        };
+        let document = self.fetcher.get(wanted(url, MAX_METADATA), policy).await?;
         let metadata: Metadata = serde_json::from_slice(&document)
             .map_err(|error| format!("{url}: is not an issuer's metadata: {error}"))?;
         let place = &metadata.jwks_uri;
-        let document = self.fetcher.get(place, MAX_KEY_SET, policy).await?;
+        let document = self.fetcher.get(wanted(place, MAX_KEY_SET), policy).await?;
         let set: KeySet = serde_json::from_slice(&document)
             .map_err(|error| format!("{place}: is not a key set: {error}"))?;
         if set.keys.len() > MAX_KEYS {

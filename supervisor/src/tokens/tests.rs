@@ -1,6 +1,7 @@
 //! Tier 1: pure. What is on the wire between us and an issuer is `tests/tests/tokens.rs`.
 
 use super::*;
+use crate::owner::Principal;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::get_current_timestamp;
@@ -237,14 +238,40 @@ fn every_list_must_fit() {
 
 #[test]
 fn a_token_without_a_subject_is_its_clients() {
-    let of = |claims: Value| caller(ISSUER, claims.as_object().expect("an object"));
+    let of = |claims: Value| caller("url", ISSUER, claims.as_object().expect("an object"));
+    let found = of(json!({ "sub": "a", "client_id": "b" })).expect("a");
     assert_eq!(
-        of(json!({ "sub": "a", "client_id": "b" }))
-            .expect("a")
-            .subject,
-        "a"
+        (found.claim, found.subject.as_str()),
+        (SubjectClaim::Subject, "a")
     );
-    assert_eq!(of(json!({ "client_id": "b" })).expect("b").subject, "b");
+    let found = of(json!({ "client_id": "b" })).expect("b");
+    assert_eq!(
+        (found.claim, found.subject.as_str()),
+        (SubjectClaim::Client, "b")
+    );
     assert!(of(json!({})).is_err() && of(json!({ "sub": "" })).is_err());
     assert!(of(json!({ "sub": "s".repeat(1025) })).is_err());
+}
+
+#[test]
+fn callers_of_another_issuer_or_kind_are_others() {
+    let of = |url: &str, issuer: &str, claims: Value| {
+        let found = caller(url, issuer, claims.as_object().expect("an object"));
+        Principal::token(&found.expect("a caller"))
+    };
+    let found = [
+        of("https://a.test/c", ISSUER, json!({ "sub": "one" })),
+        // Whoever writes a metadata document says in it who it is.
+        of("https://b.test/c", ISSUER, json!({ "sub": "one" })),
+        of(
+            "https://a.test/c",
+            "https://c.test",
+            json!({ "sub": "one" }),
+        ),
+        of("https://a.test/c", ISSUER, json!({ "client_id": "one" })),
+        of("https://a.test/c", ISSUER, json!({ "sub": "two" })),
+        of("https://a.test/c\",\"x", ISSUER, json!({ "sub": "one" })),
+    ];
+    let different: std::collections::HashSet<_> = found.iter().collect();
+    assert_eq!(different.len(), found.len(), "{found:?}");
 }

@@ -37,14 +37,14 @@ impl Offer {
         if !words(headers, &CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade")) {
             return Err(ApiError::field("Connection", "must be `Upgrade`"));
         }
-        if only(headers, &SEC_WEBSOCKET_VERSION) != Some("13") {
+        // Each may be there again: AWS's SDK hands out the headers of a whole handshake, and libraries send them after their
+        // own. A library looks for the answer to its own key, the first; nothing of the others goes anywhere.
+        let version = each(headers, &SEC_WEBSOCKET_VERSION, |version| version == "13");
+        if version.is_none() {
             return Err(ApiError::field("Sec-WebSocket-Version", "must be `13`"));
         }
-        let key = only(headers, &SEC_WEBSOCKET_KEY)
-            .filter(|key| is_key(key))
-            .ok_or_else(|| {
-                ApiError::field("Sec-WebSocket-Key", "must be 16 bytes in base64, once")
-            })?;
+        let key = each(headers, &SEC_WEBSOCKET_KEY, is_key)
+            .ok_or_else(|| ApiError::field("Sec-WebSocket-Key", "must be 16 bytes in base64"))?;
         let protocols: Vec<String> = words(headers, &SEC_WEBSOCKET_PROTOCOL)
             .map(str::to_owned)
             .collect();
@@ -163,14 +163,16 @@ fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
         .filter(|word| !word.is_empty())
 }
 
-/// The value of a header that is there once.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    values
-        .next()
-        .is_none()
-        .then(|| first.to_str().ok().map(str::trim))?
+/// The first value of a header of which all are good.
+fn each<'a>(
+    headers: &'a HeaderMap,
+    name: &HeaderName,
+    good: impl Fn(&str) -> bool,
+) -> Option<&'a str> {
+    let text = |value: &'a HeaderValue| value.to_str().ok().map(str::trim);
+    let values = headers.get_all(name);
+    let all = values.iter().all(|value| text(value).is_some_and(&good));
+    all.then(|| values.iter().next().and_then(text))?
 }
 
 #[cfg(test)]
@@ -214,6 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn of_several_keys_the_first_is_answered() {
+        let again = [
+            ("upgrade", Some("websocket")),
+            ("connection", Some("Upgrade")),
+            ("sec-websocket-version", Some("13")),
+            ("sec-websocket-key", Some("AAAAAAAAAAAAAAAAAAAAAA==")),
+        ];
+        let offer = offer(&again).expect("an offer");
+        let response: Response<()> = offer.accept(None);
+        assert_eq!(response.headers()["sec-websocket-accept"], ACCEPT);
+        let keys = offer.headers().into_iter();
+        let keys: Vec<_> = keys
+            .filter(|(name, _)| name == "sec-websocket-key")
+            .collect();
+        assert_eq!(keys, [("sec-websocket-key".to_owned(), KEY.to_owned())]);
+    }
+
+    #[test]
     fn what_is_no_offer_names_its_header() {
         for (change, field) in [
             (("upgrade", None), "Upgrade"),
@@ -224,7 +244,7 @@ mod tests {
                 "Sec-WebSocket-Version",
             ),
             (("sec-websocket-key", None), "Sec-WebSocket-Key"),
-            (("sec-websocket-key", Some(KEY)), "Sec-WebSocket-Key"),
+            (("sec-websocket-key", Some("no key")), "Sec-WebSocket-Key"),
         ] {
             let error = offer(&[change]).expect_err(field);
             assert_eq!(error.fields[0].name, field);

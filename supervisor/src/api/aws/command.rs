@@ -15,7 +15,7 @@ mod delivery;
 mod text;
 
 use super::event_stream;
-use super::headers::{echoed, headers_in};
+use super::headers::of_command;
 use super::target::Target;
 use crate::api::identify::Caller;
 use crate::api::input::{Reading, bounded};
@@ -101,12 +101,7 @@ pub(super) async fn command(
     let session = session_id(&parts.headers)?.unwrap_or_else(fresh_session_id);
     let owner = caller.owner(broker, &parts.headers)?;
     let key = target.session(session.clone(), owner);
-    let trace = echoed(&headers_in(
-        &parts.headers,
-        &target.version,
-        &session,
-        &request_id,
-    )?);
+    let trace = of_command(&parts.headers)?;
     let wanted = Wanted::read(body).await?;
     let mut response = match begin(broker, &key, target, wanted, &request_id).await {
         Ok(events) => {
@@ -149,7 +144,7 @@ impl Wanted {
                 fault("timeout", message);
             }
         }
-        reading.finish(faults)
+        reading.finish(faults).map_err(in_body)
     }
 
     fn timeout(&self) -> Duration {
@@ -167,6 +162,14 @@ impl Wanted {
         };
         format!("command {request_id}: {}{more}", shown.escape_debug())
     }
+}
+
+/// A fault's field as callers of SDKs know it: the body is a member, and what is in it is that member's.
+fn in_body(mut error: ApiError) -> ApiError {
+    for fault in error.fields.iter_mut().filter(|fault| fault.name != "body") {
+        fault.name.insert_str(0, "body.");
+    }
+    ApiError::fields(error.fields)
 }
 
 /// Starts the command; the answer's body.
@@ -364,16 +367,19 @@ mod tests {
             assert_eq!(fault_of(body).await, []);
         }
         for (body, field) in [
-            (json!({}), "command"),
-            (json!({"command": ""}), "command"),
-            (json!({"command": 1}), "command"),
-            (json!({"command": "a\0"}), "command"),
-            (json!({"command": "x".repeat(MAX_COMMAND + 1)}), "command"),
-            (json!({"command": "x", "timeout": 0}), "timeout"),
-            (json!({"command": "x", "timeout": 3601}), "timeout"),
-            (json!({"command": "x", "timeout": -1}), "timeout"),
-            (json!({"command": "x", "timeout": 1.5}), "timeout"),
-            (json!({"command": "x", "stdin": "y"}), "stdin"),
+            (json!({}), "body.command"),
+            (json!({"command": ""}), "body.command"),
+            (json!({"command": 1}), "body.command"),
+            (json!({"command": "a\0"}), "body.command"),
+            (
+                json!({"command": "x".repeat(MAX_COMMAND + 1)}),
+                "body.command",
+            ),
+            (json!({"command": "x", "timeout": 0}), "body.timeout"),
+            (json!({"command": "x", "timeout": 3601}), "body.timeout"),
+            (json!({"command": "x", "timeout": -1}), "body.timeout"),
+            (json!({"command": "x", "timeout": 1.5}), "body.timeout"),
+            (json!({"command": "x", "stdin": "y"}), "body.stdin"),
             (json!([]), "body"),
         ] {
             let faults = fault_of(body.clone()).await;

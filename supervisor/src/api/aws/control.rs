@@ -44,8 +44,6 @@ pub(super) enum Operation {
     TagResource,
     UntagResource,
     ListTagsForResource,
-    /// Resource policies and capacity providers: known, and not here.
-    NotHere(&'static str),
 }
 
 impl Operation {
@@ -56,7 +54,7 @@ impl Operation {
             Self::UpdateAgentRuntime => Action::UPDATE_RUNTIME,
             Self::GetAgentRuntime => Action::GET_RUNTIME,
             Self::DeleteAgentRuntime => Action::DELETE_RUNTIME,
-            Self::ListAgentRuntimes | Self::NotHere(_) => Action::LIST_RUNTIMES,
+            Self::ListAgentRuntimes => Action::LIST_RUNTIMES,
             Self::ListAgentRuntimeVersions => Action::LIST_VERSIONS,
             Self::CreateAgentRuntimeEndpoint => Action::CREATE_ENDPOINT,
             Self::UpdateAgentRuntimeEndpoint => Action::UPDATE_ENDPOINT,
@@ -101,19 +99,6 @@ const TAGS: &[(Method, Operation)] = &[
     (Method::DELETE, Operation::UntagResource),
     (Method::GET, Operation::ListTagsForResource),
 ];
-const POLICY: Operation = Operation::NotHere("resource policies");
-const POLICIES: &[(Method, Operation)] = &[
-    (Method::PUT, POLICY),
-    (Method::GET, POLICY),
-    (Method::DELETE, POLICY),
-];
-const PROVIDER: Operation = Operation::NotHere("capacity providers");
-const PROVIDERS: &[(Method, Operation)] = &[
-    (Method::PUT, PROVIDER),
-    (Method::POST, PROVIDER),
-    (Method::GET, PROVIDER),
-    (Method::DELETE, PROVIDER),
-];
 
 /// The place of a path; `None` if it is not one of the control plane.
 pub(super) fn split(path: &str) -> Option<Place<'_>> {
@@ -133,8 +118,6 @@ pub(super) fn split(path: &str) -> Option<Place<'_>> {
             let arn = path.trim_start_matches('/').strip_prefix("tags/")?;
             place(TAGS, vec![("resourceArn", arn.trim_end_matches('/'))])
         }
-        ["resourcepolicy", ..] => place(POLICIES, Vec::new()),
-        ["capacity-providers", ..] => place(PROVIDERS, Vec::new()),
         _ => None,
     }
 }
@@ -230,12 +213,6 @@ async fn run(
     request: Request,
 ) -> Result<Answer, ApiError> {
     authorize::no_stranger(presented, operation.action())?;
-    if let Operation::NotHere(what) = operation {
-        return Err(ApiError::new(
-            ErrorCode::Validation,
-            format!("this daemon has no {what}; docs/compatibility.md says why"),
-        ));
-    }
     let mut decoded = Vec::with_capacity(labels.len());
     for (name, label) in labels {
         let label = percent_decode_str(label)
@@ -259,7 +236,6 @@ async fn run(
         Operation::TagResource => tags::tag(broker, &input).await,
         Operation::UntagResource => tags::untag(broker, &input).await,
         Operation::ListTagsForResource => tags::list(broker, &input).await,
-        Operation::NotHere(_) => unreachable!("refused above"),
     }
 }
 
@@ -282,9 +258,6 @@ mod tests {
             ),
             ("/tags/arn%3Aaws%3Ab%2Fc", TAGS),
             ("/tags/arn:aws:b/c", TAGS),
-            ("/resourcepolicy/x", POLICIES),
-            ("/capacity-providers", PROVIDERS),
-            ("/capacity-providers/x/runtime-versions", PROVIDERS),
         ] {
             assert_eq!(
                 split(path).map(|place| place.operations),
@@ -297,6 +270,7 @@ mod tests {
             "/runtimes/arn:aws:b:runtime/a/invocations",
             "/runtimes/a/stopruntimesession",
             "/tags/",
+            "/resourcepolicy/x",
             "/v1/runtimes",
         ] {
             assert_eq!(split(path), None, "{path}");

@@ -9,21 +9,31 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use proto::config::Protocol;
 use proto::ids::ClientSessionId;
 
-/// A header of the contract's: name, the field that it is for callers, longest value.
-type Known = (&'static str, &'static str, usize);
+/// A header of the contract's: name, the field that it is for callers, shortest and longest value.
+type Known = (&'static str, &'static str, usize, usize);
 
-/// Headers of the caller that reach every agent.
+/// Headers of the caller that reach every agent. One of the trace that is empty says as much as none.
 const PASSED_IN: &[Known] = &[
-    ("accept", "accept", 256),
-    ("content-type", "contentType", 256),
-    (MCP_SESSION_ID, "mcpSessionId", 1024),
-    ("mcp-protocol-version", "mcpProtocolVersion", 1024),
-    ("mcp-method", "mcpMethod", 1024),
-    ("mcp-name", "mcpName", 1024),
-    ("traceparent", "traceParent", 128),
-    ("tracestate", "traceState", 512),
-    ("baggage", "baggage", 8192),
-    (trace::HEADER, "traceId", 128),
+    ("accept", "accept", 1, 256),
+    ("content-type", "contentType", 1, 256),
+    (MCP_SESSION_ID, "mcpSessionId", 1, 1024),
+    ("mcp-protocol-version", "mcpProtocolVersion", 1, 1024),
+    ("mcp-method", "mcpMethod", 1, 1024),
+    ("mcp-name", "mcpName", 1, 1024),
+    ("traceparent", "traceParent", 0, 128),
+    ("tracestate", "traceState", 0, 512),
+    ("baggage", "baggage", 0, 8192),
+    (trace::HEADER, "traceId", 0, 128),
+];
+
+/// Headers that a command's request may have (contract §2.3): some of its bounds are other ones.
+const OF_COMMANDS: &[Known] = &[
+    ("accept", "accept", 1, 256),
+    ("content-type", "contentType", 1, 256),
+    ("traceparent", "traceParent", 0, 1024),
+    ("tracestate", "traceState", 0, 512),
+    ("baggage", "baggage", 0, 8192),
+    (trace::HEADER, "traceId", 0, 1024),
 ];
 
 /// Names an MCP client's session to its server.
@@ -46,7 +56,7 @@ const PASSED_OUT: &[&str] = &[
     trace::HEADER,
 ];
 
-/// What of a call stands on its answer unless the agent says otherwise.
+/// Those of the trace: what of a call stands on its answer unless the agent says otherwise.
 const ECHOED: &[&str] = &["traceparent", "tracestate", "baggage", trace::HEADER];
 
 /// The caller's headers for the agent of `version`, with what the runtime adds.
@@ -67,23 +77,12 @@ pub(super) fn headers_in(
         if name == AUTHORIZATION.as_str() && version.config.authorizer.is_none() {
             continue;
         }
-        let value = value
-            .to_str()
-            .map_err(|_| ApiError::field(field, "must be visible ASCII"))?;
-        if !(least..=most).contains(&value.len()) {
-            return Err(ApiError::field(
-                field,
-                format!(
-                    "must be {least} to {most} characters long, is {}",
-                    value.len()
-                ),
-            ));
+        let value = checked(value, field, least, most)?;
+        if !value.is_empty() || !ECHOED.contains(&name) {
+            passed.push((name.to_owned(), value.to_owned()));
         }
-        passed.push((name.to_owned(), value.to_owned()));
     }
-    if !headers.contains_key(trace::HEADER) {
-        passed.push((trace::HEADER.to_owned(), trace::begin(headers)));
-    }
+    begin_trace(&mut passed, headers);
     if spec.protocol == Protocol::Mcp && !headers.contains_key(http::header::ACCEPT) {
         // boto3 sends none unless told to; an MCP server answers in one of these, or not at all.
         passed.push(("accept".to_owned(), super::mcp::ACCEPT.to_owned()));
@@ -93,10 +92,52 @@ pub(super) fn headers_in(
     Ok(passed)
 }
 
+/// What of a command's request stands on its answer; nothing of it reaches the agent.
+pub(super) fn of_command(headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
+    let mut passed = Vec::with_capacity(4);
+    for (name, field, least, most) in OF_COMMANDS {
+        for value in headers.get_all(*name) {
+            let value = checked(value, field, *least, *most)?;
+            if !value.is_empty() {
+                passed.push(((*name).to_owned(), value.to_owned()));
+            }
+        }
+    }
+    begin_trace(&mut passed, headers);
+    Ok(echoed(&passed))
+}
+
+/// A header's text, if it keeps to its bounds.
+fn checked<'a>(
+    value: &'a HeaderValue,
+    field: &str,
+    least: usize,
+    most: usize,
+) -> Result<&'a str, ApiError> {
+    let value = value
+        .to_str()
+        .map_err(|_| ApiError::field(field, "must be visible ASCII"))?;
+    let found = value.len();
+    if !(least..=most).contains(&found) {
+        return Err(ApiError::field(
+            field,
+            format!("must be {least} to {most} characters long, is {found}"),
+        ));
+    }
+    Ok(value)
+}
+
+/// A call without a trace begins one.
+fn begin_trace(passed: &mut Vec<(String, String)>, headers: &HeaderMap) {
+    if !passed.iter().any(|(name, _)| name == trace::HEADER) {
+        passed.push((trace::HEADER.to_owned(), trace::begin(headers)));
+    }
+}
+
 /// Whether a header of the caller's reaches the agent: the field that it is, and the bounds of its length.
 fn passes<'a>(name: &'a str, listed: &[String]) -> Option<(&'a str, usize, usize)> {
-    if let Some((_, field, most)) = PASSED_IN.iter().find(|(known, ..)| *known == name) {
-        return Some((field, 1, *most));
+    if let Some((_, field, least, most)) = PASSED_IN.iter().find(|(known, ..)| *known == name) {
+        return Some((field, *least, *most));
     }
     let own = name.starts_with(CUSTOM_PREFIX) || listed.iter().any(|listed| listed == name);
     own.then_some((name, 0, MAX_OWN))

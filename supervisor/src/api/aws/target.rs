@@ -78,6 +78,16 @@ pub(super) fn resolve(broker: &Broker, label: &str, query: &Query) -> Result<Tar
         return Err(ApiError::field("accountId", "must be 12 digits"));
     }
     let config = broker.config();
+    if let Some(account) = query
+        .account
+        .as_ref()
+        .filter(|account| **account != config.account)
+    {
+        return Err(ApiError::not_found(format!(
+            "account {account} has no runtimes here: this daemon's is {}",
+            config.account
+        )));
+    }
     let (text, named) = match label.strip_prefix("arn:") {
         None => (label, None),
         Some(_) => {

@@ -16,8 +16,12 @@ pub(super) fn told(
     request_id: &str,
 ) -> Response {
     let rpc = |(code, status): (i32, u16)| {
-        let said = rpc_error(error, code, body, request_id).to_string();
-        error.answer(request_id, status, "application/json", said)
+        let mut said = rpc_error(error, code, body, request_id);
+        if status >= 400 {
+            // Where AWS's own clients look for it, who know by the status that this is an error.
+            said["message"] = json!(error.message);
+        }
+        error.answer(request_id, status, "application/json", said.to_string())
     };
     match protocol {
         Protocol::Http => error.aws(request_id),
