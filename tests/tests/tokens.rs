@@ -229,7 +229,7 @@ fn an_issuer_that_claims_anothers_name_gets_nobodys_sessions() -> Result {
         let born = |claims: Value| -> anyhow::Result<Value> {
             let token = issuer.mint(claims)?;
             let request = Client::invocation("own", &session, &birth);
-            let request = request.header("authorization", &format!("Bearer {token}"));
+            let request = request.header("authorization", format!("Bearer {token}"));
             tcp.send(request)?.expect(200)?.json()
         };
         let (alice, client_alice) = (json!({}), json!({"sub": null, "client_id": "alice"}));
