@@ -28,6 +28,7 @@ mod error;
 mod identity;
 mod lock;
 
+pub use api_socket::receive as receive_api_socket;
 pub use broker::BrokerUser;
 pub use directory::Directory;
 pub use error::InstanceError;

@@ -35,6 +35,7 @@ pub mod slots;
 pub mod spool;
 pub mod start;
 pub mod store;
+pub mod systemd;
 pub mod time;
 pub mod tokens;
 pub mod usage;

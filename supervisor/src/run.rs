@@ -13,6 +13,7 @@ use crate::recovery;
 use crate::session::log_retention;
 use crate::slots;
 use crate::store::{Names, Store};
+use crate::systemd;
 use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
 use std::sync::Arc;
@@ -118,11 +119,17 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
     let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));
     tracing::info!(instance = %broker.ground.instance, listen = ?broker.ground.listen, "ready");
+    systemd::ready("serving");
+    tokio::spawn(systemd::keep_watchdog_quiet());
 
     let outcome = loop {
         tokio::select! {
             () = signals.terminate() => break Ok(()),
-            _ = hangups.recv() => reload(&broker, &args, &log_level),
+            _ = hangups.recv() => {
+                systemd::reloading();
+                reload(&broker, &args, &log_level);
+                systemd::ready("serving");
+            }
             () = broker.launcher.closed() => break Err(RunError::LauncherGone),
             error = broker.store.failed() => break Err(RunError::Store(chain(&error))),
             _ = &mut serving => break Err(RunError::Open("the listeners have stopped".to_owned())),
@@ -130,6 +137,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     };
     if outcome.is_ok() {
         tracing::info!("stopping");
+        systemd::stopping("calls in flight are finished");
         broker.drain();
         // Nobody waits for the listeners' last request longer than this, nor after a second signal.
         stop.send_replace(true);

@@ -11,11 +11,12 @@ use crate::broker::Ground;
 use crate::config::{self, Args, Base as BaseChoice, Config, MAX_PREPARED};
 use crate::daemon_log::{self, LogLevel};
 use crate::fault::chain;
-use crate::instance::{Instance, InstanceError, Where};
+use crate::instance::{self, Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
 use crate::launcher::{self, LauncherSetup, StorageSetup};
 use crate::run::{self, Start};
 use crate::store::UidBlock;
+use crate::systemd::Sockets;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
@@ -25,7 +26,7 @@ use sandbox::{privileges, seccomp};
 use session_core::spec::Interpreters;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -107,11 +108,9 @@ fn open_files_to_the_limit() -> std::io::Result<()> {
 fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartError> {
     // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
     // configuration, which may have come by such a descriptor, has been read.
-    close_range::close_all_except(&[]).map_err(|source| StartError::Io {
-        verb: "close",
-        what: "inherited descriptors".to_owned(),
-        source,
-    })?;
+    let mut sockets = Sockets::inherited().map_err(io("take over", "a socket that was passed"))?;
+    close_range::close_all_except(&sockets.descriptors())
+        .map_err(io("close", "inherited descriptors"))?;
     // Sessions, connections and invocations are descriptors here, and select(2) is not used.
     open_files_to_the_limit().map_err(|source| StartError::Io {
         verb: "raise",
@@ -133,8 +132,15 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     for note in &base.notes {
         tracing::warn!("{note}");
     }
-    let unix = instance.bind_api_socket(&config.socket)?;
-    let tcp = bind_tcp(&config)?;
+    let unix = match sockets.take_unix(&config.socket) {
+        Some(passed) => instance::receive_api_socket(passed, &config.socket)?,
+        None => instance.bind_api_socket(&config.socket)?,
+    };
+    let tcp = bind_tcp(&config, &mut sockets)?;
+    for address in sockets.left() {
+        tracing::warn!(address, "a socket that was passed is none of this daemon's (socket, listen); it is closed");
+    }
+    drop(sockets);
     let mut listen = vec![format!("unix:{}", config.socket.display())];
     for listener in &tcp {
         let address = listener
@@ -210,12 +216,12 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     Ok(outcome?)
 }
 
-fn bind_tcp(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    config
-        .listen
-        .iter()
-        .map(|address| TcpListener::bind(address).map_err(io("listen on", &address.to_string())))
-        .collect()
+fn bind_tcp(config: &Config, passed: &mut Sockets) -> Result<Vec<TcpListener>, StartError> {
+    let listener = |address: &SocketAddr| match passed.take_tcp(*address) {
+        Some(passed) => Ok(passed),
+        None => TcpListener::bind(address).map_err(io("listen on", &address.to_string())),
+    };
+    config.listen.iter().map(listener).collect()
 }
 
 fn ceilings(config: &Config) -> Limits {

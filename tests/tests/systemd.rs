@@ -10,6 +10,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn run(program: &str, words: &[&str]) -> anyhow::Result<Output> {
     let out = Command::new(program)
@@ -49,6 +51,7 @@ fn install_all() -> Result {
     let units = places::source().join("systemd");
     for name in [
         "agentcored.service",
+        "agentcored.socket",
         "agentcore-sessions.service",
         "agentcore.slice",
     ] {
@@ -102,7 +105,12 @@ fn the_units_verify_start_restart_and_stop() -> Result {
     install_all()?;
     let verified = run(
         "systemd-analyze",
-        &["verify", "agentcored.service", "agentcore-sessions.service"],
+        &[
+            "verify",
+            "agentcored.service",
+            "agentcored.socket",
+            "agentcore-sessions.service",
+        ],
     )?;
     ensure!(
         verified.stderr.is_empty(),
@@ -137,16 +145,40 @@ fn the_units_verify_start_restart_and_stop() -> Result {
     );
     ensure!(path.contains(session.id.as_str()), "{path}");
 
-    // A restart works, and systemd takes no session for a leftover of the daemon.
-    run("systemctl", &["restart", "agentcored"])?;
-    ready(&client)?;
-    ensure!(main_pid("agentcored")? != broker);
+    // A restart works, and systemd takes no session for a leftover of the daemon: it goes on, and calls that come meanwhile
+    // wait in the socket.
+    let began = host::start_time(shim);
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = {
+        let (client, id, stop) = (client.clone(), id.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || -> anyhow::Result<u32> {
+            let mut answered = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Each on a connection of its own: one that is open is closed with its daemon.
+                client.invoke("agent", &id, &json!({"do": "echo"}))?;
+                answered += 1;
+            }
+            Ok(answered)
+        })
+    };
+    for round in 0..3 {
+        let before = main_pid("agentcored")?;
+        run("systemctl", &["restart", "agentcored"])?;
+        ensure!(main_pid("agentcored")? != before);
+        ensure!(
+            host::start_time(shim) == began,
+            "round {round}: the session is another, or gone"
+        );
+    }
+    stop.store(true, Ordering::Relaxed);
+    let answered = e2e::client::joined(calls)?;
+    ensure!(answered > 0, "no call was answered");
     let again = client.start("agent", &session_name("again"), &json!({"do": "echo"}))?;
     ensure!(host::alive(again.pid.context("pid")?));
     run("systemctl", &["reload", "agentcored"])?;
     ensure!(client.info().is_ok(), "a reload ended the daemon");
 
-    // Killed, it is started again by systemd.
+    // Killed, it is started again by systemd; its sessions do not notice.
     let pid = main_pid("agentcored")?;
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(pid),
@@ -156,10 +188,16 @@ fn the_units_verify_start_restart_and_stop() -> Result {
         Ok(main_pid("agentcored")? != pid && main_pid("agentcored")? != 0)
     })?;
     ready(&client)?;
+    client.invoke("agent", &id, &json!({"do": "echo"}))?;
+    let adopted = client.session(&id)?;
+    ensure!(adopted.pid == Some(shim) && host::start_time(shim) == began);
     for session in client.live_sessions()? {
         client.stop(session.id.as_str())?;
     }
-    run("systemctl", &["stop", "agentcored", "agentcore-sessions"])?;
+    run(
+        "systemctl",
+        &["stop", "agentcored.socket", "agentcored", "agentcore-sessions"],
+    )?;
     let left: Vec<_> = host::all_pids()
         .into_iter()
         .map(host::title)

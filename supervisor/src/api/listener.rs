@@ -25,6 +25,9 @@ use tower::ServiceExt;
 /// How long to pause accepting when descriptors have run out (X16): long enough not to spin, short enough not to be felt.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection that has asked for nothing yet is waited for when the daemon stops.
+const FIRST_REQUEST: Duration = Duration::from_millis(250);
+
 /// What to listen on; bound before privileges were dropped.
 #[derive(Debug)]
 pub struct Listeners {
@@ -284,6 +287,12 @@ impl Server {
             outcome = connection.as_mut() => return report(outcome),
             () = stopped(&mut stop) => {}
             () = unused() => {}
+        }
+        // Whoever was accepted in the last moment has a request on its way.
+        tokio::select! {
+            outcome = connection.as_mut() => return report(outcome),
+            () = occupancy.used() => {}
+            () = tokio::time::sleep(FIRST_REQUEST) => {}
         }
         // Requests in flight are answered. A peer that does not take part in the farewell is not waited for.
         connection.as_mut().graceful_shutdown();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The requests of one connection.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +22,7 @@ pub struct Occupancy(Arc<Requests>);
 struct Requests {
     begun: AtomicU64,
     in_flight: AtomicU32,
+    first: Notify,
 }
 
 /// A request in flight; dropping it ends it.
@@ -30,9 +32,19 @@ pub struct InFlight(Arc<Requests>);
 impl Occupancy {
     /// A request has come.
     pub fn enter(&self) -> InFlight {
-        self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.0.begun.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.first.notify_waiters();
+        }
         InFlight(Arc::clone(&self.0))
+    }
+
+    /// Resolves when a request has come, now or before.
+    pub async fn used(&self) {
+        let first = self.0.first.notified();
+        if self.0.begun.load(Ordering::Relaxed) == 0 {
+            first.await;
+        }
     }
 
     /// Resolves when there was no use for at least `patience`, at most twice that.

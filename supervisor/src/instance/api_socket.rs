@@ -34,12 +34,7 @@ pub(super) fn bind(path: &Path, broker: &BrokerUser) -> Result<UnixListener> {
         path: path.clone(),
         source,
     })?;
-    // HTTP carries no descriptors.
-    scm::refuse_descriptors(listener.as_fd()).map_err(|source| InstanceError::Io {
-        verb: "refuse descriptors on",
-        path: path.clone(),
-        source,
-    })?;
+    let listener = receive(listener, &path)?;
     let (uid, gid) = (Uid::from_raw(broker.uid), Gid::from_raw(broker.api_gid));
     fchownat(
         &dir,
@@ -57,6 +52,18 @@ pub(super) fn bind(path: &Path, broker: &BrokerUser) -> Result<UnixListener> {
         FchmodatFlags::FollowSymlink,
     )
     .map_err(at("set the mode of", &path))?;
+    Ok(listener)
+}
+
+/// Takes a listener; its owner and mode are whoever's who bound it.
+pub fn receive(listener: UnixListener, path: &Path) -> Result<UnixListener> {
+    // HTTP carries no descriptors.
+    let refused = scm::refuse_descriptors(listener.as_fd());
+    refused.map_err(|source| InstanceError::Io {
+        verb: "refuse descriptors on",
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(listener)
 }
 

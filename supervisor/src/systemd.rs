@@ -1,0 +1,109 @@
+//! The service manager: sockets that it holds while no daemon is there, and what it wants to be told.
+//!
+//! Sockets are passed as sd_listen_fds(3) has it, words as sd_notify(3). Without a service manager, or under another one that
+//! knows neither, nothing here does anything.
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+/// Sockets that came with the program's start, listening already.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    unix: Vec<UnixListener>,
+    tcp: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// Takes them, first thing: they are the only descriptors that a start wants. What is neither kind is an error.
+    pub fn inherited() -> std::io::Result<Self> {
+        let mut given = ListenFd::from_env();
+        let mut sockets = Self::default();
+        for index in 0..given.len() {
+            match given.take_unix_listener(index) {
+                Ok(Some(unix)) => sockets.unix.push(unix),
+                Ok(None) => {}
+                Err(_not_unix) => sockets.tcp.extend(given.take_tcp_listener(index)?),
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// What must stay open when everything else that was inherited is closed.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let unix = self.unix.iter().map(AsFd::as_fd);
+        unix.chain(self.tcp.iter().map(AsFd::as_fd)).collect()
+    }
+
+    /// The one that is bound to `path`.
+    pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+        let bound = |unix: &UnixListener| {
+            let address = unix.local_addr().ok()?;
+            address.as_pathname().map(|bound| bound == path)
+        };
+        let at = self.unix.iter().position(|unix| bound(unix) == Some(true))?;
+        Some(self.unix.remove(at))
+    }
+
+    /// The one that is bound to `address`.
+    pub fn take_tcp(&mut self, address: SocketAddr) -> Option<TcpListener> {
+        let bound = |tcp: &TcpListener| tcp.local_addr().ok() == Some(address);
+        let at = self.tcp.iter().position(bound)?;
+        Some(self.tcp.remove(at))
+    }
+
+    /// Addresses of those that nobody has taken.
+    #[must_use]
+    pub fn left(&self) -> Vec<String> {
+        let unix = self.unix.iter().map(|unix| match unix.local_addr() {
+            Ok(address) => format!("{address:?}"),
+            Err(error) => error.to_string(),
+        });
+        let tcp = self.tcp.iter().map(|tcp| match tcp.local_addr() {
+            Ok(address) => address.to_string(),
+            Err(error) => error.to_string(),
+        });
+        unix.chain(tcp).collect()
+    }
+}
+
+/// Callers are served.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// The configuration is being read anew; [`ready`] ends that.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(_no_clock) => tell(&[NotifyState::Reloading]),
+    }
+}
+
+/// No new work is taken.
+pub fn stopping(status: &str) {
+    tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// Shows for ever that this program's tasks get their turn, if somebody wants to know.
+pub async fn keep_watchdog_quiet() {
+    let Some(within) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval((within / 3).max(Duration::from_millis(100)));
+    loop {
+        ticks.tick().await;
+        tell(&[NotifyState::Watchdog]);
+    }
+}
+
+fn tell(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "the service manager was not told");
+    }
+}
