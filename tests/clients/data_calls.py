@@ -346,4 +346,27 @@ def draining():
     assert said["ResponseMetadata"]["HTTPHeaders"]["x-amz-retry-after"] == "1000", said
 
 
+def sdk():
+    """The AWS SDK's AgentCoreRuntimeClient, unmodified, pointed here as AWS's SDKs are. Its sockets: socket_calls.py."""
+    os.environ.update({
+        "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE": endpoint, "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL": endpoint,
+        "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
+    })  # fmt: skip
+    from bedrock_agentcore.runtime import AgentCoreRuntimeClient
+
+    agentcore, session = AgentCoreRuntimeClient(region="us-local-1"), str(uuid.uuid4())
+    assert invoke(agentcore, session, "answer = 41") == 41
+    # Names as Python has them are the SDK's own doing.
+    words = {"agent_runtime_arn": facts["http"], "runtime_session_id": session}
+    code = "def events():\n    for n in range(3):\n        yield {'n': n}\nanswer = events()"
+    answer = agentcore.invoke_agent_runtime(**words, payload=json.dumps({"code": code}), qualifier="DEFAULT")
+    assert [line for line in answer["response"].iter_lines() if line] == [b'data: {"n": %d}' % n for n in range(3)]
+    stop = lambda: agentcore.stop_runtime_session(**words)
+    assert stop()["statusCode"] == 200
+    fails(stop, "ResourceNotFoundException", 404, "no live session")
+    fails(lambda: invoke(agentcore, session, "raise RuntimeError('boom')"), "RuntimeClientError", 424, "500")
+    status = agentcore.get_aggregated_status(facts["http"].split("/")[-1])
+    assert status["runtime"]["status"] == status["endpoint"]["status"] == "READY", status
+
+
 globals()[part]()

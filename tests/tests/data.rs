@@ -145,6 +145,16 @@ fn statuses_that_aws_has_not_are_read_by_botocore() -> Result {
 }
 
 #[test]
+fn the_sdks_client_invokes_and_stops() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(Options::default(), |daemon| {
+        let words = ["sdk", &facts(daemon)?.to_string()];
+        venv::run("sdk-requirements.txt", "data_calls.py", &words)?;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_daemon_that_stops_is_unavailable_to_botocore() -> Result {
     ground!(Daemon, Python, Registry);
     Daemon::with(Options::default(), |daemon| {

@@ -146,29 +146,6 @@ fn who_has_a_token_of_the_runtimes_issuer_is_served() -> Result {
     })
 }
 
-/// Signed, presigned and with a token, as the SDK makes its addresses (`tests/clients/sdk_calls.py`).
-#[test]
-fn the_sdks_client_calls_and_opens_sockets() -> Result {
-    ground!(Daemon, Python, Registry);
-    let issuer = Issuer::start()?;
-    Daemon::with(issuer.options("[\"jwt\", \"sigv4\"]"), |daemon| {
-        let client = daemon.client();
-        let talk = |name: &str, more: Value| -> anyhow::Result<Value> {
-            let agent = e2e::deploy::agent(&client, "websocket", name, "agent.py", more)?;
-            Ok(json!(agent.arn))
-        };
-        let mut facts = facts(daemon, &issuer)?;
-        facts["plain"] = facts["arns"]["signed"].clone();
-        facts["tokened"] = facts["arns"]["tokened"].clone();
-        facts["talk"] = talk("talk", json!({}))?;
-        facts["talk_tokened"] = talk("talk_tokened", authorizer(&issuer.url("")))?;
-        let list = "websocket-requirements.txt";
-        let said = venv::run(list, "sdk_calls.py", &[&facts.to_string()])?;
-        ensure!(said.contains("oauth"), "{said}");
-        Ok(())
-    })
-}
-
 #[test]
 fn whatever_is_wrong_with_a_token_is_refused_and_recorded() -> Result {
     ground!(Daemon, Python, Registry);
