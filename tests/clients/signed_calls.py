@@ -114,6 +114,10 @@ def right():
     for path in [f"/runtimes/{facts['name']}/invocations", f"/runtimes/{arn}/invocations?qualifier=DEFAULT"]:
         status, _, body = raw("POST", path, body=b'{"code": "answer = 7"}')
         assert (status, body) == (200, b"7"), (status, body)
+    # What is not here is told to whoever signs, for the service that it would be.
+    for method, path in [("POST", "/memories/create"), ("GET", "/gateways/"), ("PUT", "/resourcepolicy/x")]:
+        status, code, body = raw(method, path, "limited", b"{}")
+        assert (status, code) == (400, "ValidationException") and b"this daemon has no" in body, body
     # A declared hash, as S3 clients and some gateways send it.
     body = b'{"code": "answer = 8"}'
     declared = {"x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
@@ -254,7 +258,7 @@ def limited():
     assert raw("GET", "/bucket/key")[:2] == (403, REFUSED)
     # Without any credentials there is health, and nothing else.
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(endpoint).netloc)
-    for path, expected in [("/healthz", 200), ("/readyz", 200), ("/v1/info", 403), ("/version", 403), ("/ping", 403)]:
+    for path, expected in [("/healthz", 200), ("/readyz", 200), ("/v1/info", 403), ("/version", 403), ("/ping", 403), ("/memories/m/details", 403)]:
         connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()
