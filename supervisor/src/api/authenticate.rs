@@ -3,8 +3,8 @@
 //! A signed request is believed only when its whole body is here, because the signature covers it: what is handed on is
 //! the body as it was verified. Tokens are the runtimes' business (`super::authorize`), as each has an issuer of its own.
 
-use super::aws::absent;
 use super::authorize;
+use super::aws::absent;
 use super::identify::{self, Caller};
 use super::reply::ApiError;
 use crate::broker::Broker;
