@@ -156,6 +156,16 @@ impl Grant {
         };
         acts && reaches
     }
+
+    /// Whether what it covers tells that there is such a runtime.
+    #[must_use]
+    pub fn knows(&self, runtime: &RuntimeName) -> bool {
+        let mut actions = Action::ALL.iter().copied();
+        actions.any(|action| {
+            let of_bundles = matches!(action, Action::PUT_OBJECT | Action::GET_OBJECT);
+            !of_bundles && self.covers(action, Some(runtime))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +207,16 @@ mod tests {
         assert!(!nothing.covers(Action::INVOKE, Some(&a)) && !nothing.is_unlimited());
         assert!(grant(None, Some(&["bedrock-agentcore:*"])).covers(Action::PUT_OBJECT, None));
         assert!(Grant::default().is_unlimited());
+    }
+
+    #[test]
+    fn who_may_do_something_with_a_runtime_may_know_of_it() {
+        let (a, b) = (name("a"), name("b"));
+        let limited = grant(Some(&["a"]), Some(&["StopRuntimeSession"]));
+        assert!(limited.knows(&a) && !limited.knows(&b));
+        assert!(grant(None, Some(&["ListAgentRuntimes"])).knows(&a));
+        assert!(!grant(None, Some(&["PutObject", "GetObject"])).knows(&a));
+        assert!(Grant::default().knows(&a));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::attempts;
 use super::authorize::{self, Presented};
+use super::identify::Caller;
 use super::intake::check_length;
 use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
@@ -66,12 +67,8 @@ pub async fn ping(
 ) -> Response {
     let id = request_id(&request);
     let head = request.into_parts().0;
-    let found = default_runtime(&broker);
-    let version = found.as_ref().map(AsRef::as_ref);
-    let permitted =
-        authorize::on_runtime(&broker, &presented, Action::INVOKE, version, &head).await;
-    match permitted.and(found) {
-        Ok(version) => {
+    match called(&broker, &presented, Action::INVOKE, &head).await {
+        Ok((version, _)) => {
             let mut busy = false;
             for session in broker.registry.of_runtime(&version.runtime) {
                 let activity = session.activity().await;
@@ -163,10 +160,7 @@ async fn session_of(
     action: Action,
     parts: &Parts,
 ) -> Result<(Arc<RuntimeVersion>, SessionKey), ApiError> {
-    let found = default_runtime(broker);
-    let version = found.as_ref().map(AsRef::as_ref);
-    let caller = authorize::on_runtime(broker, presented, action, version, parts).await?;
-    let version = found?;
+    let (version, caller) = called(broker, presented, action, parts).await?;
     let owner = caller.owner(broker, &parts.headers)?;
     let key = SessionKey {
         runtime: version.runtime.clone(),
@@ -179,6 +173,25 @@ async fn session_of(
         },
     };
     Ok((version, key))
+}
+
+/// The default runtime, and who calls it.
+async fn called(
+    broker: &Broker,
+    presented: &Presented,
+    action: Action,
+    parts: &Parts,
+) -> Result<(Arc<RuntimeVersion>, Caller), ApiError> {
+    match default_runtime(broker) {
+        Ok(version) => {
+            let caller = authorize::on_runtime(broker, presented, action, &version, parts).await?;
+            Ok((version, caller))
+        }
+        Err(fault) => {
+            authorize::on_absent(presented, action, None, parts)?;
+            Err(fault)
+        }
+    }
 }
 
 /// The agent's answer as it is.

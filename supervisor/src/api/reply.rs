@@ -46,6 +46,8 @@ struct Refusal {
     reason: String,
     /// `WWW-Authenticate`.
     challenge: Option<String>,
+    /// See [`ApiError::to_insider`].
+    insider: bool,
 }
 
 /// On the answer of everybody who was turned away: why.
@@ -72,17 +74,23 @@ impl ApiError {
         Self {
             refusal: Some(Box::new(Refusal {
                 reason: reason.into(),
-                challenge: None,
+                ..Refusal::default()
             })),
             ..Self::new(code, message)
         }
     }
 
-    /// Whether it says how to authenticate.
+    /// Whoever is turned away may know of what it was turned away from.
     #[must_use]
-    pub fn challenges(&self) -> bool {
-        let refusal = self.refusal.as_ref();
-        refusal.is_some_and(|refusal| refusal.challenge.is_some())
+    pub fn to_insider(mut self) -> Self {
+        self.refusal.get_or_insert_default().insider = true;
+        self
+    }
+
+    /// See [`Self::to_insider`].
+    #[must_use]
+    pub fn is_to_insider(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.insider)
     }
 
     /// Says how to authenticate (RFC 9110 §11.6.1).

@@ -24,12 +24,16 @@ use proto::code::ErrorCode;
 use proto::config::Protocol;
 use proto::ids::ClientSessionId;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Every attempt of one SDK call carries the same value (contract §7.3).
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
 
 /// SDKs send 36 characters.
 const MAX_INVOCATION_ID: usize = 128;
+
+/// How long the body of a call is waited for that is refused all the same.
+const BODY_OF_REFUSED: Duration = Duration::from_secs(10);
 
 pub(super) async fn invoke(
     broker: &Arc<Broker>,
@@ -42,13 +46,13 @@ pub(super) async fn invoke(
     let patience = target.version.spec.timeouts.invocation;
     let (parts, body) = request.into_parts();
     let understood = understand(broker, caller, target, &parts, &request_id);
-    // JSON-RPC's callers know an answer by the id of their request, so a small one is read before anything is refused.
-    let by_id = matches!(protocol, Protocol::Mcp | Protocol::A2a);
+    // Such a small request is read before anything is refused.
+    let by_id = by_id(protocol);
     let begun = match understood {
         Err(error) if !by_id => return Ok(told(&error, protocol, None, &request_id)),
         Ok(_) | Err(_) => attempts::begin(broker, patience, body).await,
     };
-    let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole);
+    let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole_body);
     let failed = |error: &ApiError| told(error, protocol, whole.as_ref(), &request_id);
     let (call, intake) = match understood.and_then(|call| Ok((call, begun?))) {
         Ok(both) => both,
@@ -69,6 +73,27 @@ pub(super) async fn invoke(
         mcp::set_session(response.headers_mut(), &session);
     }
     Ok(response)
+}
+
+/// The answer to a call that goes nowhere, by whoever may know why.
+pub(super) async fn refused(
+    broker: &Broker,
+    error: &ApiError,
+    protocol: Protocol,
+    body: Body,
+    request_id: &str,
+) -> Response {
+    let whole = match by_id(protocol) {
+        true => attempts::begin(broker, BODY_OF_REFUSED, body).await.ok(),
+        false => None,
+    };
+    let whole = whole.as_ref().and_then(whole_body);
+    told(error, protocol, whole.as_ref(), request_id)
+}
+
+/// Whether callers know an answer by the id of their request (JSON-RPC).
+const fn by_id(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Mcp | Protocol::A2a)
 }
 
 /// What the request asks for.
@@ -110,7 +135,7 @@ fn understand(
 }
 
 /// The whole body, if it is here.
-fn whole(intake: &Intake) -> Option<Bytes> {
+fn whole_body(intake: &Intake) -> Option<Bytes> {
     match &intake.body {
         RequestBody::Whole(bytes) => Some(bytes.clone()),
         RequestBody::Stream(_) => None,
