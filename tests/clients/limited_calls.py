@@ -2,6 +2,7 @@
 operation and every path is asked alike. Fails by an assertion. The last line is JSON: the refusals, as `e2e::audit` reads them."""
 
 import base64
+import hashlib
 import http.client
 import json
 import socket
@@ -117,8 +118,10 @@ def actions():
             assert (found, code) == (403, DENIED), (key, method, path, found, text)
             reason = f"does not cover bedrock-agentcore:{action}" if action else "is limited"
             assert reason.encode() not in text, text
-            # Of a body that nobody waited for the signature was not looked at: nobody is named as its sender.
-            caller = f"key:{pair['accessKeyId']}" if action or not body else None
+            # Where nobody waited for the body, nobody is named as its sender but in the reason.
+            unread = body and path.startswith(("/v1/", "/s3/"))
+            caller = None if unread else f"key:{pair['accessKeyId']}"
+            reason = f"{pair['accessKeyId']} {reason}" if unread else reason
             record = {"requestId": id, "status": 403, "code": code, "reason": reason, "caller": caller}
             refusals.append({**record, "path": path.partition("?")[0]})
         assert allowed or key == "InvokeAgentRuntimeForUser", key
@@ -150,30 +153,64 @@ def reach():
         assert told[0] == told[1], told
 
 
+def begun(key, method, path, body, service="bedrock-agentcore", **more):
+    """A connection with a signed request's head, and nothing of its body yet."""
+    headers = signed(key, method, path, body, service, **more)
+    headers |= {"Host": netloc, "Content-Length": str(len(body))}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    host, port = netloc.split(":")
+    connection = socket.create_connection((host, int(port)), timeout=20)
+    connection.sendall("\r\n".join(lines).encode())
+    return connection
+
+
+def answered(connection):
+    with connection:
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        return answer, answer.read()
+
+
 def unread():
     """Nobody waits for the body of whoever may not go there: it never comes."""
-    size = 50_000_000
-    for declared in (None, "0" * 64, "UNSIGNED-PAYLOAD"):
-        more = {"X-Amz-Content-SHA256": declared} if declared else {}
-        headers = signed("one", "POST", "/v1/artifacts", b"x", **more)
-        headers |= {"Host": netloc, "Content-Length": str(size)}
-        lines = ["POST /v1/artifacts HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        host, port = netloc.split(":")
-        began = time.monotonic()
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall("\r\n".join(lines).encode())
-            answer = http.client.HTTPResponse(connection)
-            answer.begin()
-            text = answer.read()
-        assert answer.status == 403 and b"access key without limits" in text, (declared, answer.status, text)
-        print(f"{declared}: {time.monotonic() - began:.3f} s")
-        record = {"requestId": answer.getheader("x-amzn-requestid"), "status": 403, "code": DENIED, "reason": "is limited"}
-        refusals.append({**record, "path": "/v1/artifacts"})
+    body = bytes(50_000_000)
+    for method, path, service in [("POST", "/v1/artifacts", "bedrock-agentcore"), ("PUT", "/s3/bucket/key", "s3")]:
+        for declared in (None, "0" * 64, "UNSIGNED-PAYLOAD"):
+            more = {"X-Amz-Content-SHA256": declared} if declared else {}
+            began = time.monotonic()
+            answer, text = answered(begun("one", method, path, body, service, **more))
+            assert (answer.status, answer.getheader("x-amzn-errortype")) == (403, DENIED), (path, declared, text)
+            print(f"{path} {declared}: {time.monotonic() - began:.3f} s")
+            reason = "is limited" if path.startswith("/v1") else "does not cover bedrock-agentcore:PutObject"
+            record = {"requestId": answer.getheader("x-amzn-requestid"), "status": 403, "code": DENIED}
+            refusals.append({**record, "reason": reason, "path": path})
     # With a wrong signature it is no better off.
     keys["forged"] = {**keys["one"], "secretAccessKey": "wrong"}
     found, code, id, _ = send("forged", "GET", "/v1/info")
     assert (found, code) == (403, "InvalidSignatureException"), (found, code)
     refusals.append({"requestId": id, "status": 403, "code": code, "reason": "does not match", "path": "/v1/info"})
+
+
+def meanwhile():
+    """A key that ends while a body is on its way: all of the body is right, and nothing of it is believed."""
+    path = places(**facts["talk"])[0][2]
+    body = json.dumps({"fill": "x" * 200_000}).encode()
+    declared = {"X-Amz-Content-SHA256": hashlib.sha256(body).hexdigest()}
+    for key, more in [("kept", {}), ("kept", declared), ("ends", {}), ("ends too", declared)]:
+        connection = begun(key, "POST", path, body, **SESSION, **more)
+        connection.sendall(body[:100_000])
+        if key != "kept":
+            status, *_ = send("operator", "DELETE", f"/v1/keys/{keys[key]['accessKeyId']}")
+            assert status == 204, status
+        connection.sendall(body[100_000:])
+        answer, text = answered(connection)
+        if key == "kept":
+            assert answer.status == 200, text
+            continue
+        code = answer.getheader("x-amzn-errortype")
+        assert (answer.status, code) == (403, "InvalidSignatureException"), text
+        record = {"requestId": answer.getheader("x-amzn-requestid"), "status": 403, "code": code, "path": path}
+        refusals.append({**record, "reason": "there is no access key"})
 
 
 globals()[scenario]()

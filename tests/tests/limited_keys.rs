@@ -137,6 +137,31 @@ fn nobody_waits_for_the_body_of_a_key_that_may_not_go_there() -> Result {
     ground!(Daemon, Python, Registry);
     with(|daemon, facts| {
         key(daemon, facts, "one", json!({"runtimes": ["talk"]}))?;
-        calls(daemon, "unread", facts, 4)
+        calls(daemon, "unread", facts, 7)
+    })
+}
+
+#[test]
+fn a_key_that_ends_while_a_body_is_on_its_way_has_ended() -> Result {
+    ground!(Daemon, Python, Registry);
+    with(|daemon, facts| {
+        for name in ["operator", "kept", "ends", "ends too"] {
+            key(daemon, facts, name, json!({}))?;
+        }
+        calls(daemon, "meanwhile", facts, 2)?;
+        let gone = format!(
+            "key:{}",
+            facts["keys"]["ends"]["accessKeyId"]
+                .as_str()
+                .context("id")?
+        );
+        let sessions = daemon.client().sessions("")?;
+        ensure!(
+            sessions
+                .iter()
+                .all(|session| session.owner.as_deref() != Some(&gone)),
+            "{sessions:#?}"
+        );
+        Ok(())
     })
 }
