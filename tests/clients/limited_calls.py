@@ -5,6 +5,7 @@ import base64
 import hashlib
 import http.client
 import json
+import os
 import socket
 import sys
 import time
@@ -191,14 +192,35 @@ def unread():
     refusals.append({"requestId": id, "status": 403, "code": code, "reason": "does not match", "path": "/v1/info"})
 
 
+def spooled():
+    """Whether the daemon has a body in its spool."""
+    for name in os.listdir(f"/proc/{facts['pid']}/fd"):
+        try:
+            if "/spool/" in os.readlink(f"/proc/{facts['pid']}/fd/{name}"):
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def until(there):
+    end = time.monotonic() + 20
+    while spooled() != there:
+        assert time.monotonic() < end, f"in the spool: {not there}"
+        time.sleep(0.01)
+
+
 def meanwhile():
     """A key that ends while a body is on its way: all of the body is right, and nothing of it is believed."""
     path = places(**facts["talk"])[0][2]
     body = json.dumps({"fill": "x" * 200_000}).encode()
     declared = {"X-Amz-Content-SHA256": hashlib.sha256(body).hexdigest()}
     for key, more in [("kept", {}), ("kept", declared), ("ends", {}), ("ends too", declared)]:
+        until(False)
         connection = begun(key, "POST", path, body, **SESSION, **more)
         connection.sendall(body[:100_000])
+        # Then its head has been looked at.
+        until(True)
         if key != "kept":
             status, *_ = send("operator", "DELETE", f"/v1/keys/{keys[key]['accessKeyId']}")
             assert status == 204, status

@@ -71,6 +71,7 @@ fn with(test: impl FnOnce(&Daemon, &mut Value) -> Result) -> Result {
             "talk": {"arn": talk.arn, "id": talk.runtime_id},
             "carded": {"arn": carded.arn, "id": carded.runtime_id},
             "keys": {},
+            "pid": daemon.pid(),
         });
         test(daemon, &mut facts)
     })
