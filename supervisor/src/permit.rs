@@ -142,19 +142,24 @@ impl Grant {
         self.runtimes.is_none() && self.actions.is_none()
     }
 
+    /// Whether it has an action at all.
+    #[must_use]
+    pub fn acts(&self, action: Action) -> bool {
+        match &self.actions {
+            None => true,
+            Some(patterns) => patterns.iter().any(|pattern| pattern.fits(action)),
+        }
+    }
+
     /// Whether it covers an action on a runtime, or on none in particular.
     #[must_use]
     pub fn covers(&self, action: Action, runtime: Option<&RuntimeName>) -> bool {
-        let acts = match &self.actions {
-            None => true,
-            Some(patterns) => patterns.iter().any(|pattern| pattern.fits(action)),
-        };
         let reaches = match (&self.runtimes, runtime) {
             (None, _) => true,
             (Some(names), Some(name)) => names.contains(name),
             (Some(_), None) => false,
         };
-        acts && reaches
+        self.acts(action) && reaches
     }
 
     /// Whether what it covers tells that there is such a runtime.

@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import http.client
 import json
+import subprocess
 import sys
 import urllib.parse
 
@@ -225,6 +226,65 @@ def presigned():
     ]:
         found = at(0, 300, change)
         assert found[:2] == (403, REFUSED), found
+
+
+def unsigned():
+    """UNSIGNED-PAYLOAD is the signer's own word, and nobody else's."""
+    path, said = f"/runtimes/{label(arn)}/invocations", {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
+
+    def other(sent):
+        sent["body"] = b'{"code": "answer = 9"}'
+        sent["headers"]["Content-Length"] = str(len(sent["body"]))
+
+    status, _, body = raw("POST", path, body=b'{"code": "answer = 8"}', headers=said)
+    assert (status, body) == (200, b"8"), (status, body)
+    # So whoever is on the way may change it: that is what the signer has said.
+    status, _, body = raw("POST", path, body=b'{"code": "answer = 8"}', headers=said, change=other)
+    assert (status, body) == (200, b"9"), (status, body)
+    there = f"/runtimes/{label(facts['other'])}/invocations"
+
+    def declare(sent):
+        sent["headers"].update(said)
+
+    def also_signed(sent):
+        sent["headers"]["X-Amz-Content-SHA256"] = hashlib.sha256(sent["body"]).hexdigest()
+
+    body = b'{"code": "answer = 8"}'
+    assert raw("POST", there, body=body, change=declare)[:2] == (403, REFUSED)
+    assert raw("POST", there, body=body, headers=said, change=also_signed)[:2] == (403, REFUSED)
+
+
+def http2():
+    """HTTP/2 by prior knowledge, with curl: the host that was signed is its authority."""
+    target = f"{endpoint}/runtimes/{label(arn)}/invocations"
+    closed = f"{endpoint}/runtimes/{label(facts['other'])}/invocations"
+
+    def curl(url, body, sent=None, change=None, to=None):
+        pair = facts["keys"]["operator"]
+        request = AWSRequest(method="POST", url=url, data=body, headers={HEADER + "Session-Id": "h" * 40})
+        credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
+        botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", REGION).add_auth(request)
+        headers = {**dict(request.headers.items()), **(change or {})}
+        words = ["curl", "-sS", "--http2-prior-knowledge", "--max-time", "60", "--data-binary", "@-"]
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            words += ["-H", f"{name}: {value}"]
+        words += ["-w", "\n%{http_version} %{http_code} %header{x-amzn-errortype}", to or url]
+        out = subprocess.run(words, input=sent or body, capture_output=True, check=True)
+        text, _, facts_of_it = out.stdout.rpartition(b"\n")
+        return text, facts_of_it.decode().strip()
+
+    big = json.dumps({"code": "answer = len(payload['fill'])", "fill": "x" * 300_000}).encode()
+    assert curl(target, big) == (b"300000", "2 200")
+    refused = f"2 403 {REFUSED}"
+    for more in [
+        {"sent": big[:-50] + b"y" + big[-49:]},
+        {"to": closed + "?qualifier=DEFAULT"},
+        {"change": {HEADER + "Session-Id": "i" * 40}},
+        {"change": {HEADER + "User-Id": "somebody"}},
+        {"change": {"Host": "other.amazonaws.com"}},
+    ]:
+        text, found = curl(closed, big, **more)
+        assert found == refused, (list(more), text, found)
 
 
 def limited():

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::http::{Request, Target};
-use e2e::{Daemon, Options, Result, ground, puppet, venv, wait};
+use e2e::{Daemon, Options, Result, audit, ground, puppet, venv, wait};
 use proto::api::{AccessKey, AuditRecord, NewAccessKey, Page, Phase};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -96,6 +96,29 @@ fn who_signs_with_a_key_is_served() -> Result {
         calls("right", &facts)?;
         calls("skewed", &facts)?;
         calls("presigned", &facts)
+    })
+}
+
+#[test]
+fn over_http2_and_with_an_unsigned_payload() -> Result {
+    ground!(Daemon, Python, Registry, Command("curl"));
+    Daemon::with(options(), |daemon| {
+        let facts = facts(daemon)?;
+        calls("http2", &facts)?;
+        calls("unsigned", &facts)?;
+        assert!(daemon.client().sessions("runtime=untouched")?.is_empty());
+        let records = audit::records(daemon)?;
+        for reason in [
+            "the signature does not match",
+            "does not cover x-amz-content-sha256",
+            "does not cover x-amzn-bedrock-agentcore-runtime-user-id",
+        ] {
+            ensure!(
+                records.iter().any(|record| record.reason.contains(reason)),
+                "no record says {reason:?}: {records:#?}"
+            );
+        }
+        Ok(())
     })
 }
 

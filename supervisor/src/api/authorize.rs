@@ -74,10 +74,20 @@ pub fn on_name(
     }
 }
 
-/// Refuses a stranger before anything of a request is read.
+/// Refuses a stranger, whatever a known caller may do.
 pub fn no_stranger(presented: &Presented, action: Action) -> Result<(), ApiError> {
     match &presented.0 {
         Caller::User(_) | Caller::Loopback | Caller::Key(_) => Ok(()),
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+/// Refuses whoever may not do this to any runtime, before anything of a request is read.
+pub fn anywhere(presented: &Presented, action: Action) -> Result<(), ApiError> {
+    match &presented.0 {
+        Caller::User(_) | Caller::Loopback => Ok(()),
+        Caller::Key(key) if key.grant.acts(action) => Ok(()),
+        caller @ Caller::Key(_) => Err(not_permitted(caller, action)),
         Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
     }
 }
