@@ -26,7 +26,7 @@ use proto::ids::{ClientSessionId, EndpointName};
 use std::sync::Arc;
 
 /// Headers that concern this hop, or that the relay sets itself.
-const NOT_PASSED: &[&str] = &[
+pub(super) const NOT_PASSED: &[&str] = &[
     "host",
     "content-length",
     "connection",
@@ -108,6 +108,7 @@ async fn pass(
             session.as_str(),
             id,
         )?,
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -182,7 +183,7 @@ async fn session_of(
 }
 
 /// The agent's answer as it is.
-fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
+pub(super) fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(
@@ -225,7 +226,7 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
 }
 
 /// Whether credentials of a caller of this runtime are ours to check.
-fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
+pub(super) fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
     matches!(broker.config().auth, TcpAuth::Checked(_)) || version.config.authorizer.is_some()
 }
 
