@@ -1,5 +1,6 @@
 """Session endpoints as a program for AWS uses them: session_endpoint_calls.py FACTS, against a daemon with
-`auth = ["sigv4", "jwt"]`. boto3 invokes and reads the address; requests to it are signed by botocore. Fails by an assertion."""
+`auth = ["sigv4", "jwt"]`. boto3 invokes and reads the address; requests to it are signed by botocore. Fails by an assertion;
+prints what was refused, and what the audit must say of it, as JSON."""
 
 import http.client
 import json
@@ -57,11 +58,18 @@ def send(method, url, body=b"", headers=None, key=None, change=None, at=None, si
     return answer, answer.read()
 
 
-def refused(status, name, *words, empty=True, **more):
+refusals = []
+
+
+def refused(status, name, *words, empty=True, reason=None, **more):
     answer, body = send(*words, **more)
     assert (answer.status, answer.headers["x-amzn-ErrorType"]) == (status, name), (answer.status, dict(answer.headers), body)
     assert answer.headers["x-amzn-RequestId"], dict(answer.headers)
     assert not empty or body == b"", body
+    if reason:
+        path = urllib.parse.urlsplit(more.get("at") or words[1]).path
+        told = {"requestId": answer.headers["x-amzn-RequestId"], "status": status, "code": name, "reason": reason, "path": path}
+        refusals.append(told)
     return answer
 
 
@@ -108,18 +116,25 @@ assert send("GET", f"{url}/8001/events?n=1", key="one", headers={USER: "alice"})
 refused(404, "ResourceNotFoundException", "GET", f"{url}/8001/", key="one", headers={USER: "bob"}, empty=False)
 
 # Without credentials, without permission, at a port that is not offered: a name and no body.
-refused(403, "AccessDenied", "GET", f"{url}/8001/")
-refused(403, "AccessDenied", "POST", f"{url}/8001/", b"body")
-refused(403, "AccessDenied", "GET", f"{url}/8001/", key="invokes")
-refused(403, "AccessDenied", "GET", f"{url}/8001/", key="elsewhere")
-refused(403, "AccessDenied", "GET", f"{url}/8002/", key="one")
-refused(403, "AccessDenied", "GET", f"{url}/8001/", headers={"Authorization": "Bearer x"})
-answer = refused(401, "AuthenticationRequired", "GET", f"{endpoint}/runtimes/tokens/sessions/{SESSION}/ports/8001/")
+proxy = "bedrock-agentcore:InvokeAgentRuntimeProxy"
+refused(403, "AccessDenied", "GET", f"{url}/8001/", reason=f"{proxy} without credentials")
+refused(403, "AccessDenied", "POST", f"{url}/8001/", b"body", reason=f"{proxy} without credentials")
+for key in ("invokes", "elsewhere"):
+    refused(403, "AccessDenied", "GET", f"{url}/8001/", key=key, reason=f"does not cover {proxy} there")
+refused(403, "AccessDenied", "GET", f"{url}/8002/", key="one", reason="port 8002 is not among the allowed ports of runtime ports, version 1")
+bearer = {"Authorization": "Bearer x"}
+refused(403, "AccessDenied", "GET", f"{url}/8001/", headers=bearer, reason="runtime ports takes signed requests only")
+tokens = f"{endpoint}/runtimes/tokens/sessions/{SESSION}/ports/8001/"
+answer = refused(401, "AuthenticationRequired", "GET", tokens, reason="no token")
 assert answer.headers["WWW-Authenticate"].startswith("Bearer resource_metadata="), dict(answer.headers)
-refused(403, "AccessDenied", "GET", f"{endpoint}/runtimes/tokens/sessions/{SESSION}/ports/8001/", key="one")
+refused(403, "AccessDenied", "GET", tokens, key="one", reason="runtime tokens takes bearer tokens only")
 # Signed for another path, port or user.
-for tampered in ({"at": f"{url}/8001/b"}, {"at": f"{url}/9005/a"}, {"change": lambda headers: {**headers, USER: "alice"}}):
-    refused(403, "InvalidSignatureException", "GET", f"{url}/8001/a", key="one", empty=False, **tampered)
+for tampered, reason in (
+    ({"at": f"{url}/8001/b"}, "the signature does not match"),
+    ({"at": f"{url}/9005/a"}, "the signature does not match"),
+    ({"change": lambda headers: {**headers, USER: "alice"}}, f"does not cover {USER.lower()}"),
+):
+    refused(403, "InvalidSignatureException", "GET", f"{url}/8001/a", key="one", empty=False, reason=reason, **tampered)
 
 # A WebSocket, signed in the header and presigned.
 def signed(where):
@@ -145,4 +160,4 @@ for sign in (signed, presigned):
             assert socket.recv(timeout=20) == text
         socket.ping().wait(20)
 
-print("all is well")
+print(json.dumps(refusals))
