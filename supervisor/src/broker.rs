@@ -212,7 +212,8 @@ impl Broker {
     }
 
     /// Where callers reach this daemon.
-    fn url(&self, config: &Config) -> Option<String> {
+    #[must_use]
+    pub fn url(&self, config: &Config) -> Option<String> {
         let first = || {
             let mut listen = self.ground.listen.iter();
             listen

@@ -14,6 +14,7 @@ mod invoke;
 mod mcp;
 mod path;
 mod resource_metadata;
+mod session_endpoint;
 mod shell;
 mod stop;
 mod target;
@@ -43,6 +44,10 @@ pub async fn dispatch(
 ) -> Response {
     let id = request_id(&request);
     let path = request.uri().path().to_owned();
+    // Before all others: what comes after its port is not this wire's, whatever it looks like.
+    if let Some(address) = session_endpoint::Address::of(request.uri()) {
+        return session_endpoint::serve(&broker, &presented, address, request).await;
+    }
     if let Some(place) = control::split(&path) {
         return control::dispatch(&broker, &presented, &place, request).await;
     }

@@ -61,6 +61,8 @@ pub struct Call {
     pub target: String,
     /// Headers for the agent, checked and without hop-by-hop ones.
     pub headers: Vec<(String, String)>,
+    /// Another port of the session than the agent's own.
+    pub port: Option<u16>,
     /// If the caller's SDK may try again.
     pub attempt: Option<Attempt>,
     /// What an error of the agent's own becomes.
@@ -120,6 +122,7 @@ pub async fn relay(
             RequestBody::Whole(_) => None,
             RequestBody::Stream(_) => length,
         },
+        port: call.port,
     };
     let timeout = handle.version.spec.timeouts.invocation;
     let deadline = Instant::now() + timeout;
@@ -137,7 +140,11 @@ pub async fn relay(
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => return Err(too_late(handle, timeout)),
     };
-    assemble(broker, handle, work, exchange, deadline)
+    let answer = assemble(broker, handle, work, exchange, deadline)?;
+    if call.port.is_none() {
+        remember_mcp_session(handle, &answer.headers);
+    }
+    Ok(answer)
 }
 
 /// An agent's answer from its head and body; `deadline` is that of the invocation.
@@ -167,7 +174,6 @@ pub(super) fn assemble(
             headers.append(name, value);
         }
     }
-    remember_mcp_session(handle, &headers);
     let streamed = headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
@@ -206,7 +212,9 @@ pub(super) fn assemble(
 /// The call's headers; an MCP server is told the session that it knows, whatever the client calls it (contract §1.6).
 fn for_agent(call: &Call, handle: &SessionHandle) -> Vec<(String, String)> {
     let mut headers = call.headers.clone();
-    if let Some(known) = handle.mcp_session() {
+    if call.port.is_none()
+        && let Some(known) = handle.mcp_session()
+    {
         headers.retain(|(name, _)| name != MCP_SESSION_ID);
         headers.push((MCP_SESSION_ID.to_owned(), known));
     }

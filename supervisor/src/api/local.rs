@@ -27,7 +27,7 @@ use proto::ids::{ClientSessionId, EndpointName};
 use std::sync::Arc;
 
 /// Headers that concern this hop, or that the relay sets itself.
-const NOT_PASSED: &[&str] = &[
+pub(super) const NOT_PASSED: &[&str] = &[
     "host",
     "content-length",
     "connection",
@@ -105,6 +105,7 @@ async fn pass(
             session.as_str(),
             id,
         )?,
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -195,7 +196,7 @@ async fn called(
 }
 
 /// The agent's answer as it is.
-fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
+pub(super) fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(
@@ -238,7 +239,7 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
 }
 
 /// Whether credentials of a caller of this runtime are ours to check.
-fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
+pub(super) fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
     matches!(broker.config().auth, TcpAuth::Checked(_)) || version.config.authorizer.is_some()
 }
 

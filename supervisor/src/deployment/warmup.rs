@@ -33,6 +33,7 @@ pub(super) async fn run(broker: &Arc<Broker>, version: Arc<RuntimeVersion>) -> R
         method: "POST".to_owned(),
         target: path.clone(),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,

@@ -44,6 +44,7 @@ pub(super) async fn card(
         target: PATH.to_owned(),
         headers: headers_in(&parts.headers, &target.version, &session, &request_id)?,
         // Asking twice is as good as asking once.
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Explained,
         version: target.version,

@@ -3,6 +3,7 @@
 use super::closing::Closing;
 use super::headers::{echoed, headers_in, headers_out};
 use super::mcp;
+use super::session_endpoint;
 use super::target::Target;
 use super::told::{self, told};
 use crate::api::attempts;
@@ -58,7 +59,8 @@ pub(super) async fn invoke(
         Ok(both) => both,
         Err(error) => return Ok(failed(&error)),
     };
-    let session = call.key.client.clone();
+    let key = call.key.clone();
+    let session = key.client.clone();
     let trace = echoed(&call.headers);
     let mut response = match attempts::answer_to(broker, call, intake).await {
         Ok(answer) => {
@@ -69,6 +71,7 @@ pub(super) async fn invoke(
         Err(error) => failed(&error),
     };
     set_session(response.headers_mut(), &session);
+    session_endpoint::announce(broker, caller, &key, response.headers_mut());
     if protocol == Protocol::Mcp {
         mcp::set_session(response.headers_mut(), &session);
     }
@@ -128,6 +131,7 @@ fn understand(
         method: "POST".to_owned(),
         target: target.version.spec.path.clone(),
         headers: headers_in(headers, &target.version, &session, request_id)?,
+        port: None,
         attempt,
         agent_errors: AgentErrors::Explained,
         version: target.version,

@@ -21,6 +21,14 @@ pub(super) struct Query {
 }
 
 impl Query {
+    /// Of a path that names the endpoint itself.
+    pub(super) fn of_endpoint(name: Option<String>) -> Self {
+        Self {
+            qualifier: name,
+            ..Self::default()
+        }
+    }
+
     /// Reads it.
     pub(super) fn of(text: &str) -> Result<Self, ApiError> {
         let mut query = Self::default();
