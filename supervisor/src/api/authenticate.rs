@@ -3,15 +3,17 @@
 //! A signed request is believed only when its whole body is here, because the signature covers it: what is handed on is
 //! the body as it was verified. Tokens are the runtimes' business (`super::authorize`), as each has an issuer of its own.
 
-use super::aws::absent;
 use super::authorize;
-use super::identify::{self, Caller};
+use super::aws::absent;
+use super::identify::{self, Caller, Peer};
 use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::config::TcpAuth;
 use crate::keys::AccessKey;
+use crate::owner::Principal;
+use crate::room::Holder;
 use crate::signature::{Claim, Payload, Place, Refused, Service};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, Whose};
 use crate::store::Timestamp;
 use axum::body::Body;
 use http::request::Parts;
@@ -125,6 +127,10 @@ async fn signed(
         (Area::Objects, _) | (_, "/v1/artifacts") => broker.artifacts.largest(),
         _ => config.limits.max_body.0,
     };
+    let whose = Whose {
+        peer: holder(head),
+        caller: Holder::Caller(Principal::key(&key.id)),
+    };
     let verify = |head: &Parts, hash| {
         let verified = gate.verifier.verify(claim, head, service, &key, hash);
         verified.map_err(refuse)
@@ -143,12 +149,13 @@ async fn signed(
             // Before a byte of the body is read.
             verify(head, Some(hash))?;
             admitted()?;
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             if spooled.hash != hash {
                 return Err(refuse(Refused::Payload));
             }
             head.extensions.insert(PayloadHash(hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
         Payload::Covered => {
             // Nothing is believed of this request yet, but that it names a key which opens nothing there. Without a body
@@ -156,13 +163,23 @@ async fn signed(
             if !body.is_end_stream() {
                 admitted()?;
             }
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             verify(head, Some(spooled.hash))?;
             head.extensions.insert(PayloadHash(spooled.hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
     };
     Ok((key, body))
+}
+
+/// Whose room a body takes before anybody knows whose it is.
+fn holder(head: &Parts) -> Holder {
+    match head.extensions.get::<Peer>() {
+        Some(Peer::Tcp { remote, .. }) => Holder::at(remote.ip()),
+        Some(Peer::Unix { uid, .. }) => Holder::Caller(Principal::user(*uid)),
+        None => Holder::Caller(Principal::daemon()),
+    }
 }
 
 /// The answer to a signature that is not believed. Only what helps a clock is told; the rest is for the audit.

@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::relay::exchange::Exchange;
 use crate::relay::upgrade::{self, Upgrade};
-use crate::session::handle::{SessionHandle, SessionKey};
+use crate::session::handle::{Purpose, SessionHandle, SessionKey};
 use crate::websocket::close::{Close, CloseCode};
 use crate::websocket::handshake::Offer;
 use crate::websocket::tunnel::{self, tunnel};
@@ -76,7 +76,7 @@ impl Switch {
         mut headers: Vec<(String, String)>,
     ) -> Result<Opened, ApiError> {
         headers.extend(self.offer.headers());
-        let (handle, work) = invoke::obtain(broker, key, version).await?;
+        let (handle, work) = invoke::obtain(broker, key, version, Purpose::Exchange).await?;
         let request = Invoke {
             id: InvocationId(0),
             method: "GET".to_owned(),
