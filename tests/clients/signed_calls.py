@@ -15,10 +15,10 @@ from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 scenario, facts = sys.argv[1], json.loads(sys.argv[2])
-endpoint, arn, other = facts["endpoint"], facts["arn"], facts["other"]
+endpoint, arn, other = facts["endpoint"], facts.get("arn"), facts.get("other")
 REGION = "us-local-1"
 HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-"
 # Retried by boto3 itself they would only take longer.
@@ -383,6 +383,47 @@ def sockets():
     # Who was given a URL does not choose the session or the user.
     for name in ["Session-Id", "User-Id", "Custom-Other"]:
         turned_away(fresh, {HEADER + name: "a" * 40})
+
+
+def shares():
+    """One key's bodies lie where its agent does not read them: it is told to wait, another key is served meanwhile."""
+    import concurrent.futures
+    import time
+
+    body = bytes(16 << 20)
+    deaf, heard = facts["deaf"], facts["heard"]
+
+    def send(key, runtime, seconds):
+        settings = {"retries": {"total_max_attempts": 1}, "read_timeout": seconds}
+        try:
+            words = {"agentRuntimeArn": runtime, "payload": body, "runtimeSessionId": key + "-" * 33}
+            answer = client(key, **settings).invoke_agent_runtime(**words)
+            return answer["response"].read()
+        except ClientError as error:
+            return error.response
+        except ReadTimeoutError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        # The agent answers after a minute, and the room is half of 64 MiB for one of them.
+        kept = [pool.submit(send, "one", deaf, 40) for _ in range(6)]
+        told = []
+        while len(told) < 4:
+            assert not any(call.done() and call.result() is None for call in kept), kept
+            told = [call.result() for call in kept if call.done()]
+            # Others are not concerned, before and after those are told.
+            said = send("two", heard, 60)
+            assert said == b"16777216", said
+            time.sleep(1)
+        for answer in told:
+            assert answer["Error"]["Code"] == "ThrottlingException", answer
+            assert "limits.spool" in answer["Error"]["Message"], answer
+            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            assert int(headers["retry-after"]) >= 1 and int(headers["x-amz-retry-after"]) >= 1, headers
+        # Gone, they leave room.
+        assert [call.result() for call in kept if call not in told].count(None) == 2, kept
+    while (said := send("one", heard, 60)) != b"16777216":
+        assert said["Error"]["Code"] == "ThrottlingException", said
 
 
 globals()[scenario]()

@@ -5,14 +5,16 @@
 
 use super::authorize::{self, Presented};
 use super::aws::absent;
-use super::identify::{self, Caller};
+use super::identify::{self, Caller, Peer};
 use super::reply::ApiError;
 use super::s3;
 use crate::broker::Broker;
 use crate::config::TcpAuth;
 use crate::keys::AccessKey;
+use crate::owner::Principal;
+use crate::room::Holder;
 use crate::signature::{Claim, Payload, Place, Refused, Service};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, Whose};
 use crate::store::Timestamp;
 use axum::body::Body;
 use http::request::Parts;
@@ -130,6 +132,10 @@ async fn signed(
         (Area::Objects, _) | (_, "/v1/artifacts") => broker.artifacts.largest(),
         _ => config.limits.max_body.0,
     };
+    let whose = Whose {
+        peer: holder(head),
+        caller: Holder::Caller(Principal::key(&key.id)),
+    };
     let verify = |head: &Parts, hash| {
         let verified = gate.verifier.verify(claim, head, service, &key, hash);
         verified.map_err(refuse)
@@ -159,26 +165,37 @@ async fn signed(
             // Before a byte of the body is read.
             verify(head, Some(hash))?;
             admitted()?;
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             if spooled.hash != hash {
                 return Err(refuse(Refused::Payload));
             }
             usable()?;
             head.extensions.insert(PayloadHash(hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
         Payload::Covered => {
             // Nothing is believed of this request yet, but that it names a key which opens nothing there.
             admitted()?;
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             verify(head, Some(spooled.hash))?;
             // A body may take its time, and its key end meanwhile.
             usable()?;
             head.extensions.insert(PayloadHash(spooled.hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
     };
     Ok((key, body))
+}
+
+/// Whose room a body takes before anybody knows whose it is.
+fn holder(head: &Parts) -> Holder {
+    match head.extensions.get::<Peer>() {
+        Some(Peer::Tcp { remote, .. }) => Holder::at(remote.ip()),
+        Some(Peer::Unix { uid, .. }) => Holder::Caller(Principal::user(*uid)),
+        None => Holder::Caller(Principal::daemon()),
+    }
 }
 
 /// The answer to a signature that is not believed. Only what helps a clock is told; the rest is for the audit.

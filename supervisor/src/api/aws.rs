@@ -25,7 +25,9 @@ mod websocket;
 use super::authorize::{self, Presented};
 use super::reply::ApiError;
 use super::router::request_id;
+use super::turn::turn;
 use crate::broker::Broker;
+use crate::rates::Kind;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, HeaderValue};
@@ -116,6 +118,10 @@ async fn route(
         Ok(target) => target,
         Err(fault) => return Ok(invoke::refused(broker, &fault, protocol, body, id).await),
     };
+    // An invocation takes its turn where its refusal can be told in the words of the agent's protocol.
+    if asked.operation != Operation::Invoke {
+        turn(broker, Kind::Data, &caller).await?;
+    }
     let request = Request::from_parts(head, body);
     match asked.operation {
         Operation::Invoke => invoke::invoke(broker, &caller, target, request).await,

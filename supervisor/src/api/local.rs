@@ -9,12 +9,14 @@ use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
+use super::turn::turn;
 use super::websocket::{Opened, Switch};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::config::TcpAuth;
 use crate::owner::Owner;
 use crate::permit::Action;
+use crate::rates::Kind;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -162,6 +164,7 @@ async fn session_of(
     parts: &Parts,
 ) -> Result<(Arc<RuntimeVersion>, SessionKey), ApiError> {
     let (version, caller) = called(broker, presented, action, parts).await?;
+    turn(broker, Kind::Data, &caller).await?;
     let owner = caller.owner(broker, &parts.headers)?;
     let key = SessionKey {
         runtime: version.runtime.clone(),

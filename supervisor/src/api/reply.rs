@@ -29,7 +29,7 @@ pub struct ApiError {
     /// What the wire itself calls this failure, where that is not the row's to say: the model's reason of a broken rule
     /// (contract §2.9), S3's name of an error.
     pub reason: Option<&'static str>,
-    /// When to try again.
+    /// When to try again, if more is known than its row says.
     pub retry_after: Option<Duration>,
     /// What the agent itself said.
     pub agent: Option<Box<AgentEvidence>>,
@@ -280,10 +280,11 @@ impl ApiError {
             HeaderValue::from_str(challenge).ok()
         });
         headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
-        if let Some(delay) = self.retry_after {
-            let seconds = delay.as_secs().max(1);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let again = self.code.again().map(Duration::from_secs);
+        if let Some(delay) = self.retry_after.or(again) {
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+            // Whole seconds, and none too few.
+            headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }
         if matches!(

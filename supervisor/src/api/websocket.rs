@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::relay::exchange::Exchange;
 use crate::relay::upgrade::{self, Upgrade};
-use crate::session::handle::{SessionHandle, SessionKey, Work};
+use crate::session::handle::{Purpose, SessionHandle, SessionKey, Work};
 use crate::websocket::close::{Close, CloseCode};
 use crate::websocket::handshake::Offer;
 use crate::websocket::tunnel::{self, tunnel};
@@ -84,7 +84,7 @@ impl Switch {
         version: &Arc<RuntimeVersion>,
         headers: Vec<(String, String)>,
     ) -> Result<Opened, ApiError> {
-        let (handle, work) = invoke::obtain(broker, key, version).await?;
+        let (handle, work) = invoke::obtain(broker, key, version, Purpose::Exchange).await?;
         let door = Door {
             port: None,
             target: PATH.to_owned(),

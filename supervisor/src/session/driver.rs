@@ -29,7 +29,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Makes a session and the task that owns it.
@@ -41,6 +41,8 @@ pub fn spawn(
     permit: Permit,
 ) -> Arc<SessionHandle> {
     let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let exchanges = broker.config().limits.max_invocations_per_session;
+    let exchanges = usize::try_from(exchanges).unwrap_or(Semaphore::MAX_PERMITS);
     let (view, watcher) = watch::channel(View {
         phase: Phase::Requested,
         end: None,
@@ -64,6 +66,9 @@ pub fn spawn(
         lookups: crate::egress::Egress::lookups_of_a_session(),
         turns: Arc::new(Semaphore::new(1)),
         queue: AtomicU32::new(0),
+        exchanges: Arc::new(Semaphore::new(exchanges)),
+        processes: Arc::new(Semaphore::new(MAX_EXECS)),
+        places: Arc::clone(&broker.work_places),
         mcp: Mutex::default(),
         mailbox,
         view: watcher,
@@ -206,9 +211,9 @@ impl Driver {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Begin(answer) => {
+            Command::Begin { place, answer } => {
                 // A caller that is gone drops its work, which ends it.
-                let _ = answer.send(self.begin_work());
+                let _ = answer.send(self.begin_work(place));
             }
             Command::Stop(reason) => {
                 sandbox::faults::panic_at("driver.stop");
@@ -226,18 +231,12 @@ impl Driver {
         }
     }
 
-    fn begin_work(&mut self) -> Result<Work, NoWork> {
-        let most = self.broker.config().limits.max_invocations_per_session;
-        // The shim refuses too; but a shim is not believed, and each piece of work costs this daemon descriptors.
-        if self.work.len() >= usize::try_from(most).unwrap_or(usize::MAX) + MAX_EXECS {
-            return Err(NoWork::Full(
-                "the session has as much work in flight as it may have (limits.max_invocations_per_session)",
-            ));
-        }
-        let Ok(place) = Arc::clone(&self.broker.work_places).try_acquire_owned() else {
-            return Err(NoWork::Full(
-                "this daemon relays as much as its limit of open files allows",
-            ));
+    fn begin_work(&mut self, place: Option<OwnedSemaphorePermit>) -> Result<Work, NoWork> {
+        let place = match place {
+            Some(place) => place,
+            None => Arc::clone(&self.broker.work_places)
+                .try_acquire_owned()
+                .map_err(|_none| NoWork::NoPlace)?,
         };
         let link = self.link.clone();
         let effects = self
@@ -254,6 +253,7 @@ impl Driver {
             _ends: ends,
             place,
             turn: None,
+            seat: None,
         })
     }
 

@@ -4,6 +4,7 @@ use super::headers::{echoed, headers_in, headers_out};
 use super::target::Target;
 use crate::api::attempts;
 use crate::api::identify::Caller;
+use crate::api::intake::Intake;
 use crate::api::invoke::{AgentErrors, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
@@ -50,7 +51,7 @@ pub(super) async fn card(
         version: target.version,
     };
     let trace = echoed(&call.headers);
-    let mut response = match attempts::answer(broker, call, Body::empty()).await {
+    let mut response = match attempts::answer_to(broker, call, Intake::empty()).await {
         Ok(answer) => {
             let mut response = Response::new(Body::empty());
             *response.headers_mut() = headers_out(&answer.headers, trace);
