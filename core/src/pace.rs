@@ -1,4 +1,4 @@
-//! How fast new sessions may begin: so many a second on average, so many at once. Whoever comes too early waits its turn; whoever
+//! How fast new sessions, or one caller's calls, may begin: so many a second on average, so many at once. Whoever comes too early waits its turn; whoever
 //! would wait too long is told when to come again, and takes no turn.
 //!
 //! The generic cell rate algorithm: [`Pace::due`] is when the next one would begin if nothing were allowed at once.
@@ -30,6 +30,12 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// Whether it is as one that has begun nothing: then it need not be kept.
+    #[must_use]
+    pub const fn is_at_rest(self, now: Moment) -> bool {
+        self.due <= now.0.saturating_mul(1000)
+    }
+
     /// A turn for one more: how long until it may begin. An error says when one could be had, and has taken none.
     pub fn take(
         &mut self,

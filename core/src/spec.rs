@@ -145,6 +145,7 @@ impl RuntimeSpec {
         let (port, path) = wire::address(config, &mut faults);
         let warmup = wire::warmup(config, &path, &mut faults);
         let request_headers = wire::request_headers(config, &mut faults);
+        let ports = wire::allowed_ports(config, &mut faults);
         let env = environment::resolve(config, policy, command.as_ref(), &mut faults);
         let timeouts = quantities::timeouts(&config.lifecycle, policy, &mut faults);
         let limits = quantities::limits(&config.resources, policy, &mut faults);
@@ -170,6 +171,7 @@ impl RuntimeSpec {
                 wire: AgentWire {
                     port,
                     ping_path: config.protocol.ping_path().map(str::to_owned),
+                    ports,
                 },
                 path,
                 warmup,

@@ -172,6 +172,38 @@ impl ErrorCode {
         }
     }
 
+    /// When a caller who is refused so may come again, in seconds, unless more is known; `None`: not by waiting. Load passes;
+    /// room that somebody has to make takes a while.
+    #[must_use]
+    pub const fn again(self) -> Option<u64> {
+        match self {
+            Self::Throttled
+            | Self::TooManyInvocations
+            | Self::RetryableConflict
+            | Self::Unavailable => Some(1),
+            Self::QuotaExceeded | Self::StorageFull => Some(60),
+            Self::Validation
+            | Self::Unauthorized
+            | Self::InvalidSignature
+            | Self::AccessDenied
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::Conflict
+            | Self::NotAcceptable
+            | Self::PayloadTooLarge
+            | Self::MisdirectedRequest
+            | Self::AgentFailed
+            | Self::AgentTimeout
+            | Self::Internal
+            | Self::AgentUnreachable
+            | Self::AgentProtocol
+            | Self::AgentClosed
+            | Self::Cancelled
+            | Self::BadOrder
+            | Self::NoSuchMethod => None,
+        }
+    }
+
     /// The code of a JSON-RPC error; an unknown number is [`ErrorCode::Internal`].
     #[must_use]
     pub fn from_rpc(rpc: i32) -> Self {

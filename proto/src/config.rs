@@ -9,6 +9,7 @@ pub use authorizer::{Authorizer, ClaimOperator, ClaimType, ClaimValue, CustomCla
 
 use crate::ids::RuntimeName;
 use crate::object::{object, optional_object};
+use crate::ports::Ports;
 use crate::units::{CpuMillis, MemoryBytes, Seconds};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -40,6 +41,10 @@ pub struct RuntimeConfig {
     /// Names of the caller's headers that reach the agent beside the contract's own (contract §1.3); at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub request_headers: Vec<String>,
+    /// More ports of a session, 8000–12000 but 8443, that callers reach by its endpoint URL (contract §2.8); at most 5
+    /// entries, which do not overlap.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_ports: Vec<Ports>,
     /// What runs the entrypoint; guessed from its extension if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<Language>,

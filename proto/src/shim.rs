@@ -31,6 +31,7 @@
 //! Everything from a shim is attacker-influenced: typed, bounded, rate-limited; no descriptor but those above.
 
 use crate::ids::{ExecId, InvocationId, SessionId};
+use crate::ports::Ports;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -105,6 +106,17 @@ pub struct AgentWire {
     pub port: u16,
     /// Path of the health check; `None` means: ready when the port accepts (MCP has no `/ping`).
     pub ping_path: Option<String>,
+    /// More ports that an `invoke` may ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Ports>,
+}
+
+impl AgentWire {
+    /// Whether an `invoke` may ask for this port.
+    #[must_use]
+    pub fn offers(&self, port: u16) -> bool {
+        self.ports.iter().any(|ports| ports.hold(port))
+    }
 }
 
 /// Durations in milliseconds and bounds of one shim.
@@ -161,7 +173,7 @@ pub struct Attached {
     pub idle_ms: u64,
 }
 
-/// `invoke`: one HTTP exchange with the agent.
+/// `invoke`: one HTTP exchange with the agent, or with another server of its session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Invoke {
@@ -175,6 +187,9 @@ pub struct Invoke {
     pub headers: Vec<(String, String)>,
     /// Length of the request body if known; otherwise the shim sends it chunked.
     pub content_length: Option<u64>,
+    /// Which of [`AgentWire::ports`]; absent means the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// Answer to `invoke`.

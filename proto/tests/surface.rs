@@ -6,6 +6,7 @@
 use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId, SessionId};
 use proto::jsonrpc;
+use proto::ports::Ports;
 use proto::shim::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -52,7 +53,7 @@ fn surface() -> Value {
                 uid: 1000,
                 gid: 1000,
             },
-            wire: AgentWire { port: 8080, ping_path: Some("/ping".into()) },
+            wire: AgentWire { port: 8080, ping_path: Some("/ping".into()), ports: vec![Ports::one(8001), Ports { from: 9000, to: 9010 }] },
             limits: ShimLimits {
                 ping_interval_ms: 2000,
                 ping_timeout_ms: 5000,
@@ -75,6 +76,7 @@ fn surface() -> Value {
                 target: "/invocations".into(),
                 headers: vec![("content-type".into(), "application/json".into())],
                 content_length: Some(2),
+                port: Some(8001),
             })),
             message(&jsonrpc::notification("body.end", &BodyEnd { id, bytes: 2 })),
             message(&jsonrpc::notification("cancel", &Cancel { id })),

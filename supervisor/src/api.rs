@@ -35,4 +35,5 @@ pub mod shell;
 pub mod stops;
 pub mod system;
 mod to_the_end;
+mod turn;
 mod websocket;

@@ -16,7 +16,9 @@ use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::launcher::message::OrderFault;
 use crate::objects::Objects;
+use crate::rates::Rates;
 use crate::registry::Registry;
+use crate::room::Room;
 use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
@@ -96,6 +98,8 @@ pub struct Broker {
     pub registry: Registry,
     /// Who may begin one.
     pub admission: Admission,
+    /// How fast callers may call.
+    pub rates: Rates,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -115,6 +119,8 @@ pub struct Broker {
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
     /// can end no session in order.
     pub work_places: Arc<Semaphore>,
+    /// Memory for bodies on their way to agents.
+    pub bodies: Arc<Room>,
     /// Time for decisions.
     pub clock: Clock,
     /// Fences daemons that came before.
@@ -164,6 +170,7 @@ impl Broker {
             catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::default(),
             admission: Admission::new(&config.limits),
+            rates: Rates::default(),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
@@ -173,6 +180,7 @@ impl Broker {
             attempts: Attempts::default(),
             stops: Stops::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
+            bodies: Room::new(config.limits.body_memory.0),
             clock: Clock::start(),
             epoch,
             config: RwLock::new(Arc::new(config)),
@@ -212,7 +220,8 @@ impl Broker {
     }
 
     /// Where callers reach this daemon.
-    fn url(&self, config: &Config) -> Option<String> {
+    #[must_use]
+    pub fn url(&self, config: &Config) -> Option<String> {
         let first = || {
             let mut listen = self.ground.listen.iter();
             listen

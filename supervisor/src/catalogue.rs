@@ -1,7 +1,7 @@
 //! Deployed runtimes, in memory: what an invocation looks up. The store has the truth; this is what each endpoint leads to,
 //! put here after the store has it.
 
-use proto::config::RuntimeConfig;
+use proto::config::{Protocol, RuntimeConfig};
 use proto::ids::{ArtifactId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use session_core::lifecycle::Policy;
 use session_core::spec::RuntimeSpec;
@@ -45,6 +45,8 @@ impl RuntimeVersion {
 pub struct Deployed {
     /// Its id.
     pub runtime: RuntimeId,
+    /// What its newest version speaks, READY or not.
+    pub protocol: Protocol,
     /// DEFAULT's version: the newest that is READY, if there is one and this host can run it.
     pub default: Option<Arc<RuntimeVersion>>,
     /// Versions of named endpoints; `None` is one that this host cannot run now.

@@ -18,6 +18,7 @@ pub use args::Args;
 pub use faults::{Fault, Faults};
 pub use keys::{KEYS, Key};
 
+use crate::rates::PerCaller;
 use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
 use given::Given;
@@ -162,6 +163,8 @@ pub struct Limits {
     pub max_sessions_per_runtime: u32,
     /// Live sessions of one caller; 0 is any number.
     pub max_sessions_per_caller: u32,
+    /// Calls of one caller a second.
+    pub rates: PerCaller,
     /// New sessions a second; 0 is any number.
     pub new_session_rate: u32,
     /// New sessions at once.
@@ -184,6 +187,8 @@ pub struct Limits {
     pub max_headers: u32,
     /// Bodies on disk whose signature is not checked yet, all of them.
     pub spool: MemoryBytes,
+    /// Small bodies in memory, on their way to agents; and as much again while their signature is not checked.
+    pub body_memory: MemoryBytes,
     /// How long a request's head may take to arrive, the idle time before it included.
     pub head_timeout: Duration,
     /// Open connections.
@@ -202,6 +207,8 @@ pub struct Limits {
     pub retry_answer: MemoryBytes,
     /// Most bytes of all answers that are kept.
     pub retry_memory: MemoryBytes,
+    /// How long an event stream may go on.
+    pub stream_duration: Duration,
     /// WebSockets: frame, rate, age.
     pub websocket: crate::websocket::tunnel::Bounds,
     /// Interactive shells: how many, age and silence of their connections.

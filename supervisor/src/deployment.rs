@@ -57,6 +57,7 @@ impl Broker {
         };
         let deployed = Deployed {
             runtime,
+            protocol: served.protocol,
             default: served.default.and_then(compiled),
             endpoints: served
                 .endpoints

@@ -37,17 +37,19 @@ pub enum GateError {
 }
 
 impl Gate {
-    /// Opens what it needs below the broker's directory; `spool` is how many bytes of bodies may wait on disk.
+    /// Opens what it needs below the broker's directory; `spool` is how many bytes of bodies may wait on disk, `memory` in
+    /// memory.
     pub async fn open(
         directory: &Path,
         store: &Store,
         spool: MemoryBytes,
+        memory: MemoryBytes,
     ) -> Result<Self, GateError> {
         let sealer = Sealer::open(&directory.join("keys.seal")).map_err(KeyError::from)?;
         Ok(Self {
             keys: AccessKeys::load(store.clone(), sealer).await?,
             verifier: Verifier::default(),
-            spool: Spool::open(&directory.join("spool"), spool.0)?,
+            spool: Spool::open(&directory.join("spool"), spool.0, memory.0)?,
             tokens: Tokens::default(),
             audit: Audit::start(store.clone()),
         })

@@ -142,19 +142,34 @@ impl Grant {
         self.runtimes.is_none() && self.actions.is_none()
     }
 
+    /// Whether it has an action at all.
+    #[must_use]
+    pub fn acts(&self, action: Action) -> bool {
+        match &self.actions {
+            None => true,
+            Some(patterns) => patterns.iter().any(|pattern| pattern.fits(action)),
+        }
+    }
+
     /// Whether it covers an action on a runtime, or on none in particular.
     #[must_use]
     pub fn covers(&self, action: Action, runtime: Option<&RuntimeName>) -> bool {
-        let acts = match &self.actions {
-            None => true,
-            Some(patterns) => patterns.iter().any(|pattern| pattern.fits(action)),
-        };
         let reaches = match (&self.runtimes, runtime) {
             (None, _) => true,
             (Some(names), Some(name)) => names.contains(name),
             (Some(_), None) => false,
         };
-        acts && reaches
+        self.acts(action) && reaches
+    }
+
+    /// Whether what it covers tells that there is such a runtime.
+    #[must_use]
+    pub fn knows(&self, runtime: &RuntimeName) -> bool {
+        let mut actions = Action::ALL.iter().copied();
+        actions.any(|action| {
+            let of_bundles = matches!(action, Action::PUT_OBJECT | Action::GET_OBJECT);
+            !of_bundles && self.covers(action, Some(runtime))
+        })
     }
 }
 
@@ -197,6 +212,16 @@ mod tests {
         assert!(!nothing.covers(Action::INVOKE, Some(&a)) && !nothing.is_unlimited());
         assert!(grant(None, Some(&["bedrock-agentcore:*"])).covers(Action::PUT_OBJECT, None));
         assert!(Grant::default().is_unlimited());
+    }
+
+    #[test]
+    fn who_may_do_something_with_a_runtime_may_know_of_it() {
+        let (a, b) = (name("a"), name("b"));
+        let limited = grant(Some(&["a"]), Some(&["StopRuntimeSession"]));
+        assert!(limited.knows(&a) && !limited.knows(&b));
+        assert!(grant(None, Some(&["ListAgentRuntimes"])).knows(&a));
+        assert!(!grant(None, Some(&["PutObject", "GetObject"])).knows(&a));
+        assert!(Grant::default().knows(&a));
     }
 
     #[test]

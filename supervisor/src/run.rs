@@ -93,9 +93,14 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         .map_err(|error| open(&error))?;
     std::fs::create_dir_all(ground.directory.join("logs")).map_err(|error| open(&error))?;
     let epoch = store.next_epoch().await.map_err(|error| open(&error))?;
-    let gate = Gate::open(&ground.directory, &store, config.limits.spool)
-        .await
-        .map_err(|error| open(&error))?;
+    let gate = Gate::open(
+        &ground.directory,
+        &store,
+        config.limits.spool,
+        config.limits.body_memory,
+    )
+    .await
+    .map_err(|error| open(&error))?;
     let kept = Kept {
         store,
         artifacts,

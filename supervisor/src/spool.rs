@@ -3,8 +3,11 @@
 //!
 //! A small body waits in memory, a larger one in a file without a name, and all of those together have a bound: whoever
 //! would exceed it waits, and is told to come back if that takes too long. Room is taken for a whole body before its
-//! first byte, so that two half-read bodies never wait for each other.
+//! first byte, so that two half-read bodies never wait for each other. Nobody can have all of it ([`crate::room`]): while
+//! a signature is not checked, its room is its peer's, afterwards its caller's ([`Spooled::verified`]), until the body's
+//! agent has read it.
 
+use crate::room::{Holder, NoRoom, Room, Taken};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -18,17 +21,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncSeekExt, AsyncWriteExt, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 /// Largest body that waits in memory.
 const IN_MEMORY: u64 = 64 * 1024;
-
-/// Memory for all of them: a connection of HTTP/2 can bring a hundred.
-const ALL_IN_MEMORY: u64 = 64 * 1024 * 1024;
-
-/// What room is counted in.
-const UNIT: u64 = 1024;
 
 /// How long a body waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +55,9 @@ pub enum SpoolError {
     #[error("the body {0}")]
     Broken(String),
     /// No room for it among the others.
-    #[error("too many bodies wait for their signature to be checked (limits.spool)")]
+    #[error(
+        "too many bodies wait to be checked, or for their agents (limits.spool, limits.body_memory)"
+    )]
     Full,
     /// The disk.
     #[error("cannot {verb} {}", .path.display())]
@@ -78,50 +76,85 @@ pub enum SpoolError {
 #[derive(Debug)]
 pub struct Spool {
     directory: PathBuf,
-    room: Arc<Semaphore>,
-    units: u32,
+    room: Arc<Room>,
     /// Room in memory.
-    memory: Semaphore,
+    memory: Arc<Room>,
 }
 
 /// A body that is all here.
 #[derive(Debug)]
 pub struct Spooled {
-    /// The body, from its beginning.
-    pub body: Body,
     /// SHA-256 of it.
     pub hash: [u8; 32],
+    content: Content,
+    caller: Holder,
+}
+
+/// Whose a body is.
+#[derive(Debug, Clone)]
+pub struct Whose {
+    /// Who brings it.
+    pub peer: Holder,
+    /// Who it is said to be of, which is not checked yet.
+    pub caller: Holder,
+}
+
+#[derive(Debug)]
+enum Content {
+    Memory(Bytes, Option<Taken>),
+    File(FileBody),
+}
+
+impl Spooled {
+    /// The body, from its beginning, now that it is known whose it is: its room is taken from what is the caller's.
+    pub async fn verified(self) -> Result<Body, SpoolError> {
+        let holder = self.caller;
+        Ok(match self.content {
+            Content::Memory(bytes, None) => Body::from(bytes),
+            Content::Memory(bytes, Some(mut room)) => {
+                let passed = room.pass_to(holder, ROOM_PATIENCE).await;
+                passed.map_err(|NoRoom| SpoolError::Full)?;
+                Body::from(room.hold(bytes))
+            }
+            Content::File(mut file) => {
+                let passed = file.room.pass_to(holder, ROOM_PATIENCE).await;
+                passed.map_err(|NoRoom| SpoolError::Full)?;
+                Body::new(file)
+            }
+        })
+    }
 }
 
 impl Spool {
-    /// Opens or makes the directory; at most `bytes` wait there at once.
-    pub fn open(directory: &Path, bytes: u64) -> Result<Self, SpoolError> {
+    /// Opens or makes the directory; at most `bytes` wait there at once, and `memory` in memory: a connection of HTTP/2 can
+    /// bring a hundred small ones.
+    pub fn open(directory: &Path, bytes: u64, memory: u64) -> Result<Self, SpoolError> {
         std::fs::create_dir_all(directory).map_err(|source| SpoolError::File {
             verb: "create",
             path: directory.to_owned(),
             source,
         })?;
-        let units = u32::try_from(bytes / UNIT).unwrap_or(u32::MAX >> 4);
-        let units = units.clamp(1, u32::MAX >> 4);
         Ok(Self {
             directory: directory.to_owned(),
-            room: Arc::new(Semaphore::new(
-                usize::try_from(units).unwrap_or(usize::MAX >> 4),
-            )),
-            units,
-            memory: Semaphore::new(units_of(ALL_IN_MEMORY)),
+            room: Room::new(bytes),
+            memory: Room::new(memory),
         })
     }
 
-    /// Reads a body of at most `max` bytes to its end.
-    pub async fn take(&self, mut body: Body, max: u64) -> Result<Spooled, SpoolError> {
+    /// Reads a body of at most `max` bytes to its end, for a peer that is not known yet.
+    pub async fn take(
+        &self,
+        mut body: Body,
+        max: u64,
+        whose: &Whose,
+    ) -> Result<Spooled, SpoolError> {
         let hint = body.size_hint();
         if hint.lower() > max {
             return Err(SpoolError::TooLarge(max));
         }
         let most = hint.upper().unwrap_or(max).min(max);
         let began = Instant::now();
-        let _held = self.held(most).await?;
+        let memory = self.held(most, whose).await?;
         let mut hash = Sha256::new();
         let mut held = BytesMut::new();
         let mut file = None;
@@ -138,7 +171,7 @@ impl Spool {
             }
             let (file, _) = match &mut file {
                 Some(file) => file,
-                none => none.insert(self.file(most).await?),
+                none => none.insert(self.file(most, whose).await?),
             };
             let written = async {
                 file.write_all(&held).await?;
@@ -149,8 +182,14 @@ impl Spool {
                 .await
                 .map_err(|source| self.fault("write in", source))?;
         }
-        let body = match file {
-            None => Body::from(held.freeze()),
+        let content = match file {
+            None => {
+                let memory = memory.map(|mut memory| {
+                    memory.shrink(size);
+                    memory
+                });
+                Content::Memory(held.freeze(), memory)
+            }
             Some((mut file, mut room)) => {
                 let rewound = async {
                     file.flush().await?;
@@ -160,42 +199,33 @@ impl Spool {
                     .await
                     .map_err(|source| self.fault("read in", source))?;
                 // What was taken for a body without a length and not needed.
-                let unused = room.num_permits() - units_of(size).min(room.num_permits());
-                drop(room.split(unused));
-                Body::new(FileBody {
+                room.shrink(size);
+                Content::File(FileBody {
                     file,
                     left: size,
-                    _room: room,
+                    room,
                 })
             }
         };
         Ok(Spooled {
-            body,
             hash: hash.finalize().into(),
+            content,
+            caller: whose.caller.clone(),
         })
     }
 
     /// Room in memory for a body of `most` bytes, or for its beginning.
-    async fn held(&self, most: u64) -> Result<Option<SemaphorePermit<'_>>, SpoolError> {
-        let wanted = u32::try_from(units_of(most.min(IN_MEMORY))).unwrap_or(u32::MAX);
+    async fn held(&self, most: u64, whose: &Whose) -> Result<Option<Taken>, SpoolError> {
+        let wanted = most.min(IN_MEMORY);
         if wanted == 0 {
             return Ok(None);
         }
-        let room = tokio::time::timeout(ROOM_PATIENCE, self.memory.acquire_many(wanted));
-        let room = room.await.map_err(|_| SpoolError::Full)?;
-        room.map(Some).map_err(|_| SpoolError::Full)
+        room_in(&self.memory, wanted, whose).await.map(Some)
     }
 
     /// A file without a name, with room for `most` bytes.
-    async fn file(&self, most: u64) -> Result<(File, OwnedSemaphorePermit), SpoolError> {
-        let wanted = u32::try_from(units_of(most))
-            .unwrap_or(u32::MAX)
-            .min(self.units);
-        let room = Arc::clone(&self.room).acquire_many_owned(wanted);
-        let room = tokio::time::timeout(ROOM_PATIENCE, room)
-            .await
-            .map_err(|_| SpoolError::Full)?
-            .map_err(|_| SpoolError::Full)?;
+    async fn file(&self, most: u64, whose: &Whose) -> Result<(File, Taken), SpoolError> {
+        let room = room_in(&self.room, most, whose).await?;
         let directory = self.directory.clone();
         let file = tokio::task::spawn_blocking(move || tempfile::tempfile_in(directory))
             .await
@@ -214,8 +244,11 @@ impl Spool {
     }
 }
 
-fn units_of(bytes: u64) -> usize {
-    usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(usize::MAX)
+/// Room of the peer's, where the caller has room for it too.
+async fn room_in(room: &Arc<Room>, bytes: u64, whose: &Whose) -> Result<Taken, SpoolError> {
+    let Whose { peer, caller } = whose;
+    let taken = room.take(peer, Some(caller), bytes, ROOM_PATIENCE).await;
+    taken.map_err(|NoRoom| SpoolError::Full)
 }
 
 /// How long a body may have taken of which so many bytes are here.
@@ -250,7 +283,7 @@ async fn piece(body: &mut Body, deadline: Instant) -> Result<Option<Bytes>, Spoo
 struct FileBody {
     file: File,
     left: u64,
-    _room: OwnedSemaphorePermit,
+    room: Taken,
 }
 
 impl HttpBody for FileBody {
@@ -290,7 +323,8 @@ impl HttpBody for FileBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::stream;
+    use crate::owner::Principal;
+    use futures_util::{StreamExt as _, stream};
     use http_body_util::StreamBody;
 
     fn of_pieces(pieces: Vec<Bytes>) -> Body {
@@ -300,6 +334,24 @@ mod tests {
         Body::new(StreamBody::new(stream::iter(frames)))
     }
 
+    const MEMORY: u64 = 64 << 20;
+
+    fn whose(peer: u8, caller: u32) -> Whose {
+        Whose {
+            peer: Holder::at([127, 0, 0, peer].into()),
+            caller: Holder::Caller(Principal::user(caller)),
+        }
+    }
+
+    /// Taken, verified, and known to be somebody's.
+    async fn taken(spool: &Spool, body: Body, caller: u32) -> Result<Body, SpoolError> {
+        spool
+            .take(body, 1 << 20, &whose(1, caller))
+            .await?
+            .verified()
+            .await
+    }
+
     fn files(directory: &Path) -> usize {
         std::fs::read_dir(directory).expect("directory").count()
     }
@@ -307,47 +359,53 @@ mod tests {
     #[tokio::test]
     async fn a_body_comes_back_as_it_was_with_its_hash() {
         let ground = tempfile::tempdir().expect("directory");
-        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
         for size in [0, 1, 65_536, 65_537, 700_000] {
             let content: Vec<u8> = (0..size).map(|n: u32| n.to_le_bytes()[0]).collect();
             let pieces = content.chunks(10_000).map(Bytes::copy_from_slice).collect();
             for body in [of_pieces(pieces), Body::from(content.clone())] {
-                let taken = spool.take(body, 1 << 20).await.expect("taken");
+                let taken = spool
+                    .take(body, 1 << 20, &whose(1, 1))
+                    .await
+                    .expect("taken");
                 let expected: [u8; 32] = Sha256::digest(&content).into();
                 assert_eq!(taken.hash, expected, "{size}");
-                assert_eq!(taken.body.size_hint().exact(), Some(u64::from(size)));
-                let back = taken.body.collect().await.expect("read").to_bytes();
+                let body = taken.verified().await.expect("room");
+                assert_eq!(body.size_hint().exact(), Some(u64::from(size)));
+                let back = body.collect().await.expect("read").to_bytes();
                 assert!(back == content, "{size}");
             }
         }
-        assert_eq!(spool.room.available_permits(), 1024);
+        assert_eq!(spool.room.free(), 1 << 20);
+        assert_eq!(spool.memory.free(), MEMORY);
         assert_eq!(files(ground.path()), 0);
     }
 
     #[tokio::test]
     async fn a_body_over_its_bound_is_refused_and_leaves_nothing() {
         let ground = tempfile::tempdir().expect("directory");
-        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
         let piece = Bytes::from(vec![0; 60_000]);
         for body in [
             of_pieces(vec![piece.clone(), piece.clone()]),
             Body::from(vec![0; 120_000]),
         ] {
-            let error = spool.take(body, 100_000).await.expect_err("too large");
+            let error = spool.take(body, 100_000, &whose(1, 1)).await;
+            let error = error.expect_err("too large");
             assert!(matches!(error, SpoolError::TooLarge(100_000)), "{error:?}");
         }
         let broken = stream::iter([Ok(Frame::data(piece)), Err(io::Error::other("gone"))]);
         let error = spool
-            .take(Body::new(StreamBody::new(broken)), 100_000)
+            .take(Body::new(StreamBody::new(broken)), 100_000, &whose(1, 1))
             .await;
         assert!(matches!(error, Err(SpoolError::Broken(_))), "{error:?}");
-        assert_eq!(spool.room.available_permits(), 1024);
+        assert_eq!(spool.room.free(), 1 << 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_sender_keeps_no_room() {
         let ground = tempfile::tempdir().expect("directory");
-        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
         // A byte every 20 s is no silence.
         let drops = stream::unfold((), |()| async {
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -357,46 +415,114 @@ mod tests {
             ))
         });
         let began = Instant::now();
-        let taken = spool.take(Body::new(StreamBody::new(Box::pin(drops))), 1 << 20);
+        let slow = Body::new(StreamBody::new(Box::pin(drops)));
+        let whose = whose(1, 1);
+        let taken = spool.take(slow, 1 << 20, &whose);
         let error = taken.await.expect_err("too slow");
         assert!(matches!(error, SpoolError::Broken(_)), "{error:?}");
         assert_eq!(began.elapsed(), FIRST);
-        assert_eq!(spool.memory.available_permits(), units_of(ALL_IN_MEMORY));
+        assert_eq!(spool.memory.free(), MEMORY);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_for_small_bodies_has_a_bound() {
+    async fn memory_for_small_bodies_has_a_bound_until_they_are_gone() {
         let ground = tempfile::tempdir().expect("directory");
-        let spool = Spool::open(ground.path(), 1 << 20).expect("spool");
-        let all = u32::try_from(units_of(ALL_IN_MEMORY)).expect("fits");
-        let taken = spool.memory.acquire_many(all).await.expect("all of it");
-        let error = spool.take(Body::from("{}"), 1 << 20).await;
-        assert!(matches!(error, Err(SpoolError::Full)), "{error:?}");
-        spool
-            .take(Body::empty(), 1 << 20)
-            .await
-            .expect("no body needs none");
-        drop(taken);
-        spool
-            .take(Body::from("{}"), 1 << 20)
-            .await
-            .expect("room again");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
+        let small = || Body::from(vec![7; 65_536]);
+        let mut held = Vec::new();
+        let full = loop {
+            match taken(&spool, small(), 1).await {
+                Ok(body) => held.push(body),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, SpoolError::Full), "{full:?}");
+        // Half of all of it is one caller's.
+        assert_eq!(held.len(), 512);
+        drop(taken(&spool, small(), 2).await.expect("another caller's"));
+        drop(
+            taken(&spool, Body::empty(), 1)
+                .await
+                .expect("no body needs none"),
+        );
+        held.clear();
+        drop(taken(&spool, small(), 1).await.expect("room again"));
+        assert_eq!(spool.memory.free(), MEMORY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_its_bodies_keeps_half_of_the_room_and_no_more() {
+        let ground = tempfile::tempdir().expect("directory");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
+        let large = || Body::from(vec![7; 128 * 1024]);
+        let mut held = Vec::new();
+        let full = loop {
+            match taken(&spool, large(), 1).await {
+                Ok(body) => held.push(body),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, SpoolError::Full), "{full:?}");
+        assert_eq!(held.len(), 4);
+        for _ in 0..3 {
+            let body = taken(&spool, large(), 2).await.expect("another caller's");
+            assert_eq!(
+                body.collect().await.expect("read").to_bytes().len(),
+                128 * 1024
+            );
+        }
+        // What is read leaves.
+        let read = held.pop().expect("one of them").collect().await;
+        read.expect("read");
+        drop(taken(&spool, large(), 1).await.expect("room again"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_nobody_knows_keeps_half_of_it_either() {
+        let ground = tempfile::tempdir().expect("directory");
+        let spool = Spool::open(ground.path(), 1 << 20, MEMORY).expect("spool");
+        // Announced, and never sent.
+        let never = || {
+            let first = stream::iter([Ok::<_, io::Error>(Frame::data(Bytes::from(vec![
+                7;
+                70_000
+            ])))]);
+            Body::new(StreamBody::new(first.chain(stream::pending())))
+        };
+        let (slow, others) = (whose(1, 1), whose(2, 2));
+        let slow: Vec<_> = (0..9)
+            .map(|_| spool.take(never(), 200_000, &slow))
+            .collect();
+        let quick = async {
+            // They are all under way.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let large = Body::from(vec![7; 200_000]);
+            spool
+                .take(large, 1 << 20, &others)
+                .await
+                .expect("room for another")
+        };
+        let (slow, _quick) = tokio::join!(futures_util::future::join_all(slow), quick);
+        let full = slow
+            .iter()
+            .filter(|taken| matches!(taken, Err(SpoolError::Full)));
+        assert_eq!(full.count(), 7, "two of 200,000 are as much as they leave");
     }
 
     #[tokio::test(start_paused = true)]
     async fn bodies_wait_for_room_and_are_told_to_come_back() {
         let ground = tempfile::tempdir().expect("directory");
-        let spool = Spool::open(ground.path(), 200 * 1024).expect("spool");
+        let spool = Spool::open(ground.path(), 200 * 1024, MEMORY).expect("spool");
         let large = || Body::from(vec![7; 150_000]);
-        let first = spool.take(large(), 1 << 20).await.expect("room");
+        let first = taken(&spool, large(), 1).await.expect("room");
         // A small one needs none.
-        spool.take(Body::from("{}"), 1 << 20).await.expect("memory");
-        let error = spool.take(large(), 1 << 20).await.expect_err("full");
+        drop(taken(&spool, Body::from("{}"), 1).await.expect("memory"));
+        let error = taken(&spool, large(), 2).await.expect_err("full");
         assert!(matches!(error, SpoolError::Full), "{error:?}");
-        let (second, ()) = tokio::join!(spool.take(large(), 1 << 20), async {
+        let (second, ()) = tokio::join!(taken(&spool, large(), 2), async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             drop(first);
         });
-        second.expect("the first one's room");
+        drop(second.expect("the first one's room"));
     }
 }

@@ -138,7 +138,10 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     };
     let tcp = bind_tcp(&config, &mut sockets)?;
     for address in sockets.left() {
-        tracing::warn!(address, "a socket that was passed is none of this daemon's (socket, listen); it is closed");
+        tracing::warn!(
+            address,
+            "a socket that was passed is none of this daemon's (socket, listen); it is closed"
+        );
     }
     drop(sockets);
     let mut listen = vec![format!("unix:{}", config.socket.display())];

@@ -46,7 +46,10 @@ impl Sockets {
             let address = unix.local_addr().ok()?;
             address.as_pathname().map(|bound| bound == path)
         };
-        let at = self.unix.iter().position(|unix| bound(unix) == Some(true))?;
+        let at = self
+            .unix
+            .iter()
+            .position(|unix| bound(unix) == Some(true))?;
         Some(self.unix.remove(at))
     }
 

@@ -419,6 +419,7 @@ def fields():
         lifecycleConfiguration={"maxLifetime": 600},
         resourceConfigurations=[{"minimumMemoryInMiB": 700}],
         requestHeaderConfiguration={"requestHeaderAllowlist": ["X-Tenant"]},
+        allowedPorts=[{"portRange": {"from": 9120, "to": 9123}}, {"port": 8001}],
     )
     said = invoke(found)
     assert (said["env"]["COLOUR"], said["env"]["EMPTY"], said["env"]["PORT"], said["path"]) == ("blue", "", "9123", "/v1/run"), said
@@ -433,8 +434,14 @@ def fields():
     data.meta.events.unregister("before-send.bedrock-agentcore.InvokeAgentRuntime", named)
     assert headers["x-tenant"] == "t" and "x-other" not in headers, headers
     assert found["lifecycleConfiguration"] == {"idleRuntimeSessionTimeout": 600, "maxLifetime": 600}, found
-    for given in ("protocolConfiguration", "resourceConfigurations", "requestHeaderConfiguration"):
+    for given in ("protocolConfiguration", "resourceConfigurations", "requestHeaderConfiguration", "allowedPorts"):
         assert found[given], given
+    # Ports that are allowed are reached by the address that an invocation tells: here the agent's own.
+    told = data.invoke_agent_runtime(agentRuntimeArn=found["agentRuntimeArn"], payload=b"{}")["ResponseMetadata"]["HTTPHeaders"]
+    ports = told["x-amzn-bedrock-agentcore-runtime-session-endpoint-url"]
+    with urllib.request.urlopen(f"{ports}/9123/anything") as answer:
+        assert json.load(answer) == {"status": "Healthy"}
+    assert found["allowedPorts"] == [{"portRange": {"from": 9120, "to": 9123}}, {"port": 8001}], found
     # Only the idle time: the default lifetime (contract §3.5).
     idle = ready(key, "idle", lifecycleConfiguration={"idleRuntimeSessionTimeout": 120})
     assert idle["lifecycleConfiguration"] == {"idleRuntimeSessionTimeout": 120, "maxLifetime": 28800}, idle
@@ -538,7 +545,11 @@ def refused():
         ({"resourceConfigurations": [{"minimumMemoryInMiB": 1 << 30}]}, "resourceConfigurations[0].minimumMemoryInMiB"),
         ({"resourceConfigurations": [{"minimumMemoryInMiB": -5}]}, "resourceConfigurations[0].minimumMemoryInMiB"),
         ({"filesystemConfigurations": [{"efsAccessPoint": {"accessPointArn": "arn:aws:elasticfilesystem:us-west-2:123456789012:access-point/fsap-01234567", "mountPath": "/mnt/data"}}]}, "filesystemConfigurations[0]"),
-        ({"allowedPorts": [{"port": 9000}]}, "allowedPorts"),
+        ({"allowedPorts": [{"portRange": {"from": 9000, "to": 12001}}]}, "allowedPorts[0].portRange.to"),
+        ({"allowedPorts": [{"port": 9000 + n} for n in range(6)]}, "allowedPorts"),
+        ({"allowedPorts": [{"port": 8443}]}, "allowedPorts[0]"),
+        ({"allowedPorts": [{"port": 9000}, {"portRange": {"from": 9002, "to": 9001}}]}, "allowedPorts[1]"),
+        ({"allowedPorts": [{"portRange": {"from": 9000, "to": 9010}}, {"port": 9005}]}, "allowedPorts[1]"),
         ({"platformVersion": "V2"}, "platformVersion"),
         ({"capacityProviderConfiguration": {"capacityProviderArn": "arn:aws:bedrock-agentcore:us-west-2:123456789012:capacity-provider/a-0123456789"}}, "capacityProviderConfiguration"),
     ):
@@ -546,7 +557,7 @@ def refused():
     said = fails(lambda: control.create_agent_runtime(**{**sound, "lifecycleConfiguration": {"idleRuntimeSessionTimeout": 900, "maxLifetime": 600}}), "ValidationException", 400)
     assert "idleRuntimeSessionTimeout must be less than or equal to maxLifetime" in said["Error"]["Message"], said
     # All faults at once, and nothing was made.
-    said = fails(lambda: control.create_agent_runtime(**{**sound, "platformVersion": "V2", "allowedPorts": [{"port": 9000}]}), "ValidationException", 400)
+    said = fails(lambda: control.create_agent_runtime(**{**sound, "platformVersion": "V2", "allowedPorts": [{"port": 8443}]}), "ValidationException", 400)
     assert len(said["fieldList"]) == 2, said
     assert sound["agentRuntimeName"] not in [v["agentRuntimeName"] for v in control.list_agent_runtimes()["agentRuntimes"]]
     fails(lambda: control.get_agent_runtime(agentRuntimeId="nobody-0123456789"), "ResourceNotFoundException", 404)

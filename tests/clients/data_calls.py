@@ -4,13 +4,18 @@ the ARNs of runtimes. Fails by an assertion; prints what the test beside it want
 import http.client
 import http.server
 import json
+import os
+import signal
+import socket
 import sys
 import threading
+import time
 import urllib.parse
 import uuid
 
 import boto3
 import bounds
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -295,6 +300,73 @@ def statuses():
     fails(call(client(), agentRuntimeArn=facts["stored"]), "InternalServerException", 507, "storage.total")
     # An agent's failure in the words of its protocol, with a status that is an error to botocore too.
     fails(call(client(), agentRuntimeArn=facts["uncarded"]), "RuntimeClientError", 424, "from runtime")
+
+
+def draining():
+    """A daemon that stops while a call's body is on its way: 503, which botocore reads, and tries again if it may."""
+
+    class Payload:
+        """100 KB, and so many more once the daemon takes no calls any more."""
+
+        SIZE = 200_000
+
+        def __init__(self):
+            self.at = 0
+
+        def read(self, size):
+            if self.at == 0:
+                self.at = self.SIZE // 2
+            elif self.at < self.SIZE:
+                os.kill(facts["pid"], signal.SIGTERM)
+                self.refused()
+                self.at = self.SIZE
+            else:
+                return b""
+            return b" " * (self.SIZE // 2)
+
+        def seek(self, at, whence=0):
+            self.at = at + (self.SIZE if whence == 2 else 0)
+
+        def tell(self):
+            return self.at
+
+        def refused(self):
+            until = time.monotonic() + 20
+            while time.monotonic() < until:
+                try:
+                    socket.create_connection(urllib.parse.urlsplit(endpoint).netloc.split(":"), timeout=5).close()
+                except ConnectionRefusedError:
+                    return
+                time.sleep(0.02)
+            raise AssertionError("the daemon goes on listening")
+
+    agentcore = client(signature_version=UNSIGNED, retries={"mode": "standard", "total_max_attempts": 1})
+    call = lambda: agentcore.invoke_agent_runtime(agentRuntimeArn=facts["http"], runtimeSessionId="s" * 40, payload=Payload())
+    said = fails(call, "ServiceUnavailableException", 503, "is stopping")
+    assert said["ResponseMetadata"]["HTTPHeaders"]["x-amz-retry-after"] == "1000", said
+
+
+def sdk():
+    """The AWS SDK's AgentCoreRuntimeClient, unmodified, pointed here as AWS's SDKs are. Its sockets: socket_calls.py."""
+    os.environ.update({
+        "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE": endpoint, "AWS_ENDPOINT_URL_BEDROCK_AGENTCORE_CONTROL": endpoint,
+        "AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing",
+    })  # fmt: skip
+    from bedrock_agentcore.runtime import AgentCoreRuntimeClient
+
+    agentcore, session = AgentCoreRuntimeClient(region="us-local-1"), str(uuid.uuid4())
+    assert invoke(agentcore, session, "answer = 41") == 41
+    # Names as Python has them are the SDK's own doing.
+    words = {"agent_runtime_arn": facts["http"], "runtime_session_id": session}
+    code = "def events():\n    for n in range(3):\n        yield {'n': n}\nanswer = events()"
+    answer = agentcore.invoke_agent_runtime(**words, payload=json.dumps({"code": code}), qualifier="DEFAULT")
+    assert [line for line in answer["response"].iter_lines() if line] == [b'data: {"n": %d}' % n for n in range(3)]
+    stop = lambda: agentcore.stop_runtime_session(**words)
+    assert stop()["statusCode"] == 200
+    fails(stop, "ResourceNotFoundException", 404, "no live session")
+    fails(lambda: invoke(agentcore, session, "raise RuntimeError('boom')"), "RuntimeClientError", 424, "500")
+    status = agentcore.get_aggregated_status(facts["http"].split("/")[-1])
+    assert status["runtime"]["status"] == status["endpoint"]["status"] == "READY", status
 
 
 globals()[part]()

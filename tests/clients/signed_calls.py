@@ -5,6 +5,7 @@ import datetime
 import hashlib
 import http.client
 import json
+import subprocess
 import sys
 import urllib.parse
 
@@ -14,10 +15,10 @@ from botocore import UNSIGNED
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 
 scenario, facts = sys.argv[1], json.loads(sys.argv[2])
-endpoint, arn, other = facts["endpoint"], facts["arn"], facts["other"]
+endpoint, arn, other = facts["endpoint"], facts.get("arn"), facts.get("other")
 REGION = "us-local-1"
 HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-"
 # Retried by boto3 itself they would only take longer.
@@ -114,6 +115,10 @@ def right():
     for path in [f"/runtimes/{facts['name']}/invocations", f"/runtimes/{arn}/invocations?qualifier=DEFAULT"]:
         status, _, body = raw("POST", path, body=b'{"code": "answer = 7"}')
         assert (status, body) == (200, b"7"), (status, body)
+    # What is not here is told to whoever signs, for the service that it would be.
+    for method, path in [("POST", "/memories/create"), ("GET", "/gateways/"), ("PUT", "/resourcepolicy/x")]:
+        status, code, body = raw(method, path, "limited", b"{}")
+        assert (status, code) == (400, "ValidationException") and b"this daemon has no" in body, body
     # A declared hash, as S3 clients and some gateways send it.
     body = b'{"code": "answer = 8"}'
     declared = {"x-amz-content-sha256": hashlib.sha256(body).hexdigest()}
@@ -223,6 +228,65 @@ def presigned():
         assert found[:2] == (403, REFUSED), found
 
 
+def unsigned():
+    """UNSIGNED-PAYLOAD is the signer's own word, and nobody else's."""
+    path, said = f"/runtimes/{label(arn)}/invocations", {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}
+
+    def other(sent):
+        sent["body"] = b'{"code": "answer = 9"}'
+        sent["headers"]["Content-Length"] = str(len(sent["body"]))
+
+    status, _, body = raw("POST", path, body=b'{"code": "answer = 8"}', headers=said)
+    assert (status, body) == (200, b"8"), (status, body)
+    # So whoever is on the way may change it: that is what the signer has said.
+    status, _, body = raw("POST", path, body=b'{"code": "answer = 8"}', headers=said, change=other)
+    assert (status, body) == (200, b"9"), (status, body)
+    there = f"/runtimes/{label(facts['other'])}/invocations"
+
+    def declare(sent):
+        sent["headers"].update(said)
+
+    def also_signed(sent):
+        sent["headers"]["X-Amz-Content-SHA256"] = hashlib.sha256(sent["body"]).hexdigest()
+
+    body = b'{"code": "answer = 8"}'
+    assert raw("POST", there, body=body, change=declare)[:2] == (403, REFUSED)
+    assert raw("POST", there, body=body, headers=said, change=also_signed)[:2] == (403, REFUSED)
+
+
+def http2():
+    """HTTP/2 by prior knowledge, with curl: the host that was signed is its authority."""
+    target = f"{endpoint}/runtimes/{label(arn)}/invocations"
+    closed = f"{endpoint}/runtimes/{label(facts['other'])}/invocations"
+
+    def curl(url, body, sent=None, change=None, to=None):
+        pair = facts["keys"]["operator"]
+        request = AWSRequest(method="POST", url=url, data=body, headers={HEADER + "Session-Id": "h" * 40})
+        credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
+        botocore.auth.SigV4Auth(credentials, "bedrock-agentcore", REGION).add_auth(request)
+        headers = {**dict(request.headers.items()), **(change or {})}
+        words = ["curl", "-sS", "--http2-prior-knowledge", "--max-time", "60", "--data-binary", "@-"]
+        for name, value in {"Content-Type": "application/json", **headers}.items():
+            words += ["-H", f"{name}: {value}"]
+        words += ["-w", "\n%{http_version} %{http_code} %header{x-amzn-errortype}", to or url]
+        out = subprocess.run(words, input=sent or body, capture_output=True, check=True)
+        text, _, facts_of_it = out.stdout.rpartition(b"\n")
+        return text, facts_of_it.decode().strip()
+
+    big = json.dumps({"code": "answer = len(payload['fill'])", "fill": "x" * 300_000}).encode()
+    assert curl(target, big) == (b"300000", "2 200")
+    refused = f"2 403 {REFUSED}"
+    for more in [
+        {"sent": big[:-50] + b"y" + big[-49:]},
+        {"to": closed + "?qualifier=DEFAULT"},
+        {"change": {HEADER + "Session-Id": "i" * 40}},
+        {"change": {HEADER + "User-Id": "somebody"}},
+        {"change": {"Host": "other.amazonaws.com"}},
+    ]:
+        text, found = curl(closed, big, **more)
+        assert found == refused, (list(more), text, found)
+
+
 def limited():
     agentcore = client("limited")
     answer = invoke(agentcore)
@@ -254,7 +318,7 @@ def limited():
     assert raw("GET", "/bucket/key")[:2] == (403, REFUSED)
     # Without any credentials there is health, and nothing else.
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(endpoint).netloc)
-    for path, expected in [("/healthz", 200), ("/readyz", 200), ("/v1/info", 403), ("/version", 403), ("/ping", 403)]:
+    for path, expected in [("/healthz", 200), ("/readyz", 200), ("/v1/info", 403), ("/version", 403), ("/ping", 403), ("/memories/m/details", 403)]:
         connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()
@@ -319,6 +383,47 @@ def sockets():
     # Who was given a URL does not choose the session or the user.
     for name in ["Session-Id", "User-Id", "Custom-Other"]:
         turned_away(fresh, {HEADER + name: "a" * 40})
+
+
+def shares():
+    """One key's bodies lie where its agent does not read them: it is told to wait, another key is served meanwhile."""
+    import concurrent.futures
+    import time
+
+    body = bytes(16 << 20)
+    deaf, heard = facts["deaf"], facts["heard"]
+
+    def send(key, runtime, seconds):
+        settings = {"retries": {"total_max_attempts": 1}, "read_timeout": seconds}
+        try:
+            words = {"agentRuntimeArn": runtime, "payload": body, "runtimeSessionId": key + "-" * 33}
+            answer = client(key, **settings).invoke_agent_runtime(**words)
+            return answer["response"].read()
+        except ClientError as error:
+            return error.response
+        except ReadTimeoutError:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        # The agent answers after a minute, and the room is half of 64 MiB for one of them.
+        kept = [pool.submit(send, "one", deaf, 40) for _ in range(6)]
+        told = []
+        while len(told) < 4:
+            assert not any(call.done() and call.result() is None for call in kept), kept
+            told = [call.result() for call in kept if call.done()]
+            # Others are not concerned, before and after those are told.
+            said = send("two", heard, 60)
+            assert said == b"16777216", said
+            time.sleep(1)
+        for answer in told:
+            assert answer["Error"]["Code"] == "ThrottlingException", answer
+            assert "limits.spool" in answer["Error"]["Message"], answer
+            headers = answer["ResponseMetadata"]["HTTPHeaders"]
+            assert int(headers["retry-after"]) >= 1 and int(headers["x-amz-retry-after"]) >= 1, headers
+        # Gone, they leave room.
+        assert [call.result() for call in kept if call not in told].count(None) == 2, kept
+    while (said := send("one", heard, 60)) != b"16777216":
+        assert said["Error"]["Code"] == "ThrottlingException", said
 
 
 globals()[scenario]()

@@ -135,7 +135,7 @@ def bounds():
     with opened(session) as socket:
         socket.send(bytes(65_537))
         code, reason = closed(socket)
-        assert code == 1009 and "65537" in reason, (code, reason)
+        assert code == 1009 and "65537" in reason and "limits.websocket_frame" in reason, (code, reason)
     until("the agent is told", lambda: 1009 in state(session)["codes"])
     with opened(session) as socket:
         socket.send("send 65537")
@@ -153,7 +153,7 @@ def bounds():
         except ConnectionClosed:
             pass
         code, reason = closed(socket)
-        assert code == 1008 and "too many frames" in reason, (code, reason)
+        assert code == 1008 and "limits.websocket_frame_rate" in reason, (code, reason)
     # An agent's are slowed, and all of them come.
     with opened(session) as socket:
         began = time.monotonic()

@@ -4,6 +4,7 @@ use crate::{Daemon, wait};
 use anyhow::ensure;
 use proto::api::{AuditRecord, Page};
 use serde::Deserialize;
+use std::collections::HashMap;
 
 /// A refusal as its caller saw it, and why it was one.
 #[derive(Debug, Clone, Deserialize)]
@@ -43,14 +44,19 @@ pub fn records(daemon: &Daemon) -> anyhow::Result<Vec<AuditRecord>> {
 /// Waits until each refusal has its record, and looks at it.
 pub fn expect(daemon: &Daemon, refusals: &[Refused]) -> anyhow::Result<()> {
     ensure!(!refusals.is_empty(), "nothing was refused");
+    // They come a little later than the answers, and in their order.
+    let found = wait::until(20, "a record of each refusal", || {
+        let all = records(daemon)?.into_iter();
+        let all: HashMap<_, _> = all
+            .map(|record| (record.request_id.clone(), record))
+            .collect();
+        let whole = refusals
+            .iter()
+            .all(|refused| all.contains_key(&refused.request_id));
+        Ok(whole.then_some(all))
+    })?;
     for refused in refusals {
-        let what = format!("the record of {refused:?}");
-        let record = wait::until(10, &what, || {
-            let found = records(daemon)?.into_iter();
-            Ok(found
-                .into_iter()
-                .find(|record| record.request_id == refused.request_id))
-        })?;
+        let record = &found[&refused.request_id];
         // Nobody is named whose credentials were not believed.
         let nobody = ["InvalidSignatureException", "UnauthorizedException"];
         ensure!(

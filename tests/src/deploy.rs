@@ -128,6 +128,23 @@ pub fn python(
     )
 }
 
+/// Deploys the native agent of `examples`.
+pub fn native(client: &Client) -> anyhow::Result<Runtime> {
+    let program = fs::read(crate::places::binaries().join("native-agent"))
+        .context("native-agent is not built")?;
+    let packed = zip(&[BundleFile {
+        path: "native-agent",
+        bytes: &program,
+        mode: 0o755,
+    }])?;
+    let config = config(
+        "native",
+        "native-agent",
+        serde_json::json!({"language": "binary"}),
+    )?;
+    bundle(client, packed, &config)
+}
+
 /// Deploys a folder of `tests/agents` whose entrypoint is `entrypoint`.
 pub fn agent(
     client: &Client,

@@ -36,6 +36,7 @@ pub mod leaks;
 pub mod neighbour;
 pub mod netns;
 pub mod places;
+pub mod ports;
 pub mod probe;
 pub mod puppet;
 pub mod sharing;

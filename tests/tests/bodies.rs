@@ -3,8 +3,7 @@
 use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, session_name};
 use e2e::http::Request;
-use e2e::{Client, Daemon, Options, Result, chaos, deploy, ground, host, places, wait};
-use proto::api::Runtime;
+use e2e::{Client, Daemon, Options, Result, chaos, deploy, ground, host, wait};
 use serde_json::json;
 use std::io::Read;
 
@@ -32,26 +31,11 @@ impl Read for Pattern {
     }
 }
 
-fn native(client: &Client) -> anyhow::Result<Runtime> {
-    let program = std::fs::read(places::binaries().join("native-agent"))
-        .context("native-agent is not built")?;
-    let bundle = deploy::zip(&[deploy::BundleFile {
-        path: "native-agent",
-        bytes: &program,
-        mode: 0o755,
-    }])?;
-    deploy::bundle(
-        client,
-        bundle,
-        &deploy::config("native", "native-agent", json!({"language": "binary"}))?,
-    )
-}
-
 #[test]
 fn a_hundred_megabytes_through_and_back_with_flat_memory() -> Result {
     ground!(Daemon);
     Daemon::with(Options::default(), |daemon| {
-        native(&daemon.client())?;
+        deploy::native(&daemon.client())?;
         for (client, length) in [(daemon.client(), Some(SIZE)), (daemon.tcp()?, None)] {
             let id = session_name("large");
             client
@@ -100,7 +84,7 @@ fn a_slow_reader_holds_the_agent_back_not_the_daemons_memory() -> Result {
     ground!(Daemon);
     Daemon::with(Options::default(), |daemon| {
         let client = daemon.client();
-        native(&client)?;
+        deploy::native(&client)?;
         let id = session_name("slow");
         client
             .send(Client::invocation("native", &id, &json!({})))?

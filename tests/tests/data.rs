@@ -144,6 +144,27 @@ fn statuses_that_aws_has_not_are_read_by_botocore() -> Result {
     })
 }
 
+#[test]
+fn the_sdks_client_invokes_and_stops() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(Options::default(), |daemon| {
+        let words = ["sdk", &facts(daemon)?.to_string()];
+        venv::run("sdk-requirements.txt", "data_calls.py", &words)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_stops_is_unavailable_to_botocore() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(Options::default(), |daemon| {
+        let mut facts = facts(daemon)?;
+        facts["pid"] = json!(daemon.pid());
+        part("draining", &facts)?;
+        Ok(())
+    })
+}
+
 /// botocore's HTTP client sends a request's head and then its body. A refusal that needs no body may come between the two;
 /// that is no reason to close the connection, which the next call would find out.
 #[test]

@@ -8,6 +8,7 @@ use e2e::{Daemon, Options, Result, ground, places, puppet, venv};
 use proto::api::{NewAccessKey, Session};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -144,6 +145,159 @@ fn a_session_of_another_user_id_is_told_and_timed_as_none() -> Result {
         let live = client.live_sessions()?;
         let alices = live.first().context("alice's session lives")?;
         assert_eq!(alices.user_id.as_deref(), Some("alice"));
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_not_a_signed_callers_is_told_and_timed_as_nothing() -> Result {
+    ground!(Daemon, Python, Registry);
+    let options = Options {
+        dev: false,
+        ..Options::default()
+    };
+    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let own = puppet::deploy(&client, "own", json!({}))?;
+        let other = puppet::deploy(&client, "other", json!({}))?;
+        let Target::Tcp(address) = daemon.tcp()?.target else {
+            anyhow::bail!("not TCP");
+        };
+        // Sessions of the local user's, which the keys ask for.
+        let session = session_name("theirs");
+        let born = client.invoke("own", &session, &puppet::payload(BIRTH))?;
+        client.invoke("other", &session, &puppet::payload(BIRTH))?;
+        let limited = |name: &str, action: &str| -> anyhow::Result<NewAccessKey> {
+            let body = json!({"name": name, "runtimes": ["own"], "actions": [action]});
+            let made = client.send(Request::post("/v1/keys", body.to_string()))?;
+            made.expect(201)?.json()
+        };
+        let facts = json!({
+            "endpoint": format!("http://{address}"), "session": session,
+            "own": own.arn, "other": other.arn, "nobody": other.arn.replace("/other-", "/wrong-"),
+            "keys": {
+                "operator": key(&client, "operator")?,
+                "limited": limited("limited", "StopRuntimeSession")?,
+                "reader": limited("reader", "GetAgentRuntime")?,
+            },
+        });
+        let said = venv::run("requirements.txt", "miss_calls.py", &[&facts.to_string()])?;
+        println!("{said}");
+        // None of it has ended anything.
+        assert_eq!(
+            client.invoke("own", &session, &puppet::payload(BIRTH))?,
+            born
+        );
+        Ok(())
+    })
+}
+
+/// A system user of every Debian, whose group is the API socket's here: whoever is in that is a member.
+const GROUP: (&str, &str) = ("games", "60");
+
+/// A request of a local user's, who is a member: status and body.
+fn by(
+    daemon: &Daemon,
+    uid: u32,
+    target: &str,
+    session: &str,
+    body: &Value,
+) -> anyhow::Result<(u16, String)> {
+    let out = Command::new("setpriv")
+        .args(["--reuid", &uid.to_string(), "--regid", GROUP.1])
+        .args(["--clear-groups", "curl", "-sS", "-w", "\n%{http_code}"])
+        .args(["-H", &format!("{}: {session}", e2e::client::SESSION_HEADER)])
+        .args(["-H", "content-type: application/json"])
+        .args(["--data-binary", &body.to_string(), "--unix-socket"])
+        .arg(daemon.socket())
+        .arg(format!("http://localhost/runtimes/own/{target}"))
+        .output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').with_context(|| format!("{out:?}"))?;
+    Ok((status.parse()?, body.to_owned()))
+}
+
+#[test]
+fn two_local_users_with_one_session_id_have_two_sessions() -> Result {
+    ground!(Daemon, Python, Command("setpriv"), Command("curl"));
+    let options = Options {
+        dev: false,
+        ..Options::default()
+    };
+    let options = options.config(&format!(
+        "listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"\nbroker_user = \"{}\"",
+        GROUP.0
+    ));
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "own", json!({}))?;
+        let session = session_name("chosen-by-both");
+        let (alice, bob, carol) = (61_001, 61_002, 61_003);
+        let run = |uid: u32, code: &str| -> anyhow::Result<Value> {
+            let (status, body) = by(daemon, uid, "invocations", &session, &puppet::payload(code))?;
+            ensure!(status == 200, "{status}: {body}");
+            Ok(serde_json::from_str(&body)?)
+        };
+        let births = [run(alice, BIRTH)?, run(bob, BIRTH)?];
+        assert_ne!(births[0], births[1]);
+        assert_eq!([run(alice, BIRTH)?, run(bob, BIRTH)?], births);
+        // What one has written the other does not find: by invocation, and by a command, which runs in its own.
+        run(
+            alice,
+            "answer = open('/tmp/mine', 'w').write('alices secret')",
+        )?;
+        let look = "import os; answer = os.path.exists('/tmp/mine')";
+        assert_eq!(
+            (run(alice, look)?, run(bob, look)?),
+            (json!(true), json!(false))
+        );
+        let command = json!({"command": "cat /tmp/mine; echo fin''ished"});
+        let seen = |uid: u32| -> anyhow::Result<String> {
+            let (status, said) = by(daemon, uid, "commands", &session, &command)?;
+            ensure!(
+                status == 200 && said.contains("finished"),
+                "{status}: {said}"
+            );
+            Ok(said)
+        };
+        ensure!(
+            seen(alice)?.contains("alices secret"),
+            "not in its own session"
+        );
+        ensure!(
+            !seen(bob)?.contains("alices secret"),
+            "in somebody else's session"
+        );
+        let owners = || -> anyhow::Result<BTreeSet<Option<String>>> {
+            let live = client.live_sessions()?.into_iter();
+            Ok(live.map(|session| session.owner).collect())
+        };
+        let of = |uid: u32| Some(format!("uid:{uid}"));
+        assert_eq!(owners()?, BTreeSet::from([of(alice), of(bob)]));
+        // Nobody's for a third, and to stop it is to stop one's own.
+        let stop = |uid: u32, session: &str| {
+            let (status, body) = by(daemon, uid, "stopruntimesession", session, &json!({}))?;
+            anyhow::Ok((status, body.replace(session, "<session>")))
+        };
+        let nobodys = stop(carol, &session_name("nobody-at-all-"))?;
+        assert_eq!((stop(carol, &session)?, nobodys.0), (nobodys, 404));
+        assert_eq!(stop(bob, &session)?.0, 200);
+        assert_eq!(run(alice, BIRTH)?, births[0]);
+        assert_eq!(stop(bob, &session)?.0, 404);
+        assert_eq!(owners()?, BTreeSet::from([of(alice)]));
+        // Whoever is not in the group does not come as far as to a session.
+        for path in [daemon.runtime_dir(), daemon.socket()] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
+        }
+        let out = Command::new("setpriv")
+            .args(["--reuid", &alice.to_string(), "--regid", "65534"])
+            .args(["--clear-groups", "curl", "-sS", "--unix-socket"])
+            .arg(daemon.socket())
+            .arg("http://localhost/v1/sessions")
+            .output()?;
+        let said = String::from_utf8_lossy(&out.stdout);
+        ensure!(said.contains("may not use this daemon"), "{said}");
         Ok(())
     })
 }

@@ -3,7 +3,7 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::http::{Request, Target};
-use e2e::{Daemon, Options, Result, ground, puppet, venv, wait};
+use e2e::{Daemon, Options, Result, audit, ground, puppet, venv, wait};
 use proto::api::{AccessKey, AuditRecord, NewAccessKey, Page, Phase};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -96,6 +96,29 @@ fn who_signs_with_a_key_is_served() -> Result {
         calls("right", &facts)?;
         calls("skewed", &facts)?;
         calls("presigned", &facts)
+    })
+}
+
+#[test]
+fn over_http2_and_with_an_unsigned_payload() -> Result {
+    ground!(Daemon, Python, Registry, Command("curl"));
+    Daemon::with(options(), |daemon| {
+        let facts = facts(daemon)?;
+        calls("http2", &facts)?;
+        calls("unsigned", &facts)?;
+        assert!(daemon.client().sessions("runtime=untouched")?.is_empty());
+        let records = audit::records(daemon)?;
+        for reason in [
+            "the signature does not match",
+            "does not cover x-amz-content-sha256",
+            "does not cover x-amzn-bedrock-agentcore-runtime-user-id",
+        ] {
+            ensure!(
+                records.iter().any(|record| record.reason.contains(reason)),
+                "no record says {reason:?}: {records:#?}"
+            );
+        }
+        Ok(())
     })
 }
 
@@ -290,4 +313,47 @@ fn keys_are_made_listed_and_revoked_and_outlive_the_daemon() -> Result {
         );
         Ok(())
     })
+}
+
+/// Says how long a body was, or reads none and answers when everybody has gone.
+const READER: &str = r#"
+import os, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Reader(BaseHTTPRequestHandler):
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def do_GET(self):
+        self.answer(b'{"status": "Healthy"}')
+    def do_POST(self):
+        if "DEAF" in os.environ:
+            time.sleep(60)
+        left = int(self.headers["content-length"])
+        self.answer(str(len(self.rfile.read(left))).encode())
+    def log_message(self, *words):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Reader).serve_forever()
+"#;
+
+#[test]
+fn whose_agent_does_not_read_keeps_half_of_the_spool_and_no_more() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(
+        options().config("[limits]\nspool = \"64M\"\nretry_linger = 1"),
+        |daemon| {
+            let client = daemon.client();
+            let deaf = json!({"environment": {"DEAF": "1"}});
+            let deaf = e2e::deploy::python(&client, "deaf", READER, deaf)?;
+            let heard = e2e::deploy::python(&client, "heard", READER, json!({}))?;
+            let facts = json!({
+                "endpoint": endpoint(daemon)?, "deaf": deaf.arn, "heard": heard.arn,
+                "keys": {"one": key(daemon, &["one"])?, "two": key(daemon, &["two"])?},
+            });
+            calls("shares", &facts)
+        },
+    )
 }

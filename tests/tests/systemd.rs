@@ -196,7 +196,12 @@ fn the_units_verify_start_restart_and_stop() -> Result {
     }
     run(
         "systemctl",
-        &["stop", "agentcored.socket", "agentcored", "agentcore-sessions"],
+        &[
+            "stop",
+            "agentcored.socket",
+            "agentcored",
+            "agentcore-sessions",
+        ],
     )?;
     let left: Vec<_> = host::all_pids()
         .into_iter()

@@ -57,6 +57,10 @@ fn check(boot: &Boot) -> Result<(), BootError> {
             "wire.ping_path: must be a path of visible ASCII",
         ),
         (
+            boot.wire.ports.iter().all(|ports| ports.from != 0),
+            "wire.ports: must not hold 0",
+        ),
+        (
             boot.limits.ping_interval_ms > 0,
             "limits.ping_interval_ms: must not be 0",
         ),
@@ -79,6 +83,7 @@ fn check(boot: &Boot) -> Result<(), BootError> {
 mod tests {
     use super::*;
     use proto::ids::SessionId;
+    use proto::ports::Ports;
     use proto::shim::{AgentStart, AgentWire, GENERATION, ShimLimits};
     use std::collections::BTreeMap;
 
@@ -98,6 +103,7 @@ mod tests {
             wire: AgentWire {
                 port: 8080,
                 ping_path: Some("/ping".to_owned()),
+                ports: Vec::new(),
             },
             limits: ShimLimits {
                 ping_interval_ms: 2000,
@@ -125,12 +131,16 @@ mod tests {
     fn what_is_out_of_range_is_named() {
         assert_eq!(fault(|_| {}), None);
         type Change = fn(&mut Boot);
-        let cases: [(Change, &str); 6] = [
+        let cases: [(Change, &str); 7] = [
             (|b| b.token.push('0'), "boot.token"),
             (|b| b.token = "G0".repeat(32), "boot.token"),
             (|b| b.agent.argv.clear(), "boot.agent.argv"),
             (|b| b.agent.cwd = "app".to_owned(), "boot.agent.cwd"),
             (|b| b.wire.port = 0, "boot.wire.port"),
+            (
+                |b| b.wire.ports = vec![Ports { from: 0, to: 9000 }],
+                "boot.wire.ports",
+            ),
             (
                 |b| b.wire.ping_path = Some("/a b\r\n".to_owned()),
                 "boot.wire.ping_path",

@@ -32,7 +32,7 @@ use crate::socket::{Read, Socket};
 use body::Decoder;
 use head::Asked;
 use nix::errno::Errno;
-use port::{AgentPort, Connection};
+use port::{AgentPorts, Connection};
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use request::{Request, RequestFraming};
@@ -61,7 +61,7 @@ const WATCH_AFTER: Duration = Duration::from_millis(25);
 pub(crate) struct Io<'a> {
     pub(crate) poller: &'a Poller,
     pub(crate) link: &'a mut Link,
-    pub(crate) port: &'a mut AgentPort,
+    pub(crate) ports: &'a mut AgentPorts,
     pub(crate) scratch: &'a mut [u8],
 }
 
@@ -257,10 +257,10 @@ impl Exchange {
     }
 
     /// Ends it after [`Turn::Over`]; its connection may serve again.
-    pub(crate) fn finish(self, port: &mut AgentPort, now: Instant) {
+    pub(crate) fn finish(self, ports: &mut AgentPorts, now: Instant) {
         let complete = matches!(self.download, Download::Complete { .. });
         if complete && self.keep_alive && self.upload == Upload::Told {
-            port.keep(self.agent, now);
+            ports.keep(self.agent, now);
         }
     }
 

@@ -15,7 +15,7 @@
 
 mod answer;
 
-use crate::invocation::port::{AgentPort, Connection, says_nobody_listens};
+use crate::invocation::port::{AgentPorts, Connection, says_nobody_listens};
 use crate::poller::{Poller, Ready};
 use crate::socket::{Read, Written};
 use answer::{Answer, Reader};
@@ -119,7 +119,7 @@ impl Ping {
     /// Begins a check or gives one up, whichever is due. Returns the health if it changed.
     pub(crate) fn tick(
         &mut self,
-        port: &mut AgentPort,
+        ports: &mut AgentPorts,
         poller: &Poller,
         now: Instant,
     ) -> Option<Health> {
@@ -131,7 +131,7 @@ impl Ping {
                 let text = format!("no answer within {} ms", self.timeout.as_millis());
                 self.conclude(Outcome::Unhealthy(text), now)
             }
-            State::Waiting { .. } => match port.take(poller) {
+            State::Waiting { .. } => match ports.take(poller, ports.own()) {
                 Ok(connection) => {
                     self.state = State::Asking {
                         connection,
@@ -139,7 +139,7 @@ impl Ping {
                         reader: Reader::default(),
                         until: now + self.timeout,
                     };
-                    self.proceed(port, poller, now)
+                    self.proceed(ports, poller, now)
                 }
                 Err(error) => self.conclude(broken(error), now),
             },
@@ -150,17 +150,17 @@ impl Ping {
     pub(crate) fn ready(
         &mut self,
         ready: Ready,
-        port: &mut AgentPort,
+        ports: &mut AgentPorts,
         poller: &Poller,
         now: Instant,
     ) -> Option<Health> {
         if let State::Asking { connection, .. } = &mut self.state {
             connection.socket.note(ready);
         }
-        self.proceed(port, poller, now)
+        self.proceed(ports, poller, now)
     }
 
-    fn proceed(&mut self, port: &mut AgentPort, poller: &Poller, now: Instant) -> Option<Health> {
+    fn proceed(&mut self, ports: &mut AgentPorts, poller: &Poller, now: Instant) -> Option<Health> {
         let outcome = loop {
             let State::Asking {
                 connection,
@@ -172,28 +172,30 @@ impl Ping {
                 return None;
             };
             let step = match &self.request {
-                Some(request) => ask(request, connection, sent, reader, port),
-                None => knock(connection, port),
+                Some(request) => ask(request, connection, sent, reader, ports),
+                None => knock(connection, ports),
             };
             match step {
                 Step::Blocked => return None,
                 Step::Done(outcome) => break outcome,
                 Step::Failed(error) if !connection.connected => {
-                    match port.redial(poller, connection, error) {
+                    match ports.redial(poller, connection, error) {
                         Some(Ok(next)) => *connection = next,
                         Some(Err(error)) => break broken(error),
                         None => break broken(error),
                     }
                 }
                 // A kept connection that closed under us says nothing about the agent.
-                Step::Failed(_) if connection.reused => match port.dial(poller) {
-                    Ok(next) => {
-                        *connection = next;
-                        *sent = 0;
-                        *reader = Reader::default();
+                Step::Failed(_) if connection.reused => {
+                    match ports.dial_again(poller, connection) {
+                        Ok(next) => {
+                            *connection = next;
+                            *sent = 0;
+                            *reader = Reader::default();
+                        }
+                        Err(error) => break broken(error),
                     }
-                    Err(error) => break broken(error),
-                },
+                }
                 Step::Failed(error) => break broken(error),
             }
         };
@@ -266,11 +268,11 @@ fn broken(error: Errno) -> Outcome {
 }
 
 /// Without a path, an agent is healthy when its port accepts.
-fn knock(connection: &mut Connection, port: &mut AgentPort) -> Step {
+fn knock(connection: &mut Connection, ports: &mut AgentPorts) -> Step {
     match connection.socket.error() {
         Some(error) => Step::Failed(error),
         None if connection.socket.is_connected() => {
-            port.note_connected(connection);
+            ports.note_connected(connection);
             Step::Done(Outcome::Healthy(Health {
                 status: HealthStatus::Healthy,
                 time_of_last_update: None,
@@ -285,7 +287,7 @@ fn ask(
     connection: &mut Connection,
     sent: &mut usize,
     reader: &mut Reader,
-    port: &mut AgentPort,
+    ports: &mut AgentPorts,
 ) -> Step {
     while *sent < request.len() {
         if !connection.socket.is_writable() {
@@ -293,7 +295,7 @@ fn ask(
         }
         match connection.socket.write(&request[*sent..]) {
             Written::Some(n) => {
-                port.note_connected(connection);
+                ports.note_connected(connection);
                 *sent += n;
             }
             Written::Blocked => return Step::Blocked,

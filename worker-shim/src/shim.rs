@@ -9,7 +9,7 @@ mod processes;
 use crate::agent::Agent;
 use crate::egress::Egress;
 use crate::exec::Execs;
-use crate::invocation::port::AgentPort;
+use crate::invocation::port::AgentPorts;
 use crate::invocation::{Invocations, Io};
 use crate::link::Link;
 use crate::link::door::Door;
@@ -50,7 +50,7 @@ pub(crate) struct Shim {
     door: Door,
     link: Link,
     agent: Agent,
-    port: AgentPort,
+    ports: AgentPorts,
     ping: Ping,
     invocations: Invocations,
     execs: Execs,
@@ -99,7 +99,7 @@ impl Shim {
             door,
             link: Link::default(),
             agent,
-            port: AgentPort::new(boot.wire.port),
+            ports: AgentPorts::new(boot.wire.clone()),
             ping: Ping::new(&boot.wire, &boot.limits, Instant::now()),
             invocations: Invocations::new(boot.limits.max_invocations),
             execs: Execs::default(),
@@ -151,7 +151,7 @@ impl Shim {
         // An agent that is being ended, or has ended, is not asked how it is.
         let asking = self.ending.is_running();
         let health = if asking {
-            self.ping.tick(&mut self.port, &self.poller, now)
+            self.ping.tick(&mut self.ports, &self.poller, now)
         } else {
             None
         };
@@ -194,7 +194,7 @@ impl Shim {
             self.logs.tick(&self.poller, now),
             log_due,
             self.door.expire(now),
-            self.port.expire(now),
+            self.ports.expire(now),
         ]
         .into_iter()
         .flatten()
@@ -243,7 +243,7 @@ impl Shim {
             }),
             Token::Agent(serial) => {
                 if self.ping.owns(serial) {
-                    let health = self.ping.ready(ready, &mut self.port, &self.poller, now);
+                    let health = self.ping.ready(ready, &mut self.ports, &self.poller, now);
                     self.tell_health(health);
                     return;
                 }
@@ -252,7 +252,7 @@ impl Shim {
                     taken = invocations.agent_ready(serial, ready, io, now);
                 });
                 if !taken {
-                    self.port.idle_ready(serial, ready);
+                    self.ports.idle_ready(serial, ready);
                 }
             }
             Token::Egress => {
@@ -269,7 +269,7 @@ impl Shim {
         let mut io = Io {
             poller: &self.poller,
             link: &mut self.link,
-            port: &mut self.port,
+            ports: &mut self.ports,
             scratch: &mut self.scratch,
         };
         act(&mut self.invocations, &mut io);

@@ -130,6 +130,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
         path: None,
         warmup: None,
         request_headers: Vec::new(),
+        allowed_ports: Vec::new(),
         language: Some(Language::Python),
         language_version: None,
         requirements: None,

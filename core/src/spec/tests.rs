@@ -120,7 +120,8 @@ fn nothing_asked_gives_the_defaults() {
         spec.wire,
         AgentWire {
             port: 8080,
-            ping_path: Some("/ping".to_owned())
+            ping_path: Some("/ping".to_owned()),
+            ports: Vec::new(),
         }
     );
     assert_eq!(spec.limits.memory, MemoryBytes::mib(512));
@@ -239,7 +240,8 @@ fn protocols_decide_port_and_health_check() {
         mcp.wire,
         AgentWire {
             port: 8000,
-            ping_path: None
+            ping_path: None,
+            ports: Vec::new(),
         }
     );
     assert_eq!(mcp.agent.env["PORT"], "8000");
@@ -657,6 +659,47 @@ fn allowed_headers_are_lower_case_and_never_the_runtimes_own() {
     }
     let many: Vec<String> = (0..21).map(|n| format!("x-{n}")).collect();
     assert_eq!(faults(json!({ "request_headers": many })).len(), 1);
+}
+
+#[test]
+fn allowed_ports_keep_to_the_contract() {
+    let asked = json!({ "allowed_ports": [8000, "8001", "8080-8442", "8444-12000"] });
+    let wire = spec(asked).wire;
+    for (port, offered) in [
+        (8000, true),
+        (8001, true),
+        (8002, false),
+        (8442, true),
+        (8443, false),
+        (12_000, true),
+        (12_001, false),
+    ] {
+        assert_eq!(wire.offers(port), offered, "{port}");
+    }
+    assert!(
+        !spec(json!({})).wire.offers(8080),
+        "the agent's own is not offered by itself"
+    );
+    for (entry, why) in [
+        (json!(7999), "8000 to 12000"),
+        (json!(12_001), "8000 to 12000"),
+        (json!("80-9000"), "8000 to 12000"),
+        (json!("9000-65535"), "8000 to 12000"),
+        (json!(8443), "8443"),
+        (json!("8440-8450"), "8443"),
+        (json!("9001-9000"), "backwards"),
+        (json!(8100), "overlap"),
+        (json!("8050-8150"), "overlap"),
+        (json!("8000-8200"), "overlap"),
+    ] {
+        let told = faults(json!({ "allowed_ports": ["8100-8110", entry] }));
+        assert!(
+            told.len() == 1 && told[0].starts_with("allowed_ports[1]: ") && told[0].contains(why),
+            "{entry} {told:?}"
+        );
+    }
+    let many = json!({ "allowed_ports": [8000, 8001, 8002, 8003, 8004, 8005] });
+    assert!(faults(many)[0].starts_with("allowed_ports: has 6 entries"));
 }
 
 #[test]

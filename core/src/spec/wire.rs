@@ -3,10 +3,14 @@
 use super::command::shown;
 use super::faults::Faults;
 use proto::config::RuntimeConfig;
+use proto::ports::Ports;
 
 /// Ports that an agent may choose (contract §1.1), and the one among them that it may not.
 const PORTS: std::ops::RangeInclusive<u16> = 8000..=12_000;
 const NOT_A_PORT: u16 = 8443;
+
+/// Most entries of a list of ports (contract §2.8).
+const MAX_PORTS: usize = 5;
 
 /// Longest path of invocations and of the warm-up call (contract §3.2, §1.11).
 const MAX_PATH: usize = 2048;
@@ -68,6 +72,42 @@ pub(super) fn address(config: &RuntimeConfig, faults: &mut Faults) -> (u16, Stri
         );
     }
     (port, path)
+}
+
+/// The session's other ports that callers may reach.
+pub(super) fn allowed_ports(config: &RuntimeConfig, faults: &mut Faults) -> Vec<Ports> {
+    let asked = &config.allowed_ports;
+    if asked.len() > MAX_PORTS {
+        faults.add(
+            "allowed_ports",
+            format!("has {} entries; at most {MAX_PORTS}", asked.len()),
+        );
+        return Vec::new();
+    }
+    for (at, ports) in asked.iter().enumerate() {
+        let mut fault = |text| faults.add(format!("allowed_ports[{at}]"), text);
+        if ports.from > ports.to {
+            fault(format!(
+                "must not run backwards: {} is more than {}",
+                ports.from, ports.to
+            ));
+        } else if !PORTS.contains(&ports.from) || !PORTS.contains(&ports.to) {
+            fault(format!(
+                "must be {} to {}; is {ports}",
+                PORTS.start(),
+                PORTS.end()
+            ));
+        } else if ports.hold(NOT_A_PORT) {
+            fault(format!(
+                "must not hold {NOT_A_PORT}, which is reserved (give a range on either side of it); is {ports}"
+            ));
+        } else if let Some(other) = asked[..at].iter().find(|other| other.overlap(ports)) {
+            fault(format!(
+                "must not overlap another entry; {ports} does {other}"
+            ));
+        }
+    }
+    asked.clone()
 }
 
 /// The warm-up call's path.

@@ -84,6 +84,38 @@ impl ErrorCode {
             | Self::NoSuchMethod => ("INTERNAL_ERROR", 500),
         }
     }
+
+    /// Session endpoints: the name of a refusal that has no body (contract §2.8). `None`: as on the rest of the AWS wire.
+    #[must_use]
+    pub const fn session_endpoint(self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized => Some("AuthenticationRequired"),
+            Self::AccessDenied => Some("AccessDenied"),
+            Self::Validation
+            | Self::InvalidSignature
+            | Self::QuotaExceeded
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::Conflict
+            | Self::RetryableConflict
+            | Self::NotAcceptable
+            | Self::PayloadTooLarge
+            | Self::MisdirectedRequest
+            | Self::AgentFailed
+            | Self::AgentTimeout
+            | Self::Throttled
+            | Self::Internal
+            | Self::Unavailable
+            | Self::StorageFull
+            | Self::AgentUnreachable
+            | Self::AgentProtocol
+            | Self::AgentClosed
+            | Self::Cancelled
+            | Self::TooManyInvocations
+            | Self::BadOrder
+            | Self::NoSuchMethod => None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +20,10 @@ use tokio_util::task::AbortOnDropHandle;
 pub struct AnswerBody(Source);
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most answers are live; a box for each of them would serve the others only"
+)]
 enum Source {
     /// There is no body.
     Nothing,
@@ -35,6 +40,8 @@ pub struct Bounds {
     pub limit: Option<u64>,
     /// When it must be complete.
     pub deadline: Instant,
+    /// What the deadline comes from, for people.
+    pub named: &'static str,
 }
 
 #[derive(Debug)]
@@ -47,6 +54,8 @@ struct Inner {
     work: Option<Work>,
     /// Ends work and exchange at the deadline, or with this body.
     watch: Option<AbortOnDropHandle<()>>,
+    /// Set at the deadline, before the exchange ends over it: what its end looks like must not be taken for the cause.
+    late: Arc<AtomicBool>,
 }
 
 impl Inner {
@@ -56,14 +65,19 @@ impl Inner {
     /// piece is not written, and a caller who takes no bytes must not keep a session busy. Most answers are complete at
     /// once and need none.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.late.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
         let Some(cancel) = self.body.cancel_handle() else {
             // Complete in time.
             return Poll::Pending;
         };
         if let Some(work) = self.work.take() {
             let deadline = self.bounds.deadline;
+            let late = Arc::clone(&self.late);
             self.watch = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 tokio::time::sleep_until(deadline).await;
+                late.store(true, Ordering::Release);
                 cancel.cancel();
                 drop(work);
             })));
@@ -84,6 +98,7 @@ impl AnswerBody {
             log: Arc::clone(log),
             work: Some(work),
             watch: None,
+            late: Arc::default(),
         }))
     }
 
@@ -109,10 +124,10 @@ impl HttpBody for Inner {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         // In the middle of an answer the connection breaks, so it cannot look complete.
-        if self.poll_over(cx).is_ready() {
-            self.log
-                .note("an answer was cut off: it was not complete within the invocation's time");
-            return Poll::Ready(Some(Err(BodyError::Truncated)));
+        if self.poll_over(cx).is_ready() && !matches!(polled, Poll::Ready(None)) {
+            let fault = BodyError::TooLong(self.bounds.named);
+            self.log.note(&fault.to_string());
+            return Poll::Ready(Some(Err(fault)));
         }
         if let Some(limit) = self.bounds.limit
             && self.body.bytes() > limit

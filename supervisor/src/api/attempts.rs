@@ -25,12 +25,14 @@ mod tape;
 pub use fingerprint::Fingerprint;
 pub use tape::Reading;
 
-use super::intake::Intake;
+use super::intake::{Intake, Memory};
 use super::invoke::{self, AgentErrors, Answer, Attempt, Call};
 use super::reply::ApiError;
 use crate::broker::Broker;
+use crate::owner::Principal;
 use crate::relay::exchange::RequestBody;
-use crate::session::handle::SessionKey;
+use crate::room::Holder;
+use crate::session::handle::{Purpose, SessionKey};
 use axum::body::Body;
 use fingerprint::{Digest, Print, digest};
 use proto::code::ErrorCode;
@@ -61,8 +63,19 @@ enum BodyKey {
 }
 
 /// Waits for the beginning of a call's body, for as long as the call may take.
-pub async fn begin(broker: &Broker, patience: Duration, body: Body) -> Result<Intake, ApiError> {
-    let intake = Intake::begin(body, broker.config().limits.max_body.0);
+pub async fn begin(
+    broker: &Broker,
+    caller: Principal,
+    patience: Duration,
+    body: Body,
+) -> Result<Intake, ApiError> {
+    let config = broker.config();
+    let memory = Memory {
+        room: Arc::clone(&broker.bodies),
+        holder: Holder::Caller(caller),
+        patience: config.limits.admission_wait,
+    };
+    let intake = Intake::begin(body, config.limits.max_body.0, &memory);
     // A caller that never begins its body must not wait here for ever.
     tokio::time::timeout(patience, intake)
         .await
@@ -72,7 +85,8 @@ pub async fn begin(broker: &Broker, patience: Duration, body: Body) -> Result<In
 /// Answers a call; see the module.
 pub async fn answer(broker: &Arc<Broker>, call: Call, body: Body) -> Result<Answer, ApiError> {
     let patience = call.version.spec.timeouts.invocation;
-    let intake = begin(broker, patience, body).await?;
+    let caller = call.key.owner.principal.clone();
+    let intake = begin(broker, caller, patience, body).await?;
     answer_to(broker, call, intake).await
 }
 
@@ -155,11 +169,11 @@ async fn same_body(run: &Run, intake: Intake) -> Result<Same, ApiError> {
 /// Obtains the session and relays the call: one run of the agent.
 async fn relay(broker: Arc<Broker>, call: Call, intake: Intake) -> Result<Answer, ApiError> {
     // What only reads (an agent's card) takes no turn.
-    let obtained = match call.method.as_str() {
-        "GET" => invoke::obtain(&broker, &call.key, &call.version).await,
-        _ => invoke::obtain_turn(&broker, &call.key, &call.version).await,
+    let purpose = match call.method.as_str() {
+        "GET" => Purpose::Exchange,
+        _ => Purpose::Invocation,
     };
-    let (handle, work) = obtained?;
+    let (handle, work) = invoke::obtain(&broker, &call.key, &call.version, purpose).await?;
     let answer = invoke::relay(&broker, &handle, work, &call, intake).await?;
     match call.agent_errors {
         AgentErrors::Explained if !(200..300).contains(&answer.status) => {

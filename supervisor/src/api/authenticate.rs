@@ -3,15 +3,18 @@
 //! A signed request is believed only when its whole body is here, because the signature covers it: what is handed on is
 //! the body as it was verified. Tokens are the runtimes' business (`super::authorize`), as each has an issuer of its own.
 
+use super::authorize::{self, Presented};
 use super::aws::absent;
-use super::authorize;
-use super::identify::{self, Caller};
+use super::identify::{self, Caller, Peer};
 use super::reply::ApiError;
+use super::s3;
 use crate::broker::Broker;
 use crate::config::TcpAuth;
 use crate::keys::AccessKey;
+use crate::owner::Principal;
+use crate::room::Holder;
 use crate::signature::{Claim, Payload, Place, Refused, Service};
-use crate::spool::SpoolError;
+use crate::spool::{SpoolError, Whose};
 use crate::store::Timestamp;
 use axum::body::Body;
 use http::request::Parts;
@@ -116,23 +119,42 @@ async fn signed(
     };
     claim.check(head, place, now).map_err(refuse)?;
     let gate = &broker.gate;
-    let key = gate.keys.find(&claim.key_id);
-    let key = key.ok_or_else(|| refuse(Refused::UnknownKey(claim.key_id.clone())))?;
-    if key.expired(now) {
-        return Err(refuse(Refused::ExpiredKey(key.id.clone())));
-    }
+    let usable = || {
+        let key = gate.keys.find(&claim.key_id);
+        let key = key.ok_or_else(|| refuse(Refused::UnknownKey(claim.key_id.clone())))?;
+        if key.expired(Timestamp::now()) {
+            return Err(refuse(Refused::ExpiredKey(key.id.clone())));
+        }
+        Ok(key)
+    };
+    let key = usable()?;
     let max = match (area, head.uri.path()) {
         (Area::Objects, _) | (_, "/v1/artifacts") => broker.artifacts.largest(),
         _ => config.limits.max_body.0,
+    };
+    let whose = Whose {
+        peer: holder(head),
+        caller: Holder::Caller(Principal::key(&key.id)),
     };
     let verify = |head: &Parts, hash| {
         let verified = gate.verifier.verify(claim, head, service, &key, hash);
         verified.map_err(refuse)
     };
     // Whoever may not go there is not worth the room for a body.
-    let admitted = || match area {
-        Area::Operators => authorize::operator(&Caller::Key(Arc::clone(&key))),
-        Area::Health | Area::Operations | Area::Local | Area::Objects => Ok(()),
+    let (method, empty) = (head.method.clone(), body.is_end_stream());
+    let admitted = || {
+        if empty {
+            return Ok(());
+        }
+        let caller = Caller::Key(Arc::clone(&key));
+        match area {
+            Area::Operators => authorize::operator(&caller),
+            Area::Objects => {
+                authorize::without_runtime(&Presented(caller), s3::action(&method)).map(drop)
+            }
+            // Whom it concerns, the operation knows.
+            Area::Health | Area::Operations | Area::Local => Ok(()),
+        }
     };
     let body = match claim.payload(&head.headers).map_err(refuse)? {
         Payload::Unsigned => {
@@ -143,26 +165,37 @@ async fn signed(
             // Before a byte of the body is read.
             verify(head, Some(hash))?;
             admitted()?;
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             if spooled.hash != hash {
                 return Err(refuse(Refused::Payload));
             }
+            usable()?;
             head.extensions.insert(PayloadHash(hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
         Payload::Covered => {
-            // Nothing is believed of this request yet, but that it names a key which opens nothing there. Without a body
-            // its signature can be looked at first.
-            if !body.is_end_stream() {
-                admitted()?;
-            }
-            let spooled = gate.spool.take(body, max).await.map_err(not_taken)?;
+            // Nothing is believed of this request yet, but that it names a key which opens nothing there.
+            admitted()?;
+            let spooled = gate.spool.take(body, max, &whose).await;
+            let spooled = spooled.map_err(not_taken)?;
             verify(head, Some(spooled.hash))?;
+            // A body may take its time, and its key end meanwhile.
+            usable()?;
             head.extensions.insert(PayloadHash(spooled.hash));
-            spooled.body
+            spooled.verified().await.map_err(not_taken)?
         }
     };
     Ok((key, body))
+}
+
+/// Whose room a body takes before anybody knows whose it is.
+fn holder(head: &Parts) -> Holder {
+    match head.extensions.get::<Peer>() {
+        Some(Peer::Tcp { remote, .. }) => Holder::at(remote.ip()),
+        Some(Peer::Unix { uid, .. }) => Holder::Caller(Principal::user(*uid)),
+        None => Holder::Caller(Principal::daemon()),
+    }
 }
 
 /// The answer to a signature that is not believed. Only what helps a clock is told; the rest is for the audit.

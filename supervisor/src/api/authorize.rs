@@ -74,7 +74,7 @@ pub fn on_name(
     }
 }
 
-/// Refuses a stranger before anything of a request is read.
+/// Refuses a stranger, whatever a known caller may do.
 pub fn no_stranger(presented: &Presented, action: Action) -> Result<(), ApiError> {
     match &presented.0 {
         Caller::User(_) | Caller::Loopback | Caller::Key(_) => Ok(()),
@@ -82,68 +82,80 @@ pub fn no_stranger(presented: &Presented, action: Action) -> Result<(), ApiError
     }
 }
 
-/// The caller of an action on the runtime that was `found`, whatever error that ended in otherwise.
+/// Refuses whoever may not do this to any runtime, before anything of a request is read.
+pub fn anywhere(presented: &Presented, action: Action) -> Result<(), ApiError> {
+    match &presented.0 {
+        Caller::User(_) | Caller::Loopback => Ok(()),
+        Caller::Key(key) if key.grant.acts(action) => Ok(()),
+        caller @ Caller::Key(_) => Err(not_permitted(caller, action)),
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+/// The caller of an action on a runtime that is there.
 pub async fn on_runtime(
     broker: &Broker,
     presented: &Presented,
     action: Action,
-    found: Result<&RuntimeVersion, &ApiError>,
+    version: &RuntimeVersion,
     head: &Parts,
 ) -> Result<Caller, ApiError> {
     let Presented(caller) = presented;
-    let version = match found {
-        Ok(version) => version,
-        Err(fault) => return Err(unknown(caller, action, fault)),
-    };
-    let for_user = head.headers.contains_key(USER_ID);
+    let has_token = bearer::token(&head.headers) != Ok(None);
     match (caller, &version.config.authorizer) {
         // Operators need no token, and are somebody else with one.
-        (Caller::User(_), Some(authorizer)) if bearer::token(&head.headers) != Ok(None) => {
+        (Caller::User(_), Some(authorizer)) if has_token => {
             with_token(broker, version, authorizer, head).await
         }
         (Caller::User(_), _) | (Caller::Loopback, None) => Ok(caller.clone()),
-        (Caller::Key(key), _) => {
+        (Caller::Key(key), authorizer) => {
+            let for_user = head.headers.contains_key(USER_ID);
             let needed = [Some(action), for_user.then_some(Action::INVOKE_FOR_USER)];
-            for action in needed.into_iter().flatten() {
-                if !key.grant.covers(action, Some(&version.name)) {
-                    return Err(not_permitted(caller, action));
+            let mut needed = needed.into_iter().flatten();
+            let lacking = needed.find(|action| !key.grant.covers(*action, Some(&version.name)));
+            let refusal = match (lacking, authorizer) {
+                (None, None) => return Ok(caller.clone()),
+                (Some(action), _) => not_permitted(caller, action),
+                (None, Some(_)) => {
+                    mismatch(format!("runtime {} takes bearer tokens only", version.name))
                 }
-            }
-            match version.config.authorizer {
-                None => Ok(caller.clone()),
-                Some(_) => Err(mismatch(format!(
-                    "runtime {} takes bearer tokens only",
-                    version.name
-                ))),
-            }
+            };
+            Err(match key.grant.knows(&version.name) {
+                true => refusal.to_insider(),
+                false => refusal,
+            })
         }
         (Caller::Loopback, Some(authorizer)) => with_token(broker, version, authorizer, head).await,
         (Caller::Stranger, Some(authorizer)) if takes_tokens(broker) => {
             with_token(broker, version, authorizer, head).await
         }
-        (Caller::Stranger, None) if bearer::token(&head.headers) != Ok(None) => Err(mismatch(
+        (Caller::Token(_) | Caller::Stranger, _) => Err(unsigned_or_mismatch(
+            action,
+            has_token,
             format!("runtime {} takes signed requests only", version.name),
         )),
-        (Caller::Token(_) | Caller::Stranger, _) => Err(unsigned(action)),
     }
 }
 
-/// What is told of a runtime that is not there, or cannot be meant.
-fn unknown(caller: &Caller, action: Action, fault: &ApiError) -> ApiError {
+/// The caller of an action on a runtime that cannot be called: nothing of runtime `name` is ready, or (`None`) there is no such
+/// runtime. Whoever may not know gets the answer of one that is there, and not for it.
+pub fn on_absent(
+    presented: &Presented,
+    action: Action,
+    name: Option<&RuntimeName>,
+    head: &Parts,
+) -> Result<Caller, ApiError> {
+    let Presented(caller) = presented;
     match caller {
-        Caller::User(_) | Caller::Loopback => fault.clone(),
-        // It may see every runtime, so it may see that there is none.
-        Caller::Key(key) if key.grant.runtimes.is_none() && key.grant.covers(action, None) => {
-            fault.clone()
-        }
-        // What breaks a rule would break it anywhere.
-        Caller::Key(_) | Caller::Token(_) | Caller::Stranger
-            if fault.code == ErrorCode::Validation =>
-        {
-            fault.clone()
-        }
-        Caller::Key(_) => not_permitted(caller, action),
-        Caller::Token(_) | Caller::Stranger => unsigned(action),
+        Caller::User(_) | Caller::Loopback => Ok(caller.clone()),
+        // One that may see every runtime may see that there is none.
+        Caller::Key(key) if key.grant.covers(action, name) => Ok(caller.clone()),
+        Caller::Key(_) => Err(not_permitted(caller, action)),
+        Caller::Token(_) | Caller::Stranger => Err(unsigned_or_mismatch(
+            action,
+            bearer::token(&head.headers) != Ok(None),
+            "a token for a runtime that cannot be called".to_owned(),
+        )),
     }
 }
 
@@ -151,8 +163,18 @@ fn takes_tokens(broker: &Broker) -> bool {
     matches!(broker.config().auth, TcpAuth::Checked(methods) if methods.jwt)
 }
 
-/// The caller by its token.
+/// The caller by its token. That a runtime takes tokens anybody may know.
 async fn with_token(
+    broker: &Broker,
+    version: &RuntimeVersion,
+    authorizer: &Authorizer,
+    head: &Parts,
+) -> Result<Caller, ApiError> {
+    let caller = by_token(broker, version, authorizer, head).await;
+    caller.map_err(ApiError::to_insider)
+}
+
+async fn by_token(
     broker: &Broker,
     version: &RuntimeVersion,
     authorizer: &Authorizer,
@@ -251,6 +273,15 @@ const LABEL: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC
 
 fn mismatch(reason: String) -> ApiError {
     ApiError::refused(ErrorCode::AccessDenied, MISMATCH, reason)
+}
+
+/// The refusal of a caller without a signature, the same for every runtime that takes no tokens and for none.
+fn unsigned_or_mismatch(action: Action, has_token: bool, reason: String) -> ApiError {
+    if has_token {
+        mismatch(reason)
+    } else {
+        unsigned(action)
+    }
 }
 
 fn not_permitted(caller: &Caller, action: Action) -> ApiError {

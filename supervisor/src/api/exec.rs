@@ -5,6 +5,7 @@
 
 use super::input::{Path, Reading, bounded};
 use super::listener::Place;
+use super::obtain::not_begun;
 use super::openapi::Refusals;
 use super::process::{self, Process, after_hang_up, pump, shell_code};
 use super::reply::ApiError;
@@ -12,7 +13,7 @@ use super::router::RequestId;
 use super::sessions;
 use crate::broker::Broker;
 use crate::relay::link::Link;
-use crate::session::handle::{SessionHandle, Unusable, Work};
+use crate::session::handle::{NoTurn, Purpose, SessionHandle, Unusable, Work};
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -94,10 +95,15 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         ));
     }
     let handle = sessions::live(broker, id, sessions::runtime_of(&query)?.as_ref())?;
-    let work = handle.begin().await.map_err(|error| match error {
-        Unusable::Ending => ApiError::not_found("the session is ending"),
-        Unusable::Failed(end) => ApiError::new(ErrorCode::AgentFailed, end.detail),
-        full @ Unusable::Full(_) => ApiError::new(ErrorCode::Throttled, full.to_string()),
+    let begun = handle
+        .begin(Purpose::Process, &broker.config().limits)
+        .await;
+    let work = begun.map_err(|error| match error {
+        NoTurn::Unusable(Unusable::Ending) => ApiError::not_found("the session is ending"),
+        NoTurn::Unusable(Unusable::Failed(end)) => {
+            ApiError::new(ErrorCode::AgentFailed, end.detail)
+        }
+        full @ (NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_))) => not_begun(&full),
     })?;
     let (tell, verdict) = oneshot::channel();
     // A task of its own from here on: the caller may go away while the process is being started, and then somebody must

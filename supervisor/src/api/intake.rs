@@ -8,15 +8,18 @@ use super::attempts::Fingerprint;
 use super::invoke::too_large;
 use super::reply::ApiError;
 use crate::broker::Broker;
-use crate::relay::exchange::{RequestBody, take_small};
+use crate::relay::exchange::{RequestBody, SMALL_BODY, take_small};
+use crate::room::{Holder, NoRoom, Room};
 use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt;
+use proto::code::ErrorCode;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 /// Refuses a body that says itself that it is too large, before anything is started for it.
 pub fn check_length(broker: &Broker, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -75,13 +78,44 @@ impl Trouble {
     }
 }
 
+/// Memory for small bodies, and how much of it is whose.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    /// All of it.
+    pub room: Arc<Room>,
+    /// Whose body it is.
+    pub holder: Holder,
+    /// How long room is waited for.
+    pub patience: Duration,
+}
+
 impl Intake {
-    /// Waits for the beginning of a body of at most `max` bytes.
-    pub async fn begin(body: Body, max: u64) -> Result<Self, ApiError> {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            body: RequestBody::Whole(Bytes::new()),
+            length: Some(0),
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// Waits for the beginning of a body of at most `max` bytes; one that is small waits in `memory` for its agent.
+    pub async fn begin(body: Body, max: u64, memory: &Memory) -> Result<Self, ApiError> {
         let length = body.size_hint().exact();
         if let Some(size) = length.filter(|size| *size > max) {
             return Err(too_large(Some(size), max));
         }
+        // Before its first byte: a connection of HTTP/2 can bring a hundred of them.
+        let taken = match length.filter(|size| (1..=SMALL_BODY).contains(size)) {
+            Some(size) => {
+                let taken = memory
+                    .room
+                    .take(&memory.holder, None, size, memory.patience);
+                Some(taken.await.map_err(|NoRoom| no_room())?)
+            }
+            None => None,
+        };
         let trouble = Trouble::default();
         let bounded = Bounded {
             first: None,
@@ -92,7 +126,10 @@ impl Intake {
             print: None,
         };
         let body = match take_small(bounded).await.map_err(|fault| fault.told())? {
-            RequestBody::Whole(bytes) => RequestBody::Whole(bytes),
+            RequestBody::Whole(bytes) => RequestBody::Whole(match taken {
+                Some(taken) => taken.hold(bytes),
+                None => bytes,
+            }),
             RequestBody::Stream(mut body) => {
                 body.first = match body.frame().await {
                     Some(frame) => Some(frame.map_err(|fault| fault.told())?),
@@ -107,6 +144,13 @@ impl Intake {
             trouble,
         })
     }
+}
+
+fn no_room() -> ApiError {
+    ApiError::new(
+        ErrorCode::Throttled,
+        "too many bodies are on their way to their agents (limits.body_memory); try again later",
+    )
 }
 
 /// A body that ends with a fault when it is over its bound.
@@ -207,9 +251,9 @@ impl HttpBody for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owner::Principal;
     use futures_util::stream;
     use http_body_util::StreamBody;
-    use proto::code::ErrorCode;
 
     type Piece = Result<Frame<Bytes>, std::io::Error>;
 
@@ -225,17 +269,52 @@ mod tests {
         Err(std::io::Error::other("bad chunk"))
     }
 
+    fn memory() -> Memory {
+        Memory {
+            room: Room::new(1 << 20),
+            holder: Holder::Caller(Principal::user(1)),
+            patience: Duration::from_secs(1),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_bodies_have_room_of_their_callers_until_they_are_gone() {
+        let mut memory = memory();
+        let small = || Body::from(vec![7; 65_536]);
+        let mut held = Vec::new();
+        let full = loop {
+            match Intake::begin(small(), 1 << 20, &memory).await {
+                Ok(taken) => held.push(taken),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((held.len(), full.code), (8, ErrorCode::Throttled));
+        assert!(full.message.contains("limits.body_memory"), "{full:?}");
+        // Larger ones pass piece by piece, and none needs none.
+        for body in [Body::from(vec![7; 65_537]), Body::empty()] {
+            Intake::begin(body, 1 << 20, &memory)
+                .await
+                .expect("no room needed");
+        }
+        memory.holder = Holder::Caller(Principal::user(2));
+        Intake::begin(small(), 1 << 20, &memory)
+            .await
+            .expect("another caller's");
+        drop(held);
+        assert_eq!(memory.room.free(), 1 << 20);
+    }
+
     #[tokio::test]
     async fn a_body_that_is_bad_from_the_start_is_refused() {
-        let error = Intake::begin(body(vec![broken()]), 10)
+        let error = Intake::begin(body(vec![broken()]), 10, &memory())
             .await
             .expect_err("broken");
         assert_eq!(error.code, ErrorCode::Validation);
-        let error = Intake::begin(body(vec![piece("12345678901")]), 10)
+        let error = Intake::begin(body(vec![piece("12345678901")]), 10, &memory())
             .await
             .expect_err("large");
         assert_eq!(error.code, ErrorCode::PayloadTooLarge);
-        let error = Intake::begin(Body::from("12345678901"), 10)
+        let error = Intake::begin(Body::from("12345678901"), 10, &memory())
             .await
             .expect_err("announced");
         assert_eq!(error.code, ErrorCode::PayloadTooLarge);
@@ -243,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_lost_and_later_faults_are_noted() {
-        let taken = Intake::begin(body(vec![piece("first "), piece("second")]), 12)
+        let taken = Intake::begin(body(vec![piece("first "), piece("second")]), 12, &memory())
             .await
             .expect("fits");
         let RequestBody::Stream(all) = taken.body else {
@@ -257,7 +336,7 @@ mod tests {
             (broken(), ErrorCode::Validation),
             (piece("67"), ErrorCode::PayloadTooLarge),
         ] {
-            let taken = Intake::begin(body(vec![piece("12345"), last]), 6)
+            let taken = Intake::begin(body(vec![piece("12345"), last]), 6, &memory())
                 .await
                 .expect("begins well");
             let RequestBody::Stream(all) = taken.body else {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-pub use super::obtain::{obtain, obtain_turn};
+pub use super::obtain::obtain;
 
 /// The caller's session header, both ways.
 pub const SESSION_ID: HeaderName =
@@ -61,6 +61,8 @@ pub struct Call {
     pub target: String,
     /// Headers for the agent, checked and without hop-by-hop ones.
     pub headers: Vec<(String, String)>,
+    /// Another port of the session than the agent's own.
+    pub port: Option<u16>,
     /// If the caller's SDK may try again.
     pub attempt: Option<Attempt>,
     /// What an error of the agent's own becomes.
@@ -120,6 +122,7 @@ pub async fn relay(
             RequestBody::Whole(_) => None,
             RequestBody::Stream(_) => length,
         },
+        port: call.port,
     };
     let timeout = handle.version.spec.timeouts.invocation;
     let deadline = Instant::now() + timeout;
@@ -137,7 +140,11 @@ pub async fn relay(
         // Dropping the exchange has told the agent; the session stays.
         Err(_elapsed) => return Err(too_late(handle, timeout)),
     };
-    assemble(broker, handle, work, exchange, deadline)
+    let answer = assemble(broker, handle, work, exchange, deadline)?;
+    if call.port.is_none() {
+        remember_mcp_session(handle, &answer.headers);
+    }
+    Ok(answer)
 }
 
 /// An agent's answer from its head and body; `deadline` is that of the invocation.
@@ -148,7 +155,8 @@ pub(super) fn assemble(
     exchange: Exchange,
     deadline: Instant,
 ) -> Result<Answer, ApiError> {
-    let max_body = broker.config().limits.max_body.0;
+    let config = broker.config();
+    let limits = &config.limits;
     // A shim lets through only what it was asked for, and is not believed.
     if !(200..600).contains(&exchange.head.status) {
         return Err(ApiError::new(
@@ -167,12 +175,11 @@ pub(super) fn assemble(
             headers.append(name, value);
         }
     }
-    remember_mcp_session(handle, &headers);
     let streamed = headers
         .get(http::header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok())
         .is_some_and(|kind| kind.starts_with("text/event-stream"));
-    let limit = if streamed { None } else { Some(max_body) };
+    let limit = (!streamed).then_some(limits.max_body.0);
     if let (Some(limit), Some(length)) = (limit, exchange.head.content_length)
         && length > limit
     {
@@ -183,17 +190,23 @@ pub(super) fn assemble(
             ),
         ));
     }
-    // A stream may go on after the synchronous timeout, up to the contract's 60 minutes (§6).
-    let deadline = if streamed {
-        deadline.max(Instant::now() + STREAM_LIMIT)
+    // A stream has a time of its own, as a WebSocket has (contract §6).
+    let (deadline, named) = if streamed {
+        let end = Instant::now() + limits.stream_duration;
+        (end, "limits.stream_duration")
     } else {
-        deadline
+        (deadline, "lifecycle.invocation_timeout")
     };
     // These have no body whatever length they declare (RFC 9110 §6.4.1).
     let body = if matches!(exchange.head.status, 204 | 304) {
         AnswerBody::none()
     } else {
-        AnswerBody::new(exchange.body, work, Bounds { limit, deadline }, &handle.log)
+        let bounds = Bounds {
+            limit,
+            deadline,
+            named,
+        };
+        AnswerBody::new(exchange.body, work, bounds, &handle.log)
     };
     Ok(Answer {
         status: exchange.head.status,
@@ -206,7 +219,9 @@ pub(super) fn assemble(
 /// The call's headers; an MCP server is told the session that it knows, whatever the client calls it (contract §1.6).
 fn for_agent(call: &Call, handle: &SessionHandle) -> Vec<(String, String)> {
     let mut headers = call.headers.clone();
-    if let Some(known) = handle.mcp_session() {
+    if call.port.is_none()
+        && let Some(known) = handle.mcp_session()
+    {
         headers.retain(|(name, _)| name != MCP_SESSION_ID);
         headers.push((MCP_SESSION_ID.to_owned(), known));
     }
@@ -228,9 +243,6 @@ fn remember_mcp_session(handle: &SessionHandle, answer: &HeaderMap) {
 
 /// Longest id of an MCP session (contract §2.2).
 const MAX_MCP_SESSION_ID: usize = 1024;
-
-/// Longest streamed answer (contract §6).
-const STREAM_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The refusal of a body over its bound.
 pub fn too_large(announced: Option<u64>, max: u64) -> ApiError {

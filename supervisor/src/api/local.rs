@@ -3,17 +3,20 @@
 
 use super::attempts;
 use super::authorize::{self, Presented};
+use super::identify::Caller;
 use super::intake::check_length;
 use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
+use super::turn::turn;
 use super::websocket::{Opened, Switch};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::config::TcpAuth;
 use crate::owner::Owner;
 use crate::permit::Action;
+use crate::rates::Kind;
 use crate::session::handle::SessionKey;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -26,7 +29,7 @@ use proto::ids::{ClientSessionId, EndpointName};
 use std::sync::Arc;
 
 /// Headers that concern this hop, or that the relay sets itself.
-const NOT_PASSED: &[&str] = &[
+pub(super) const NOT_PASSED: &[&str] = &[
     "host",
     "content-length",
     "connection",
@@ -66,12 +69,8 @@ pub async fn ping(
 ) -> Response {
     let id = request_id(&request);
     let head = request.into_parts().0;
-    let found = default_runtime(&broker);
-    let version = found.as_ref().map(AsRef::as_ref);
-    let permitted =
-        authorize::on_runtime(&broker, &presented, Action::INVOKE, version, &head).await;
-    match permitted.and(found) {
-        Ok(version) => {
+    match called(&broker, &presented, Action::INVOKE, &head).await {
+        Ok((version, _)) => {
             let mut busy = false;
             for session in broker.registry.of_runtime(&version.runtime) {
                 let activity = session.activity().await;
@@ -108,6 +107,7 @@ async fn pass(
             session.as_str(),
             id,
         )?,
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -163,10 +163,8 @@ async fn session_of(
     action: Action,
     parts: &Parts,
 ) -> Result<(Arc<RuntimeVersion>, SessionKey), ApiError> {
-    let found = default_runtime(broker);
-    let version = found.as_ref().map(AsRef::as_ref);
-    let caller = authorize::on_runtime(broker, presented, action, version, parts).await?;
-    let version = found?;
+    let (version, caller) = called(broker, presented, action, parts).await?;
+    turn(broker, Kind::Data, &caller).await?;
     let owner = caller.owner(broker, &parts.headers)?;
     let key = SessionKey {
         runtime: version.runtime.clone(),
@@ -181,8 +179,27 @@ async fn session_of(
     Ok((version, key))
 }
 
+/// The default runtime, and who calls it.
+async fn called(
+    broker: &Broker,
+    presented: &Presented,
+    action: Action,
+    parts: &Parts,
+) -> Result<(Arc<RuntimeVersion>, Caller), ApiError> {
+    match default_runtime(broker) {
+        Ok(version) => {
+            let caller = authorize::on_runtime(broker, presented, action, &version, parts).await?;
+            Ok((version, caller))
+        }
+        Err(fault) => {
+            authorize::on_absent(presented, action, None, parts)?;
+            Err(fault)
+        }
+    }
+}
+
 /// The agent's answer as it is.
-fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
+pub(super) fn own_words(answer: Answer, session: &ClientSessionId) -> Result<Response, ApiError> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::from_u16(answer.status).map_err(|_| {
         ApiError::new(
@@ -225,7 +242,7 @@ fn default_runtime(broker: &Broker) -> Result<Arc<RuntimeVersion>, ApiError> {
 }
 
 /// Whether credentials of a caller of this runtime are ours to check.
-fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
+pub(super) fn checks(broker: &Broker, version: &RuntimeVersion) -> bool {
     matches!(broker.config().auth, TcpAuth::Checked(_)) || version.config.authorizer.is_some()
 }
 

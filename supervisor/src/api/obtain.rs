@@ -7,7 +7,7 @@ use crate::admission::Refused;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::session::driver;
-use crate::session::handle::{End, NoTurn, SessionHandle, SessionKey, Unusable, Work};
+use crate::session::handle::{End, NoTurn, Purpose, SessionHandle, SessionKey, Unusable, Work};
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::RuntimeName;
@@ -22,29 +22,6 @@ pub async fn obtain(
     broker: &Arc<Broker>,
     key: &SessionKey,
     version: &Arc<RuntimeVersion>,
-) -> Result<(Arc<SessionHandle>, Work), ApiError> {
-    obtain_for(broker, key, version, Purpose::Other).await
-}
-
-/// As [`obtain`], for an invocation, which may have to wait for its turn.
-pub async fn obtain_turn(
-    broker: &Arc<Broker>,
-    key: &SessionKey,
-    version: &Arc<RuntimeVersion>,
-) -> Result<(Arc<SessionHandle>, Work), ApiError> {
-    obtain_for(broker, key, version, Purpose::Invocation).await
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Purpose {
-    Invocation,
-    Other,
-}
-
-async fn obtain_for(
-    broker: &Arc<Broker>,
-    key: &SessionKey,
-    version: &Arc<RuntimeVersion>,
     purpose: Purpose,
 ) -> Result<(Arc<SessionHandle>, Work), ApiError> {
     loop {
@@ -52,14 +29,7 @@ async fn obtain_for(
             Some(handle) => handle,
             None => create(broker, key, version).await?,
         };
-        let begun = match purpose {
-            Purpose::Invocation => {
-                let queue = broker.config().limits.max_queue_per_session;
-                handle.begin_invocation(queue).await
-            }
-            Purpose::Other => handle.begin().await.map_err(NoTurn::from),
-        };
-        match begun {
+        match handle.begin(purpose, &broker.config().limits).await {
             Ok(work) => return Ok((handle, work)),
             // The caller's id is about to be free again: waiting comes before refusing.
             Err(NoTurn::Unusable(Unusable::Ending)) => {
@@ -77,16 +47,20 @@ async fn obtain_for(
                 broker.registry.remove(&handle);
             }
             Err(NoTurn::Unusable(Unusable::Failed(end))) => return Err(start_failure(&end)),
-            Err(busy @ NoTurn::Busy) => {
-                return Err(ApiError::new(ErrorCode::Conflict, busy.to_string())
-                    .retry_after(Duration::from_secs(1)));
-            }
-            Err(NoTurn::Unusable(full @ Unusable::Full(_))) => {
-                return Err(ApiError::new(ErrorCode::Throttled, full.to_string())
-                    .retry_after(Duration::from_secs(1)));
-            }
+            Err(other) => return Err(not_begun(&other)),
         }
     }
+}
+
+/// How it is told that a session takes no more work now.
+pub fn not_begun(why: &NoTurn) -> ApiError {
+    let code = match why {
+        NoTurn::Busy => ErrorCode::Conflict,
+        NoTurn::Unusable(Unusable::Full(_)) => ErrorCode::Throttled,
+        NoTurn::Unusable(Unusable::Ending) => ErrorCode::RetryableConflict,
+        NoTurn::Unusable(Unusable::Failed(_)) => ErrorCode::AgentFailed,
+    };
+    ApiError::new(code, why.to_string()).retry_after(Duration::from_secs(1))
 }
 
 async fn create(

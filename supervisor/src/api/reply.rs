@@ -29,7 +29,7 @@ pub struct ApiError {
     /// What the wire itself calls this failure, where that is not the row's to say: the model's reason of a broken rule
     /// (contract §2.9), S3's name of an error.
     pub reason: Option<&'static str>,
-    /// When to try again.
+    /// When to try again, if more is known than its row says.
     pub retry_after: Option<Duration>,
     /// What the agent itself said.
     pub agent: Option<Box<AgentEvidence>>,
@@ -46,6 +46,8 @@ struct Refusal {
     reason: String,
     /// `WWW-Authenticate`.
     challenge: Option<String>,
+    /// See [`ApiError::to_insider`].
+    insider: bool,
 }
 
 /// On the answer of everybody who was turned away: why.
@@ -72,17 +74,23 @@ impl ApiError {
         Self {
             refusal: Some(Box::new(Refusal {
                 reason: reason.into(),
-                challenge: None,
+                ..Refusal::default()
             })),
             ..Self::new(code, message)
         }
     }
 
-    /// Whether it says how to authenticate.
+    /// Whoever is turned away may know of what it was turned away from.
     #[must_use]
-    pub fn challenges(&self) -> bool {
-        let refusal = self.refusal.as_ref();
-        refusal.is_some_and(|refusal| refusal.challenge.is_some())
+    pub fn to_insider(mut self) -> Self {
+        self.refusal.get_or_insert_default().insider = true;
+        self
+    }
+
+    /// See [`Self::to_insider`].
+    #[must_use]
+    pub fn is_to_insider(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.insider)
     }
 
     /// Says how to authenticate (RFC 9110 §11.6.1).
@@ -272,10 +280,11 @@ impl ApiError {
             HeaderValue::from_str(challenge).ok()
         });
         headers.extend(challenge.map(|challenge| (WWW_AUTHENTICATE, challenge)));
-        if let Some(delay) = self.retry_after {
-            let seconds = delay.as_secs().max(1);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let again = self.code.again().map(Duration::from_secs);
+        if let Some(delay) = self.retry_after.or(again) {
+            let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX).max(1);
+            // Whole seconds, and none too few.
+            headers.insert(RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));
             headers.insert(RETRY_AFTER_MS, HeaderValue::from(millis));
         }
         if matches!(

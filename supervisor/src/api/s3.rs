@@ -71,6 +71,15 @@ pub fn serves(path: &str) -> bool {
     path == "/s3" || path.starts_with("/s3/")
 }
 
+/// What a caller must be permitted to do.
+#[must_use]
+pub fn action(method: &Method) -> Action {
+    match *method {
+        Method::GET | Method::HEAD => Action::GET_OBJECT,
+        _ => Action::PUT_OBJECT,
+    }
+}
+
 /// A request, taken apart.
 #[derive(Debug)]
 struct Asked {
@@ -116,11 +125,7 @@ async fn route(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let action = match parts.method {
-        Method::GET | Method::HEAD => Action::GET_OBJECT,
-        _ => Action::PUT_OBJECT,
-    };
-    authorize::without_runtime(presented, action)?;
+    authorize::without_runtime(presented, action(&parts.method))?;
     let asked = asked(broker, &parts)?;
     let upload = asked.query("uploadId").is_some();
     match (asked.method.as_str(), asked.key.is_empty()) {

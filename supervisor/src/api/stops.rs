@@ -2,7 +2,7 @@
 //! By then the session is over, or there is another one of its id, which is not what was meant: the answer is the first one
 //! again, and nothing is done.
 //!
-//! Only stops of sessions that lived are remembered, in memory: another daemon ends its predecessor's sessions itself.
+//! Only stops of sessions that lived are remembered, in memory: to the next daemon a retry is a stop of a session that is gone.
 
 use super::reply::ApiError;
 use crate::owner::Principal;

@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::relay::exchange::Exchange;
 use crate::relay::upgrade::{self, Upgrade};
-use crate::session::handle::{SessionHandle, SessionKey};
+use crate::session::handle::{Purpose, SessionHandle, SessionKey, Work};
 use crate::websocket::close::{Close, CloseCode};
 use crate::websocket::handshake::Offer;
 use crate::websocket::tunnel::{self, tunnel};
@@ -43,6 +43,15 @@ pub(super) struct Switch {
     pub(super) place: Option<Place>,
 }
 
+/// Where in a session it is offered.
+#[derive(Debug)]
+pub(super) struct Door {
+    /// Another port than the agent's own.
+    pub(super) port: Option<u16>,
+    /// Path and query.
+    pub(super) target: String,
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(super) enum Opened {
@@ -67,22 +76,39 @@ impl Switch {
         })
     }
 
-    /// Offers it to the agent of a session, with `headers` beside the offer's own.
+    /// Offers it to the agent of a session, which is made if need be, with `headers` beside the offer's own.
     pub(super) async fn open(
         self,
         broker: &Arc<Broker>,
         key: &SessionKey,
         version: &Arc<RuntimeVersion>,
+        headers: Vec<(String, String)>,
+    ) -> Result<Opened, ApiError> {
+        let (handle, work) = invoke::obtain(broker, key, version, Purpose::Exchange).await?;
+        let door = Door {
+            port: None,
+            target: PATH.to_owned(),
+        };
+        self.knock(broker, handle, work, door, headers).await
+    }
+
+    /// As [`Switch::open`], at a door of a session that is held by `work`.
+    pub(super) async fn knock(
+        self,
+        broker: &Arc<Broker>,
+        handle: Arc<SessionHandle>,
+        work: Work,
+        door: Door,
         mut headers: Vec<(String, String)>,
     ) -> Result<Opened, ApiError> {
         headers.extend(self.offer.headers());
-        let (handle, work) = invoke::obtain(broker, key, version).await?;
         let request = Invoke {
             id: InvocationId(0),
             method: "GET".to_owned(),
-            target: PATH.to_owned(),
+            target: door.target,
             headers,
             content_length: None,
+            port: door.port,
         };
         let patience = handle.version.spec.timeouts.invocation;
         let deadline = Instant::now() + patience;

@@ -7,6 +7,7 @@ use super::interval::Interval;
 use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, TcpAuth};
 use crate::api::shell;
 use crate::daemon_log::check_level;
+use crate::rates::PerCaller;
 use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
 use crate::websocket::tunnel::Bounds;
@@ -424,6 +425,12 @@ impl Resolver<'_> {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
             max_sessions_per_runtime: self.within("limits.max_sessions_per_runtime", 0, 0..=10_000),
             max_sessions_per_caller: self.within("limits.max_sessions_per_caller", 0, 0..=10_000),
+            rates: PerCaller {
+                data_plane: self.within("limits.data_plane_rate", 10_000, 0..=1_000_000),
+                control_mutation: self.within("limits.control_mutation_rate", 500, 0..=1_000_000),
+                control_get: self.within("limits.control_get_rate", 1500, 0..=1_000_000),
+                control_list: self.within("limits.control_list_rate", 250, 0..=1_000_000),
+            },
             new_session_rate: self.within("limits.new_session_rate", 200, 0..=100_000),
             new_session_burst: self.within("limits.new_session_burst", 1000, 1..=100_000),
             admission_wait: self.duration(
@@ -470,6 +477,11 @@ impl Resolver<'_> {
                 MemoryBytes::mib(1024),
                 MemoryBytes::mib(1)..=MemoryBytes::mib(1 << 20),
             ),
+            body_memory: self.within(
+                "limits.body_memory",
+                MemoryBytes::mib(64),
+                MemoryBytes::mib(1)..=MemoryBytes::mib(1 << 20),
+            ),
             max_headers: self.within("limits.max_headers", 100, 16..=1000),
             head_timeout: self.duration("limits.head_timeout", 30 * second, second..=600 * second),
             max_connections: self.within("limits.max_connections", 4096, 1..=1_000_000),
@@ -503,6 +515,11 @@ impl Resolver<'_> {
                 "limits.retry_memory",
                 MemoryBytes::mib(32),
                 MemoryBytes(0)..=MemoryBytes(1 << 40),
+            ),
+            stream_duration: self.duration(
+                "limits.stream_duration",
+                3600 * second,
+                second..=1_209_600 * second,
             ),
             websocket: Bounds {
                 max_frame: self

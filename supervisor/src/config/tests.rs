@@ -488,6 +488,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         path,
         warmup,
         request_headers,
+        allowed_ports,
         language,
         language_version,
         requirements,
@@ -518,7 +519,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
     assert_eq!(protocol, proto::config::Protocol::default());
     assert_eq!(port, Some(protocol.port()));
     assert_eq!(path.as_deref(), Some(protocol.path()));
-    assert!(warmup.is_some() && !request_headers.is_empty());
+    assert!(warmup.is_some() && !request_headers.is_empty() && !allowed_ports.is_empty());
     let built_in = session_core::spec::Settings::BUILT_IN;
     let proto::config::Lifecycle {
         idle_timeout,

@@ -7,8 +7,7 @@ use crate::api::session_header::fresh_session_id;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::owner::{Owner, Principal};
-use crate::session::handle::SessionKey;
-use axum::body::Body;
+use crate::session::handle::{Purpose, SessionKey};
 use proto::api::EndReason;
 use proto::ids::EndpointName;
 use std::sync::Arc;
@@ -33,6 +32,7 @@ pub(super) async fn run(broker: &Arc<Broker>, version: Arc<RuntimeVersion>) -> R
         method: "POST".to_owned(),
         target: path.clone(),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Passed,
         version,
@@ -53,10 +53,8 @@ pub(super) async fn run(broker: &Arc<Broker>, version: Arc<RuntimeVersion>) -> R
 }
 
 async fn post(broker: &Arc<Broker>, call: &Call) -> Result<(), String> {
-    let intake = Intake::begin(Body::empty(), 0)
-        .await
-        .map_err(|error| error.message)?;
-    let (handle, work) = invoke::obtain(broker, &call.key, &call.version)
+    let intake = Intake::empty();
+    let (handle, work) = invoke::obtain(broker, &call.key, &call.version, Purpose::Exchange)
         .await
         .map_err(|error| error.message)?;
     let answer = invoke::relay(broker, &handle, work, call, intake)

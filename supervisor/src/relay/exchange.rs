@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub const CHUNK: usize = 64 * 1024;
 
 /// A request body up to this size is written into the stream before anything waits: it fits the socket's buffer.
-const SMALL_BODY: u64 = 64 * 1024;
+pub const SMALL_BODY: u64 = 64 * 1024;
 
 /// Why a response body stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum BodyError {
     /// The agent or its session went away mid-body.
     #[error("the agent's answer ended before it was complete")]
     Truncated,
+    /// It took longer than it may; which bound that is.
+    #[error("the agent's answer was cut off: it was not complete within its time ({0})")]
+    TooLong(&'static str),
     /// More than a body may have.
     #[error("the agent's answer is over the limit of a body")]
     TooLarge,

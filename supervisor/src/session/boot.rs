@@ -125,7 +125,8 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             orphan_timeout_ms: millis(config.limits.orphan_timeout),
             log_bytes_per_s: config.limits.log_rate.0,
             log_burst_bytes: config.limits.log_burst.0,
-            max_invocations: config.limits.max_invocations_per_session,
+            // Behind the broker's own bound, with room for what the broker has given up and the shim still ends.
+            max_invocations: 2 * config.limits.max_invocations_per_session,
             max_egress_backlog: config.network.max_connections,
         },
         egress,

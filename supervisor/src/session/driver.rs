@@ -16,14 +16,12 @@ use crate::store::SessionEnd;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
-use proto::shim::{
-    AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, MAX_EXECS, Shutdown,
-};
+use proto::shim::{AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 mod begin;
@@ -148,9 +146,9 @@ impl Driver {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Begin(answer) => {
+            Command::Begin { place, answer } => {
                 // A caller that is gone drops its work, which ends it.
-                let _ = answer.send(self.begin_work());
+                let _ = answer.send(self.begin_work(place));
             }
             Command::Stop(reason) => {
                 sandbox::faults::panic_at("driver.stop");
@@ -168,18 +166,12 @@ impl Driver {
         }
     }
 
-    fn begin_work(&mut self) -> Result<Work, NoWork> {
-        let most = self.broker.config().limits.max_invocations_per_session;
-        // The shim refuses too; but a shim is not believed, and each piece of work costs this daemon descriptors.
-        if self.work.len() >= usize::try_from(most).unwrap_or(usize::MAX) + MAX_EXECS {
-            return Err(NoWork::Full(
-                "the session has as much work in flight as it may have (limits.max_invocations_per_session)",
-            ));
-        }
-        let Ok(place) = Arc::clone(&self.broker.work_places).try_acquire_owned() else {
-            return Err(NoWork::Full(
-                "this daemon relays as much as its limit of open files allows",
-            ));
+    fn begin_work(&mut self, place: Option<OwnedSemaphorePermit>) -> Result<Work, NoWork> {
+        let place = match place {
+            Some(place) => place,
+            None => Arc::clone(&self.broker.work_places)
+                .try_acquire_owned()
+                .map_err(|_none| NoWork::NoPlace)?,
         };
         let link = self.link.clone();
         let effects = self
@@ -196,6 +188,7 @@ impl Driver {
             _ends: ends,
             place,
             turn: None,
+            seat: None,
         })
     }
 

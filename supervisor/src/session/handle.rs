@@ -1,6 +1,7 @@
 //! What the rest of the broker knows of a session: its names, its phase to watch, and a mailbox.
 
 use crate::ask::ask;
+use crate::config::Limits;
 use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::{SessionLog, Tail};
@@ -11,6 +12,7 @@ use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use session_core::lifecycle::Refusal;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
@@ -73,7 +75,12 @@ pub struct Activity {
 #[derive(Debug)]
 pub(super) enum Command {
     /// An invocation, stream or exec wants to begin.
-    Begin(oneshot::Sender<Result<Work, NoWork>>),
+    Begin {
+        /// One of the daemon's places for work, if the caller had to wait for it.
+        place: Option<OwnedSemaphorePermit>,
+        /// The work.
+        answer: oneshot::Sender<Result<Work, NoWork>>,
+    },
     /// End it.
     Stop(EndReason),
     /// Tell the numbers.
@@ -85,8 +92,19 @@ pub(super) enum Command {
 pub(super) enum NoWork {
     /// The session is not there for it.
     Refused(Refusal),
-    /// There is as much already as may be; which bound that is.
-    Full(&'static str),
+    /// The daemon has no place for it.
+    NoPlace,
+}
+
+/// What work is for, as far as its bounds are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// An invocation, in its turn as its runtime's `concurrency` has it.
+    Invocation,
+    /// Another exchange with the agent: a WebSocket, its card.
+    Exchange,
+    /// A process beside the agent: a command, a shell, an exec.
+    Process,
 }
 
 /// The right to use a session's link. While it lives the session counts as busy; dropping it ends the work.
@@ -100,6 +118,8 @@ pub struct Work {
     pub(super) place: OwnedSemaphorePermit,
     /// The session's one turn, if its invocations take turns.
     pub(super) turn: Option<OwnedSemaphorePermit>,
+    /// One of the session's seats.
+    pub(super) seat: Option<OwnedSemaphorePermit>,
 }
 
 impl Work {
@@ -121,6 +141,12 @@ pub enum Unusable {
     /// It, or the daemon, has as much work as it may have.
     #[error("{0}; try again when some of it has ended")]
     Full(&'static str),
+}
+
+/// One of `all`, in time.
+async fn in_time(all: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    let wanted = Arc::clone(all).acquire_owned();
+    tokio::time::timeout(patience, wanted).await.ok()?.ok()
 }
 
 /// A place among those that wait.
@@ -180,6 +206,13 @@ pub struct SessionHandle {
     pub(super) turns: Arc<Semaphore>,
     /// Invocations that wait for it.
     pub(super) queue: AtomicU32,
+    /// Exchanges with the agent that may still begin, and processes beside it: each costs this daemon descriptors, and a
+    /// shim that bounds them too is not believed.
+    pub(super) exchanges: Arc<Semaphore>,
+    /// See `exchanges`.
+    pub(super) processes: Arc<Semaphore>,
+    /// The daemon's places for work.
+    pub(super) places: Arc<Semaphore>,
     /// The id that an MCP server gave a session of its own: what it is to be told.
     pub(super) mcp: Mutex<Option<String>>,
     pub(super) mailbox: mpsc::Sender<Command>,
@@ -208,12 +241,27 @@ impl SessionHandle {
         }
     }
 
-    /// As [`SessionHandle::begin`], for an invocation: in its turn, as its runtime's `concurrency` has it. At most `queue`
-    /// of them wait.
-    pub async fn begin_invocation(&self, queue: u32) -> Result<Work, NoTurn> {
-        let turn = self.turn(queue).await?;
-        let mut work = self.begin().await?;
+    /// Waits until it is ready, then begins work on it: in its turn, on a seat of its own, both of them waited for.
+    pub async fn begin(&self, purpose: Purpose, limits: &Limits) -> Result<Work, NoTurn> {
+        let turn = match purpose {
+            Purpose::Invocation => self.turn(limits.max_queue_per_session).await?,
+            Purpose::Exchange | Purpose::Process => None,
+        };
+        let (seats, bound) = match purpose {
+            Purpose::Invocation | Purpose::Exchange => (
+                &self.exchanges,
+                "the session has its highest number of invocations in flight (limits.max_invocations_per_session)",
+            ),
+            Purpose::Process => (
+                &self.processes,
+                "the session has 16 processes beside its agent (commands, shells, execs), which is as many as may be",
+            ),
+        };
+        let seat = in_time(seats, limits.admission_wait).await;
+        let seat = seat.ok_or(Unusable::Full(bound))?;
+        let mut work = self.when_ready(limits.admission_wait).await?;
         work.turn = turn;
+        work.seat = Some(seat);
         Ok(work)
     }
 
@@ -244,9 +292,9 @@ impl SessionHandle {
         }
     }
 
-    /// Waits until it is ready, then begins work on it.
-    pub async fn begin(&self) -> Result<Work, Unusable> {
+    async fn when_ready(&self, patience: Duration) -> Result<Work, Unusable> {
         let mut view = self.view.clone();
+        let mut place = None;
         loop {
             {
                 let seen = view.borrow_and_update();
@@ -259,9 +307,19 @@ impl SessionHandle {
                     });
                 }
             }
-            match ask(&self.mailbox, Command::Begin).await {
+            let place_now = place.take();
+            let begin = |answer| Command::Begin {
+                place: place_now,
+                answer,
+            };
+            match ask(&self.mailbox, begin).await {
                 Some(Ok(work)) => return Ok(work),
-                Some(Err(NoWork::Full(bound))) => return Err(Unusable::Full(bound)),
+                Some(Err(NoWork::NoPlace)) => {
+                    let found = in_time(&self.places, patience).await;
+                    place = Some(found.ok_or(Unusable::Full(
+                        "this daemon relays as much as its limit of open files allows (LimitNOFILE)",
+                    ))?);
+                }
                 Some(Err(NoWork::Refused(Refusal::NotReady))) => {
                     if view.changed().await.is_err() {
                         return Err(Unusable::Ending);

@@ -10,7 +10,7 @@ use super::runtimes::{self, config, parsed, seq_and_latest};
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp, artifacts, endpoints, tags};
 use proto::api::Page;
-use proto::config::RuntimeConfig;
+use proto::config::{Protocol, RuntimeConfig};
 use proto::ids::{ArtifactId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
@@ -140,6 +140,8 @@ pub struct NewVersion {
 pub struct Served {
     /// The runtime.
     pub runtime: RuntimeId,
+    /// What its newest version speaks, whatever its state is.
+    pub protocol: Protocol,
     /// The newest version that is READY.
     pub default: Option<VersionRecord>,
     /// What named endpoints lead to.
@@ -325,8 +327,10 @@ impl Store {
             for (endpoint, number) in endpoints::versions(db, seq)? {
                 served.push((endpoint, numbered(db, seq, number)?));
             }
+            let newest = newest(db, seq)?;
             Ok(Some(Served {
-                runtime: newest(db, seq)?.runtime,
+                runtime: newest.runtime,
+                protocol: newest.config.protocol,
                 default,
                 endpoints: served,
             }))

@@ -27,7 +27,7 @@ pub enum Violation {
     #[error("not a WebSocket frame: {0}")]
     Protocol(&'static str),
     /// A frame over the bound.
-    #[error("a frame of {length} bytes is over the bound of {most}")]
+    #[error("a frame of {length} bytes is over the bound of {most} (limits.websocket_frame)")]
     TooBig {
         /// Its payload.
         length: u64,
@@ -35,7 +35,7 @@ pub enum Violation {
         most: u64,
     },
     /// More frames than may pass now.
-    #[error("too many frames in a second")]
+    #[error("too many frames in a second (limits.websocket_frame_rate)")]
     TooMany,
 }
 

@@ -1,4 +1,5 @@
-//! The agent's port: dialing it, and keeping connections that it leaves open.
+//! The agent's port, and the session's other ports that callers may reach: dialing them, and keeping connections that they
+//! leave open. There is one way to all of them; which port it is, a connection knows.
 //!
 //! Agents bind `127.0.0.1`, `0.0.0.0`, `[::]` or `[::1]`; the first three answer at 127.0.0.1 (the third unless it is
 //! v6-only), so that is tried first, then [::1], and what worked is tried first from then on.
@@ -13,6 +14,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, setsockopt, socket,
     sockopt,
 };
+use proto::shim::AgentWire;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -44,6 +46,8 @@ impl Loopback {
 pub(crate) struct Connection {
     /// Its token's serial.
     pub(crate) serial: u64,
+    /// Where it leads.
+    port: u16,
     pub(crate) socket: Socket,
     /// The agent has accepted it (or its kernel has).
     pub(crate) connected: bool,
@@ -54,48 +58,72 @@ pub(crate) struct Connection {
     second: bool,
 }
 
-/// The port and its idle connections.
+/// The ports and their idle connections.
 #[derive(Debug)]
-pub(crate) struct AgentPort {
-    port: u16,
+pub(crate) struct AgentPorts {
+    wire: AgentWire,
+    /// Where the agent's own was found last; the others are looked for each time.
     first: Loopback,
     next_serial: u64,
     idle: Vec<(Instant, Connection)>,
 }
 
-impl AgentPort {
-    pub(crate) fn new(port: u16) -> Self {
+impl AgentPorts {
+    pub(crate) fn new(wire: AgentWire) -> Self {
         Self {
-            port,
+            wire,
             first: Loopback::V4,
             next_serial: 0,
             idle: Vec::new(),
         }
     }
 
-    pub(crate) fn number(&self) -> u16 {
-        self.port
+    /// The agent's own.
+    pub(crate) fn own(&self) -> u16 {
+        self.wire.port
+    }
+
+    /// The port that an `invoke` asks for; `None` if the session does not offer it.
+    pub(crate) fn asked(&self, port: Option<u16>) -> Option<u16> {
+        match port {
+            None => Some(self.own()),
+            Some(port) => self.wire.offers(port).then_some(port),
+        }
     }
 
     /// A connection for one request: an idle one if there is a live one, otherwise a new one.
-    pub(crate) fn take(&mut self, poller: &Poller) -> Result<Connection, Errno> {
-        while let Some((_, mut connection)) = self.idle.pop() {
+    pub(crate) fn take(&mut self, poller: &Poller, port: u16) -> Result<Connection, Errno> {
+        while let Some(at) = self.idle.iter().rposition(|(_, c)| c.port == port) {
+            let (_, mut connection) = self.idle.remove(at);
             if connection.socket.is_quiet() {
                 connection.reused = true;
                 return Ok(connection);
             }
         }
-        self.dial(poller)
+        self.dial(poller, port)
     }
 
     /// A new connection, perhaps still in the making.
-    pub(crate) fn dial(&mut self, poller: &Poller) -> Result<Connection, Errno> {
-        match self.dial_address(poller, self.first, false) {
+    pub(crate) fn dial(&mut self, poller: &Poller, port: u16) -> Result<Connection, Errno> {
+        let first = match port == self.own() {
+            true => self.first,
+            false => Loopback::V4,
+        };
+        match self.dial_address(poller, port, first, false) {
             Err(error) if says_nobody_listens(error) => {
-                self.dial_address(poller, self.first.other(), true)
+                self.dial_address(poller, port, first.other(), true)
             }
             other => other,
         }
+    }
+
+    /// A new connection to where `before` led.
+    pub(crate) fn dial_again(
+        &mut self,
+        poller: &Poller,
+        before: &Connection,
+    ) -> Result<Connection, Errno> {
+        self.dial(poller, before.port)
     }
 
     /// The next address after `failed` was refused; `None` if there is none left.
@@ -106,13 +134,15 @@ impl AgentPort {
         error: Errno,
     ) -> Option<Result<Connection, Errno>> {
         (!failed.second && says_nobody_listens(error))
-            .then(|| self.dial_address(poller, failed.address.other(), true))
+            .then(|| self.dial_address(poller, failed.port, failed.address.other(), true))
     }
 
     /// Remembers where the agent listens.
     pub(crate) fn note_connected(&mut self, connection: &mut Connection) {
         connection.connected = true;
-        self.first = connection.address;
+        if connection.port == self.own() {
+            self.first = connection.address;
+        }
     }
 
     /// Keeps a connection whose exchange is complete and whose agent keeps it alive.
@@ -136,6 +166,7 @@ impl AgentPort {
     fn dial_address(
         &mut self,
         poller: &Poller,
+        port: u16,
         address: Loopback,
         second: bool,
     ) -> Result<Connection, Errno> {
@@ -148,9 +179,9 @@ impl AgentPort {
         // Bodies are written as they come; waiting for acknowledgements (Nagle) would hold events of a stream back.
         setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
         let dialed = match address {
-            Loopback::V4 => connect(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, self.port)),
+            Loopback::V4 => connect(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)),
             Loopback::V6 => {
-                let to = SocketAddrV6::new(Ipv6Addr::LOCALHOST, self.port, 0, 0);
+                let to = SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 0);
                 connect(fd.as_raw_fd(), &SockaddrIn6::from(to))
             }
         };
@@ -160,6 +191,7 @@ impl AgentPort {
         }
         let mut connection = Connection {
             serial: self.next_serial,
+            port,
             socket: Socket::new(fd),
             connected: false,
             reused: false,

@@ -50,7 +50,7 @@ pub(crate) enum RequestError {
     TooLarge,
 }
 
-/// Encodes the head of `invoke` for an agent on `port`.
+/// Encodes the head of `invoke` for a server on `port`.
 pub(crate) fn encode(invoke: &Invoke, port: u16) -> Result<Request, RequestError> {
     let method = invoke.method.as_str();
     let token = !method.is_empty() && method.len() <= 32 && method.bytes().all(is_token);
@@ -152,6 +152,7 @@ mod tests {
             target: "/invocations?a=b".to_owned(),
             headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
             content_length: Some(3),
+            port: None,
         }
     }
 

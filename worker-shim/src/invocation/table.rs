@@ -1,6 +1,6 @@
 //! The invocations in flight: who an event belongs to, whose turn it is, when to look again.
 
-use super::port::AgentPort;
+use super::port::AgentPorts;
 use super::{Exchange, Failure, Io, Turn, request};
 use crate::link::Link;
 use crate::poller::Ready;
@@ -70,11 +70,15 @@ impl Invocations {
             let text = format!("invocation {} is in flight already", invoke.id.0);
             return io.link.refuse(rpc, ErrorCode::BadOrder, text);
         }
-        let request = match request::encode(invoke, io.port.number()) {
+        let Some(port) = io.ports.asked(invoke.port) else {
+            let text = "this session offers no such port";
+            return io.link.refuse(rpc, ErrorCode::BadOrder, text.to_owned());
+        };
+        let request = match request::encode(invoke, port) {
             Ok(request) => request,
             Err(error) => return io.link.refuse(rpc, ErrorCode::BadOrder, error.to_string()),
         };
-        let connection = match io.port.take(io.poller) {
+        let connection = match io.ports.take(io.poller, port) {
             Ok(connection) => connection,
             Err(error) => {
                 let failure = Failure::unreachable(error);
@@ -239,7 +243,7 @@ impl Invocations {
             }
             Ok(Turn::Over) => {
                 if let Some(exchange) = self.remove(serial) {
-                    exchange.finish(io.port, now);
+                    exchange.finish(io.ports, now);
                 }
             }
             Err(failure) => self.fail(serial, failure, io.link),
@@ -274,7 +278,7 @@ impl Invocations {
     }
 }
 
-impl AgentPort {
+impl AgentPorts {
     /// An event of a connection that is in no exchange.
     pub(crate) fn idle_ready(&mut self, serial: u64, ready: Ready) {
         if ready.readable {

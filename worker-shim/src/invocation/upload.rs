@@ -121,7 +121,7 @@ impl Exchange {
             match self.agent.socket.write(&self.out[self.out_at..]) {
                 Written::Some(n) => {
                     if !self.agent.connected {
-                        io.port.note_connected(&mut self.agent);
+                        io.ports.note_connected(&mut self.agent);
                     }
                     self.out_at += n;
                 }
@@ -142,7 +142,7 @@ impl Exchange {
     /// give the upload up.
     pub(super) fn agent_failed(&mut self, error: Errno, io: &mut Io<'_>) -> Result<(), Failure> {
         if !self.agent.connected {
-            self.agent = match io.port.redial(io.poller, &self.agent, error) {
+            self.agent = match io.ports.redial(io.poller, &self.agent, error) {
                 Some(Ok(next)) => next,
                 Some(Err(error)) => return Err(Failure::unreachable(error)),
                 None => return Err(Failure::unreachable(error)),
@@ -169,7 +169,10 @@ impl Exchange {
 
     /// Says the request again, on a connection of its own: that one is not `reused`, so there is no third time.
     pub(super) fn say_again(&mut self, io: &mut Io<'_>) -> Result<(), Failure> {
-        self.agent = io.port.dial(io.poller).map_err(Failure::unreachable)?;
+        self.agent = io
+            .ports
+            .dial_again(io.poller, &self.agent)
+            .map_err(Failure::unreachable)?;
         self.out_at = 0;
         if self.upload == Upload::Told {
             self.upload = Upload::Complete;

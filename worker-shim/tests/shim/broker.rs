@@ -71,6 +71,7 @@ pub(crate) fn post(content_length: Option<u64>) -> Invoke {
         target: "/invocations".to_owned(),
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         content_length,
+        port: None,
     }
 }
 

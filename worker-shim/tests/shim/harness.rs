@@ -57,6 +57,7 @@ pub(crate) fn boot(port: u16) -> Boot {
         wire: AgentWire {
             port,
             ping_path: Some("/ping".to_owned()),
+            ports: Vec::new(),
         },
         limits: ShimLimits {
             ping_interval_ms: 100,

@@ -4,6 +4,7 @@ use crate::broker::post;
 use crate::fake_agent::{FakeAgent, HEALTHY};
 use crate::harness::{Session, boot};
 use proto::code::ErrorCode;
+use proto::ports::Ports;
 use proto::shim::Invoke;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -364,4 +365,67 @@ fn a_reader_that_waits_holds_the_agent_back_and_loses_nothing() {
     let answer = broker.finish(call).expect("answer");
     assert!(answer.is_complete() && answer.body.len() == SIZE);
     assert!(answer.body.iter().all(|b| *b == 7));
+}
+
+/// Two servers of one session: the agent, and another one on a port of its own.
+#[test]
+fn another_port_is_reached_only_if_the_session_offers_it() {
+    let agent = echo();
+    let other = FakeAgent::start(|asked| {
+        let said = format!("{} {:?}", asked.line, asked.header("host"));
+        asked.body().expect("body");
+        asked.answer(said.as_bytes());
+        true
+    });
+    let hidden = echo();
+    let mut boot = boot(agent.port);
+    boot.wire.ports = vec![Ports::one(other.port)];
+    let session = Session::start(&boot);
+    let mut broker = session.attach();
+    broker.healthy();
+    let at = |port: u16| Invoke {
+        method: "DELETE".to_owned(),
+        target: "/a/b?c=d".to_owned(),
+        port: Some(port),
+        ..post(Some(0))
+    };
+    // Again and again, between requests of the agent's: a kept connection leads where it led.
+    for _ in 0..3 {
+        let call = broker.begin(at(other.port));
+        let answer = broker.finish(call).expect("answer");
+        let host = format!("127.0.0.1:{}", other.port);
+        assert_eq!(
+            answer.text(),
+            format!("DELETE /a/b?c=d HTTP/1.1 {:?}", Some(host))
+        );
+        assert_eq!(broker.invoke(b"own").expect("answer").text(), "own");
+    }
+    // The agent's own is asked for by saying nothing.
+    for port in [hidden.port, agent.port, 0, 1] {
+        let call = broker.begin(at(port));
+        let error = broker.finish(call).expect_err("not offered");
+        assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::BadOrder);
+    }
+    assert_eq!(broker.invoke(b"own").expect("answer").text(), "own");
+}
+
+#[test]
+fn nobody_listening_on_an_offered_port_is_told_and_harms_nothing() {
+    let agent = echo();
+    // Bound and given back: nobody's.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = free.local_addr().expect("address").port();
+    drop(free);
+    let mut boot = boot(agent.port);
+    boot.wire.ports = vec![Ports::one(port)];
+    let session = Session::start(&boot);
+    let mut broker = session.attach();
+    broker.healthy();
+    let call = broker.begin(Invoke {
+        port: Some(port),
+        ..post(Some(0))
+    });
+    let error = broker.finish(call).expect_err("nobody listens");
+    assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::AgentUnreachable);
+    assert_eq!(broker.invoke(b"own").expect("answer").text(), "own");
 }

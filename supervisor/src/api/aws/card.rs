@@ -4,6 +4,7 @@ use super::headers::{echoed, headers_in, headers_out};
 use super::target::Target;
 use crate::api::attempts;
 use crate::api::identify::Caller;
+use crate::api::intake::Intake;
 use crate::api::invoke::{AgentErrors, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
@@ -44,12 +45,13 @@ pub(super) async fn card(
         target: PATH.to_owned(),
         headers: headers_in(&parts.headers, &target.version, &session, &request_id)?,
         // Asking twice is as good as asking once.
+        port: None,
         attempt: None,
         agent_errors: AgentErrors::Explained,
         version: target.version,
     };
     let trace = echoed(&call.headers);
-    let mut response = match attempts::answer(broker, call, Body::empty()).await {
+    let mut response = match attempts::answer_to(broker, call, Intake::empty()).await {
         Ok(answer) => {
             let mut response = Response::new(Body::empty());
             *response.headers_mut() = headers_out(&answer.headers, trace);

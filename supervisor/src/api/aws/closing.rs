@@ -11,22 +11,27 @@ use std::task::{Context, Poll, ready};
 /// Ends the event that may be under way, so that the last one is read as one.
 const END_OF_EVENT: &[u8] = b"\n\n";
 
+/// The last event of a stream that breaks off over this.
+type Last = Box<dyn FnOnce(&BodyError) -> Bytes + Send>;
+
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Closing {
     body: AnswerBody,
-    /// Until the stream has broken off.
-    last: Option<Bytes>,
+    /// What is said then; until the stream has broken off.
+    last: Option<Last>,
     /// Whether what has passed is whole events.
     between: bool,
 }
 
 impl Closing {
     /// The stream, and what to say if it breaks off.
-    pub(super) fn new(body: AnswerBody, last: Bytes) -> Self {
+    pub(super) fn new(
+        body: AnswerBody,
+        last: impl FnOnce(&BodyError) -> Bytes + Send + 'static,
+    ) -> Self {
         Self {
             body,
-            last: Some(last),
+            last: Some(Box::new(last)),
             between: true,
         }
     }
@@ -44,8 +49,11 @@ impl Body for Closing {
             return Poll::Ready(None);
         }
         match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Err(_broken)) => {
-                let last = self.last.take().unwrap_or_default();
+            Some(Err(broken)) => {
+                let Some(last) = self.last.take() else {
+                    return Poll::Ready(None);
+                };
+                let last = last(&broken);
                 let whole = if self.between {
                     last
                 } else {

@@ -25,7 +25,7 @@ use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
 use crate::broker::Broker;
-use crate::session::handle::{SessionHandle, SessionKey, Work};
+use crate::session::handle::{Purpose, SessionHandle, SessionKey, Work};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -180,7 +180,7 @@ async fn begin(
     wanted: Wanted,
     request_id: &str,
 ) -> Result<Body, ApiError> {
-    let (handle, work) = invoke::obtain(broker, key, &target.version).await?;
+    let (handle, work) = invoke::obtain(broker, key, &target.version, Purpose::Process).await?;
     handle.log.note(&wanted.note(request_id));
     let most = broker.config().limits.max_body.0;
     let (events, queue) = mpsc::channel::<Bytes>(QUEUE);

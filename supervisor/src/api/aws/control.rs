@@ -14,8 +14,10 @@ use crate::api::authorize::{self, Presented};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::to_the_end::to_the_end;
+use crate::api::turn::turn;
 use crate::broker::Broker;
 use crate::permit::Action;
+use crate::rates::Kind;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -64,6 +66,27 @@ impl Operation {
             Self::TagResource => Action::TAG,
             Self::UntagResource => Action::UNTAG,
             Self::ListTagsForResource => Action::LIST_TAGS,
+        }
+    }
+}
+
+impl Operation {
+    /// What it counts as at its caller's rate.
+    const fn kind(self) -> Kind {
+        match self {
+            Self::CreateAgentRuntime
+            | Self::UpdateAgentRuntime
+            | Self::DeleteAgentRuntime
+            | Self::CreateAgentRuntimeEndpoint
+            | Self::UpdateAgentRuntimeEndpoint
+            | Self::DeleteAgentRuntimeEndpoint
+            | Self::TagResource
+            | Self::UntagResource => Kind::Mutation,
+            Self::GetAgentRuntime | Self::GetAgentRuntimeEndpoint => Kind::Get,
+            Self::ListAgentRuntimes
+            | Self::ListAgentRuntimeVersions
+            | Self::ListAgentRuntimeEndpoints
+            | Self::ListTagsForResource => Kind::List,
         }
     }
 }
@@ -158,6 +181,10 @@ pub(super) async fn dispatch(
             .extend(allowed.map(|allowed| (ALLOW, allowed)));
         return response;
     };
+    // Before the work is one that goes on without its caller.
+    if let Err(throttled) = turn(broker, operation.kind(), &presented.0).await {
+        return throttled.aws(&id);
+    }
     let work = {
         let (broker, presented) = (Arc::clone(broker), presented.clone());
         let labels: Vec<_> = place
@@ -212,7 +239,7 @@ async fn run(
     labels: &[(&'static str, String)],
     request: Request,
 ) -> Result<Answer, ApiError> {
-    authorize::no_stranger(presented, operation.action())?;
+    authorize::anywhere(presented, operation.action())?;
     let mut decoded = Vec::with_capacity(labels.len());
     for (name, label) in labels {
         let label = percent_decode_str(label)

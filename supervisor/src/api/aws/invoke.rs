@@ -3,6 +3,7 @@
 use super::closing::Closing;
 use super::headers::{echoed, headers_in, headers_out};
 use super::mcp;
+use super::session_endpoint;
 use super::target::Target;
 use super::told::{self, told};
 use crate::api::attempts;
@@ -12,8 +13,11 @@ use crate::api::invoke::{AgentErrors, Answer, Attempt, Call};
 use crate::api::reply::ApiError;
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
+use crate::api::turn::turn;
 use crate::broker::Broker;
-use crate::relay::exchange::RequestBody;
+use crate::owner::Principal;
+use crate::rates::Kind;
+use crate::relay::exchange::{BodyError, RequestBody};
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
@@ -23,13 +27,18 @@ use http::{HeaderMap, StatusCode};
 use proto::code::ErrorCode;
 use proto::config::Protocol;
 use proto::ids::ClientSessionId;
+use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Every attempt of one SDK call carries the same value (contract §7.3).
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
 
 /// SDKs send 36 characters.
 const MAX_INVOCATION_ID: usize = 128;
+
+/// How long the body of a call is waited for that is refused all the same.
+const BODY_OF_REFUSED: Duration = Duration::from_secs(10);
 
 pub(super) async fn invoke(
     broker: &Arc<Broker>,
@@ -41,34 +50,70 @@ pub(super) async fn invoke(
     let protocol = target.version.spec.protocol;
     let patience = target.version.spec.timeouts.invocation;
     let (parts, body) = request.into_parts();
-    let understood = understand(broker, caller, target, &parts, &request_id);
-    // JSON-RPC's callers know an answer by the id of their request, so a small one is read before anything is refused.
-    let by_id = matches!(protocol, Protocol::Mcp | Protocol::A2a);
+    let understood = match turn(broker, Kind::Data, caller).await {
+        Ok(()) => understand(broker, caller, target, &parts, &request_id),
+        Err(throttled) => Err(throttled),
+    };
+    // Such a small request is read before anything is refused.
+    let by_id = by_id(protocol);
     let begun = match understood {
         Err(error) if !by_id => return Ok(told(&error, protocol, None, &request_id)),
-        Ok(_) | Err(_) => attempts::begin(broker, patience, body).await,
+        Ok(_) | Err(_) => {
+            let caller = caller.principal(broker);
+            let caller = caller.unwrap_or_else(Principal::everybody);
+            attempts::begin(broker, caller, patience, body).await
+        }
     };
-    let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole);
+    let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole_body);
     let failed = |error: &ApiError| told(error, protocol, whole.as_ref(), &request_id);
     let (call, intake) = match understood.and_then(|call| Ok((call, begun?))) {
         Ok(both) => both,
         Err(error) => return Ok(failed(&error)),
     };
-    let session = call.key.client.clone();
+    let key = call.key.clone();
+    let session = key.client.clone();
     let trace = echoed(&call.headers);
     let mut response = match attempts::answer_to(broker, call, intake).await {
         Ok(answer) => {
-            let cut_off = || told::event(&cut_off(&session), protocol, whole.as_ref(), &request_id);
-            succeeded(protocol, answer, trace, cut_off)
+            let call = whole
+                .as_ref()
+                .map_or(Value::Null, |body| told::rpc_id(body));
+            let session = session.clone();
+            let last = move |fault: &BodyError| {
+                told::event(&cut_off(&session, fault), protocol, &call, &request_id)
+            };
+            succeeded(protocol, answer, trace, last)
         }
         // With the session's id: its log and its next invocation are what the caller wants now.
         Err(error) => failed(&error),
     };
     set_session(response.headers_mut(), &session);
+    session_endpoint::announce(broker, caller, &key, response.headers_mut());
     if protocol == Protocol::Mcp {
         mcp::set_session(response.headers_mut(), &session);
     }
     Ok(response)
+}
+
+/// The answer to a call that goes nowhere, by whoever may know why.
+pub(super) async fn refused(
+    broker: &Broker,
+    error: &ApiError,
+    protocol: Protocol,
+    body: Body,
+    request_id: &str,
+) -> Response {
+    let whole = match by_id(protocol) {
+        true => attempts::begin(broker, BODY_OF_REFUSED, body).await.ok(),
+        false => None,
+    };
+    let whole = whole.as_ref().and_then(whole_body);
+    told(error, protocol, whole.as_ref(), request_id)
+}
+
+/// Whether callers know an answer by the id of their request (JSON-RPC).
+const fn by_id(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Mcp | Protocol::A2a)
 }
 
 /// What the request asks for.
@@ -103,6 +148,7 @@ fn understand(
         method: "POST".to_owned(),
         target: target.version.spec.path.clone(),
         headers: headers_in(headers, &target.version, &session, request_id)?,
+        port: None,
         attempt,
         agent_errors: AgentErrors::Explained,
         version: target.version,
@@ -110,19 +156,19 @@ fn understand(
 }
 
 /// The whole body, if it is here.
-fn whole(intake: &Intake) -> Option<Bytes> {
+fn whole_body(intake: &Intake) -> Option<Bytes> {
     match &intake.body {
         RequestBody::Whole(bytes) => Some(bytes.clone()),
         RequestBody::Stream(_) => None,
     }
 }
 
-/// `cut_off`: the last event of a stream that breaks off, if the protocol has one.
+/// `last`: the last event of a stream that breaks off over something.
 fn succeeded(
     protocol: Protocol,
     answer: Answer,
     trace: HeaderMap,
-    cut_off: impl FnOnce() -> Option<String>,
+    last: impl FnOnce(&BodyError) -> Bytes + Send + 'static,
 ) -> Response {
     let mut response = Response::new(Body::empty());
     // In HTTP's own protocols the kind of success means something (202 to a notification of MCP).
@@ -130,19 +176,20 @@ fn succeeded(
         *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     }
     *response.headers_mut() = headers_out(&answer.headers, trace);
-    *response.body_mut() = match answer.streamed.then(cut_off).flatten() {
-        Some(last) => Body::new(Closing::new(answer.body, last.into())),
-        None => answer.body.into(),
+    *response.body_mut() = if answer.streamed && told::has_last_event(protocol) {
+        Body::new(Closing::new(answer.body, last))
+    } else {
+        answer.body.into()
     };
     response
 }
 
 /// Of an answer whose head has gone out already.
-fn cut_off(session: &ClientSessionId) -> ApiError {
-    ApiError::new(
-        ErrorCode::AgentClosed,
-        format!(
-            "the agent's answer ended before it was complete; its log has the reason (agentcore logs -s {session})"
-        ),
-    )
+fn cut_off(session: &ClientSessionId, fault: &BodyError) -> ApiError {
+    let code = match fault {
+        BodyError::TooLong(_) => ErrorCode::AgentTimeout,
+        BodyError::Truncated | BodyError::TooLarge | BodyError::Io(_) => ErrorCode::AgentClosed,
+    };
+    let told = format!("{fault}; its log has more of it (agentcore logs -s {session})");
+    ApiError::new(code, told)
 }

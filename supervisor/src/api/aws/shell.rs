@@ -12,7 +12,7 @@ use crate::api::shell::connection::Client;
 use crate::api::shell::task::{self, CLIENTS, Shell};
 use crate::api::websocket::Switch;
 use crate::broker::Broker;
-use crate::session::handle::SessionKey;
+use crate::session::handle::{Purpose, SessionKey};
 use axum::extract::Request;
 use axum::response::Response;
 use http::HeaderValue;
@@ -65,10 +65,14 @@ async fn clients(
     {
         return Ok(clients);
     }
-    let most = broker.config().limits.shell.per_runtime;
+    let config = broker.config();
+    let (most, patience) = (
+        config.limits.shell.per_runtime,
+        config.limits.admission_wait,
+    );
     // Before a session is made for nothing.
-    broker.shells.check(&key.runtime, most)?;
-    let (handle, work) = invoke::obtain(broker, key, &target.version).await?;
+    broker.shells.wait(&key.runtime, most, patience).await?;
+    let (handle, work) = invoke::obtain(broker, key, &target.version, Purpose::Process).await?;
     let place = broker.shells.reserve(&handle.id, id, &key.runtime, most)?;
     handle.log.note(&format!("shell {request_id}: {id} begins"));
     let (tell, verdict) = oneshot::channel();

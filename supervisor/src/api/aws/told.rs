@@ -16,7 +16,8 @@ pub(super) fn told(
     request_id: &str,
 ) -> Response {
     let rpc = |(code, status): (i32, u16)| {
-        let mut said = rpc_error(error, code, body, request_id);
+        let call = body.map_or(Value::Null, |body| rpc_id(body));
+        let mut said = rpc_error(error, code, &call, request_id);
         if status >= 400 {
             // Where AWS's own clients look for it, who know by the status that this is an error.
             said["message"] = json!(error.message);
@@ -37,28 +38,31 @@ pub(super) fn told(
     }
 }
 
-/// The error as the last event of a stream that has begun, if `protocol` has one for it.
-pub(super) fn event(
-    error: &ApiError,
-    protocol: Protocol,
-    body: Option<&Bytes>,
-    request_id: &str,
-) -> Option<String> {
+/// Whether `protocol` has an event for a stream that breaks off.
+pub(super) const fn has_last_event(protocol: Protocol) -> bool {
     match protocol {
-        Protocol::Http | Protocol::A2a => None,
-        Protocol::Mcp => {
-            let (code, _) = error.code.mcp();
-            let said = rpc_error(error, code, body, request_id);
-            Some(format!("event: message\ndata: {said}\n\n"))
-        }
-        Protocol::Agui => Some(run_error(error)),
+        Protocol::Http | Protocol::A2a => false,
+        Protocol::Mcp | Protocol::Agui => true,
     }
 }
 
-fn rpc_error(error: &ApiError, code: i32, body: Option<&Bytes>, request_id: &str) -> Value {
+/// The error as the last event of a stream that has begun, to the request of this id; empty if `protocol` has none.
+pub(super) fn event(error: &ApiError, protocol: Protocol, call: &Value, request_id: &str) -> Bytes {
+    match protocol {
+        Protocol::Http | Protocol::A2a => Bytes::new(),
+        Protocol::Mcp => {
+            let (code, _) = error.code.mcp();
+            let said = rpc_error(error, code, call, request_id);
+            format!("event: message\ndata: {said}\n\n").into()
+        }
+        Protocol::Agui => run_error(error).into(),
+    }
+}
+
+fn rpc_error(error: &ApiError, code: i32, call: &Value, request_id: &str) -> Value {
     json!({
         "jsonrpc": "2.0",
-        "id": body.map_or(Value::Null, |body| rpc_id(body)),
+        "id": call,
         "error": { "code": code, "message": error.message, "data": error.data(request_id) },
     })
 }
@@ -70,7 +74,7 @@ fn run_error(error: &ApiError) -> String {
 }
 
 /// The id of a JSON-RPC request, `null` if it has none or is none: its client tells its calls apart by it.
-fn rpc_id(body: &[u8]) -> Value {
+pub(super) fn rpc_id(body: &[u8]) -> Value {
     #[derive(Deserialize)]
     struct Request {
         #[serde(default)]

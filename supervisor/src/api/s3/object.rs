@@ -8,16 +8,27 @@ use crate::objects::{ObjectName, hex};
 use crate::store::ObjectRow;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
     LAST_MODIFIED,
 };
 use http::{Method, StatusCode};
 use proto::code::ErrorCode;
-use std::io::SeekFrom;
+use std::io::{self, SeekFrom};
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::io::ReaderStream;
+
+/// How long an object may take to be read, and for each [`READ_PACE`] bytes one second more: as for uploads.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
+const READ_PACE: u64 = 64 << 10;
+
+/// Bytes read at a time.
+const READ_PIECE: usize = 64 << 10;
 
 /// Longest media type.
 const MAX_TYPE: usize = 256;
@@ -110,7 +121,8 @@ pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiE
         file.seek(SeekFrom::Start(first))
             .await
             .map_err(|error| ApiError::internal(&error))?;
-        Body::from_stream(ReaderStream::new(file.take(length))).into_response()
+        let end = Instant::now() + READ_PATIENCE + Duration::from_secs(length / READ_PACE);
+        Body::from_stream(until(end, file.take(length))).into_response()
     };
     if range.is_some() {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
@@ -132,6 +144,30 @@ pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiE
     let date = http_date(millis);
     headers.extend(date.parse().ok().map(|date| (LAST_MODIFIED, date)));
     Ok(response)
+}
+
+/// What is read, as its reader takes it: who takes longer than until `end` keeps no file open here, and gets a body that
+/// does not look whole. A task reads, because nobody asks a body for more while its last piece is not written.
+fn until(
+    end: Instant,
+    file: impl AsyncRead + Send + Unpin + 'static,
+) -> impl Stream<Item = io::Result<Bytes>> {
+    let (pieces, mut taken) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut read = ReaderStream::with_capacity(file, READ_PIECE);
+        let all = async {
+            while let Some(piece) = read.next().await {
+                if pieces.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        };
+        if timeout_at(end, all).await.is_err() {
+            // Where there is no room for it, the body ends short of its length.
+            let _ = pieces.try_send(Err(io::ErrorKind::TimedOut.into()));
+        }
+    });
+    stream::poll_fn(move |cx| taken.poll_recv(cx))
 }
 
 /// DeleteObject: what is not there is deleted already.
@@ -171,6 +207,37 @@ fn http_date(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_keeps_no_file_open() {
+        /// Endless, and tells when it is closed.
+        struct File(#[expect(dead_code, reason = "held for its drop")] mpsc::Sender<()>);
+        impl AsyncRead for File {
+            fn poll_read(
+                self: std::pin::Pin<&mut Self>,
+                _: &mut std::task::Context<'_>,
+                buffer: &mut tokio::io::ReadBuf<'_>,
+            ) -> std::task::Poll<io::Result<()>> {
+                buffer.initialize_unfilled().fill(7);
+                buffer.advance(buffer.remaining());
+                std::task::Poll::Ready(Ok(()))
+            }
+        }
+        let (open, mut closed) = mpsc::channel(1);
+        let begun = Instant::now();
+        let mut body = Box::pin(until(begun + Duration::from_secs(70), File(open)));
+        body.next().await.expect("a piece").expect("read");
+        // It reads no more; nobody is asked for anything.
+        assert_eq!(closed.recv().await, None);
+        assert_eq!(begun.elapsed(), Duration::from_secs(70));
+        // What was there already, and no end that could be taken for the object's.
+        let mut pieces = 0;
+        while let Some(piece) = body.next().await {
+            assert_eq!(piece.expect("read before").len(), READ_PIECE);
+            pieces += 1;
+        }
+        assert!(pieces <= 1);
+    }
 
     #[test]
     fn ranges_stay_in_the_object() {

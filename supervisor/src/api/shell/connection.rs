@@ -172,7 +172,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
         };
         silent = Instant::now() + held.shell.idle;
         if pace.left() == 0 {
-            return Some(Close::new(CloseCode::Policy, "too many frames in a second"));
+            let text = "too many frames in a second (limits.websocket_frame_rate)";
+            return Some(Close::new(CloseCode::Policy, text));
         }
         pace.take(1);
         let said = match message {
@@ -188,7 +189,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
             // The library answers pings, and a close when it is read on.
             Some(Ok(_)) => continue,
             Some(Err(Error::Capacity(fault))) => {
-                return Some(Close::new(CloseCode::TooBig, fault.to_string()));
+                let text = format!("{fault} (limits.websocket_frame)");
+                return Some(Close::new(CloseCode::TooBig, text));
             }
             Some(Err(Error::Protocol(fault))) => {
                 return Some(Close::new(CloseCode::Protocol, fault.to_string()));

@@ -6,14 +6,27 @@ use crate::api::reply::ApiError;
 use proto::code::ErrorCode;
 use proto::ids::{RuntimeId, SessionId};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+/// When a shell may have ended.
+const SHELL_AGAIN: Duration = Duration::from_secs(5);
 
 type Name = (SessionId, ShellId);
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
-pub struct Shells(Arc<Mutex<HashMap<Name, Entry>>>);
+pub struct Shells(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    map: Mutex<HashMap<Name, Entry>>,
+    /// Told whenever one has ended.
+    freed: Notify,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -46,9 +59,25 @@ impl Shells {
         }
     }
 
-    /// Refuses one more shell of a runtime that has `most`.
-    pub(in crate::api) fn check(&self, runtime: &RuntimeId, most: u32) -> Result<(), ApiError> {
-        Self::room(&self.map(), runtime, most)
+    /// Waits until a runtime has fewer than `most` shells; refuses one more if that takes longer than `patience`.
+    pub(in crate::api) async fn wait(
+        &self,
+        runtime: &RuntimeId,
+        most: u32,
+        patience: Duration,
+    ) -> Result<(), ApiError> {
+        let until = Instant::now() + patience;
+        loop {
+            let mut freed = pin!(self.0.freed.notified());
+            // Before the look, or an end between the two would be missed.
+            freed.as_mut().enable();
+            let Err(full) = Self::room(&self.map(), runtime, most) else {
+                return Ok(());
+            };
+            if timeout_at(until, freed).await.is_err() {
+                return Err(full);
+            }
+        }
     }
 
     /// Takes a name that is free, in a runtime that has fewer than `most`.
@@ -90,12 +119,13 @@ impl Shells {
         Err(ApiError::new(
             ErrorCode::QuotaExceeded,
             format!("the runtime has {most} shells (limits.shells_per_runtime); end one first"),
-        ))
+        )
+        .retry_after(SHELL_AGAIN))
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<Name, Entry>> {
         // Nothing panics while it holds the lock; the map is whole in any case.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -111,15 +141,17 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.shells.map().remove(&self.name);
+        self.shells.0.freed.notify_waiters();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
-    #[test]
-    fn one_of_a_name_and_so_many_of_a_runtime() {
+    #[tokio::test]
+    async fn one_of_a_name_and_so_many_of_a_runtime() {
         let shells = Shells::default();
         let runtime = |text: &str| RuntimeId::parse(text).expect("id");
         let (one, other) = (runtime("one-0123456789"), runtime("two-0123456789"));
@@ -148,8 +180,12 @@ mod tests {
         shells
             .reserve(&session(3), &id, &other, 2)
             .expect("another runtime");
+        let full = shells.wait(&one, 2, Duration::ZERO).await.map_err(code);
+        assert!(matches!(full, Err(ErrorCode::QuotaExceeded)));
+        let mut waits = pin!(shells.wait(&one, 2, Duration::from_secs(60)));
+        assert!((&mut waits).now_or_never().is_none());
         drop(second);
-        shells.check(&one, 2).expect("room again");
+        waits.await.expect("room again");
         drop(first);
         assert!(
             shells

@@ -11,6 +11,7 @@ use crate::catalogue::RuntimeVersion;
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
 use proto::ids::SessionId;
+use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -85,6 +86,8 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         pid: found.as_ref().map(|found| found.pid),
     });
     let config = broker.config();
+    let exchanges = config.limits.max_invocations_per_session;
+    let exchanges = usize::try_from(exchanges).unwrap_or(Semaphore::MAX_PERMITS);
     let handle = Arc::new(SessionHandle {
         log: Arc::new(SessionLog::new(
             broker.log_path(&begun.id),
@@ -104,6 +107,9 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         lookups: crate::egress::Egress::lookups_of_a_session(),
         turns: Arc::new(Semaphore::new(1)),
         queue: AtomicU32::new(0),
+        exchanges: Arc::new(Semaphore::new(exchanges)),
+        processes: Arc::new(Semaphore::new(MAX_EXECS)),
+        places: Arc::clone(&broker.work_places),
         mcp: Mutex::default(),
         mailbox,
         view: watcher,

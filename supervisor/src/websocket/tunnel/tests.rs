@@ -131,7 +131,7 @@ async fn a_bound_is_told_to_both_after_the_frame_that_they_are_getting() {
     read(&mut world.caller, begin).await;
     let big = [0x82, 0xfe, 0x03, 0xe9, 0, 0, 0, 0];
     world.caller.write_all(&big).await.expect("sent");
-    let reason = "a frame of 1001 bytes is over the bound of 1000";
+    let reason = "a frame of 1001 bytes is over the bound of 1000 (limits.websocket_frame)";
     let told = close(Side::Client, CloseCode::TooBig, reason);
     read(&mut world.agent, &told).await;
     world.agent.write_all(end).await.expect("sent");
@@ -165,7 +165,7 @@ async fn too_many_frames_of_a_caller_are_refused_and_of_an_agent_slowed() {
         close(
             Side::Server,
             CloseCode::Policy,
-            "too many frames in a second"
+            "too many frames in a second (limits.websocket_frame_rate)"
         )
     );
     drop((world.caller, world.agent));

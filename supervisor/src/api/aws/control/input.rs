@@ -3,6 +3,7 @@
 use super::Operation;
 use super::model::{self, Place};
 use crate::api::authorize::{self, Presented};
+use crate::api::identify::Caller;
 use crate::api::input::bounded;
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
@@ -24,7 +25,7 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Reads a request; everything that is wrong with it at once.
+    /// Reads a request, of whoever may make it; everything that is wrong with it at once.
     pub(super) async fn read(
         broker: &Broker,
         presented: &Presented,
@@ -32,7 +33,15 @@ impl Input {
         labels: Vec<(&'static str, String)>,
         request: Request,
     ) -> Result<Self, ApiError> {
-        let shape = model::input(operation.action().name());
+        let action = operation.action();
+        let shape = model::input(action.name());
+        // Before anything else of it is looked at. Of a runtime that is to be made only the body has the name.
+        let known = if operation == Operation::CreateAgentRuntime {
+            authorize::anywhere(presented, action)?;
+            None
+        } else {
+            Some(permitted(presented, operation, of_path(&labels))?)
+        };
         let query = request.uri().query().unwrap_or_default().to_owned();
         let max = broker.config().limits.max_control_body.0;
         let body = bounded(request.into_body(), max).await?;
@@ -71,10 +80,9 @@ impl Input {
             operation,
             caller: String::new(),
         };
-        let action = operation.action();
-        let caller = match input.concerns() {
-            Some(name) => authorize::on_name(presented, action, &name)?,
-            None => authorize::without_runtime(presented, action)?,
+        let caller = match known {
+            Some(caller) => caller,
+            None => permitted(presented, operation, input.names())?,
         };
         input.caller = caller
             .principal(broker)
@@ -82,20 +90,9 @@ impl Input {
         Ok(input)
     }
 
-    /// The name of the runtime that the request concerns.
-    fn concerns(&self) -> Option<RuntimeName> {
-        let of_id = |id: &str| {
-            let (name, _) = id.rsplit_once('-')?;
-            RuntimeName::parse(name).ok()
-        };
-        if let Some(name) = self.text("agentRuntimeName") {
-            return RuntimeName::parse(name).ok();
-        }
-        if let Some(id) = self.text("agentRuntimeId") {
-            return of_id(id);
-        }
-        let (_, resource) = self.text("resourceArn")?.split_once(":runtime/")?;
-        of_id(resource.split('/').next()?)
+    /// The name of the runtime that is to be made.
+    fn names(&self) -> Option<RuntimeName> {
+        RuntimeName::parse(self.text("agentRuntimeName")?).ok()
     }
 
     /// A text member; its bounds are the model's.
@@ -177,6 +174,36 @@ impl Input {
             digest: hex(&Sha256::digest(rest.as_bytes())),
         })
     }
+}
+
+/// The caller, if it may do this to the runtime of that name, or to none in particular.
+fn permitted(
+    presented: &Presented,
+    operation: Operation,
+    concerned: Option<RuntimeName>,
+) -> Result<Caller, ApiError> {
+    let action = operation.action();
+    match concerned {
+        Some(name) => authorize::on_name(presented, action, &name),
+        None => authorize::without_runtime(presented, action),
+    }
+}
+
+/// The name of the runtime that a path concerns, whether or not there is one.
+fn of_path(labels: &[(&'static str, String)]) -> Option<RuntimeName> {
+    let label = |wanted: &str| {
+        let found = labels.iter().find(|(name, _)| *name == wanted);
+        found.map(|(_, label)| label.as_str())
+    };
+    let id = match label("agentRuntimeId") {
+        Some(id) => id,
+        None => {
+            let (_, resource) = label("resourceArn")?.split_once(":runtime/")?;
+            resource.split('/').next()?
+        }
+    };
+    let (name, _) = id.rsplit_once('-')?;
+    RuntimeName::parse(name).ok()
 }
 
 /// A body's object; nothing at all counts as an empty one, whatever the media type (contract §7.3).

@@ -10,6 +10,7 @@ use proto::config::{
     Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig, StorageMount,
 };
 use proto::ids::RuntimeName;
+use proto::ports::Ports;
 use proto::units::{MemoryBytes, Seconds};
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,6 +53,8 @@ struct Asked {
     #[serde(default)]
     environment_variables: BTreeMap<String, String>,
     request_header_configuration: Option<Headers>,
+    #[serde(default)]
+    allowed_ports: Vec<AllowedPort>,
     hooks_configuration: Option<Value>,
     #[serde(default)]
     resource_configurations: Vec<Resource>,
@@ -168,6 +171,22 @@ struct Headers {
     request_header_allowlist: Vec<String>,
 }
 
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum AllowedPort {
+    Port(u16),
+    PortRange { from: u16, to: u16 },
+}
+
+impl From<AllowedPort> for Ports {
+    fn from(asked: AllowedPort) -> Self {
+        match asked {
+            AllowedPort::Port(port) => Self::one(port),
+            AllowedPort::PortRange { from, to } => Self { from, to },
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct Resource {
     #[serde(rename = "minimumMemoryInMiB")]
@@ -175,16 +194,10 @@ struct Resource {
 }
 
 /// Members that this daemon does not offer, and what it says of them.
-const NOT_HERE: &[(&str, &str)] = &[
-    (
-        "capacityProviderConfiguration",
-        "cannot be used: this daemon has no capacity providers, its sessions run on this host",
-    ),
-    (
-        "allowedPorts",
-        "cannot be used yet: sessions have no endpoints of their own here",
-    ),
-];
+const NOT_HERE: &[(&str, &str)] = &[(
+    "capacityProviderConfiguration",
+    "cannot be used: this daemon has no capacity providers, its sessions run on this host",
+)];
 
 /// Reads a request. What this wire cannot say stays as the runtime's newest version, `before`, has it.
 pub(super) fn wanted(
@@ -231,6 +244,7 @@ pub(super) fn wanted(
         path: protocol.and_then(|asked| asked.path),
         warmup,
         request_headers: headers.map_or_else(Vec::new, |asked| asked.request_header_allowlist),
+        allowed_ports: asked.allowed_ports.into_iter().map(Ports::from).collect(),
         language: Some(language),
         language_version: Some(version),
         requirements: None,
@@ -455,6 +469,7 @@ fn wire_name(fault: FieldFault) -> FieldFault {
             "request_headers",
             "requestHeaderConfiguration.requestHeaderAllowlist",
         ),
+        ("allowed_ports", "allowedPorts"),
         (
             "resources.memory",
             "resourceConfigurations[0].minimumMemoryInMiB",

@@ -9,6 +9,7 @@ use crate::store::{Done, NewVersion, State, VersionOf, VersionRecord};
 use proto::api::EndReason;
 use proto::config::{NetworkMode, RuntimeConfig};
 use proto::ids::{ArtifactId, RuntimeName};
+use proto::ports::Ports;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -288,6 +289,12 @@ fn told_as_typed(
             json!({ "requestHeaderAllowlist": config.request_headers }),
         );
     }
+    if !config.allowed_ports.is_empty() {
+        say(
+            "allowedPorts",
+            config.allowed_ports.iter().map(allowed_port).collect(),
+        );
+    }
     if let Some(storage) = config.storage.first() {
         say(
             "filesystemConfigurations",
@@ -301,4 +308,11 @@ fn told_as_typed(
         );
     }
     told
+}
+
+fn allowed_port(ports: &Ports) -> Value {
+    match ports.from == ports.to {
+        true => json!({ "port": ports.from }),
+        false => json!({ "portRange": { "from": ports.from, "to": ports.to } }),
+    }
 }
