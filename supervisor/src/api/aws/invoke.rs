@@ -104,7 +104,12 @@ pub(super) async fn refused(
     request_id: &str,
 ) -> Response {
     let whole = match by_id(protocol) {
-        true => attempts::begin(broker, BODY_OF_REFUSED, body).await.ok(),
+        true => {
+            // Who is refused holds nothing of anybody's for longer than this.
+            let caller = Principal::everybody();
+            let begun = attempts::begin(broker, caller, BODY_OF_REFUSED, body).await;
+            begun.ok()
+        }
         false => None,
     };
     let whole = whole.as_ref().and_then(whole_body);

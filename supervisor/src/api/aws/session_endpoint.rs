@@ -22,21 +22,23 @@ use crate::api::identify::Caller;
 use crate::api::intake::check_length;
 use crate::api::invoke::{self, AgentErrors, Call};
 use crate::api::local::own_words;
+use crate::api::obtain::not_begun;
 use crate::api::reply::{ApiError, ERROR_TYPE};
 use crate::api::router::request_id;
 use crate::api::session_header::set_session;
+use crate::api::turn::turn;
 use crate::api::websocket::{Door, Opened, Switch};
 use crate::broker::Broker;
 use crate::config::TcpAuth;
 use crate::permit::Action;
-use crate::session::handle::{SessionHandle, SessionKey, Unusable, Work};
+use crate::rates::Kind;
+use crate::session::handle::{NoTurn, Purpose, SessionHandle, SessionKey, Unusable, Work};
 use axum::extract::Request;
 use axum::response::Response;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use proto::code::ErrorCode;
 use proto::ids::ClientSessionId;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Tells a caller of the agent where its session's ports are (contract §2.2).
 const ENDPOINT_URL: HeaderName =
@@ -114,17 +116,25 @@ async fn pass(
     id: &str,
 ) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let found = resolve(
-        broker,
-        &address.label,
-        &Query::of_endpoint(address.endpoint),
-    );
-    let version = found.as_ref().map(|target| target.version.as_ref());
-    let caller = authorize::on_runtime(broker, presented, Action::PROXY, version, &head).await?;
-    let target = found?;
+    let query = Ok(Query::of_endpoint(address.endpoint));
+    let meant = resolve(broker, &address.label, &query);
+    let permitted = match meant.version() {
+        Some(version) => {
+            authorize::on_runtime(broker, presented, Action::PROXY, version, &head).await
+        }
+        None => authorize::on_absent(presented, Action::PROXY, meant.name().as_ref(), &head),
+    };
+    let (caller, target) = match (permitted, meant.target) {
+        // What breaks a rule would break it anywhere, so everybody is told the same of that.
+        (Err(_), Err(fault)) if super::breaks_a_rule(&fault) => return Err(fault),
+        (permitted, target) => (permitted?, target?),
+    };
+    turn(broker, Kind::Data, &caller).await?;
     let client = ClientSessionId::parse(address.session)
         .map_err(|error| ApiError::field("runtimeSessionId", error.to_string()))?;
-    let key = target.session(client, caller.owner(broker, &head.headers)?);
+    let owner = caller.owner(broker, &head.headers)?;
+    let principal = owner.principal.clone();
+    let key = target.session(client, owner);
     let handle = live(broker, &target, &key)?;
     let port = offered(&handle, address.port)?;
     let headers = passing::headers_in(broker, &handle, &head, id)?;
@@ -132,7 +142,7 @@ async fn pass(
     let mut request = Request::from_parts(head, body);
     let answer = if passing::offers_websocket(&request) {
         let switch = Switch::of(&mut request)?;
-        let work = begin(&handle).await?;
+        let work = begin(broker, &handle).await?;
         let door = Door {
             port: Some(port),
             target: address.target,
@@ -150,8 +160,8 @@ async fn pass(
         check_length(broker, request.headers())?;
         let (head, body) = request.into_parts();
         let patience = handle.version.spec.timeouts.invocation;
-        let intake = attempts::begin(broker, patience, body).await?;
-        let work = begin(&handle).await?;
+        let intake = attempts::begin(broker, principal, patience, body).await?;
+        let work = begin(broker, &handle).await?;
         let call = Call {
             key: key.clone(),
             version: Arc::clone(&handle.version),
@@ -206,14 +216,14 @@ fn offered(handle: &SessionHandle, port: u16) -> Result<u16, ApiError> {
 }
 
 /// Begins work on a session that is there, or was a moment ago.
-async fn begin(handle: &SessionHandle) -> Result<Work, ApiError> {
-    handle.begin().await.map_err(|error| match error {
-        Unusable::Full(_) => ApiError::new(ErrorCode::Throttled, error.to_string())
-            .retry_after(Duration::from_secs(1)),
-        Unusable::Failed(_) | Unusable::Ending => ApiError::not_found(format!(
-            "session {} is not live: {error}",
-            handle.key.client
-        )),
+async fn begin(broker: &Broker, handle: &SessionHandle) -> Result<Work, ApiError> {
+    let config = broker.config();
+    let begun = handle.begin(Purpose::Exchange, &config.limits).await;
+    begun.map_err(|why| match &why {
+        NoTurn::Unusable(Unusable::Failed(_) | Unusable::Ending) => {
+            ApiError::not_found(format!("session {} is not live: {why}", handle.key.client))
+        }
+        NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_)) => not_begun(&why),
     })
 }
 
