@@ -106,8 +106,8 @@ pub(super) async fn answer(
         (&Method::GET, ["v1", "runtimes", name, "versions", number]) => {
             let all = state.runtimes.get(*name);
             let found = all.and_then(|all| {
-                let mut all = all.iter();
-                all.find(|version| version["version"].to_string() == *number)
+                let number: u64 = number.parse().ok()?;
+                all.iter().find(|version| version["version"] == number)
             });
             match found {
                 Some(version) => document(200, version),
