@@ -257,9 +257,10 @@ fn a_stream_breaks_with_its_daemon_and_its_session_does_not() -> Result {
             Ok(client.session(&id)?.in_flight == 1)
         })?;
         daemon.kill()?;
+        let text = e2e::client::joined(call).and_then(e2e::http::Response::text);
         ensure!(
-            e2e::client::joined(call).is_err(),
-            "a stream that was cut off looked complete"
+            text.is_err(),
+            "a stream that was cut off looks complete: {text:?}"
         );
         daemon.restart()?;
         let client = daemon.client();
