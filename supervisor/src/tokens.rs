@@ -136,21 +136,21 @@ fn symmetric(algorithm: Algorithm) -> bool {
     )
 }
 
-/// The key that a token names, if it is for the token's algorithm. A token that names none means the only one.
+/// The key that a token names, if it is for the token's algorithm. A token that names none means the only one. Keys of
+/// different kinds may have one name (RFC 7517 §4.5).
 fn find(keys: &Keys, kid: Option<&str>, algorithm: Algorithm) -> Result<Jwk, String> {
-    let mut found = keys.keys.iter().filter(|key| match kid {
-        Some(kid) => key.common.key_id.as_deref() == Some(kid),
-        None => fits(key, algorithm),
-    });
-    let key = found.next().ok_or_else(|| match kid {
-        Some(kid) => format!("the issuer has no key {kid:?}"),
-        None => format!("the token names no key, and the issuer has none for {algorithm:?}"),
+    let named = |key: &&Jwk| kid.is_none() || key.common.key_id.as_deref() == kid;
+    let mut found = keys.keys.iter().filter(named);
+    let mut fitting = found.clone().filter(|key| fits(key, algorithm));
+    let key = fitting.next().ok_or_else(|| match (kid, found.next()) {
+        (Some(kid), None) => format!("the issuer has no key {kid:?}"),
+        (Some(_), Some(_)) => format!("key {kid:?} is not for algorithm {algorithm:?}"),
+        (None, _) => {
+            format!("the token names no key, and the issuer has none for {algorithm:?}")
+        }
     })?;
-    if kid.is_none() && found.next().is_some() {
+    if kid.is_none() && fitting.next().is_some() {
         return Err("the token names no key, and the issuer has several".to_owned());
-    }
-    if !fits(key, algorithm) {
-        return Err(format!("key {kid:?} is not for algorithm {algorithm:?}"));
     }
     Ok(key.clone())
 }

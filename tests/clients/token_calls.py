@@ -48,7 +48,7 @@ def call(token, runtime="tokened", code="answer = 'ran'", operation="invocations
         headers["Authorization"] = f"Bearer {token}"
     if session:
         headers[HEADER + "Session-Id"] = session
-    body = json.dumps({"code": code})
+    body = json.dumps({"code": code} if operation == "invocations" else {})
     answer, text = http_call(endpoint, "POST", path(runtime, operation), body, headers)
     return answer.status, answer.getheader("x-amzn-errortype"), text, answer.getheader("www-authenticate")
 

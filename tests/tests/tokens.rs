@@ -5,7 +5,7 @@ use anyhow::ensure;
 use e2e::client::{Client, expect_aws_error, session_name};
 use e2e::http::Target;
 use e2e::issuer::{Issuer, authorizer};
-use e2e::{Daemon, Options, Result, ground, places, puppet, venv, wait};
+use e2e::{Daemon, Options, Result, audit, ground, places, puppet, venv, wait};
 use proto::api::{AuditRecord, NewAccessKey, NewAccessKeyRequest, Page};
 use serde_json::{Value, json};
 use std::process::Command;
@@ -248,6 +248,90 @@ fn an_issuer_that_claims_anothers_name_gets_nobodys_sessions() -> Result {
         }
         puppet::deploy(&client, "own", authorizer(&issuer.url("")))?;
         assert_eq!(born(alice)?, first);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_issuer_that_the_operator_closes_is_believed_no_more() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("\"jwt\""), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "own", authorizer(&issuer.url("")))?;
+        let (tcp, token) = (daemon.tcp()?, issuer.mint(json!({}))?);
+        let asked = || {
+            let session = session_name("closed");
+            let request = Client::invocation("own", &session, &puppet::payload("answer = 1"));
+            tcp.send(request.header("authorization", format!("Bearer {token}")))
+        };
+        asked()?.expect(200)?;
+        // Its keys are known, and fresh.
+        let file = daemon.dir().join("agentcored.toml");
+        let text = std::fs::read_to_string(&file)?;
+        let open = format!("\"127.0.0.1:{}\"", issuer.port);
+        ensure!(text.contains(&open), "{text}");
+        std::fs::write(&file, text.replace(&open, "\"127.0.0.1:2\""))?;
+        daemon.signal(nix::sys::signal::Signal::SIGHUP)?;
+        wait::until_true(20, "the token to be refused", || Ok(asked()?.status == 401))?;
+        recorded(daemon, &["is without TLS (tokens.allow_private"])
+    })
+}
+
+#[test]
+fn each_protocol_says_in_its_words_that_a_token_is_wanted() -> Result {
+    ground!(Daemon, Python, Registry);
+    let issuer = Issuer::start()?;
+    Daemon::with(issuer.options("\"jwt\""), |daemon| {
+        let mut refusals = Vec::new();
+        for (name, protocol, words) in [
+            ("plain", "HTTP", "\"message\":"),
+            ("tools", "MCP", "\"jsonrpc\":\"2.0\""),
+            // A2A has no code of its own for it.
+            ("agents", "A2A", "\"message\":"),
+            ("events", "AGUI", "\"type\":\"RUN_ERROR\""),
+        ] {
+            let mut config = authorizer(&issuer.url(""));
+            config["protocol"] = json!(protocol);
+            puppet::deploy(&daemon.client(), name, config)?;
+            for (token, reason) in [
+                (None, "no token"),
+                (
+                    Some(issuer.mint(json!({"aud": "others"}))?),
+                    "the token is for",
+                ),
+            ] {
+                let path = format!("/runtimes/{name}/invocations");
+                let mut request = e2e::http::Request::post(&path, "{\"id\":1}");
+                if let Some(token) = token {
+                    request = request.header("authorization", format!("Bearer {token}"));
+                }
+                let answer = daemon.tcp()?.send(request)?.expect(401)?;
+                let header = |name: &str| answer.header(name).unwrap_or_default().to_owned();
+                let challenge = header("www-authenticate");
+                ensure!(
+                    challenge.contains("resource_metadata="),
+                    "{name}: {challenge}"
+                );
+                let (request_id, code) = (header("x-amzn-requestid"), header("x-amzn-errortype"));
+                assert_eq!(code, "UnauthorizedException", "{name}");
+                let text = answer.text()?;
+                ensure!(
+                    text.contains(words) && !text.contains(reason),
+                    "{name}: {text}"
+                );
+                refusals.push(audit::Refused {
+                    request_id,
+                    status: 401,
+                    code,
+                    reason: reason.to_owned(),
+                    path,
+                    caller: None,
+                });
+            }
+        }
+        audit::expect(daemon, &refusals)?;
+        assert!(daemon.client().sessions("")?.is_empty());
         Ok(())
     })
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! unknown ─fetch─▸ fresh (10 min) ─▸ stale, used while fetching fails, for an hour at most
+//!    ▴───── the operator changes where issuers may be ──────┘
 //! ```
 
 use super::fetch::{Fetcher, IssuerPolicy, Wanted};
@@ -66,7 +67,16 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Issuers {
     fetcher: Fetcher,
-    known: Mutex<HashMap<String, Arc<Issuer>>>,
+    remembered: Mutex<Remembered>,
+}
+
+/// What has been asked for.
+#[derive(Debug, Default)]
+struct Remembered {
+    /// Under which all of it was: when the operator says otherwise, nothing of it is believed any more.
+    policy: IssuerPolicy,
+    /// By the place of their metadata.
+    issuers: HashMap<String, Arc<Issuer>>,
 }
 
 impl Issuers {
@@ -78,7 +88,7 @@ impl Issuers {
         lacking: Option<&Arc<Keys>>,
         policy: &IssuerPolicy,
     ) -> Result<Arc<Keys>, String> {
-        let issuer = self.issuer(url);
+        let issuer = self.issuer(url, policy);
         if let Some(answer) = issuer.now(lacking) {
             return answer;
         }
@@ -96,12 +106,18 @@ impl Issuers {
         issuer.note(fetched)
     }
 
-    fn issuer(&self, url: &str) -> Arc<Issuer> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= ISSUERS && !known.contains_key(url) {
-            known.clear();
+    fn issuer(&self, url: &str, policy: &IssuerPolicy) -> Arc<Issuer> {
+        let remembered = self.remembered.lock();
+        let mut remembered = remembered.unwrap_or_else(PoisonError::into_inner);
+        if remembered.policy != *policy {
+            remembered.issuers.clear();
+            remembered.policy = policy.clone();
         }
-        Arc::clone(known.entry(url.to_owned()).or_default())
+        let issuers = &mut remembered.issuers;
+        if issuers.len() >= ISSUERS && !issuers.contains_key(url) {
+            issuers.clear();
+        }
+        Arc::clone(issuers.entry(url.to_owned()).or_default())
     }
 
     async fn fetch(&self, url: &str, policy: &IssuerPolicy) -> Result<Keys, String> {
@@ -200,6 +216,7 @@ impl Issuer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use session_core::egress::AllowList;
 
     fn keys(name: &str) -> Keys {
         Keys {
@@ -223,6 +240,25 @@ mod tests {
         assert!(issuer.now(None).is_none(), "asked again");
         tokio::time::sleep(STALE).await;
         assert!(issuer.note(Err("down".to_owned())).is_err());
+    }
+
+    #[test]
+    fn what_was_fetched_is_believed_as_long_as_the_operator_lets_it_be_fetched() {
+        let issuers = Issuers::default();
+        let url = "https://id.test/.well-known/openid-configuration";
+        let policy = |entries: &[&str]| IssuerPolicy {
+            issuers: Some(AllowList::parse(entries.iter().copied()).expect("list")),
+            allow_private: AllowList::default(),
+        };
+        let (open, closed) = (policy(&["id.test:443"]), policy(&["other.test:443"]));
+        let first = issuers.issuer(url, &open);
+        first.note(Ok(keys("a"))).expect("keys");
+        assert!(issuers.issuer(url, &open).now(None).is_some());
+        assert!(issuers.issuer(url, &closed).now(None).is_none());
+        assert!(
+            issuers.issuer(url, &open).now(None).is_none(),
+            "asked again"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -152,6 +152,10 @@ fn the_algorithm_is_the_keys() {
         jwk[name] = value;
         assert!(judge(&token, &keys(&[jwk])).is_err(), "{name}");
     }
+    // Of several keys of that name the one that fits, and none of the others.
+    let mut encrypts = signer.jwk();
+    encrypts["use"] = json!("enc");
+    assert!(judge(&token, &keys(&[encrypts, signer.jwk()])).is_ok());
     // A symmetric key in the set is nobody's.
     let oct = json!({ "kty": "oct", "k": encoded(b"secret"), "kid": "one" });
     assert!(judge(&token, &keys(&[oct])).is_err());
