@@ -180,7 +180,8 @@ fn many_invocations_of_one_session_at_once_and_too_many_are_429() -> Result {
                 Ok(client.session(&id)?.in_flight == 4)
             })?;
             let answer = client.send(Client::invocation("many", &id, &json!({"do": "echo"})))?;
-            expect_aws_error(answer, 429, "ThrottlingException", "")?;
+            let limit = "limits.max_invocations_per_session";
+            expect_aws_error(answer, 429, "ThrottlingException", limit)?;
             for call in held {
                 joined(call)?.expect(200)?;
             }

@@ -189,8 +189,8 @@ fn a_stream_is_joined_from_its_start_and_the_latest_attempt_has_it() -> Result {
 #[test]
 fn an_agents_error_is_kept_and_a_refusal_is_not() -> Result {
     ground!(Daemon, Python);
-    let options = Options::default()
-        .config("[limits]\nmax_invocations_per_session = 1\nadmission_wait = 1");
+    let options =
+        Options::default().config("[limits]\nmax_invocations_per_session = 1\nadmission_wait = 1");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let session = session_name("errors");
