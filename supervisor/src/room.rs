@@ -1,8 +1,8 @@
 //! Room that all callers share, so that none of them can have all of it: bytes of bodies that wait, on disk or in memory.
 //!
 //! The rule has no number for each: **whoever takes some must leave at least as much free as is theirs then**. One caller alone has
-//! up to half, the next up to half of what is left, and so on; whoever has nothing finds room as long as there is any that
-//! others have left free. What is larger than half of all gets in when nobody else has anything.
+//! up to half, the next up to half of what is left, and so on: whoever has nothing finds half of what others have left free.
+//! What is larger than half of all gets in when nobody else has anything.
 //!
 //! Who finds no room waits, no longer than it likes to; what is given back goes to whoever of those asks first.
 

@@ -343,6 +343,42 @@ fn what_somebody_has_to_make_room_for_is_refused_by_name_with_when_to_come_again
     provoke(bounds().into_iter().filter(|bound| !bound.waits))
 }
 
+/// The daemon's own places for work are an eighth of the files that it may open.
+#[test]
+fn work_in_flight_is_bounded_by_the_daemons_open_files_and_waited_for() -> Result {
+    ground!(Daemon, Python);
+    const FILES: u32 = 256;
+    let options = Options {
+        wrap: vec!["prlimit".to_owned(), format!("--nofile={FILES}:{FILES}")],
+        ..Options::default()
+    };
+    Daemon::with(
+        options.config("[defaults]\nopen_files = 128\n[limits]\nadmission_wait = 1"),
+        |daemon| {
+            let client = daemon.client();
+            puppet::deploy(&client, "one", json!({}))?;
+            client.send(answering(FIRST))?.expect(200)?;
+            let long = puppet::payload("import time; time.sleep(8)");
+            let works = (0..FILES / 8).map(|_| client.in_background("one", FIRST, &long));
+            let works: Vec<_> = works.collect();
+            in_flight(&client, FILES / 8)?;
+            let begun = Instant::now();
+            refused(
+                client.send(answering(FIRST))?,
+                429,
+                "ThrottlingException",
+                "(LimitNOFILE)",
+            )?;
+            ensure!(begun.elapsed() >= Duration::from_secs(1), "it waits first");
+            for work in works {
+                joined(work)?.expect(200)?;
+            }
+            client.send(answering(FIRST))?.expect(200)?;
+            Ok(())
+        },
+    )
+}
+
 /// Eight calls at once, to a daemon that takes one a second and lets callers wait for two.
 fn too_fast(client: &Client, limit: &str, call: impl Fn() -> Request + Sync) -> Result {
     let answers = std::thread::scope(|scope| {

@@ -167,20 +167,21 @@ fn events_arrive_one_by_one_and_byte_for_byte() -> Result {
 fn many_invocations_of_one_session_at_once_and_too_many_are_429() -> Result {
     ground!(Daemon, Python);
     Daemon::with(
-        Options::quick().config("[limits]\nmax_invocations_per_session = 4"),
+        Options::quick().config("[limits]\nmax_invocations_per_session = 4\nadmission_wait = 1"),
         |daemon| {
             let client = daemon.client();
             chaos::deploy(&client, "many", "sdk", json!({}))?;
             let id = session_name("many");
             client.invoke("many", &id, &json!({"do": "echo"}))?;
             let held: Vec<_> = (0..4)
-                .map(|_| client.in_background("many", &id, &json!({"do": "sleep", "seconds": 3})))
+                .map(|_| client.in_background("many", &id, &json!({"do": "sleep", "seconds": 6})))
                 .collect();
             wait::until_true(10, "four calls in flight", || {
                 Ok(client.session(&id)?.in_flight == 4)
             })?;
             let answer = client.send(Client::invocation("many", &id, &json!({"do": "echo"})))?;
-            expect_aws_error(answer, 429, "ThrottlingException", "")?;
+            let limit = "limits.max_invocations_per_session";
+            expect_aws_error(answer, 429, "ThrottlingException", limit)?;
             for call in held {
                 joined(call)?.expect(200)?;
             }

@@ -189,7 +189,8 @@ fn a_stream_is_joined_from_its_start_and_the_latest_attempt_has_it() -> Result {
 #[test]
 fn an_agents_error_is_kept_and_a_refusal_is_not() -> Result {
     ground!(Daemon, Python);
-    let options = Options::default().config("[limits]\nmax_invocations_per_session = 1");
+    let options =
+        Options::default().config("[limits]\nmax_invocations_per_session = 1\nadmission_wait = 1");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let session = session_name("errors");
@@ -201,7 +202,7 @@ fn an_agents_error_is_kept_and_a_refusal_is_not() -> Result {
         }
         assert_eq!(runs(&client, "puppet", &session)?, json!(1));
         // A refusal for load: the same call runs as soon as there is room.
-        let busy = client.in_background("puppet", &session, &counted("time.sleep(3)"));
+        let busy = client.in_background("puppet", &session, &counted("time.sleep(6)"));
         wait::until_true(10, "the session to be busy", || {
             Ok(client.session(&session)?.in_flight == 1)
         })?;

@@ -3,21 +3,24 @@
 use super::identify::Peer;
 use super::lingering::Lingering;
 use super::occupancy::{Held, Occupancy};
+use super::reply::ApiError;
 use crate::broker::Broker;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
-use http::header::EXPECT;
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use proto::code::ErrorCode;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
@@ -27,6 +30,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a connection that has asked for nothing yet is waited for when the daemon stops.
 const FIRST_REQUEST: Duration = Duration::from_millis(250);
+
+/// Connections over a user's bound that are told so at once, how long that may take, and how much of what comes by them is
+/// read: whatever exceeds it is closed without a word.
+const MOST_TOLD: usize = 16;
+const TELLING: Duration = Duration::from_secs(1);
+const MOST_IGNORED: u64 = 64 * 1024;
 
 /// What to listen on; bound before privileges were dropped.
 #[derive(Debug)]
@@ -72,6 +81,7 @@ struct Server {
 async fn accept_unix(mut server: Server, listener: UnixListener) {
     let users = Users::default();
     let mut connections = JoinSet::new();
+    let mut turned_away = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
         let Some(place) = server.place(&mut stop).await else {
@@ -87,6 +97,10 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
                     continue;
                 };
                 let Some(user) = users.enter(credentials.uid(), &server.broker) else {
+                    if turned_away.len() < MOST_TOLD {
+                        turned_away.spawn(tokio::time::timeout(TELLING, turn_away(stream)));
+                    }
+                    while turned_away.try_join_next().is_some() {}
                     continue;
                 };
                 let peer = Peer::Unix {
@@ -103,6 +117,30 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
     // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Tells a user with too many connections so. Nothing of its request is understood: it is read so that the end of the
+/// connection does not take the answer along.
+async fn turn_away(mut stream: UnixStream) -> std::io::Result<()> {
+    let error = ApiError::new(
+        ErrorCode::Throttled,
+        "you have your highest number of connections (limits.max_connections_per_user); close some or try again later",
+    );
+    let mut answer = error.aws(&uuid::Uuid::new_v4().to_string());
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let mut head = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
+    for (name, value) in answer.headers() {
+        head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    let body = answer.into_body().collect().await;
+    let body = body.map_err(std::io::Error::other)?.to_bytes();
+    head.extend(format!("content-length: {}\r\n\r\n", body.len()).bytes());
+    stream.write_all(&head).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(MOST_IGNORED), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 /// What a connection takes up of the bounds on connections. It is on each of its requests: whoever takes the connection

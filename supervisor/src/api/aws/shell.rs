@@ -19,10 +19,14 @@ use http::HeaderValue;
 use http::header::HeaderName;
 use proto::code::ErrorCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// The shell's name, in the 101.
 const SHELL_ID: HeaderName = HeaderName::from_static("x-amzn-bedrock-agentcore-shell-id");
+
+/// How long a client waits for a handshake's answer, at least: whoever is to hear a refusal must still be there.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 
 pub(super) async fn shell(
     broker: &Arc<Broker>,
@@ -66,10 +70,8 @@ async fn clients(
         return Ok(clients);
     }
     let config = broker.config();
-    let (most, patience) = (
-        config.limits.shell.per_runtime,
-        config.limits.admission_wait,
-    );
+    let most = config.limits.shell.per_runtime;
+    let patience = config.limits.admission_wait.min(HANDSHAKE);
     // Before a session is made for nothing.
     broker.shells.wait(&key.runtime, most, patience).await?;
     let (handle, work) = invoke::obtain(broker, key, &target.version, Purpose::Process).await?;
