@@ -311,9 +311,9 @@ def draining():
     """A daemon that stops while a call's body is on its way: 503, which botocore reads, and tries again if it may."""
 
     class Payload:
-        """100 KB, and so many more once the daemon takes no calls any more."""
+        """1 KB, and so much more once the daemon takes no calls any more: a body that is read whole before anything is begun."""
 
-        SIZE = 200_000
+        SIZE = 2_000
 
         def __init__(self):
             self.at = 0
