@@ -107,6 +107,11 @@ def validation():
     large = lambda request, field: 413 if field == "payload" else 400
     tried = bounds.hold(client(checked=False), model, sound, more, large)
     assert tried > 100, tried
+    # All that is wrong with the headers, at once.
+    for call, words in (("invoke_agent_runtime", {"payload": b"{}"}), ("invoke_agent_runtime_command", {"body": {"command": "true"}})):
+        wrong = {"contentType": "c" * 257, "traceId": "t" * 1025, "baggage": "b" * 8193}
+        said = fails(lambda: getattr(client(), call)(agentRuntimeArn=http, **words, **wrong), "ValidationException", 400)
+        assert sorted(fault["name"] for fault in said["fieldList"]) == sorted(wrong), said
     # What botocore cannot be made to send: members of no operation, and bodies that are no JSON.
     path = PATH.format(facts["name"], "stopruntimesession")
     for body, field in [
@@ -306,9 +311,9 @@ def draining():
     """A daemon that stops while a call's body is on its way: 503, which botocore reads, and tries again if it may."""
 
     class Payload:
-        """100 KB, and so many more once the daemon takes no calls any more."""
+        """1 KB, and so much more once the daemon takes no calls any more: a body that is read whole before anything is begun."""
 
-        SIZE = 200_000
+        SIZE = 2_000
 
         def __init__(self):
             self.at = 0

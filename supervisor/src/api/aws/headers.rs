@@ -6,6 +6,7 @@ use crate::api::invoke::{REQUEST_ID, SESSION_ID};
 use crate::api::reply::ApiError;
 use crate::catalogue::RuntimeVersion;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use proto::api::FieldFault;
 use proto::config::Protocol;
 use proto::ids::ClientSessionId;
 
@@ -67,7 +68,7 @@ pub(super) fn headers_in(
     request_id: &str,
 ) -> Result<Vec<(String, String)>, ApiError> {
     let spec = &version.spec;
-    let mut passed = Vec::with_capacity(8);
+    let mut taken = Taken::default();
     for (name, value) in headers {
         let name = name.as_str();
         let Some((field, least, most)) = passes(name, &spec.request_headers) else {
@@ -77,12 +78,9 @@ pub(super) fn headers_in(
         if name == AUTHORIZATION.as_str() && version.config.authorizer.is_none() {
             continue;
         }
-        let value = checked(value, field, least, most)?;
-        if !value.is_empty() || !ECHOED.contains(&name) {
-            passed.push((name.to_owned(), value.to_owned()));
-        }
+        taken.take(name, value, field, least, most);
     }
-    begin_trace(&mut passed, headers);
+    let mut passed = taken.finish(headers)?;
     if spec.protocol == Protocol::Mcp && !headers.contains_key(http::header::ACCEPT) {
         // boto3 sends none unless told to; an MCP server answers in one of these, or not at all.
         passed.push(("accept".to_owned(), super::mcp::ACCEPT.to_owned()));
@@ -94,43 +92,53 @@ pub(super) fn headers_in(
 
 /// What of a command's request stands on its answer; nothing of it reaches the agent.
 pub(super) fn of_command(headers: &HeaderMap) -> Result<HeaderMap, ApiError> {
-    let mut passed = Vec::with_capacity(4);
+    let mut taken = Taken::default();
     for (name, field, least, most) in OF_COMMANDS {
         for value in headers.get_all(*name) {
-            let value = checked(value, field, *least, *most)?;
-            if !value.is_empty() {
-                passed.push(((*name).to_owned(), value.to_owned()));
-            }
+            taken.take(name, value, field, *least, *most);
         }
     }
-    begin_trace(&mut passed, headers);
-    Ok(echoed(&passed))
+    Ok(echoed(&taken.finish(headers)?))
 }
 
-/// A header's text, if it keeps to its bounds.
-fn checked<'a>(
-    value: &'a HeaderValue,
-    field: &str,
-    least: usize,
-    most: usize,
-) -> Result<&'a str, ApiError> {
-    let value = value
-        .to_str()
-        .map_err(|_| ApiError::field(field, "must be visible ASCII"))?;
-    let found = value.len();
-    if !(least..=most).contains(&found) {
-        return Err(ApiError::field(
-            field,
-            format!("must be {least} to {most} characters long, is {found}"),
-        ));
+/// Headers that keep to their bounds, and everything that is wrong with the others.
+#[derive(Debug, Default)]
+struct Taken {
+    passed: Vec<(String, String)>,
+    faults: Vec<FieldFault>,
+}
+
+impl Taken {
+    fn take(&mut self, name: &str, value: &HeaderValue, field: &str, least: usize, most: usize) {
+        let fault = match value.to_str() {
+            Ok(text) if (least..=most).contains(&text.len()) => {
+                if !text.is_empty() || !ECHOED.contains(&name) {
+                    self.passed.push((name.to_owned(), text.to_owned()));
+                }
+                return;
+            }
+            Ok(text) => format!(
+                "must be {least} to {most} characters long, is {}",
+                text.len()
+            ),
+            Err(_) => "must be visible ASCII".to_owned(),
+        };
+        self.faults.push(FieldFault {
+            name: field.to_owned(),
+            message: fault,
+        });
     }
-    Ok(value)
-}
 
-/// A call without a trace begins one.
-fn begin_trace(passed: &mut Vec<(String, String)>, headers: &HeaderMap) {
-    if !passed.iter().any(|(name, _)| name == trace::HEADER) {
-        passed.push((trace::HEADER.to_owned(), trace::begin(headers)));
+    /// What is passed on. A call without a trace begins one.
+    fn finish(mut self, headers: &HeaderMap) -> Result<Vec<(String, String)>, ApiError> {
+        if !self.faults.is_empty() {
+            return Err(ApiError::fields(self.faults));
+        }
+        if !self.passed.iter().any(|(name, _)| name == trace::HEADER) {
+            self.passed
+                .push((trace::HEADER.to_owned(), trace::begin(headers)));
+        }
+        Ok(self.passed)
     }
 }
 
