@@ -296,7 +296,7 @@ async def tokens():
         await refused(url, "alice named another user", additional_headers=named, **denied)
         # Where there is no runtime, and where it takes signatures, nothing tells which.
         nowhere = f"wss://agentcore.amazonaws.com:{port}/runtimes/nobody/{path}"
-        await refused(nowhere, "without credentials", subprotocols=offer(token), **denied)
+        await refused(nowhere, "a token for a runtime that cannot be called", subprotocols=offer(token), **denied)
     assert len(messages) == 1, messages
 
 
