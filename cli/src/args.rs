@@ -271,9 +271,12 @@ pub(crate) enum KeysVerb {
         /// Only for this runtime (repeatable)
         #[arg(short = 'a', long = "agent", value_name = "NAME", value_parser = runtime_name)]
         agents: Vec<RuntimeName>,
-        /// Only for this action, such as InvokeAgentRuntime or Invoke* (repeatable)
+        /// Only for this action, such as InvokeAgentRuntime, Invoke* or s3:* (repeatable)
         #[arg(long = "action", value_name = "ACTION")]
         actions: Vec<String>,
+        /// Only for these uploaded objects: BUCKET/KEY or BUCKET/PREFIX* (repeatable) [default: its own; with -a, none]
+        #[arg(long = "object", value_name = "PATTERN")]
+        objects: Vec<String>,
         /// End it after so many seconds, or 30m, 12h, 90d [default: never]
         #[arg(long, value_name = "TIME", value_parser = lifetime)]
         expires_in: Option<u64>,

@@ -335,9 +335,13 @@ pub struct NewAccessKeyRequest {
     /// The only runtimes that it may act on; absent is any. A key without limits is an operator's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtimes: Option<Vec<RuntimeName>>,
-    /// The only actions that it may do, such as `bedrock-agentcore:InvokeAgentRuntime` or `Invoke*`; absent is any.
+    /// The only actions that it may do, such as `bedrock-agentcore:InvokeAgentRuntime`, `Invoke*` or `s3:*`; absent is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actions: Option<Vec<String>>,
+    /// The only objects of the S3 subset that it may act on, and deploy: `BUCKET/KEY`, `BUCKET/PREFIX*` or `BUCKET/*`, whoever
+    /// made them. Absent is those that it made itself; for a key that is limited to runtimes, none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Vec<String>>,
     /// Seconds until it ends; absent is never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
@@ -370,6 +374,9 @@ pub struct AccessKey {
     /// The only actions that it may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actions: Option<Vec<String>>,
+    /// The only objects that it may act on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Vec<String>>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.

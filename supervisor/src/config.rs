@@ -181,6 +181,8 @@ pub struct Limits {
     pub quotas: Quotas,
     /// Bytes of all objects of the S3 subset.
     pub objects: MemoryBytes,
+    /// Of those of one caller.
+    pub objects_per_caller: MemoryBytes,
     /// Head of a request.
     pub max_head: MemoryBytes,
     /// Headers of a request.
@@ -245,6 +247,8 @@ pub struct Storage {
     pub max_size: MemoryBytes,
     /// All of them together.
     pub total: MemoryBytes,
+    /// All of one caller's.
+    pub per_caller: MemoryBytes,
     /// One that no session has had for so long is removed.
     pub keep: Duration,
 }

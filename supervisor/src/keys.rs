@@ -196,7 +196,7 @@ fn fresh() -> Result<(String, String), SealError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::permit::Pattern;
+    use crate::permit::{ObjectPattern, Pattern};
     use crate::store::Names;
 
     async fn store(ground: &tempfile::TempDir) -> Store {
@@ -217,6 +217,7 @@ mod tests {
         let grant = Grant {
             runtimes: None,
             actions: Some(vec![Pattern::parse("Invoke*").expect("pattern")]),
+            objects: Some(vec![ObjectPattern::parse("builds/*").expect("pattern")]),
         };
         let end = Some(Timestamp(4_000_000_000_000));
         let (row, secret) = keys

@@ -59,6 +59,12 @@ impl Principal {
         Self("shared".to_owned())
     }
 
+    /// Reads what the store has of one: what [`Principal::as_str`] was.
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text, for records and people.
     #[must_use]
     pub fn as_str(&self) -> &str {

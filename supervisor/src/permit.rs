@@ -1,145 +1,43 @@
-//! What a caller may do: named as AWS names actions (contract §3.6), limited to runtimes where the caller is.
+//! What a caller may do: named as AWS names actions, limited to runtimes and objects where the caller is.
 //!
-//! Every wire asks here, with the action of its operation and the runtime that it concerns. Not for: who is asking
+//! Every wire asks here, with the action of its operation and the runtime or object that it concerns. Not for: who is asking
 //! (`api::identify`), and whose a session is ([`crate::owner`]).
 
+mod action;
+mod object_pattern;
+
+pub use action::{Action, Pattern, Service};
+pub use object_pattern::ObjectPattern;
+
 use proto::ids::RuntimeName;
-use std::fmt;
 
-/// Service prefix of actions, as in IAM.
-const PREFIX: &str = "bedrock-agentcore:";
-
-/// Something that can be permitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Action(&'static str);
-
-macro_rules! actions {
-    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
-        impl Action {
-            $($(#[$doc])* pub const $name: Self = Self($text);)*
-
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$name),*];
-        }
-    };
-}
-
-actions! {
-    /// Calls an agent.
-    INVOKE = "InvokeAgentRuntime";
-    /// Calls an agent for a user that the caller names (`X-Amzn-Bedrock-AgentCore-Runtime-User-Id`).
-    INVOKE_FOR_USER = "InvokeAgentRuntimeForUser";
-    /// Runs a command in a session.
-    COMMAND = "InvokeAgentRuntimeCommand";
-    /// Opens a shell in a session.
-    COMMAND_SHELL = "InvokeAgentRuntimeCommandShell";
-    /// Opens a WebSocket to an agent.
-    WEB_SOCKET = "InvokeAgentRuntimeWithWebSocketStream";
-    /// Reaches a port of a session.
-    PROXY = "InvokeAgentRuntimeProxy";
-    /// Ends a session.
-    STOP = "StopRuntimeSession";
-    /// Reads an A2A agent's card.
-    CARD = "GetAgentCard";
-    /// Makes a runtime.
-    CREATE_RUNTIME = "CreateAgentRuntime";
-    /// Makes a runtime's next version.
-    UPDATE_RUNTIME = "UpdateAgentRuntime";
-    /// Reads a runtime.
-    GET_RUNTIME = "GetAgentRuntime";
-    /// Lists runtimes.
-    LIST_RUNTIMES = "ListAgentRuntimes";
-    /// Lists a runtime's versions.
-    LIST_VERSIONS = "ListAgentRuntimeVersions";
-    /// Deletes a runtime.
-    DELETE_RUNTIME = "DeleteAgentRuntime";
-    /// Makes an endpoint.
-    CREATE_ENDPOINT = "CreateAgentRuntimeEndpoint";
-    /// Moves an endpoint to a version.
-    UPDATE_ENDPOINT = "UpdateAgentRuntimeEndpoint";
-    /// Reads an endpoint.
-    GET_ENDPOINT = "GetAgentRuntimeEndpoint";
-    /// Lists a runtime's endpoints.
-    LIST_ENDPOINTS = "ListAgentRuntimeEndpoints";
-    /// Deletes an endpoint.
-    DELETE_ENDPOINT = "DeleteAgentRuntimeEndpoint";
-    /// Puts tags on a runtime or endpoint.
-    TAG = "TagResource";
-    /// Takes tags off.
-    UNTAG = "UntagResource";
-    /// Reads tags.
-    LIST_TAGS = "ListTagsForResource";
-    /// Uploads a bundle (the S3 subset).
-    PUT_OBJECT = "PutObject";
-    /// Reads an uploaded bundle (the S3 subset).
-    GET_OBJECT = "GetObject";
-}
-
-impl Action {
-    /// Its name, without the service.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        self.0
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", self.0)
-    }
-}
-
-/// Actions by name, `*` for any rest of it: `bedrock-agentcore:Invoke*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pattern {
-    text: String,
-}
-
-impl Pattern {
-    /// Reads `Action`, `bedrock-agentcore:Action` or either with a `*` at its end. One that fits no action is a mistake.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let name = text.strip_prefix(PREFIX).unwrap_or(text);
-        let pattern = Self {
-            text: name.to_owned(),
-        };
-        if Action::ALL.iter().any(|action| pattern.fits(*action)) {
-            return Ok(pattern);
-        }
-        let known: Vec<_> = Action::ALL.iter().map(|action| action.0).collect();
-        Err(format!(
-            "names no action; there are {} (a `*` at the end stands for any rest)",
-            known.join(", ")
-        ))
-    }
-
-    fn fits(&self, action: Action) -> bool {
-        match self.text.strip_suffix('*') {
-            Some(begin) => action.0.starts_with(begin),
-            None => action.0 == self.text,
-        }
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}", self.text)
-    }
-}
-
-/// What somebody may do: some actions, on some runtimes.
+/// What somebody may do: some actions, on some runtimes and objects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grant {
     /// On these runtimes, which need not exist yet; `None` is any, and what concerns no runtime.
     pub runtimes: Option<Vec<RuntimeName>>,
     /// These actions; `None` is any.
     pub actions: Option<Vec<Pattern>>,
+    /// On these objects, whoever made them. `None` is the caller's own where runtimes are not limited, and none where they are.
+    pub objects: Option<Vec<ObjectPattern>>,
+}
+
+/// Which objects an action reaches at a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// None.
+    None,
+    /// Those that the caller made, and names that are free.
+    Own,
+    /// Whatever is there.
+    All,
 }
 
 impl Grant {
     /// Whether there is no limit: an operator's.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
-        self.runtimes.is_none() && self.actions.is_none()
+        self.runtimes.is_none() && self.actions.is_none() && self.objects.is_none()
     }
 
     /// Whether it has an action at all.
@@ -167,9 +65,38 @@ impl Grant {
     pub fn knows(&self, runtime: &RuntimeName) -> bool {
         let mut actions = Action::ALL.iter().copied();
         actions.any(|action| {
-            let of_bundles = matches!(action, Action::PUT_OBJECT | Action::GET_OBJECT);
-            !of_bundles && self.covers(action, Some(runtime))
+            action.service() == Service::AgentCore && self.covers(action, Some(runtime))
         })
+    }
+
+    /// What an action on an object reaches.
+    #[must_use]
+    pub fn reach(&self, action: Action, bucket: &str, key: &str) -> Reach {
+        self.reach_of(action, |pattern| pattern.covers(bucket, key))
+    }
+
+    /// What an action reaches on all objects of a bucket whose keys begin so.
+    #[must_use]
+    pub fn reach_below(&self, action: Action, bucket: &str, prefix: &str) -> Reach {
+        self.reach_of(action, |pattern| pattern.covers_below(bucket, prefix))
+    }
+
+    /// Whether an action reaches some object of a bucket, or of any.
+    #[must_use]
+    pub fn reaches_some(&self, action: Action, bucket: Option<&str>) -> bool {
+        let covers = |pattern: &ObjectPattern| bucket.is_none_or(|bucket| pattern.is_in(bucket));
+        self.reach_of(action, covers) != Reach::None
+    }
+
+    fn reach_of(&self, action: Action, covers: impl Fn(&ObjectPattern) -> bool) -> Reach {
+        match &self.objects {
+            _ if !self.acts(action) => Reach::None,
+            Some(patterns) if patterns.iter().any(covers) => Reach::All,
+            Some(_) => Reach::None,
+            None if self.is_unlimited() => Reach::All,
+            None if self.runtimes.is_none() => Reach::Own,
+            None => Reach::None,
+        }
     }
 }
 
@@ -188,6 +115,7 @@ mod tests {
                 let parse = |text: &&str| Pattern::parse(text).expect("pattern");
                 texts.iter().map(parse).collect()
             }),
+            objects: None,
         }
     }
 
@@ -210,7 +138,6 @@ mod tests {
         assert!(!wild.covers(Action::STOP, Some(&b)) && !wild.is_unlimited());
         let nothing = grant(Some(&[]), None);
         assert!(!nothing.covers(Action::INVOKE, Some(&a)) && !nothing.is_unlimited());
-        assert!(grant(None, Some(&["bedrock-agentcore:*"])).covers(Action::PUT_OBJECT, None));
         assert!(Grant::default().is_unlimited());
     }
 
@@ -224,21 +151,47 @@ mod tests {
         assert!(Grant::default().knows(&a));
     }
 
+    fn reach(grant: &Grant, action: Action, bucket: &str, key: &str) -> Reach {
+        grant.reach(action, bucket, key)
+    }
+
     #[test]
-    fn a_pattern_that_fits_nothing_is_a_mistake() {
-        for text in [
-            "",
-            "InvokeAgentRuntimes",
-            "s3:PutObject",
-            "invoke*",
-            "**",
-            "*Agent",
-            "bedrock:*",
-        ] {
-            assert!(Pattern::parse(text).is_err(), "{text}");
-        }
-        for text in ["*", "bedrock-agentcore:*", "Get*", "GetAgentCard"] {
-            assert!(Pattern::parse(text).is_ok(), "{text}");
-        }
+    fn objects_are_their_makers_but_for_those_that_a_grant_names() {
+        let put = Action::PUT_OBJECT;
+        assert_eq!(reach(&Grant::default(), put, "b-1", "k"), Reach::All);
+        // Limited in something else: it has its own.
+        let acts = grant(None, Some(&["s3:*", "CreateAgentRuntime"]));
+        assert_eq!(reach(&acts, put, "b-1", "k"), Reach::Own);
+        assert_eq!(acts.reach_below(Action::LIST_BUCKET, "b-1", ""), Reach::Own);
+        let reads = grant(None, Some(&["s3:GetObject"]));
+        assert_eq!(reach(&reads, put, "b-1", "k"), Reach::None);
+        assert_eq!(reach(&reads, Action::GET_OBJECT, "b-1", "k"), Reach::Own);
+        // Limited to runtimes: objects are none.
+        let runs = grant(Some(&["a"]), None);
+        assert_eq!(reach(&runs, put, "b-1", "k"), Reach::None);
+        assert!(!runs.reaches_some(put, Some("b-1")) && !runs.reaches_some(put, None));
+        // Limited to objects: those, whoever made them.
+        let ci = Grant {
+            objects: Some(vec![ObjectPattern::parse("b-1/ci/*").expect("pattern")]),
+            ..grant(Some(&["a"]), None)
+        };
+        assert_eq!(reach(&ci, put, "b-1", "ci/k"), Reach::All);
+        assert_eq!(reach(&ci, put, "b-1", "k"), Reach::None);
+        assert_eq!(
+            ci.reach_below(Action::LIST_BUCKET, "b-1", "ci/"),
+            Reach::All
+        );
+        assert_eq!(ci.reach_below(Action::LIST_BUCKET, "b-1", ""), Reach::None);
+        assert!(ci.reaches_some(put, Some("b-1")) && !ci.reaches_some(put, Some("b-2")));
+        assert!(ci.covers(Action::UPDATE_RUNTIME, Some(&name("a"))) && !ci.is_unlimited());
+        assert!(!ci.covers(Action::UPDATE_RUNTIME, Some(&name("b"))));
+        let only = Grant {
+            objects: ci.objects.clone(),
+            ..Grant::default()
+        };
+        assert!(!only.is_unlimited());
+        assert_eq!(reach(&only, put, "b-1", "k"), Reach::None);
+        assert!(!grant(None, Some(&["Invoke*"])).reaches_some(put, None));
+        assert!(reads.reaches_some(Action::GET_OBJECT, None) && !reads.reaches_some(put, None));
     }
 }

@@ -38,7 +38,7 @@ pub use audit::{AuditRow, Refusal};
 pub use endpoints::{EndpointRecord, NewEndpoint};
 pub use error::StoreError;
 pub use keys::{KeyRow, NewKey};
-pub use objects::{NewObject, ObjectRow};
+pub use objects::{Change, NewObject, ObjectRow};
 pub use once::{Done, Once};
 pub use page::PageRequest;
 pub use runtimes::Names;

@@ -62,6 +62,7 @@ fn facts(daemon: &Daemon, issuer: &Issuer) -> anyhow::Result<Value> {
         name: "operator".to_owned(),
         runtimes: None,
         actions: None,
+        objects: None,
         expires_in: None,
     };
     let made = e2e::http::Request::post("/v1/keys", serde_json::to_vec(&request)?);

@@ -16,12 +16,14 @@ pub(super) async fn run(desk: &Desk, verb: &KeysVerb) -> Result<(), Failure> {
             name,
             agents,
             actions,
+            objects,
             expires_in,
         } => {
             let request = NewAccessKeyRequest {
                 name: name.clone(),
                 runtimes: (!agents.is_empty()).then(|| agents.clone()),
                 actions: (!actions.is_empty()).then(|| actions.clone()),
+                objects: (!objects.is_empty()).then(|| objects.clone()),
                 expires_in: *expires_in,
             };
             create(desk, &request).await
@@ -59,7 +61,9 @@ async fn list(desk: &Desk, all: bool) -> Result<(), Failure> {
             .try_for_each(|key| screen.line(&key.access_key_id));
     }
     let now = SystemTime::now();
-    let mut table = Table::new(["KEY", "NAME", "RUNTIMES", "ACTIONS", "AGE", "ENDS"]);
+    let mut table = Table::new([
+        "KEY", "NAME", "RUNTIMES", "ACTIONS", "OBJECTS", "AGE", "ENDS",
+    ]);
     for key in &keys {
         let runtimes = key.runtimes.as_ref().map(|names| {
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
@@ -76,6 +80,7 @@ async fn list(desk: &Desk, all: bool) -> Result<(), Failure> {
             screen.foreign(&key.name).into_owned(),
             runtimes.unwrap_or_else(any),
             key.actions.as_ref().map_or_else(any, |all| all.join(", ")),
+            objects(key),
             age(&key.created_at, now),
             ends,
         ]);
@@ -101,4 +106,14 @@ async fn revoke(desk: &Desk, keys: &[String]) -> Result<(), Failure> {
         return screen.document(&json!({ "revoked": keys }));
     }
     Ok(())
+}
+
+/// Which objects a key may act on, as [`AccessKey`] means it.
+fn objects(key: &AccessKey) -> String {
+    match (&key.objects, &key.runtimes, &key.actions) {
+        (Some(patterns), ..) => patterns.join(", "),
+        (None, Some(_), _) => "none".to_owned(),
+        (None, None, Some(_)) => "its own".to_owned(),
+        (None, None, None) => "any".to_owned(),
+    }
 }

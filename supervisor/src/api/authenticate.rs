@@ -149,9 +149,7 @@ async fn signed(
         let caller = Caller::Key(Arc::clone(&key));
         match area {
             Area::Operators => authorize::operator(&caller),
-            Area::Objects => {
-                authorize::without_runtime(&Presented(caller), s3::action(&method)).map(drop)
-            }
+            Area::Objects => s3::admitted(&Presented(caller), &method),
             // Whom it concerns, the operation knows.
             Area::Health | Area::Operations | Area::Local => Ok(()),
         }

@@ -9,8 +9,10 @@ use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::config::TcpAuth;
+use crate::keys::AccessKey;
+use crate::objects::Asker;
 use crate::owner::USER_ID;
-use crate::permit::Action;
+use crate::permit::{Action, Grant, Reach};
 use crate::tokens::Refused;
 use http::header::HOST;
 use http::request::Parts;
@@ -71,6 +73,80 @@ pub fn on_name(
         Caller::Key(key) if key.grant.covers(action, Some(name)) => Ok(caller.clone()),
         Caller::Key(_) => Err(not_permitted(caller, action)),
         Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+/// Who acts on the object of this name, whether or not there is one.
+pub fn on_object(
+    broker: &Broker,
+    presented: &Presented,
+    action: Action,
+    bucket: &str,
+    key: &str,
+) -> Result<Asker, ApiError> {
+    let reach = |grant: &Grant| grant.reach(action, bucket, key);
+    asker(broker, presented, action, reach, || {
+        format!("s3://{bucket}/{key}")
+    })
+}
+
+/// Who lists a bucket's objects whose keys begin so.
+pub fn on_objects(
+    broker: &Broker,
+    presented: &Presented,
+    bucket: &str,
+    prefix: &str,
+) -> Result<Asker, ApiError> {
+    let action = Action::LIST_BUCKET;
+    let reach = |grant: &Grant| grant.reach_below(action, bucket, prefix);
+    asker(broker, presented, action, reach, || {
+        format!("s3://{bucket}/{prefix}*")
+    })
+}
+
+/// Whether a caller may do one of these to some object of a bucket, or of any; all buckets are there.
+pub fn on_some_object(
+    presented: &Presented,
+    actions: &[Action],
+    bucket: Option<&str>,
+) -> Result<(), ApiError> {
+    let Presented(caller) = presented;
+    let action = actions.first().copied().unwrap_or(Action::LIST_BUCKET);
+    let reaches = |key: &AccessKey| {
+        let mut actions = actions.iter();
+        actions.any(|action| key.grant.reaches_some(*action, bucket))
+    };
+    match caller {
+        Caller::User(_) | Caller::Loopback => Ok(()),
+        Caller::Key(key) if reaches(key) => Ok(()),
+        Caller::Key(_) => {
+            let what = bucket.map_or("any object".to_owned(), |bucket| format!("s3://{bucket}"));
+            Err(not_permitted_on(caller, action, &what))
+        }
+        Caller::Token(_) | Caller::Stranger => Err(unsigned(action)),
+    }
+}
+
+fn asker(
+    broker: &Broker,
+    presented: &Presented,
+    action: Action,
+    reach: impl Fn(&Grant) -> Reach,
+    what: impl Fn() -> String,
+) -> Result<Asker, ApiError> {
+    let Presented(caller) = presented;
+    let reach = match caller {
+        Caller::User(_) | Caller::Loopback => Reach::All,
+        Caller::Key(key) => reach(&key.grant),
+        Caller::Token(_) | Caller::Stranger => Reach::None,
+    };
+    match (caller.principal(broker), reach) {
+        (None, _) => Err(unsigned(action)),
+        (Some(_), Reach::None) => Err(not_permitted_on(caller, action, &what())),
+        (Some(principal), Reach::Own | Reach::All) => Ok(Asker {
+            principal,
+            own_only: reach == Reach::Own,
+        }),
     }
 }
 
@@ -285,6 +361,10 @@ fn unsigned_or_mismatch(action: Action, has_token: bool, reason: String) -> ApiE
 }
 
 fn not_permitted(caller: &Caller, action: Action) -> ApiError {
+    not_permitted_on(caller, action, "this resource")
+}
+
+fn not_permitted_on(caller: &Caller, action: Action, what: &str) -> ApiError {
     let who = match caller {
         Caller::Key(key) => format!("access key {}", key.id),
         Caller::User(_) | Caller::Loopback | Caller::Token(_) | Caller::Stranger => {
@@ -293,8 +373,8 @@ fn not_permitted(caller: &Caller, action: Action) -> ApiError {
     };
     ApiError::refused(
         ErrorCode::AccessDenied,
-        format!("{who} is not permitted to do {action} on this resource"),
-        format!("the grant of {who} does not cover {action} there"),
+        format!("{who} is not permitted to do {action} on {what}"),
+        format!("the grant of {who} does not cover {action} on {what}"),
     )
 }
 

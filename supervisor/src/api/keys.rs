@@ -7,7 +7,7 @@ use super::router::RequestId;
 use super::runtimes::{Paging, respond};
 use crate::broker::Broker;
 use crate::keys::KeyError;
-use crate::permit::{Grant, Pattern};
+use crate::permit::{Grant, ObjectPattern, Pattern};
 use crate::store::{KeyRow, Timestamp};
 use axum::Json;
 use axum::extract::{Extension, Request, State};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// Longest name.
 const MAX_NAME: usize = 128;
 
-/// Most runtimes, and most actions, that a key is limited to.
+/// Most runtimes, most actions and most objects that a key is limited to.
 const MAX_LIMITS: usize = 100;
 
 /// Longest life that can be asked for: ten years.
@@ -103,6 +103,7 @@ fn checked(asked: &NewAccessKeyRequest, faults: &mut Vec<FieldFault>) -> Grant {
     for (name, count) in [
         ("runtimes", asked.runtimes.as_ref().map(Vec::len)),
         ("actions", asked.actions.as_ref().map(Vec::len)),
+        ("objects", asked.objects.as_ref().map(Vec::len)),
     ] {
         if let Some(count) = count.filter(|count| !(1..=MAX_LIMITS).contains(count)) {
             fault(
@@ -120,9 +121,17 @@ fn checked(asked: &NewAccessKeyRequest, faults: &mut Vec<FieldFault>) -> Grant {
             Err(message) => fault("actions", message),
         }
     }
+    let mut objects = Vec::new();
+    for text in asked.objects.iter().flatten().take(MAX_LIMITS) {
+        match ObjectPattern::parse(text) {
+            Ok(pattern) => objects.push(pattern),
+            Err(message) => fault("objects", message),
+        }
+    }
     Grant {
         runtimes: asked.runtimes.clone(),
         actions: asked.actions.is_some().then_some(patterns),
+        objects: asked.objects.is_some().then_some(objects),
     }
 }
 
@@ -181,12 +190,14 @@ fn view(row: KeyRow) -> AccessKey {
         access_key_id: row.id,
         name: row.name,
         runtimes: row.grant.runtimes,
-        actions: row
-            .grant
-            .actions
-            .map(|patterns| patterns.iter().map(ToString::to_string).collect()),
+        actions: row.grant.actions.map(texts),
+        objects: row.grant.objects.map(texts),
         created_at: row.created_at.to_string(),
         expires_at: row.expires_at.map(|at| at.to_string()),
         revoked_at: row.revoked_at.map(|at| at.to_string()),
     }
+}
+
+fn texts<T: ToString>(patterns: Vec<T>) -> Vec<String> {
+    patterns.iter().map(ToString::to_string).collect()
 }

@@ -345,8 +345,15 @@ impl From<crate::objects::ObjectError> for ApiError {
         let told = |code, name| Self::new(code, crate::fault::chain(&error)).because(name);
         match &error {
             Object::TooLarge => told(ErrorCode::PayloadTooLarge, "EntityTooLarge"),
-            Object::Full(_) => told(ErrorCode::QuotaExceeded, "QuotaExceeded"),
-            Object::TooManyUploads(_) => told(ErrorCode::QuotaExceeded, "QuotaExceeded"),
+            Object::Full(_)
+            | Object::Share(_)
+            | Object::TooManyUploads(_)
+            | Object::UploadShare(_) => told(ErrorCode::QuotaExceeded, "QuotaExceeded"),
+            Object::NotYours => Self::refused(
+                ErrorCode::AccessDenied,
+                error.to_string(),
+                "a change to another caller's object",
+            ),
             Object::NoUpload(_) => told(ErrorCode::NotFound, "NoSuchUpload"),
             Object::NoPart(_) => told(ErrorCode::Validation, "InvalidPart"),
             Object::Interrupted => told(ErrorCode::Validation, "IncompleteBody"),

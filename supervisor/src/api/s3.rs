@@ -21,6 +21,7 @@ use super::authorize::{self, Presented};
 use super::reply::ApiError;
 use super::router::request_id;
 use crate::broker::Broker;
+use crate::objects::{MAX_KEY, Room, is_bucket};
 use crate::permit::Action;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
@@ -30,9 +31,6 @@ use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use proto::code::ErrorCode;
 use std::sync::Arc;
-
-/// Longest key (S3's own bound), in bytes.
-const MAX_KEY: usize = 1024;
 
 /// The account that a caller expects a bucket to belong to.
 const EXPECTED_OWNER: &str = "x-amz-expected-bucket-owner";
@@ -71,14 +69,23 @@ pub fn serves(path: &str) -> bool {
     path == "/s3" || path.starts_with("/s3/")
 }
 
-/// What a caller must be permitted to do.
-#[must_use]
-pub fn action(method: &Method) -> Action {
-    match *method {
-        Method::GET | Method::HEAD => Action::GET_OBJECT,
-        _ => Action::PUT_OBJECT,
-    }
+/// Whether a caller has anything to do here by this method, wherever: looked at before its body is waited for.
+pub fn admitted(presented: &Presented, method: &Method) -> Result<(), ApiError> {
+    let actions: &[Action] = match *method {
+        Method::GET | Method::HEAD => &[Action::GET_OBJECT, Action::LIST_BUCKET],
+        Method::DELETE => &[Action::DELETE_OBJECT, Action::PUT_OBJECT],
+        _ => &[Action::PUT_OBJECT],
+    };
+    authorize::on_some_object(presented, actions, None)
 }
+
+/// What a bucket is there for.
+const ON_BUCKETS: &[Action] = &[
+    Action::LIST_BUCKET,
+    Action::GET_OBJECT,
+    Action::PUT_OBJECT,
+    Action::DELETE_OBJECT,
+];
 
 /// A request, taken apart.
 #[derive(Debug)]
@@ -125,24 +132,61 @@ async fn route(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    authorize::without_runtime(presented, action(&parts.method))?;
+    admitted(presented, &parts.method)?;
     let asked = asked(broker, &parts)?;
+    let Asked { bucket, key, .. } = &asked;
     let upload = asked.query("uploadId").is_some();
-    match (asked.method.as_str(), asked.key.is_empty()) {
-        ("PUT" | "HEAD", true) => bucket::there(broker, &asked),
-        ("GET", true) => bucket::get(broker, &asked).await,
-        ("PUT", false) if upload => parts::put(broker, &asked, body).await,
-        ("POST", false) if asked.query("uploads").is_some() => parts::begin(broker, &asked),
-        ("POST", false) if upload => parts::complete(broker, &asked, body).await,
-        ("DELETE", false) if upload => parts::abort(broker, &asked),
-        ("PUT", false) => object::put(broker, &asked, body).await,
-        ("GET" | "HEAD", false) => object::get(broker, &asked).await,
-        ("DELETE", false) => object::delete(broker, &asked).await,
-        (method, _) => Err(ApiError::new(
-            ErrorCode::MethodNotAllowed,
-            format!("{method} is not offered here"),
-        )
-        .because("MethodNotAllowed")),
+    let on = |action| authorize::on_object(broker, presented, action, bucket, key);
+    match (asked.method.as_str(), key.is_empty()) {
+        ("PUT" | "HEAD", true) => {
+            authorize::on_some_object(presented, ON_BUCKETS, Some(bucket))?;
+            bucket::there(broker, &asked)
+        }
+        ("GET", true) if asked.query("location").is_some() => {
+            authorize::on_some_object(presented, ON_BUCKETS, Some(bucket))?;
+            Ok(bucket::location(broker))
+        }
+        ("GET", true) => {
+            let prefix = asked.query("prefix").unwrap_or_default();
+            let asker = authorize::on_objects(broker, presented, bucket, prefix)?;
+            bucket::list(broker, &asker, &asked).await
+        }
+        ("PUT" | "POST", false) => {
+            let asker = on(Action::PUT_OBJECT)?;
+            if upload && asked.method == Method::PUT {
+                parts::put(broker, &asker, &asked, body).await
+            } else if upload {
+                parts::complete(broker, &asker, &asked, body).await
+            } else if asked.method == Method::PUT {
+                object::put(broker, &asker, &asked, body).await
+            } else if asked.query("uploads").is_some() {
+                parts::begin(broker, &asker, &asked)
+            } else {
+                Err(not_offered("POST"))
+            }
+        }
+        // Of S3's users, who may put may also give up putting.
+        ("DELETE", false) if upload => parts::abort(broker, &on(Action::PUT_OBJECT)?, &asked),
+        ("GET" | "HEAD", false) => object::get(broker, &on(Action::GET_OBJECT)?, &asked).await,
+        ("DELETE", false) => object::delete(broker, &on(Action::DELETE_OBJECT)?, &asked).await,
+        (method, _) => Err(not_offered(method)),
+    }
+}
+
+fn not_offered(method: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::MethodNotAllowed,
+        format!("{method} is not offered here"),
+    )
+    .because("MethodNotAllowed")
+}
+
+/// How many bytes of objects there may be.
+fn room(broker: &Broker) -> Room {
+    let limits = &broker.config().limits;
+    Room {
+        all: limits.objects.0,
+        each: limits.objects_per_caller.0,
     }
 }
 
@@ -206,14 +250,6 @@ fn asked(broker: &Broker, parts: &http::request::Parts) -> Result<Asked, ApiErro
         .because("AccessDenied")),
         Some(_) | None => Ok(asked),
     }
-}
-
-fn is_bucket(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
-    (3..=63).contains(&name.len())
-        && name.bytes().all(allowed)
-        && !name.starts_with(['.', '-'])
-        && !name.ends_with(['.', '-'])
 }
 
 /// An error as S3 says it.

@@ -421,6 +421,8 @@ impl Resolver<'_> {
 
     fn limits(&mut self) -> Limits {
         let second = Duration::from_secs(1);
+        let bytes = MemoryBytes(0)..=MemoryBytes(1 << 50);
+        let objects = self.within("limits.objects", MemoryBytes::mib(4096), bytes.clone());
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
             max_sessions_per_runtime: self.within("limits.max_sessions_per_runtime", 0, 0..=10_000),
@@ -462,10 +464,11 @@ impl Resolver<'_> {
                     0..=1000,
                 ),
             },
-            objects: self.within(
-                "limits.objects",
-                MemoryBytes::mib(4096),
-                MemoryBytes(0)..=MemoryBytes(1 << 50),
+            objects,
+            objects_per_caller: self.within(
+                "limits.objects_per_caller",
+                MemoryBytes(objects.0 / 2),
+                bytes,
             ),
             max_head: self.within(
                 "limits.max_head",
@@ -651,14 +654,19 @@ impl Resolver<'_> {
         let total = self.within(
             "storage.total",
             MemoryBytes::mib(20 << 10).max(max_size),
-            sizes,
+            sizes.clone(),
         );
-        if total < max_size {
-            self.fault("storage.total", "is below `storage.max_size`");
+        let half = MemoryBytes(total.0 / 2).max(max_size);
+        let per_caller = self.within("storage.per_caller", half, sizes);
+        for (key, bytes) in [("storage.total", total), ("storage.per_caller", per_caller)] {
+            if bytes < max_size {
+                self.fault(key, "is below `storage.max_size`");
+            }
         }
         Storage {
             max_size,
             total,
+            per_caller,
             keep: self.duration(
                 "storage.keep",
                 1_209_600 * second,

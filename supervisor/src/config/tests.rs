@@ -391,6 +391,8 @@ fn example() -> String {
             "network.allow" | "network.ceiling_allow" => {
                 "[\"api.example.com:443\", \"*.example.org\"]"
             }
+            "limits.objects_per_caller" => "\"2G\"",
+            "storage.per_caller" => "\"10G\"",
             path => {
                 assert!(
                     !key.default.starts_with('<'),

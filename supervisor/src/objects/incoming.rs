@@ -1,13 +1,14 @@
 //! Bytes being received: written, counted and hashed.
 
-use super::{MAX_OBJECT, ObjectError, Used};
+use super::used::{OVERHEAD, Used};
+use super::{MAX_OBJECT, ObjectError, Room};
+use crate::owner::Principal;
 use bytes::Bytes;
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
 use tempfile::{NamedTempFile, TempPath};
 
 /// A file that is not an object yet. Dropping it removes it.
@@ -15,22 +16,32 @@ use tempfile::{NamedTempFile, TempPath};
 pub struct Incoming {
     file: NamedTempFile,
     charge: Charge,
-    most: u64,
+    room: Room,
+    size: u64,
     md5: Md5,
     sha256: Sha256,
     crc32: crc32fast::Hasher,
 }
 
-/// Bytes counted against the bound of all; given back when dropped.
+/// Bytes counted against the bounds; given back when dropped.
 #[derive(Debug)]
 struct Charge {
-    used: Arc<Used>,
+    used: Used,
+    maker: Principal,
     bytes: u64,
+}
+
+impl Charge {
+    fn add(&mut self, bytes: u64, room: Room) -> Result<(), ObjectError> {
+        self.used.take(&self.maker, bytes, room)?;
+        self.bytes += bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.used.give_back(self.bytes);
+        self.used.give_back(&self.maker, self.bytes);
     }
 }
 
@@ -50,7 +61,18 @@ pub struct Digest {
 }
 
 impl Incoming {
-    pub(super) fn begin(directory: &Path, used: Arc<Used>, most: u64) -> Result<Self, ObjectError> {
+    pub(super) fn begin(
+        directory: &Path,
+        used: Used,
+        maker: Principal,
+        room: Room,
+    ) -> Result<Self, ObjectError> {
+        let mut charge = Charge {
+            used,
+            maker,
+            bytes: 0,
+        };
+        charge.add(OVERHEAD, room)?;
         let file = NamedTempFile::new_in(directory).map_err(|source| ObjectError::File {
             verb: "create",
             path: directory.to_owned(),
@@ -58,8 +80,9 @@ impl Incoming {
         })?;
         Ok(Self {
             file,
-            charge: Charge { used, bytes: 0 },
-            most,
+            charge,
+            room,
+            size: 0,
             md5: Md5::new(),
             sha256: Sha256::new(),
             crc32: crc32fast::Hasher::new(),
@@ -77,11 +100,11 @@ impl Incoming {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), ObjectError> {
         let count = bytes.len() as u64;
-        if self.charge.bytes.saturating_add(count) > MAX_OBJECT {
+        if self.size.saturating_add(count) > MAX_OBJECT {
             return Err(ObjectError::TooLarge);
         }
-        self.charge.used.take(count, self.most)?;
-        self.charge.bytes += count;
+        self.charge.add(count, self.room)?;
+        self.size += count;
         self.md5.update(bytes);
         self.sha256.update(bytes);
         self.crc32.update(bytes);
@@ -95,7 +118,7 @@ impl Incoming {
     pub fn digest(&self) -> Digest {
         let sha256_bytes: [u8; 32] = self.sha256.clone().finalize().into();
         Digest {
-            size: self.charge.bytes,
+            size: self.size,
             md5: self.md5.clone().finalize().into(),
             sha256: hex(&sha256_bytes),
             sha256_bytes,
@@ -112,8 +135,8 @@ impl Incoming {
         }
     }
 
-    /// Syncs the file and gives it its name; its bytes stay counted.
-    pub(super) fn keep(mut self, target: &Path) -> Result<(), ObjectError> {
+    /// Syncs the file and gives it its name; its bytes stay counted, and are told.
+    pub(super) fn keep(mut self, target: &Path) -> Result<u64, ObjectError> {
         self.file
             .as_file()
             .sync_all()
@@ -125,11 +148,11 @@ impl Incoming {
             source,
         };
         std::fs::rename(file.path(), target).map_err(|source| fault("rename", source))?;
-        charge.bytes = 0;
         let directory = target.parent().unwrap_or(Path::new("."));
         File::open(directory)
             .and_then(|directory| directory.sync_all())
-            .map_err(|source| fault("sync", source))
+            .map_err(|source| fault("sync", source))?;
+        Ok(std::mem::take(&mut charge.bytes))
     }
 
     pub(super) fn fault(&self, verb: &'static str, source: io::Error) -> ObjectError {

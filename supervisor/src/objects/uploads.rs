@@ -2,7 +2,8 @@
 //! daemon that stops forgets them, and the client begins anew.
 
 use super::incoming::{AtRest, hex};
-use super::{Digest, Incoming, ObjectError, ObjectName, Objects, blocking};
+use super::{Asker, Digest, Incoming, ObjectError, ObjectName, Objects, Room, blocking};
+use crate::owner::Principal;
 use crate::store::ObjectRow;
 use md5::{Digest as _, Md5};
 use std::collections::{BTreeMap, HashMap};
@@ -13,6 +14,9 @@ use tokio::time::Instant;
 
 /// Most uploads at once.
 const MOST: usize = 64;
+
+/// Most of one caller's: SDKs send a file at a time.
+const MOST_OF_ONE: usize = 16;
 
 /// Most parts of one: SDKs send 8 MB at a time, and the largest object has 250 MB.
 pub const MOST_PARTS: u16 = 1000;
@@ -26,6 +30,7 @@ pub(super) struct Uploads(Mutex<HashMap<String, Upload>>);
 
 #[derive(Debug)]
 struct Upload {
+    maker: Principal,
     name: ObjectName,
     parts: BTreeMap<u16, Arc<AtRest>>,
     touched: Instant,
@@ -49,14 +54,19 @@ impl Uploads {
 
 impl Objects {
     /// Begins an upload in parts; its id.
-    pub fn begin_upload(&self, name: ObjectName) -> Result<String, ObjectError> {
+    pub fn begin_upload(&self, maker: &Principal, name: ObjectName) -> Result<String, ObjectError> {
         let mut uploads = self.0.uploads.map();
         uploads.retain(|_, upload| upload.touched.elapsed() < FORGOTTEN_AFTER);
         if uploads.len() >= MOST {
             return Err(ObjectError::TooManyUploads(uploads.len()));
         }
+        let own = uploads.values().filter(|upload| upload.maker == *maker);
+        if own.count() >= MOST_OF_ONE {
+            return Err(ObjectError::UploadShare(MOST_OF_ONE));
+        }
         let id = uuid::Uuid::new_v4().simple().to_string();
         let upload = Upload {
+            maker: maker.clone(),
             name,
             parts: BTreeMap::new(),
             touched: Instant::now(),
@@ -65,10 +75,19 @@ impl Objects {
         Ok(id)
     }
 
-    /// Whether an upload of this object is under way.
-    pub fn require_upload(&self, id: &str, bucket: &str, key: &str) -> Result<(), ObjectError> {
+    /// Whether an upload of this caller's, of this object, is under way.
+    pub fn require_upload(
+        &self,
+        maker: &Principal,
+        id: &str,
+        bucket: &str,
+        key: &str,
+    ) -> Result<(), ObjectError> {
+        let meant = |upload: &Upload| {
+            upload.maker == *maker && upload.name.bucket == bucket && upload.name.key == key
+        };
         match self.0.uploads.map().get_mut(id) {
-            Some(upload) if upload.name.bucket == bucket && upload.name.key == key => {
+            Some(upload) if meant(upload) => {
                 upload.touched = Instant::now();
                 Ok(())
             }
@@ -92,12 +111,13 @@ impl Objects {
     /// Puts the parts together as the object. The upload stays if that fails.
     pub async fn complete_upload(
         &self,
+        asker: &Asker,
         id: &str,
         parts: Vec<Part>,
-        most: u64,
+        room: Room,
     ) -> Result<ObjectRow, ObjectError> {
         let (name, pieces) = self.named_parts(id, &parts)?;
-        let mut whole = self.begin(most)?;
+        let mut whole = self.begin(&asker.principal, room)?;
         let whole = blocking(move || {
             let mut buffer = vec![0; 256 << 10];
             for piece in pieces {
@@ -116,7 +136,7 @@ impl Objects {
         })
         .await?;
         let etag = self.etag(id, &parts)?;
-        let row = self.publish(name, whole, etag).await?;
+        let row = self.publish(asker, name, whole, etag).await?;
         self.0.uploads.map().remove(id);
         Ok(row)
     }

@@ -2,7 +2,7 @@
 
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp};
-use crate::permit::{Grant, Pattern};
+use crate::permit::{Grant, ObjectPattern, Pattern};
 use proto::api::Page;
 use proto::ids::RuntimeName;
 use rusqlite::types::Type;
@@ -49,7 +49,7 @@ pub struct KeyRow {
     seq: i64,
 }
 
-const KEY: &str = "SELECT seq, id, name, sealed, runtimes, actions, created_at, expires_at, revoked_at FROM access_keys";
+const KEY: &str = "SELECT seq, id, name, sealed, runtimes, actions, objects, created_at, expires_at, revoked_at FROM access_keys";
 
 impl Store {
     /// Notes a new key.
@@ -66,14 +66,15 @@ impl Store {
                 )));
             }
             db.execute(
-                "INSERT INTO access_keys (id, name, sealed, runtimes, actions, created_at, expires_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO access_keys (id, name, sealed, runtimes, actions, objects, created_at, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
                     new.id,
                     new.name,
                     new.sealed,
                     new.grant.runtimes.as_ref().map(|names| list(names)),
                     new.grant.actions.as_ref().map(|patterns| list(patterns)),
+                    new.grant.objects.as_ref().map(|patterns| list(patterns)),
                     Timestamp::now(),
                     new.expires_at,
                 ],
@@ -153,10 +154,11 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<KeyRow> {
         grant: Grant {
             runtimes: listed(row, 4, names)?,
             actions: listed(row, 5, Pattern::parse)?,
+            objects: listed(row, 6, ObjectPattern::parse)?,
         },
-        created_at: row.get(6)?,
-        expires_at: row.get(7)?,
-        revoked_at: row.get(8)?,
+        created_at: row.get(7)?,
+        expires_at: row.get(8)?,
+        revoked_at: row.get(9)?,
     })
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL];
+const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL, MAKERS];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -173,6 +173,14 @@ CREATE TABLE objects (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// Whose an object is ([`crate::owner::Principal`]; those from before are nobody's, and so operators'), and which ones a key
+/// is limited to. Actions had one service's name before them, whosever they were: without it they mean what they meant.
+const MAKERS: &str = "
+ALTER TABLE objects ADD COLUMN maker TEXT NOT NULL DEFAULT '';
+ALTER TABLE access_keys ADD COLUMN objects TEXT CHECK (objects IS NULL OR json_valid(objects));
+UPDATE access_keys SET actions = replace(actions, '\"bedrock-agentcore:', '\"') WHERE actions IS NOT NULL;
+";
+
 fn newest() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
@@ -249,6 +257,37 @@ mod tests {
         assert_eq!(of("PRAGMA user_version"), Ok(newest()));
         assert_eq!(of("SELECT value FROM meta WHERE key = 'epoch'"), Ok(7));
         assert_eq!(of("SELECT count(*) FROM access_keys"), Ok(0));
+    }
+
+    #[test]
+    fn keys_from_before_actions_had_a_service_may_do_what_they_might() {
+        let ground = tempfile::tempdir().expect("directory");
+        let path = ground.path().join("db");
+        first(
+            &path,
+            &format!(
+                "{OWNERS}{ACCESS_KEYS}{AUDIT}{CONTROL} PRAGMA user_version = 5;
+                 INSERT INTO access_keys (id, name, sealed, actions, created_at) VALUES
+                     ('a', 'a', x'', '[\"bedrock-agentcore:Get*\",\"bedrock-agentcore:PutObject\"]', 1),
+                     ('b', 'b', x'', NULL, 1);
+                 INSERT INTO objects (bucket, key, version, etag, sha256, size, created_at)
+                     VALUES ('code', 'k', 'v', 'e', printf('%064d', 0), 1, 1);"
+            ),
+        );
+        let db = open::writer(&path).expect("opened");
+        let of = |query: &str| db.query_row(query, [], |row| row.get::<_, Option<String>>(0));
+        let actions = |id: &str| {
+            of(&format!(
+                "SELECT actions FROM access_keys WHERE id = '{id}'"
+            ))
+        };
+        assert_eq!(actions("a"), Ok(Some(r#"["Get*","PutObject"]"#.to_owned())));
+        assert_eq!(actions("b"), Ok(None));
+        assert_eq!(
+            of("SELECT objects FROM access_keys WHERE id = 'a'"),
+            Ok(None)
+        );
+        assert_eq!(of("SELECT maker FROM objects"), Ok(Some(String::new())));
     }
 
     #[test]

@@ -249,8 +249,8 @@ async fn run(
     }
     let input = Input::read(broker, presented, operation, decoded, request).await?;
     match operation {
-        Operation::CreateAgentRuntime => runtime::create(broker, input).await,
-        Operation::UpdateAgentRuntime => runtime::update(broker, input).await,
+        Operation::CreateAgentRuntime => runtime::create(broker, presented, input).await,
+        Operation::UpdateAgentRuntime => runtime::update(broker, presented, input).await,
         Operation::GetAgentRuntime => runtime::get(broker, &input).await,
         Operation::DeleteAgentRuntime => runtime::delete(broker, &input).await,
         Operation::ListAgentRuntimes => runtime::list(broker, &input).await,

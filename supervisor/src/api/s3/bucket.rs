@@ -3,6 +3,7 @@
 use super::{Asked, answer, xml};
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
+use crate::objects::Asker;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode};
 use proto::code::ErrorCode;
@@ -23,15 +24,21 @@ pub(super) fn there(broker: &Broker, asked: &Asked) -> Result<Response, ApiError
     Ok(response)
 }
 
-/// `GET`: its keys, or where it is.
-pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiError> {
-    if asked.query("location").is_some() {
-        let region = &broker.config().region;
-        let text = format!(
-            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<LocationConstraint>{region}</LocationConstraint>"
-        );
-        return Ok(answer(StatusCode::OK, text));
-    }
+/// `GET ?location`: where it is.
+pub(super) fn location(broker: &Broker) -> Response {
+    let region = &broker.config().region;
+    let text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<LocationConstraint>{region}</LocationConstraint>"
+    );
+    answer(StatusCode::OK, text)
+}
+
+/// `GET`: its keys.
+pub(super) async fn list(
+    broker: &Broker,
+    asker: &Asker,
+    asked: &Asked,
+) -> Result<Response, ApiError> {
     if asked.query("list-type") != Some("2") {
         return Err(ApiError::new(
             ErrorCode::Validation,
@@ -56,7 +63,7 @@ pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiE
         .unwrap_or_default();
     let mut rows = broker
         .objects
-        .list(&asked.bucket, prefix, after, most + 1)
+        .list(asker, &asked.bucket, prefix, after, most + 1)
         .await?;
     let more = rows.len() > usize::from(most);
     rows.truncate(usize::from(most));

@@ -4,7 +4,7 @@ use super::receive::{receive, told};
 use super::{Asked, VERSION_ID};
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
-use crate::objects::{ObjectName, hex};
+use crate::objects::{Asker, ObjectName, hex};
 use crate::store::ObjectRow;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -53,7 +53,12 @@ pub(super) fn name(asked: &Asked) -> Result<ObjectName, ApiError> {
 }
 
 /// PutObject.
-pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn put(
+    broker: &Broker,
+    asker: &Asker,
+    asked: &Asked,
+    body: Body,
+) -> Result<Response, ApiError> {
     for condition in ["if-none-match", "if-match"] {
         if asked.header(condition).is_some() {
             return Err(ApiError::new(
@@ -64,10 +69,10 @@ pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Re
         }
     }
     let name = name(asked)?;
-    let (incoming, digest) = receive(broker, asked, body).await?;
+    let (incoming, digest) = receive(broker, asker, asked, body).await?;
     let row = broker
         .objects
-        .publish(name, incoming, hex(&digest.md5))
+        .publish(asker, name, incoming, hex(&digest.md5))
         .await?;
     let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
@@ -83,7 +88,11 @@ pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Re
 }
 
 /// GetObject and HeadObject.
-pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiError> {
+pub(super) async fn get(
+    broker: &Broker,
+    asker: &Asker,
+    asked: &Asked,
+) -> Result<Response, ApiError> {
     let missing = || {
         ApiError::not_found(format!(
             "there is no object {} in bucket {}",
@@ -92,7 +101,7 @@ pub(super) async fn get(broker: &Broker, asked: &Asked) -> Result<Response, ApiE
     };
     let row = broker
         .objects
-        .find(&asked.bucket, &asked.key)
+        .find(asker, &asked.bucket, &asked.key)
         .await?
         .ok_or_else(missing)?;
     if asked
@@ -171,8 +180,15 @@ fn until(
 }
 
 /// DeleteObject: what is not there is deleted already.
-pub(super) async fn delete(broker: &Broker, asked: &Asked) -> Result<Response, ApiError> {
-    broker.objects.delete(&asked.bucket, &asked.key).await?;
+pub(super) async fn delete(
+    broker: &Broker,
+    asker: &Asker,
+    asked: &Asked,
+) -> Result<Response, ApiError> {
+    broker
+        .objects
+        .delete(asker, &asked.bucket, &asked.key)
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -2,11 +2,11 @@
 
 use super::object::name;
 use super::receive::{receive, told};
-use super::{Asked, VERSION_ID, answer, xml};
+use super::{Asked, VERSION_ID, answer, room, xml};
 use crate::api::input::bounded;
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
-use crate::objects::{MOST_PARTS, hex};
+use crate::objects::{Asker, MOST_PARTS, hex};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
@@ -16,8 +16,10 @@ use http::header::ETAG;
 const MAX_DOCUMENT: u64 = 1 << 20;
 
 /// CreateMultipartUpload.
-pub(super) fn begin(broker: &Broker, asked: &Asked) -> Result<Response, ApiError> {
-    let id = broker.objects.begin_upload(name(asked)?)?;
+pub(super) fn begin(broker: &Broker, asker: &Asker, asked: &Asked) -> Result<Response, ApiError> {
+    let id = broker
+        .objects
+        .begin_upload(&asker.principal, name(asked)?)?;
     let text = xml::document(
         "InitiateMultipartUploadResult",
         &[
@@ -30,8 +32,13 @@ pub(super) fn begin(broker: &Broker, asked: &Asked) -> Result<Response, ApiError
 }
 
 /// UploadPart.
-pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Response, ApiError> {
-    let id = upload_id(broker, asked)?;
+pub(super) async fn put(
+    broker: &Broker,
+    asker: &Asker,
+    asked: &Asked,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let id = upload_id(broker, asker, asked)?;
     let number = asked
         .query("partNumber")
         .and_then(|number| number.parse().ok())
@@ -40,7 +47,7 @@ pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Re
             ApiError::field("partNumber", format!("must be 1 to {MOST_PARTS}"))
                 .because("InvalidArgument")
         })?;
-    let (incoming, digest) = receive(broker, asked, body).await?;
+    let (incoming, digest) = receive(broker, asker, asked, body).await?;
     broker.objects.put_part(&id, number, incoming)?;
     let mut response = StatusCode::OK.into_response();
     let headers = response.headers_mut();
@@ -55,13 +62,16 @@ pub(super) async fn put(broker: &Broker, asked: &Asked, body: Body) -> Result<Re
 /// CompleteMultipartUpload.
 pub(super) async fn complete(
     broker: &Broker,
+    asker: &Asker,
     asked: &Asked,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let id = upload_id(broker, asked)?;
+    let id = upload_id(broker, asker, asked)?;
     let parts = xml::parts(&bounded(body, MAX_DOCUMENT).await?)?;
-    let most = broker.config().limits.objects.0;
-    let row = broker.objects.complete_upload(&id, parts, most).await?;
+    let row = broker
+        .objects
+        .complete_upload(asker, &id, parts, room(broker))
+        .await?;
     let text = xml::document(
         "CompleteMultipartUploadResult",
         &[
@@ -77,15 +87,17 @@ pub(super) async fn complete(
 }
 
 /// AbortMultipartUpload.
-pub(super) fn abort(broker: &Broker, asked: &Asked) -> Result<Response, ApiError> {
-    broker.objects.abort_upload(&upload_id(broker, asked)?);
+pub(super) fn abort(broker: &Broker, asker: &Asker, asked: &Asked) -> Result<Response, ApiError> {
+    broker
+        .objects
+        .abort_upload(&upload_id(broker, asker, asked)?);
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-fn upload_id(broker: &Broker, asked: &Asked) -> Result<String, ApiError> {
+fn upload_id(broker: &Broker, asker: &Asker, asked: &Asked) -> Result<String, ApiError> {
     let id = asked.query("uploadId").unwrap_or_default().to_owned();
     broker
         .objects
-        .require_upload(&id, &asked.bucket, &asked.key)?;
+        .require_upload(&asker.principal, &id, &asked.bucket, &asked.key)?;
     Ok(id)
 }

@@ -1,10 +1,10 @@
 //! A body on its way into a file: unframed, bounded in size and time, and held to every checksum that came with it.
 
-use super::Asked;
 use super::chunked::Chunked;
+use super::{Asked, room};
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
-use crate::objects::{Digest, Incoming, MAX_OBJECT};
+use crate::objects::{Asker, Digest, Incoming, MAX_OBJECT};
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,6 +27,7 @@ const NOT_VERIFIED: &[&str] = &[
 /// Receives the whole body.
 pub(super) async fn receive(
     broker: &Broker,
+    asker: &Asker,
     asked: &Asked,
     body: Body,
 ) -> Result<(Incoming, Digest), ApiError> {
@@ -41,7 +42,7 @@ pub(super) async fn receive(
     let encoded = asked.header("content-encoding").unwrap_or_default();
     let framed = signed.starts_with("STREAMING-") || encoded.contains("aws-chunked");
     let mut chunked = framed.then(Chunked::default);
-    let mut incoming = broker.objects.begin(broker.config().limits.objects.0)?;
+    let mut incoming = broker.objects.begin(&asker.principal, room(broker))?;
     let mut pieces = body.into_data_stream();
     let (began, mut bytes) = (Instant::now(), 0_u64);
     loop {

@@ -2,9 +2,11 @@
 
 use super::Answer;
 use super::input::Input;
-use super::mapping::{self, S3, Wanted};
+use super::mapping::{self, S3};
+use crate::api::authorize::{self, Presented};
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
+use crate::permit::Action;
 use crate::store::{Done, NewVersion, State, VersionOf, VersionRecord};
 use proto::api::EndReason;
 use proto::config::{NetworkMode, RuntimeConfig};
@@ -17,25 +19,49 @@ use std::sync::Arc;
 const NOT_KEPT: &[&str] = &["agentRuntimeName", "agentRuntimeId", "clientToken", "tags"];
 
 /// CreateAgentRuntime.
-pub(super) async fn create(broker: &Arc<Broker>, input: Input) -> Result<Answer, ApiError> {
+pub(super) async fn create(
+    broker: &Arc<Broker>,
+    presented: &Presented,
+    input: Input,
+) -> Result<Answer, ApiError> {
     if let Some(answer) = answered(broker, &input).await? {
         return Ok(answer);
     }
     let name = RuntimeName::parse(input.text("agentRuntimeName").unwrap_or_default())
         .map_err(|error| ApiError::field("agentRuntimeName", error.to_string()))?;
     let wanted = mapping::wanted(broker, name, None, &input)?;
-    make(broker, VersionOf::New, wanted, &input, created).await
+    let artifact = code(broker, presented, &wanted.code).await?;
+    make(
+        broker,
+        VersionOf::New,
+        (wanted.config, artifact),
+        &input,
+        created,
+    )
+    .await
 }
 
 /// UpdateAgentRuntime: replaces everything, as a new version.
-pub(super) async fn update(broker: &Arc<Broker>, input: Input) -> Result<Answer, ApiError> {
+pub(super) async fn update(
+    broker: &Arc<Broker>,
+    presented: &Presented,
+    input: Input,
+) -> Result<Answer, ApiError> {
     if let Some(answer) = answered(broker, &input).await? {
         return Ok(answer);
     }
     let id = input.runtime()?;
     let newest = broker.store.version_record(&id, None).await?;
     let wanted = mapping::wanted(broker, newest.name, Some(&newest.config), &input)?;
-    make(broker, VersionOf::Existing(id), wanted, &input, updated).await
+    let artifact = code(broker, presented, &wanted.code).await?;
+    make(
+        broker,
+        VersionOf::Existing(id),
+        (wanted.config, artifact),
+        &input,
+        updated,
+    )
+    .await
 }
 
 /// GetAgentRuntime.
@@ -102,14 +128,14 @@ async fn answered(broker: &Broker, input: &Input) -> Result<Option<Answer>, ApiE
 async fn make(
     broker: &Arc<Broker>,
     of: VersionOf,
-    wanted: Wanted,
+    (config, artifact): (RuntimeConfig, ArtifactId),
     input: &Input,
     told: fn(&VersionRecord) -> Value,
 ) -> Result<Answer, ApiError> {
     let new = NewVersion {
         of,
-        artifact: code(broker, &wanted.code).await?,
-        config: wanted.config,
+        artifact,
+        config,
         state: State::Making,
         typed: Some(input.without(NOT_KEPT)),
         tags: input.texts("tags"),
@@ -127,15 +153,17 @@ async fn make(
     }
 }
 
-/// The bytes that an object has now: what the version is made of, whatever becomes of the object.
-async fn code(broker: &Broker, place: &S3) -> Result<ArtifactId, ApiError> {
+/// The bytes that an object has now: what the version is made of, whatever becomes of the object. Who deploys it must be
+/// permitted to read it; on AWS the runtime's role is.
+async fn code(broker: &Broker, presented: &Presented, place: &S3) -> Result<ArtifactId, ApiError> {
     let field = "agentRuntimeArtifact.codeConfiguration.code.s3";
     let S3 {
         bucket,
         prefix,
         version_id,
     } = place;
-    let found = broker.objects.find(bucket, prefix).await?;
+    let asker = authorize::on_object(broker, presented, Action::GET_OBJECT, bucket, prefix)?;
+    let found = broker.objects.find(&asker, bucket, prefix).await?;
     let row = found.ok_or_else(|| {
         ApiError::field(
             field,
