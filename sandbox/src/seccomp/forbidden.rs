@@ -171,6 +171,35 @@ const NAMESPACES: [c_int; 7] = [
 /// discipline.
 const TERMINAL: [u32; 4] = [0x5412, 0x541C, 0x541D, 0x5423];
 
+/// Requests of file systems, by the byte that says whose they are, and those of each that are let through: what a program asks
+/// of a file that it may read, and copies that share blocks. Whole families, not a list of their members: new ones come with
+/// every kernel, each is code of a file system that nobody without privilege needs, and the disk below the base and `/app` is the
+/// host's own.
+const FILE_SYSTEMS: [(u32, &[u32]); 3] = [
+    // ext4 (MOVE_EXT, MIGRATE, ALLOC_DA_BLKS, SWAP_BOOT, RESIZE_FS, …), flags of files, fscrypt, fs-verity. Left: GETFLAGS,
+    // GETVERSION, FIEMAP; of /proc, which has the same byte, PAGEMAP_SCAN and PROCMAP_QUERY.
+    (
+        0x66,
+        &[
+            0x8008_6601,
+            0x8008_6603,
+            0xC020_660B,
+            0xC060_6610,
+            0xC068_6611,
+        ],
+    ),
+    // xfs, project ids, freezing, trimming, shutting down. Left: FSGETXATTR.
+    (0x58, &[0x801C_581F]),
+    // btrfs (whose SYNC anyone may ask for), labels. Left: FICLONE, FICLONERANGE, FIDEDUPERANGE, GETFSLABEL.
+    (0x94, &[0x4004_9409, 0x4020_940D, 0xC018_9436, 0x8100_9431]),
+];
+
+/// Where a request says whose it is.
+const FAMILY: u32 = 0xFF00;
+
+/// A request of the same kind with a byte of its own: SETVERSION.
+const SET_VERSION: u32 = 0x4008_7602;
+
 /// prctl options: where the kernel believes the program's segments are, core scheduling groups, system calls handled by
 /// the process itself (which the filter would judge by the wrong address).
 const PRCTL: [c_int; 3] = [PR_SET_MM, 62, 59];
@@ -226,6 +255,12 @@ fn all() -> Result<Vec<Refusal>, FilterError> {
                 .into_iter()
                 .map(|request| rule(vec![when(1, Eq, request)?]))
                 .collect::<Result<_, _>>()?,
+        },
+        Refusal {
+            name: "refusal.ioctl_files",
+            reason: "changing what a file system is, and its files beyond what calls do",
+            call: SYS_ioctl,
+            rules: file_systems()?,
         },
         Refusal {
             name: "refusal.prctl",
@@ -312,6 +347,18 @@ fn sockets() -> Result<Vec<SeccompRule>, FilterError> {
             when(2, Ne, IPPROTO_TCP)?,
             when(2, Ne, IPPROTO_UDP)?,
         ])?);
+    }
+    Ok(rules)
+}
+
+fn file_systems() -> Result<Vec<SeccompRule>, FilterError> {
+    let mut rules = vec![rule(vec![when(1, Eq, SET_VERSION)?])?];
+    for (family, left) in FILE_SYSTEMS {
+        let mut conditions = vec![when(1, MaskedEq(u64::from(FAMILY)), family << 8)?];
+        for request in left {
+            conditions.push(when(1, Ne, *request)?);
+        }
+        rules.push(rule(conditions)?);
     }
     Ok(rules)
 }

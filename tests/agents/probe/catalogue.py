@@ -180,6 +180,7 @@ S03.*                | x32 {name}                                               
 S04.*                | i386 {name} by int 0x80                                              | refused, killed       | seccomp.foreign_tables
 S05.own_terminal     | push a byte into a terminal of our own                               | EPERM                 | seccomp.ioctl_tiocsti
 S05.*                | ioctl {name} on a pipe                                               | EPERM                 | seccomp.ioctl_tiocsti
+S16.*                | ioctl {name} on a pipe                                               | EPERM                 | seccomp.ioctl_files
 S06                  | open /dev/tty                                                        | ENXIO                 | setsid
 S06.stat             | tty_nr of our own process                                            | 0                     | setsid
 S07.*                | {name}: what agents need                                             | works                 | –

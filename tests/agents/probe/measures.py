@@ -132,6 +132,7 @@ MEASURES = {
     "seccomp.forbidden": Measure(("S11.keyctl", "S11.io_uring_enter", "S11.ptrace", "S11.unshare"), ("seccomp.forbidden",)),
     "seccomp.foreign_tables": Measure(("S04.getpid",), ("refusal.foreign_tables",), ground="a kernel with IA32_EMULATION"),
     "seccomp.ioctl_tiocsti": Measure(("S05.tiocsti", "S05.tiocsti_high_bit", "S05.tioclinux"), ("refusal.ioctl",)),
+    "seccomp.ioctl_files": Measure(("S16.setflags", "S16.ext4_migrate", "S16.ext4_move_ext", "S16.btrfs_sync"), ("refusal.ioctl_files",)),
     "seccomp.socket_families": Measure(("N05.netlink_generic", "N05.netlink_uevent"), ("refusal.socket",)),
     "seccomp.clone_namespaces": Measure(("K09.user", "K09.mnt"), ("refusal.clone",)),
     "seccomp.personality": Measure(("S01.personality_exec",), ("refusal.personality",)),

@@ -1,4 +1,4 @@
-"""S01, S02, S05–S07, S11, S12, S14: which system calls are closed, what they answer, and what must stay open.
+"""S01, S02, S05–S07, S11, S12, S14, S16: which system calls are closed, what they answer, and what must stay open.
 
 The bad-argument method (syscalls.py): a closed call answers EPERM or ENOSYS, an open one whatever the kernel says about
 nonsense. Arguments are chosen so that even an open call changes nothing.
@@ -178,6 +178,44 @@ def _ioctl(request):
 def terminal_injection(_subject, _name, request):
     """On a pipe an open ioctl answers ENOTTY."""
     return _ioctl(request)
+
+
+# --- S16: what a file system is asked to do -----------------------------------------------------------------------------
+
+# Requests by name. On a pipe an open one answers ENOTTY, or EFAULT for its argument; FREEZE and THAW ask for a capability first.
+FILE_REQUESTS = {
+    "setflags": 0x40086602, "setversion": 0x40087602, "ext4_setversion": 0x40086604, "ext4_setrsvsz": 0x40086606,
+    "ext4_group_extend": 0x40086607, "ext4_group_add": 0x40286608, "ext4_migrate": 0x6609, "ext4_alloc_da_blks": 0x660C,
+    "ext4_move_ext": 0xC028660F, "ext4_resize_fs": 0x40086610, "ext4_swap_boot": 0x6611, "ext4_precache_extents": 0x6612,
+    "ext4_clear_es_cache": 0x6628, "ext4_get_es_cache": 0xC020662A, "ext4_checkpoint": 0x4004662B, "ext4_setfsuuid": 0x4008662C,
+    "ext4_set_tune_sb": 0x4000662E, "ext4_shutdown": 0x8004587D, "set_encryption_policy": 0x800C6613,
+    "get_encryption_pwsalt": 0x40106614, "add_encryption_key": 0xC0506617, "remove_encryption_key": 0xC0406618,
+    "enable_verity": 0x40806685, "measure_verity": 0xC0046686, "fssetxattr": 0x401C5820, "fitrim": 0xC0185879,
+    "fifreeze": 0xC0045877, "fithaw": 0xC0045878, "xfs_geometry": 0x8100587E, "btrfs_sync": 0x9408, "btrfs_defrag": 0x50009402,
+    "setfslabel": 0x41009432,
+    # The kernel reads 32 bits of the request.
+    "setflags_high_bit": 1 << 32 | 0x40086602, "ext4_migrate_high_bit": 1 << 32 | 0x6609, "ext4_move_ext_sign": 1 << 63 | 0xC028660F,
+}
+
+
+@group("S16", FILE_REQUESTS)
+def requests_of_file_systems(_subject, _name, request):
+    return _ioctl(request)
+
+
+ASKED_OF_FILES = {"getflags": 0x80086601, "fiemap": 0xC020660B, "fsgetxattr": 0x801C581F, "ficlone": 0x40049409, "procmap_query": 0xC0686611}
+
+
+@group("S07.file", ASKED_OF_FILES, must_work=True)
+def what_programs_ask_of_files(_subject, _name, request):
+    """What cp, lsattr and filefrag do; the kernel answers that a pipe is none."""
+    reader, writer = os.pipe()
+    try:
+        outcome = syscalls.call("ioctl", reader, request, BAD)
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return judge(outcome.error not in (0, errno.EPERM, errno.ENOSYS), str(outcome))
 
 
 @probe("S05.own_terminal")
