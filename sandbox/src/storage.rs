@@ -4,8 +4,9 @@
 //! ```text
 //! <directory>                      root 0700, never the broker's
 //!   <runtime id>/
-//!     <key>.<version>.img          sparse; its lease (flock) is held by whoever has it attached, and last by the kernel
-//!     <key>.<version>.new          not yet whole: what a crash leaves of it is cleared away
+//!     <key>.<caller>.<version>.img sparse; its lease (flock) is held by whoever has it attached, and last by the kernel
+//!     <key>.<caller>.<version>.new not yet whole, or never to be kept: cleared away as soon as nobody has it
+//!     <key>.<caller>.<version>.gone its runtime is no more: likewise
 //! ```
 //!
 //! [`mount`] runs in a one-shot process of root's (the steward), outside every session's cgroup: image ▸ loop device ▸
@@ -15,6 +16,10 @@
 //! **An image is never attached twice.** Its lease is a lock on the open file description that the loop device holds, so
 //! the kernel gives it back in the moment in which the device lets go, whatever happened to the processes.
 //!
+//! **What is attached has a name**, and so counts: whoever would remove an image takes its lease first.
+//!
+//! **A session that ends gives back what it has deleted** ([`leave`]), while its file system is still mounted.
+//!
 //! **Images are never written but by the kernel's ext4 on behalf of a session.** mke2fs sees a new, empty file only;
 //! nothing ever repairs or inspects one: its content is an attacker's.
 //!
@@ -23,6 +28,7 @@
 mod format;
 mod room;
 mod shelf;
+mod trim;
 
 pub use format::{MKE2FS, formatter};
 pub use shelf::Shelf;
@@ -37,6 +43,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{Gid, Uid, fchownat};
 use shelf::Image;
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -56,12 +63,16 @@ pub struct Wanted {
     pub runtime: String,
     /// Whose it is.
     pub key: [u8; 32],
+    /// Whose share it is of.
+    pub caller: [u8; 16],
     /// Of the runtime; another one's storage of the same key is removed.
     pub version: u32,
     /// The agent's directory in it.
     pub name: CString,
     /// Its size.
     pub bytes: u64,
+    /// Nobody is to find it again.
+    pub scratch: bool,
 }
 
 /// Why there is no storage.
@@ -164,6 +175,19 @@ pub fn mount(
         }
         _ => Err(missing("plan")),
     }
+}
+
+/// What is to be done with a session's storage when its last process is gone: `mount` is the last reference to its mount.
+/// What was deleted in it is given back to the host, and what is not to be kept is removed.
+pub fn leave(shelf: &Shelf, wanted: &Wanted, mount: OwnedFd) -> io::Result<()> {
+    let trimmed = if wanted.scratch {
+        Ok(())
+    } else {
+        trim::trim(mount.as_fd(), wanted.bytes)
+    };
+    drop(mount);
+    shelf.leave(wanted)?;
+    trimmed
 }
 
 /// The agent's directory. The root that it is in is no session's to write to, so what is there is what was made here.

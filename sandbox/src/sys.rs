@@ -5,6 +5,7 @@ pub mod capability;
 pub mod close_range;
 pub mod device_filter;
 pub mod exec;
+pub mod fitrim;
 pub mod fork;
 pub mod keyring;
 pub mod loop_device;

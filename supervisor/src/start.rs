@@ -186,6 +186,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
             directory: layout.state_dir.join("storage"),
             max_bytes: config.storage.max_size.0,
             total_bytes: config.storage.total.0,
+            caller_bytes: config.storage.per_caller.0,
             keep: config.storage.keep,
         }),
         max_sessions: usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX),

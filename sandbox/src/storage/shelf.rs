@@ -1,7 +1,7 @@
 //! The directory that the images are in. Root's alone, and so is every name below it: nothing else ever makes one there.
 
 use super::format::format;
-use super::room::{Census, Entry};
+use super::room::{Bounds, Census, Entry};
 use super::{LEASE_PATIENCE, StorageFault, Wanted};
 use crate::stager::fault;
 use nix::errno::Errno;
@@ -25,14 +25,16 @@ pub struct Shelf {
     pub directory: PathBuf,
     /// Bytes that all images together may take, what sessions may still write included.
     pub total: u64,
+    /// Bytes that those of one caller may take, counted in the same way.
+    pub per_caller: u64,
 }
 
 /// An image, and its lease for as long as the file is open, in a loop device for one.
 #[derive(Debug)]
 pub(super) struct Image {
     pub(super) file: File,
-    /// Its name until it is whole, and the one it then gets.
-    made: Option<(PathBuf, PathBuf)>,
+    /// Its name until it is whole, and the one it then gets; none, if it is not to be kept.
+    made: Option<(PathBuf, Option<PathBuf>)>,
 }
 
 impl Image {
@@ -40,8 +42,8 @@ impl Image {
     pub(super) fn keep(mut self) -> io::Result<()> {
         self.file.set_modified(SystemTime::now())?;
         match self.made.take() {
-            Some((new, whole)) => fs::rename(new, whole),
-            None => Ok(()),
+            Some((new, Some(whole))) => fs::rename(new, whole),
+            Some((_, None)) | None => Ok(()),
         }
     }
 }
@@ -59,7 +61,8 @@ impl Drop for Image {
 struct Guard(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Shelf {
-    /// Finds the image or makes it; fails if others' storage leaves no room for it, or if it stays another session's.
+    /// Finds the image or makes it; fails if others' storage leaves no room for it, or if it stays another session's. One of
+    /// another version that a session still has is waited for as well.
     pub(super) fn take(&self, name: &'static str, wanted: &Wanted) -> Result<Image, StorageFault> {
         let told = |trouble: Trouble| match trouble {
             Trouble::Full(reason) => StorageFault::Full(reason),
@@ -67,24 +70,10 @@ impl Shelf {
         };
         let failed = |error: io::Error| told(error.into());
         let deadline = Instant::now() + LEASE_PATIENCE;
-        let runtime = self.directory.join(&wanted.runtime);
-        let whole = runtime.join(format!("{}.{}.img", hex(&wanted.key), wanted.version));
-        let new = whole.with_extension("new");
         loop {
             let guard = self.guard(deadline).map_err(failed)?;
-            // One that is not whole is somebody's too, as long as that one lives.
-            let (file, made) = match open(&whole).map_err(failed)? {
-                Some(file) => (Some(file), true),
-                None => (open(&new).map_err(failed)?, false),
-            };
-            let free = file.as_ref().map_or(Ok(true), lease).map_err(failed)?;
-            match file.filter(|_| made) {
-                Some(file) if free => {
-                    self.require_room(&file, &whole).map_err(told)?;
-                    return Ok(Image { file, made: None });
-                }
-                None if free => return self.make(wanted, &runtime, new, whole).map_err(told),
-                Some(_) | None => {}
+            if let Some(held) = self.lease_all(wanted).map_err(failed)? {
+                return self.find_or_make(wanted, held).map_err(told);
             }
             drop(guard);
             if Instant::now() >= deadline {
@@ -94,17 +83,54 @@ impl Shelf {
         }
     }
 
-    /// A new one. It gets its name when it is whole: [`Image::keep`].
-    fn make(
+    /// Every image of a key, of whatever version and whole or not, with its lease; none, if somebody else has one of them.
+    fn lease_all(&self, wanted: &Wanted) -> io::Result<Option<Vec<(PathBuf, File)>>> {
+        let mut held = Vec::new();
+        for path in list_or_none(&self.runtime(wanted))? {
+            if !name_of(&path).starts_with(&hex(&wanted.key)) {
+                continue;
+            }
+            let Some(file) = open(&path)? else { continue };
+            if !lease(&file)? {
+                return Ok(None);
+            }
+            held.push((path, file));
+        }
+        Ok(Some(held))
+    }
+
+    fn find_or_make(
         &self,
         wanted: &Wanted,
-        runtime: &Path,
-        new: PathBuf,
-        whole: PathBuf,
+        mut held: Vec<(PathBuf, File)>,
     ) -> Result<Image, Trouble> {
-        make_private_directory(runtime)?;
+        let whole = self.path(wanted, "img");
+        // From before images had a caller in their name.
+        let old = self
+            .runtime(wanted)
+            .join(format!("{}.{}.img", hex(&wanted.key), wanted.version));
+        for (path, _) in held.iter_mut().filter(|(path, _)| *path == old) {
+            fs::rename(&old, &whole)?;
+            path.clone_from(&whole);
+        }
+        if let Some((_, file)) = held.iter().find(|(path, _)| *path == whole) {
+            // The same open file, and so the same lease.
+            let file = file.try_clone()?;
+            self.require_room(&file, &whole, wanted)?;
+            return Ok(Image { file, made: None });
+        }
         // Those of other versions; and what a crash has left of this one.
-        remove_all(runtime, |file| file.starts_with(&hex(&wanted.key)))?;
+        for (path, _) in &held {
+            fs::remove_file(path)?;
+        }
+        drop(held);
+        self.make(wanted, whole)
+    }
+
+    /// A new one. It gets its name when it is whole: [`Image::keep`].
+    fn make(&self, wanted: &Wanted, whole: PathBuf) -> Result<Image, Trouble> {
+        make_private_directory(&self.runtime(wanted))?;
+        let new = self.path(wanted, "new");
         let file = File::options()
             .read(true)
             .write(true)
@@ -113,22 +139,67 @@ impl Shelf {
             .open(&new)?;
         let image = Image {
             file,
-            made: Some((new.clone(), whole)),
+            made: Some((new.clone(), (!wanted.scratch).then_some(whole))),
         };
         lease(&image.file)?;
         image.file.set_len(wanted.bytes)?;
-        self.require_room(&image.file, &new)?;
+        self.require_room(&image.file, &new, wanted)?;
         format(&new, wanted.bytes)?;
         Ok(image)
     }
 
-    /// Removes the storage of a runtime that is no more. What a session still has goes when the session does.
+    fn runtime(&self, wanted: &Wanted) -> PathBuf {
+        self.directory.join(&wanted.runtime)
+    }
+
+    fn path(&self, wanted: &Wanted, kind: &str) -> PathBuf {
+        let (key, caller) = (hex(&wanted.key), hex(&wanted.caller));
+        self.runtime(wanted)
+            .join(format!("{key}.{caller}.{}.{kind}", wanted.version))
+    }
+
+    /// Removes the storage of a runtime that is no more. What a session still has goes with the session ([`Self::leave`]), or
+    /// else with the next sweep: until then it has a name, and counts.
     pub fn forget(&self, runtime: &str) -> io::Result<()> {
         let _guard = self.guard(Instant::now() + LEASE_PATIENCE)?;
         let directory = self.directory.join(runtime);
-        match remove_all(&directory, |_| true).and_then(|()| fs::remove_dir(&directory)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        for path in list_or_none(&directory)? {
+            let Some(file) = open(&path)? else { continue };
+            if lease(&file)? {
+                fs::remove_file(&path)?;
+            } else {
+                fs::rename(&path, path.with_extension("gone"))?;
+            }
+        }
+        remove_if_empty(&directory)
+    }
+
+    /// After a session has let go of its image: removes it, if it is not to be kept.
+    pub(super) fn leave(&self, wanted: &Wanted) -> io::Result<()> {
+        let deadline = Instant::now() + LEASE_PATIENCE;
+        let doomed = ["gone", "new"].map(|kind| self.path(wanted, kind));
+        let doomed = &doomed[..if wanted.scratch { 2 } else { 1 }];
+        loop {
+            let guard = self.guard(deadline)?;
+            let mut left = false;
+            for path in doomed {
+                match open(path)? {
+                    Some(file) if lease(&file)? => {
+                        fs::remove_file(path)?;
+                        remove_if_empty(&self.runtime(wanted))?;
+                    }
+                    Some(_) => left = true,
+                    None => {}
+                }
+            }
+            if !left {
+                return Ok(());
+            }
+            drop(guard);
+            if Instant::now() >= deadline {
+                return Err(Errno::EBUSY.into());
+            }
+            std::thread::sleep(LOOK_AGAIN);
         }
     }
 
@@ -149,11 +220,7 @@ impl Shelf {
             }
         }
         for directory in list(&self.directory)? {
-            match fs::remove_dir(&directory) {
-                // It holds something.
-                Err(error) if error.raw_os_error() == Some(Errno::ENOTEMPTY as i32) => {}
-                other => other?,
-            }
+            remove_if_empty(&directory)?;
         }
         Ok(())
     }
@@ -170,18 +237,29 @@ impl Shelf {
         Ok(Guard(directory))
     }
 
-    fn require_room(&self, own: &File, path: &Path) -> Result<(), Trouble> {
+    fn require_room(&self, own: &File, path: &Path, wanted: &Wanted) -> Result<(), Trouble> {
+        let caller = hex(&wanted.caller);
         let mut census = Census::default();
         for other in self.images()? {
             if other == path {
                 continue;
             }
             let Some(file) = open(&other)? else { continue };
-            census.add(entry(&file, !lease(&file)?)?);
+            let own = name_of(&other).split('.').nth(1) == Some(&caller);
+            census.add(Entry {
+                in_use: !lease(&file)?,
+                own,
+                ..entry(&file)?
+            });
         }
         let disk = fstatvfs(own).map_err(io::Error::from)?;
         let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-        match census.refuse(entry(own, true)?, self.total, free) {
+        let bounds = Bounds {
+            total: self.total,
+            per_caller: self.per_caller,
+            free,
+        };
+        match census.refuse(entry(own)?, bounds) {
             Some(reason) => Err(Trouble::Full(reason)),
             None => Ok(()),
         }
@@ -209,12 +287,13 @@ impl From<io::Error> for Trouble {
     }
 }
 
-fn entry(file: &File, in_use: bool) -> io::Result<Entry> {
+fn entry(file: &File) -> io::Result<Entry> {
     let found = file.metadata()?;
     Ok(Entry {
         bytes: found.len(),
         taken: found.blocks().saturating_mul(BLOCK),
-        in_use,
+        in_use: true,
+        own: true,
     })
 }
 
@@ -249,14 +328,24 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
         .collect()
 }
 
-fn remove_all(directory: &Path, which: impl Fn(&str) -> bool) -> io::Result<()> {
-    for path in list(directory)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if which(&name) {
-            fs::remove_file(&path)?;
-        }
+fn list_or_none(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match list(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
-    Ok(())
+}
+
+fn name_of(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+fn remove_if_empty(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir(directory) {
+        // It holds something.
+        Err(error) if error.raw_os_error() == Some(Errno::ENOTEMPTY as i32) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 fn make_private_directory(path: &Path) -> io::Result<()> {
@@ -266,6 +355,6 @@ fn make_private_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-fn hex(key: &[u8; 32]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

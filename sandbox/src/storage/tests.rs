@@ -10,6 +10,7 @@ fn shelf(directory: &Path) -> Shelf {
     Shelf {
         directory: directory.to_owned(),
         total: 64 << 20,
+        per_caller: 64 << 20,
     }
 }
 
@@ -17,9 +18,11 @@ fn wanted(key: u8, version: u32) -> Wanted {
     Wanted {
         runtime: "agent-AbCdEf1234".to_owned(),
         key: [key; 32],
+        caller: [0xAA; 16],
         version,
         name: c"data".to_owned(),
         bytes: MIN_BYTES,
+        scratch: false,
     }
 }
 
@@ -29,6 +32,7 @@ fn names(directory: &Path) -> Vec<String> {
     };
     let mut names: Vec<String> = entries
         .map(|entry| entry.expect("entry").file_name().to_string_lossy()[62..].to_owned())
+        .map(|name| name.replace(&format!(".{}", "aa".repeat(16)), ""))
         .collect();
     names.sort();
     names
@@ -37,7 +41,10 @@ fn names(directory: &Path) -> Vec<String> {
 fn old(directory: &Path, name: &str) {
     for entry in fs::read_dir(directory.join("agent-AbCdEf1234")).expect("list") {
         let path = entry.expect("entry").path();
-        if path.to_string_lossy().ends_with(name) {
+        let short = path
+            .to_string_lossy()
+            .replace(&format!(".{}", "aa".repeat(16)), "");
+        if short.ends_with(name) {
             let file = fs::File::options().write(true).open(path).expect("open");
             let then = SystemTime::now() - Duration::from_secs(3600);
             file.set_modified(then).expect("set");
@@ -168,4 +175,120 @@ fn a_sweep_takes_what_was_not_used_for_long_and_nothing_else() {
     old(dir.path(), "02.1.img");
     shelf.sweep(Duration::from_secs(600)).expect("sweep");
     assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
+}
+
+#[test]
+fn what_a_session_has_is_not_removed_under_it() {
+    if formatter().is_none() {
+        eprintln!("SKIPPED storage: {MKE2FS} is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let shelf = shelf(dir.path());
+    let image = shelf.take("storage.image", &wanted(1, 1)).expect("made");
+    let held = image.file.try_clone().expect("dup");
+    image.keep().expect("keep");
+    // A new version waits for it, and has its way then.
+    let next = shelf.take("storage.image", &wanted(1, 2));
+    assert!(matches!(next, Err(StorageFault::Busy)), "{next:?}");
+    assert_eq!(names(dir.path()), ["01.1.img"]);
+    // One whose runtime is no more keeps a name, and so counts.
+    shelf.forget("agent-AbCdEf1234").expect("forget");
+    assert_eq!(names(dir.path()), ["01.1.gone"]);
+    let narrow = Shelf {
+        total: 2 * MIN_BYTES - 1,
+        ..shelf.clone()
+    };
+    let full = narrow.take("storage.image", &wanted(2, 1));
+    assert!(matches!(full, Err(StorageFault::Full(_))), "{full:?}");
+    shelf.sweep(Duration::from_secs(600)).expect("sweep");
+    assert_eq!(names(dir.path()), ["01.1.gone"], "in use");
+    let waits = std::thread::spawn({
+        let shelf = shelf.clone();
+        move || shelf.leave(&wanted(1, 1))
+    });
+    drop(held);
+    waits.join().expect("joined").expect("left");
+    assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
+    narrow.take("storage.image", &wanted(2, 1)).expect("room");
+}
+
+#[test]
+fn what_is_not_to_be_kept_goes_with_its_session_or_with_the_next_sweep() {
+    if formatter().is_none() {
+        eprintln!("SKIPPED storage: {MKE2FS} is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let shelf = shelf(dir.path());
+    let scratch = Wanted {
+        scratch: true,
+        ..wanted(1, 1)
+    };
+    for swept in [false, true] {
+        let image = shelf.take("storage.image", &scratch).expect("made");
+        let held = image.file.try_clone().expect("dup");
+        image.keep().expect("keep");
+        assert_eq!(names(dir.path()), ["01.1.new"]);
+        shelf.sweep(Duration::from_secs(600)).expect("sweep");
+        assert_eq!(names(dir.path()), ["01.1.new"], "in use");
+        drop(held);
+        if swept {
+            shelf.sweep(Duration::from_secs(600)).expect("sweep");
+        } else {
+            shelf.leave(&scratch).expect("left");
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
+    }
+    // One that is kept stays.
+    let image = shelf.take("storage.image", &wanted(2, 1)).expect("made");
+    image.keep().expect("keep");
+    shelf.leave(&wanted(2, 1)).expect("left");
+    assert_eq!(names(dir.path()), ["02.1.img"]);
+}
+
+#[test]
+fn one_caller_has_a_share_and_others_have_theirs() {
+    if formatter().is_none() {
+        eprintln!("SKIPPED storage: {MKE2FS} is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let shelf = Shelf {
+        // And a little: an idle one takes some.
+        per_caller: 2 * MIN_BYTES + (2 << 20),
+        ..shelf(dir.path())
+    };
+    let of = |key, caller| Wanted {
+        caller: [caller; 16],
+        ..wanted(key, 1)
+    };
+    let take = |key, caller| {
+        let image = shelf.take("storage.image", &of(key, caller))?;
+        let held = image.file.try_clone().expect("dup");
+        image.keep().expect("keep");
+        Ok::<_, StorageFault>(held)
+    };
+    let first = take(1, 0xAA).expect("made");
+    let _second = take(2, 0xAA).expect("made");
+    match take(3, 0xAA) {
+        Err(StorageFault::Full(why)) => assert!(why.contains("storage.per_caller"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    let _third = take(3, 0xBB).expect("another's share");
+    drop(first);
+    take(4, 0xAA).expect("what is idle counts with what it takes");
+}
+
+#[test]
+fn an_image_from_before_there_were_callers_is_found_again() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let runtime = dir.path().join("agent-AbCdEf1234");
+    fs::create_dir(&runtime).expect("directory");
+    fs::write(runtime.join(format!("{}.1.img", "01".repeat(32))), "kept").expect("written");
+    let image = shelf(dir.path()).take("storage.image", &wanted(1, 1));
+    let image = image.expect("found");
+    assert_eq!(image.file.metadata().expect("metadata").len(), 4);
+    image.keep().expect("keep");
+    assert_eq!(names(dir.path()), ["01.1.img"]);
 }

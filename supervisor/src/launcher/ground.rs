@@ -158,6 +158,7 @@ fn storage(setup: &StorageSetup) -> Result<Storage, GroundError> {
         shelf: Shelf {
             directory: directory.clone(),
             total: setup.total_bytes,
+            per_caller: setup.caller_bytes,
         },
         steps: sandbox::plan::storage()
             .map_err(|error| GroundError::new("plan", directory, error))?,

@@ -101,12 +101,16 @@ pub struct StorageOrder {
     pub runtime: RuntimeId,
     /// Digest of owner, endpoint and the client's name for the session.
     pub key: [u8; 32],
+    /// Digest of the caller, in whose share it counts.
+    pub caller: [u8; 16],
     /// Version of the runtime; another one begins with nothing.
     pub version: u32,
     /// Directory in `/mnt`.
     pub name: String,
     /// Its size.
     pub bytes: u64,
+    /// Nobody is to find it again.
+    pub scratch: bool,
 }
 
 /// Limits of one session, enforced by cgroups, mounts and rlimits.

@@ -52,6 +52,7 @@ enum Source {
     /// PID 1 of a session that was adopted.
     Life(SessionId),
     Steward(SessionId),
+    Leaving(SessionId),
     Errand,
 }
 
@@ -241,6 +242,10 @@ impl Launcher {
             Some(Source::Steward(id)) => {
                 self.sources.remove(&key);
                 self.steward_event(&id);
+            }
+            Some(Source::Leaving(id)) => {
+                self.sources.remove(&key);
+                self.leaving_event(&id);
             }
             Some(Source::Errand) => {
                 self.sources.remove(&key);

@@ -16,6 +16,7 @@ use super::message::{Counters, ExitNumbers, LaunchOrder, OrderFault};
 use super::stager::Stager;
 use super::steward::Steward;
 use sandbox::cgroup::SessionCgroup;
+use sandbox::storage::Wanted;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -70,6 +71,14 @@ pub(super) struct Opening {
     pub(super) bundle: OwnedFd,
 }
 
+/// Storage that a session has.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) wanted: Wanted,
+    /// The same mount as the session's.
+    pub(super) mount: OwnedFd,
+}
+
 /// A session on its way out.
 #[derive(Debug)]
 pub(super) struct Removal {
@@ -106,6 +115,10 @@ pub(super) struct Session {
     pub(super) phase: Phase,
     /// Its storage is on its way.
     pub(super) opening: Option<Box<Opening>>,
+    /// Its storage, until the removal comes to that.
+    pub(super) storage: Option<Kept>,
+    /// The steward that the removal waits for.
+    pub(super) leaving: Option<Steward>,
     /// Becomes readable when it is out of memory, where the kernel does not end it by itself (v1); with its key in the epoll.
     pub(super) oom: Option<(u64, OwnedFd)>,
     /// It was out of memory, and for a while it is looked whether that has killed someone.
@@ -121,6 +134,8 @@ impl Session {
             uids: Uids::None,
             phase,
             opening: None,
+            storage: None,
+            leaving: None,
             oom: None,
             oom_suspicion: None,
             removal: None,

@@ -59,6 +59,8 @@ pub struct StorageSetup {
     pub max_bytes: u64,
     /// All of them together, in bytes.
     pub total_bytes: u64,
+    /// All of one caller's.
+    pub caller_bytes: u64,
     /// One that no session has had for so long is removed.
     pub keep: std::time::Duration,
 }

@@ -6,6 +6,7 @@
 
 use super::ground::Ground;
 use super::message::OrderFault;
+use super::session::Kept;
 use super::stager::step_fault;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -24,10 +25,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const MAX_PACKET: usize = 1024;
 
 /// What it is to do.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Task {
     /// Mount a session's storage.
     Mount(Wanted),
+    /// See to the storage of a session that is over, and to its last mount.
+    Leave(Kept),
     /// Remove the storage of that runtime.
     Forget(String),
     /// Remove what was not used for long.
@@ -127,14 +130,25 @@ fn perform(
     }
     title::set("agentcored: steward").map_err(failed)?;
     // The broker's link, sessions' sockets and mounts: nothing of it may live on here, or in mke2fs.
-    close_range::close_all_except(&[link.as_fd()]).map_err(failed)?;
+    // What it is given is its own: the task's descriptor is closed with the rest.
+    let given = match task {
+        Task::Leave(kept) => Some(kept.mount.try_clone().map_err(failed)?),
+        Task::Mount(_) | Task::Forget(_) | Task::Sweep => None,
+    };
+    let mut keep = vec![link.as_fd()];
+    keep.extend(given.iter().map(AsFd::as_fd));
+    close_range::close_all_except(&keep).map_err(failed)?;
     let Some(storage) = &ground.storage else {
         return Err(failed(Errno::EOPNOTSUPP.into()));
     };
     let shelf = &storage.shelf;
-    match task {
-        Task::Mount(wanted) => Ok(Some(storage::mount(&storage.steps, shelf, wanted)?)),
-        Task::Forget(runtime) => shelf.forget(runtime).map(|()| None).map_err(failed),
-        Task::Sweep => shelf.sweep(storage.keep).map(|()| None).map_err(failed),
+    match (task, given) {
+        (Task::Mount(wanted), _) => Ok(Some(storage::mount(&storage.steps, shelf, wanted)?)),
+        (Task::Leave(kept), Some(mount)) => storage::leave(shelf, &kept.wanted, mount)
+            .map(|()| None)
+            .map_err(failed),
+        (Task::Leave(_), None) => Err(failed(Errno::EBADF.into())),
+        (Task::Forget(runtime), _) => shelf.forget(runtime).map(|()| None).map_err(failed),
+        (Task::Sweep, _) => shelf.sweep(storage.keep).map(|()| None).map_err(failed),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::handle::{SessionHandle, SessionKey};
 use crate::launcher::message::StorageOrder;
+use crate::owner::Principal;
 use sha2::{Digest, Sha256};
 
 /// What the launcher is asked for, if the runtime has session storage.
@@ -10,10 +11,21 @@ pub(super) fn order(handle: &SessionHandle) -> Option<StorageOrder> {
     Some(StorageOrder {
         runtime: handle.key.runtime.clone(),
         key: digest(&handle.key),
+        caller: caller(&handle.key.owner.principal),
         version: handle.version.number.0,
         name: storage.name.clone(),
         bytes: storage.size.0,
+        // This daemon's own sessions make warm-up calls.
+        scratch: handle.key.owner.principal == Principal::daemon(),
     })
+}
+
+/// Half a digest: long enough that nobody makes up a name that has another's.
+fn caller(principal: &Principal) -> [u8; 16] {
+    let digest: [u8; 32] = Sha256::digest(principal.as_str().as_bytes()).into();
+    let mut caller = [0; 16];
+    caller.copy_from_slice(&digest[..16]);
+    caller
 }
 
 /// Of everything in the key but the runtime, which has a directory of its own. No two keys have the same text, whatever
@@ -32,7 +44,7 @@ fn digest(key: &SessionKey) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::{Owner, Principal, UserId};
+    use crate::owner::{Owner, UserId};
     use proto::ids::{ClientSessionId, EndpointName, RuntimeId};
 
     #[test]
@@ -57,5 +69,21 @@ mod tests {
         let digests: std::collections::HashSet<_> = keys.iter().map(digest).collect();
         assert_eq!(digests.len(), keys.len());
         assert_eq!(digest(&keys[0]), digest(&key("DEFAULT", "a", 0, None)));
+    }
+
+    #[test]
+    fn callers_have_shares_of_their_own() {
+        let callers = [
+            Principal::local(),
+            Principal::daemon(),
+            Principal::everybody(),
+            Principal::user(0),
+            Principal::key("0"),
+            Principal::token("0", "1"),
+            Principal::token("0", "2"),
+        ];
+        let shares: std::collections::HashSet<_> = callers.iter().map(caller).collect();
+        assert_eq!(shares.len(), callers.len());
+        assert_eq!(caller(&Principal::key("0")), caller(&Principal::key("0")));
     }
 }

@@ -83,6 +83,7 @@ impl Ground {
                     directory: path("storage"),
                     max_bytes: 32 << 20,
                     total_bytes: 64 << 20,
+                    caller_bytes: 64 << 20,
                     keep: Duration::from_secs(3600),
                 }),
             max_sessions: 40,
@@ -186,11 +187,11 @@ impl Ground {
             return Vec::new();
         };
         runtimes
-            .flat_map(|runtime| fs::read_dir(runtime.expect("entry").path()).expect("list"))
-            .map(|image| {
-                let name = image.expect("entry").file_name();
-                name.to_string_lossy().into_owned()
-            })
+            // A sweep may take one away meanwhile.
+            .flat_map(|runtime| fs::read_dir(runtime.expect("entry").path()))
+            .flatten()
+            .flatten()
+            .map(|image| image.file_name().to_string_lossy().into_owned())
             .collect()
     }
 }

@@ -23,6 +23,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("storage_is_removed_with_its_runtime", || {
         run_with_storage("sf", forgotten)
     }),
+    ("a_new_version_waits_for_the_session_of_the_old_one", || {
+        run_with_storage("sv", versions)
+    }),
+    ("what_is_not_to_be_kept_goes_with_its_session", || {
+        run_with_storage("ss", scratch)
+    }),
+    ("callers_have_a_share_each", || {
+        run_with_storage("sc", shares)
+    }),
 ];
 
 fn run_with_storage<F: Future<Output = ()>>(name: &str, test: fn(Ground) -> F) {
@@ -40,9 +49,11 @@ fn order(key: u8) -> StorageOrder {
     StorageOrder {
         runtime: runtime(),
         key: [key; 32],
+        caller: [0; 16],
         version: 1,
         name: "data".to_owned(),
         bytes: 16 << 20,
+        scratch: false,
     }
 }
 
@@ -200,19 +211,114 @@ async fn forgotten(ground: Ground) {
         }
     }
     assert_eq!(ground.images().len(), 2);
-    // One of them is in use: it goes from the disk with its session.
+    // One of them is in use: it goes from the disk with its session, and counts until then.
     daemon
         .client
         .forget_storage(runtime())
         .await
         .expect("forget");
-    assert_eq!(ground.images(), [""; 0]);
+    let left = ground.images();
+    assert!(left.len() == 1 && left[0].ends_with(".1.gone"), "{left:?}");
     assert_eq!(ground.loop_devices().len(), 1);
     daemon.client.remove(id("sone")).await.expect("remove");
+    assert_eq!(ground.images(), [""; 0]);
     daemon
         .client
         .forget_storage(runtime())
         .await
         .expect("again");
+    ground.leaves_nothing().await;
+}
+
+async fn versions(ground: Ground) {
+    let daemon = ground.daemon();
+    let next = || StorageOrder {
+        version: 2,
+        ..order(1)
+    };
+    daemon
+        .launch_storing(&ground, "sfirst", 1, order(1))
+        .await
+        .expect("launch");
+    let second = daemon.launch_storing(&ground, "ssecond", 2, next()).await;
+    assert!(matches!(second, Err(OrderFault::StorageBusy)), "{second:?}");
+    let images = ground.images();
+    assert!(
+        images.len() == 1 && images[0].ends_with(".1.img"),
+        "{images:?}"
+    );
+    daemon.client.remove(id("sfirst")).await.expect("remove");
+    daemon
+        .launch_storing(&ground, "ssecond", 2, next())
+        .await
+        .expect("its turn");
+    let images = ground.images();
+    assert!(
+        images.len() == 1 && images[0].ends_with(".2.img"),
+        "{images:?}"
+    );
+    daemon.client.remove(id("ssecond")).await.expect("remove");
+    ground.leaves_nothing().await;
+}
+
+async fn scratch(ground: Ground) {
+    let daemon = ground.daemon();
+    let unkept = |key| StorageOrder {
+        scratch: true,
+        ..order(key)
+    };
+    daemon
+        .launch_storing(&ground, "sone", 1, unkept(1))
+        .await
+        .expect("launch");
+    assert_eq!(ground.images().len(), 1);
+    daemon.client.remove(id("sone")).await.expect("remove");
+    assert_eq!(ground.images(), [""; 0]);
+    // A launcher that dies leaves it to the sweep of the one after the next session's end.
+    daemon
+        .launch_storing(&ground, "stwo", 2, unkept(2))
+        .await
+        .expect("launch");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    end_of(daemon.pid).await;
+    let next = ground.daemon();
+    next.client.remove(id("stwo")).await.expect("remove");
+    let _ = next.end().await;
+    let last = ground.daemon();
+    let deadline = Instant::now() + PATIENCE;
+    while !ground.images().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", ground.images());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _ = last.end().await;
+    ground.leaves_nothing().await;
+}
+
+async fn shares(mut ground: Ground) {
+    if let Some(storage) = &mut ground.setup.storage {
+        storage.caller_bytes = 32 << 20;
+    }
+    let daemon = ground.daemon();
+    let of = |key, caller| StorageOrder {
+        caller: [caller; 16],
+        ..order(key)
+    };
+    for (name, number) in [("sone", 1), ("stwo", 2)] {
+        daemon
+            .launch_storing(&ground, name, number.into(), of(number, 1))
+            .await
+            .expect("launch");
+    }
+    match daemon.launch_storing(&ground, "sthree", 3, of(3, 1)).await {
+        Err(OrderFault::StorageFull(why)) => assert!(why.contains("storage.per_caller"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    daemon
+        .launch_storing(&ground, "sthree", 3, of(3, 2))
+        .await
+        .expect("another caller's");
+    for name in ["sone", "stwo", "sthree"] {
+        daemon.client.remove(id(name)).await.expect("remove");
+    }
     ground.leaves_nothing().await;
 }

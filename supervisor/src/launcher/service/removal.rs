@@ -1,4 +1,4 @@
-//! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ final counters and exit record ▸ remove cgroup, socket
+//! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ leave its storage ▸ final counters and exit record ▸ remove cgroup, socket
 //! and record ▸ answer. Mounts, network and the other namespaces are the kernel's to free: nothing on the host refers to
 //! them.
 //!
@@ -70,7 +70,7 @@ impl Launcher {
         }
     }
 
-    fn advance(&mut self, id: &SessionId) {
+    pub(super) fn advance(&mut self, id: &SessionId) {
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };
@@ -79,6 +79,13 @@ impl Launcher {
             let _ = session.cgroup.kill();
             return self.complain_if_late(id, "its processes do not die");
         }
+        // Its end brings the removal on.
+        if self.leave_storage(id) {
+            return self.complain_if_late(id, "its storage is not let go");
+        }
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
         if let Some((key, oom)) = session.oom.take() {
             let _ = self.epoll.delete(oom);
             self.sources.remove(&key);

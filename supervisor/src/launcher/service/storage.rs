@@ -5,12 +5,16 @@
 //!                           │ full, busy, a step failed
 //!                           ▼
 //!                        the launch fails; what was prepared for it is cleared away
+//! last process gone ─▶ steward ─ leave ─▶ the rest of the removal
 //! ```
+//!
+//! The launcher keeps a reference to the mount for as long as the session lives, so that its end can give back what was
+//! deleted while the file system is still mounted. A launcher that dies loses that, and nothing else.
 
 use super::orders::Handover;
 use super::{Launcher, Source, host_fault};
 use crate::launcher::message::{LaunchOrder, OrderFault, Reply, StorageOrder};
-use crate::launcher::session::{Opening, Uids};
+use crate::launcher::session::{Kept, Opening, Uids};
 use crate::launcher::steward::{Steward, Task};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
@@ -89,9 +93,16 @@ impl Launcher {
         let _ = self.epoll.delete(&steward.socket);
         let leaving = session.removal.is_some();
         let begun = match steward.outcome() {
-            // It was given up meanwhile: the mount, if there is one, goes with its descriptor.
-            Ok(_) if leaving => Err(Handover::Failed(OrderFault::Unknown)),
-            Ok(Some(mount)) => self.hand_over(number, &order, &[&bundle, &boot, &mount]),
+            Ok(Some(mount)) => {
+                let begun = if leaving {
+                    // It was given up meanwhile.
+                    Err(Handover::Failed(OrderFault::Unknown))
+                } else {
+                    self.hand_over(number, &order, &[&bundle, &boot, &mount])
+                };
+                self.keep_storage(id, &order, mount);
+                begun
+            }
             Ok(None) => {
                 let fault = host_fault("cannot take the storage's mount", Errno::EMFILE as i32);
                 Err(Handover::Failed(fault))
@@ -101,6 +112,59 @@ impl Launcher {
         if let Err(fault) = self.begun(number, id, begun) {
             self.reply(number, Err(fault), None);
         }
+    }
+
+    /// Remembers the mount until the session ends, whether or not its launch goes on.
+    fn keep_storage(&mut self, id: &SessionId, order: &LaunchOrder, mount: OwnedFd) {
+        // Its name was one when the steward was sent for it.
+        let wanted = order.storage.as_ref().and_then(|order| wanted(order).ok());
+        if let Some((session, wanted)) = self.sessions.get_mut(id).zip(wanted) {
+            session.storage = Some(Kept { wanted, mount });
+        }
+    }
+
+    /// Nobody is left in a session that has storage: a steward does the rest. Says whether one is at it.
+    pub(super) fn leave_storage(&mut self, id: &SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return false;
+        };
+        let Some(kept) = session.storage.take() else {
+            return session.leaving.is_some();
+        };
+        let task = Task::Leave(kept);
+        let sent = Steward::fork(&self.ground, &task).and_then(|steward| {
+            let source = Source::Leaving(id.clone());
+            let watched = self.watch(steward.socket.as_fd(), source, EpollFlags::EPOLLIN);
+            watched.inspect_err(|_| steward.kill())?;
+            Ok(steward)
+        });
+        match (sent, self.sessions.get_mut(id)) {
+            (Ok(steward), Some(session)) => {
+                session.leaving = Some(steward);
+                true
+            }
+            (Ok(_), None) => false,
+            // What it would have given back or removed stays until the next session, or the next sweep.
+            (Err(error), _) => {
+                tracing::warn!(session_id = %id, error = %error, "no steward to leave session storage");
+                false
+            }
+        }
+    }
+
+    /// The steward of a session's end speaks, once, or has ended.
+    pub(super) fn leaving_event(&mut self, id: &SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            return;
+        };
+        let Some(steward) = session.leaving.take() else {
+            return;
+        };
+        let _ = self.epoll.delete(&steward.socket);
+        if let Err(fault) = steward.outcome() {
+            tracing::warn!(session_id = %id, fault = %fault, "leaving session storage");
+        }
+        self.advance(id);
     }
 
     pub(super) fn forget_storage(
@@ -166,8 +230,10 @@ fn wanted(order: &StorageOrder) -> Result<Wanted, NulError> {
     Ok(Wanted {
         runtime: order.runtime.as_str().to_owned(),
         key: order.key,
+        caller: order.caller,
         version: order.version,
         name: CString::new(order.name.as_str())?,
         bytes: order.bytes,
+        scratch: order.scratch,
     })
 }
