@@ -79,8 +79,7 @@ mod tests {
             Principal::everybody(),
             Principal::user(0),
             Principal::key("0"),
-            Principal::token("0", "1"),
-            Principal::token("0", "2"),
+            Principal::key("1"),
         ];
         let shares: std::collections::HashSet<_> = callers.iter().map(caller).collect();
         assert_eq!(shares.len(), callers.len());
