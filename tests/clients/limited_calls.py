@@ -117,7 +117,7 @@ def actions():
                 assert found == status, (key, method, path, found, text)
                 continue
             assert (found, code) == (403, DENIED), (key, method, path, found, text)
-            reason = f"does not cover bedrock-agentcore:{action}" if action else "is limited"
+            reason = f"does not cover {service}:{action}" if action else "is limited"
             assert reason.encode() not in text, text
             # Where nobody waited for the body, nobody is named as its sender but in the reason.
             unread = body and path.startswith(("/v1/", "/s3/"))
@@ -182,7 +182,7 @@ def unread():
             answer, text = answered(begun("one", method, path, body, service, **more))
             assert (answer.status, answer.getheader("x-amzn-errortype")) == (403, DENIED), (path, declared, text)
             print(f"{path} {declared}: {time.monotonic() - began:.3f} s")
-            reason = "is limited" if path.startswith("/v1") else "does not cover bedrock-agentcore:PutObject"
+            reason = "is limited" if path.startswith("/v1") else "does not cover s3:PutObject"
             record = {"requestId": answer.getheader("x-amzn-requestid"), "status": 403, "code": DENIED}
             refusals.append({**record, "reason": reason, "path": path})
     # With a wrong signature it is no better off.
