@@ -171,6 +171,8 @@ pub struct Attached {
     pub uptime_ms: u64,
     /// Milliseconds since the last invocation or exec ended or the health changed; 0 while there is work.
     pub idle_ms: u64,
+    /// Whether it ends already, by an earlier daemon's word or its own.
+    pub ending: bool,
 }
 
 /// `invoke`: one HTTP exchange with the agent, or with another server of its session.

@@ -99,6 +99,7 @@ fn surface() -> Value {
                 exited: None,
                 uptime_ms: 12,
                 idle_ms: 5,
+                ending: false,
             })),
             message(&jsonrpc::result(2, &InvokeHead {
                 status: 200,

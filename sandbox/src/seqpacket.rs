@@ -33,16 +33,19 @@ impl Seqpacket {
         Ok((Self(a), Self(b)))
     }
 
-    /// Connects to the listener at `path`, blocking.
+    /// Connects to the listener at `path`. Never waits: a listener whose queue is full (and whose owner may be nobody's
+    /// friend) is `WouldBlock`. The connection is blocking.
     pub fn connect(path: &Path) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Unix,
             SockType::SeqPacket,
-            SockFlag::SOCK_CLOEXEC,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
             None,
         )?;
         connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        Ok(Self(fd))
+        let connected = Self(fd);
+        connected.set_nonblocking(false)?;
+        Ok(connected)
     }
 
     /// Takes a descriptor that is known to be a connected SEQPACKET socket.

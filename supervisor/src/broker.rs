@@ -312,7 +312,8 @@ impl Broker {
         Ok(row.uid_base)
     }
 
-    /// Writes down how a launched session is found again; nobody waits for it.
+    /// Writes down how a launched session is found again; nobody waits for it. Tries until it is written, while the session is
+    /// there: without it the next daemon would not know it.
     pub fn record_launch(self: &Arc<Self>, handle: &SessionHandle, launched: &Launched) {
         let broker = Arc::clone(self);
         let id = handle.id.clone();
@@ -322,8 +323,18 @@ impl Broker {
             cgroup_inode: launched.cgroup_inode,
         };
         tokio::spawn(async move {
-            if let Err(error) = broker.store.session_launched(&id, launched).await {
-                tracing::error!(session_id = %id, error = %crate::fault::chain(&error), "launch not recorded");
+            loop {
+                match broker.store.session_launched(&id, launched).await {
+                    // It has ended.
+                    Ok(()) | Err(StoreError::NotFound(_)) => return,
+                    Err(error) => {
+                        tracing::error!(session_id = %id, error = %crate::fault::chain(&error), "launch not recorded");
+                    }
+                }
+                if broker.draining() || broker.registry.get(&id).is_none() {
+                    return;
+                }
+                tokio::time::sleep(RECORD_PAUSE).await;
             }
         });
     }

@@ -13,10 +13,13 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::fault::chain;
 use crate::launcher::message::{AdoptOrder, OrderFault};
+use crate::owner::Principal;
 use crate::relay::link::Link;
 use crate::session::driver::{self, Begun, Found, Running};
 use crate::session::handle::SessionKey;
 use crate::store::{LiveSession, SessionEnd, StoreError};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 use proto::api::{EndReason, Usage};
 use proto::ids::{RuntimeId, VersionNumber};
 use proto::shim::{ExitCause, ExitRecord};
@@ -26,37 +29,48 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
-/// How long a start waits for sessions of an earlier daemon: to be adopted, or to be gone.
+/// How long a start waits for what is left of an earlier daemon's sessions to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a shim may take to shake hands. It answers at once, on a host that is not starved.
 const HANDSHAKE: Duration = Duration::from_secs(8);
 
-/// Looks after every session that had not ended when it was last heard of.
+/// Looks after every session that had not ended when it was last heard of: those that live on are adopted before anybody is
+/// served, so that nobody begins a second one of their ids.
 pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
     let left = broker.store.live_sessions().await?;
     let mut versions = Versions::default();
-    let mut recovering = JoinSet::new();
+    let mut adopting = JoinSet::new();
     for session in left {
         let version = versions.of(broker, &session);
         let broker = Arc::clone(broker);
-        recovering.spawn(async move {
-            match adopt(&broker, &session, version).await {
-                Ok(()) => {
-                    tracing::info!(session_id = %session.session.id, "session adopted");
-                }
-                Err(why) => bury(&broker, &session, why).await,
-            }
+        adopting.spawn(async move {
+            let adopted = adopt(&broker, &session, version).await;
+            (session, adopted)
         });
     }
-    // Mostly milliseconds. What does not die in time keeps its row, and with that its uid range, until it has.
-    let all = async { while recovering.join_next().await.is_some() {} };
+    let mut burying = JoinSet::new();
+    while let Some(tried) = adopting.join_next().await {
+        match tried {
+            Ok((session, Ok(()))) => {
+                tracing::info!(session_id = %session.session.id, "session adopted");
+            }
+            Ok((session, Err(why))) => {
+                broker.exits.forget(&session.session.id);
+                let broker = Arc::clone(broker);
+                burying.spawn(async move { bury(&broker, &session, why).await });
+            }
+            Err(panic) => tracing::error!(error = %panic, "a session was not adopted"),
+        }
+    }
+    // Mostly milliseconds. What does not die in time keeps its row, and with that its id and uid range, until it has.
+    let all = async { while burying.join_next().await.is_some() {} };
     if tokio::time::timeout(PATIENCE, all).await.is_err() {
         tracing::warn!(
-            sessions = recovering.len(),
-            "sessions of an earlier daemon are still being looked after"
+            sessions = burying.len(),
+            "sessions of an earlier daemon are still ending"
         );
-        recovering.detach_all();
+        burying.detach_all();
     }
     Ok(())
 }
@@ -94,6 +108,8 @@ impl Versions {
 enum NotAdopted {
     /// Nobody is left of it.
     Gone,
+    /// Nor of anything else of that time.
+    Rebooted,
     /// A sentence for its record.
     Because(String),
 }
@@ -120,11 +136,14 @@ async fn adopt(
         return Err("its runtime has been deleted".into());
     }
     if row.boot_id != broker.ground.boot_id {
-        return Err(NotAdopted::Gone);
+        return Err(NotAdopted::Rebooted);
     }
     let (Some(launched), Some(token), Some(owner)) = (row.launched, &row.token, &row.owner) else {
         return Err("its launch was not over when the daemon that owned it ended".into());
     };
+    if owner.principal == Principal::daemon() {
+        return Err("it was a warm-up, which is made again".into());
+    }
     let version = version?;
     let completions = driver::completions();
     // Before the launcher looks at it: its end must not be missed.
@@ -136,13 +155,7 @@ async fn adopt(
         start_time: launched.start_time,
         cgroup_inode: launched.cgroup_inode,
     };
-    let running = match attach(broker, order, token).await {
-        Ok(running) => running,
-        Err(why) => {
-            broker.exits.forget(&row.id);
-            return Err(why);
-        }
-    };
+    let running = attach(broker, order, token).await?;
     let key = SessionKey {
         runtime: row.runtime_id.clone(),
         endpoint: row.endpoint.clone(),
@@ -159,6 +172,7 @@ async fn adopt(
     let found = Found {
         uid_base: row.uid_base,
         pid: launched.pid,
+        age: since_boot().saturating_sub(ticks(launched.start_time)),
         running,
         completions,
     };
@@ -172,6 +186,20 @@ async fn adopt(
     } else {
         Err("another session has its id".into())
     }
+}
+
+/// The clock that processes' start times are told by.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
+}
+
+/// So many clock ticks.
+fn ticks(number: u64) -> Duration {
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    let per_second = per_second.and_then(|ticks| u32::try_from(ticks).ok());
+    Duration::from_secs(number) / per_second.unwrap_or(100)
 }
 
 async fn attach(
@@ -256,6 +284,10 @@ fn ended(record: Option<&ExitRecord>, oom_kills: u64, why: NotAdopted) -> (EndRe
             NotAdopted::Gone => (
                 EndReason::ShimDied,
                 "its processes were gone when the daemon came back".to_owned(),
+            ),
+            NotAdopted::Rebooted => (
+                EndReason::DaemonLost,
+                "the host was started anew".to_owned(),
             ),
             NotAdopted::Because(why) => (
                 EndReason::DaemonLost,

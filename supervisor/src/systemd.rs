@@ -7,6 +7,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
@@ -42,9 +43,15 @@ impl Sockets {
 
     /// The one that is bound to `path`.
     pub fn take_unix(&mut self, path: &Path) -> Option<UnixListener> {
+        // Not by its spelling: `/var/run` is `/run`.
+        let file = |path: &Path| {
+            let found = std::fs::metadata(path).ok()?;
+            Some((found.dev(), found.ino()))
+        };
+        let wanted = file(path)?;
         let bound = |unix: &UnixListener| {
             let address = unix.local_addr().ok()?;
-            address.as_pathname().map(|bound| bound == path)
+            Some(file(address.as_pathname()?)? == wanted)
         };
         let at = self
             .unix

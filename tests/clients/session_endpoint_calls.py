@@ -120,7 +120,7 @@ proxy = "bedrock-agentcore:InvokeAgentRuntimeProxy"
 refused(403, "AccessDenied", "GET", f"{url}/8001/", reason=f"{proxy} without credentials")
 refused(403, "AccessDenied", "POST", f"{url}/8001/", b"body", reason=f"{proxy} without credentials")
 for key in ("invokes", "elsewhere"):
-    refused(403, "AccessDenied", "GET", f"{url}/8001/", key=key, reason=f"does not cover {proxy} there")
+    refused(403, "AccessDenied", "GET", f"{url}/8001/", key=key, reason=f"does not cover {proxy} on")
 refused(403, "AccessDenied", "GET", f"{url}/8002/", key="one", reason="port 8002 is not among the allowed ports of runtime ports, version 1")
 bearer = {"Authorization": "Bearer x"}
 refused(403, "AccessDenied", "GET", f"{url}/8001/", headers=bearer, reason="runtime ports takes signed requests only")

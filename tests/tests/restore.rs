@@ -313,3 +313,80 @@ fn forty_sessions_are_adopted_at_once_and_their_places_count() -> Result {
         Ok(())
     })
 }
+
+#[test]
+fn commands_end_with_their_daemon_and_the_next_ones_are_their_own() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "runs", json!({}))?;
+        let id = session_name("runs");
+        count(&client, "runs", &id)?;
+        let shim = client.session(&id)?.pid.context("pid")?;
+        let sleepers = || {
+            let tree = host::tree(shim).into_iter();
+            tree.filter(|pid| host::title(*pid).contains("sleep 3600"))
+                .count()
+        };
+        let exec = |daemon: &Daemon, words: &[&str]| {
+            let mut command = daemon.cli();
+            command.args(["exec", "-s", &id, "--"]).args(words);
+            command
+        };
+        let mut running = exec(daemon, &["/bin/sleep", "3600"]).spawn()?;
+        wait::until_true(10, "the command to run", || Ok(sleepers() == 1))?;
+        daemon.kill()?;
+        ensure!(
+            !running.wait()?.success(),
+            "it looks as if it had ended well"
+        );
+        wait::until_true(10, "the command to end with its daemon", || {
+            Ok(sleepers() == 0)
+        })?;
+        daemon.restart()?;
+        for _ in 0..3 {
+            let out = exec(daemon, &["/bin/echo", "own"]).output()?;
+            ensure!(out.status.success() && out.stdout == b"own\n", "{out:?}");
+        }
+        let client = daemon.client();
+        ensure!(count(&client, "runs", &id)? == 2);
+        client.stop(&id)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_session_that_was_being_stopped_is_not_adopted_as_if_it_were_not() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        // TERM never reaches it, so it takes its whole grace.
+        let deaf = "import signal\n\
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n";
+        let deaf = format!("{deaf}{}", puppet::SOURCE);
+        e2e::deploy::python(&client, "deaf", &deaf, json!({}))?;
+        let id = session_name("deaf");
+        let before = client.start("deaf", &id, &puppet::payload("answer = 1"))?;
+        // Answered once it takes no more work.
+        let stop = Request::post("/runtimes/deaf/stopruntimesession", "{}");
+        let stop = stop.header("x-amzn-bedrock-agentcore-runtime-session-id", &id);
+        client.send(stop)?.expect(200)?;
+        ensure!(client.session(&id)?.phase == Phase::Draining);
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        // A call waits for its end, and then begins a new one.
+        let after = client.start("deaf", &id, &puppet::payload("answer = 1"))?;
+        ensure!(
+            after.pid != before.pid && after.id != before.id,
+            "{after:?}"
+        );
+        let all = client.sessions("runtime=deaf")?;
+        let first = all.iter().find(|session| session.id == before.id);
+        let reason = first.and_then(|session| session.end_reason);
+        ensure!(reason == Some(EndReason::Stopped), "{first:?}");
+        client.stop(&id)?;
+        client.ended(&id, 40)?;
+        Ok(())
+    })
+}

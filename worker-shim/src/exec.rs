@@ -23,7 +23,8 @@ use std::os::fd::AsFd;
 use terminal::Terminal;
 
 struct Running {
-    id: ExecId,
+    /// `None` once its daemon is gone: ids are a link's.
+    id: Option<ExecId>,
     /// Ours to signal as long as it has not been reaped.
     pid: Pid,
     status: Option<ExitStatus>,
@@ -65,7 +66,11 @@ impl Execs {
             let text = format!("{MAX_EXECS} processes were started beside the agent already");
             return Err((ErrorCode::TooManyInvocations, text));
         }
-        if self.running.values().any(|running| running.id == exec.id) {
+        if self
+            .running
+            .values()
+            .any(|running| running.id == Some(exec.id))
+        {
             let text = format!("exec {} is running already", exec.id.0);
             return Err((ErrorCode::BadOrder, text));
         }
@@ -122,7 +127,7 @@ impl Execs {
         };
         self.next_serial += 1;
         let running = Running {
-            id: exec.id,
+            id: Some(exec.id),
             pid,
             status: None,
             terminal,
@@ -161,8 +166,7 @@ impl Execs {
                     terminal::Pumped::Over => running.terminal = None,
                 }
             }
-            if let Some(status) = running.status {
-                let id = running.id;
+            if let (Some(status), Some(id)) = (running.status, running.id) {
                 link.notify("exec.exited", &ExecExited { id, status });
             }
             !ended
@@ -175,7 +179,7 @@ impl Execs {
         let terminal = self
             .running
             .values()
-            .find(|running| running.id == resize.id)
+            .find(|running| running.id == Some(resize.id))
             .and_then(|running| running.terminal.as_ref());
         if let Some(terminal) = terminal {
             terminal.resize(resize.size);
@@ -184,10 +188,21 @@ impl Execs {
 
     /// Signals the process group of one.
     pub(crate) fn signal(&self, id: ExecId, signal: Signal) -> Result<(), Errno> {
-        let alive = |running: &&Running| running.id == id && running.status.is_none();
+        let alive = |running: &&Running| running.id == Some(id) && running.status.is_none();
         match self.running.values().find(alive) {
             Some(running) => kill(Pid::from_raw(-running.pid.as_raw()), signal),
             None => Err(Errno::ESRCH),
+        }
+    }
+
+    /// The daemon is gone that asked for them: nobody hears them any more, and the next one counts its own.
+    pub(crate) fn abandon(&mut self) {
+        for running in self.running.values_mut() {
+            running.id = None;
+            if running.status.is_none() {
+                // One that ends in this moment needs no signal.
+                let _ = kill(Pid::from_raw(-running.pid.as_raw()), Signal::SIGKILL);
+            }
         }
     }
 

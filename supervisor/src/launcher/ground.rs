@@ -8,15 +8,18 @@ use sandbox::cgroup::{CgroupRoot, IoLimits};
 use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
 use sandbox::stager::Host;
 use sandbox::storage::Shelf;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of a Unix socket's path, its closing null included.
 const MAX_SOCKET_PATH: usize = 108;
+
+/// How long the launcher of a broker that was killed may take to follow it.
+const PREDECESSOR: Duration = Duration::from_secs(10);
 
 /// Why the launcher cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,8 @@ pub(super) struct Storage {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Ground {
+    /// Held as long as this launcher is there.
+    _alone: File,
     /// `<runtime-dir>/sessions`.
     pub(super) sessions: PathBuf,
     /// `<runtime-dir>/staging`: empty, where new roots are attached until pivot_root.
@@ -91,6 +96,7 @@ impl Ground {
         // Sockets are reached by who knows their name; nobody but root lists or makes them.
         own_directory(&sessions, Some(Mode::from_bits_truncate(0o711)))?;
         own_directory(&staging, Some(Mode::S_IRWXU))?;
+        let alone = alone(&sessions)?;
         let longest = sessions.join(format!("{}.sock", "x".repeat(26)));
         if longest.as_os_str().len() >= MAX_SOCKET_PATH {
             let error = nix::errno::Errno::ENAMETOOLONG;
@@ -108,6 +114,7 @@ impl Ground {
                 base: open_base(&setup.base_root)?,
                 shim,
             },
+            _alone: alone,
             sessions,
             staging,
             ahead: sandbox::plan::ahead()
@@ -207,6 +214,29 @@ fn own_directory(path: &Path, mode: Option<Mode>) -> Result<(), GroundError> {
             .map_err(|errno| GroundError::new("change the mode of", path, errno))?;
     }
     Ok(())
+}
+
+/// Waits until no earlier launcher of this instance is there. The one of a broker that was killed follows it only when it has
+/// carried out what it was ordered, and what it makes then must be found.
+fn alone(sessions: &Path) -> Result<File, GroundError> {
+    let directory = File::from(open_directory(sessions)?);
+    let until = Instant::now() + PREDECESSOR;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let text = "an earlier launcher of this instance still holds it";
+                let error = io::Error::new(io::ErrorKind::ResourceBusy, text);
+                return Err(GroundError::new("take over", sessions, error));
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(GroundError::new("lock", sessions, error));
+            }
+        }
+    }
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, GroundError> {

@@ -143,7 +143,8 @@ impl Link {
         token: &str,
         epoch: u64,
     ) -> Result<(Arc<Self>, Attached, mpsc::Receiver<ShimEvent>), AttachError> {
-        // The listener exists before the shim does, so this never waits: the kernel queues the connection.
+        // The listener exists before the shim does: the kernel queues the connection. A queue that is full is a shim's that
+        // takes nobody.
         let socket = Seqpacket::connect(path).map_err(AttachError::Connect)?;
         let (link, receiver) = Self::over(socket).map_err(AttachError::Connect)?;
         let attached: Attached = link

@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
 use crate::relay::link::Link;
+use crate::store::StoreError;
 use proto::code::ErrorCode;
 use proto::shim::{Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
@@ -28,6 +29,17 @@ pub struct LaunchFailure {
 impl From<String> for LaunchFailure {
     fn from(detail: String) -> Self {
         Self { detail, code: None }
+    }
+}
+
+impl From<StoreError> for LaunchFailure {
+    fn from(error: StoreError) -> Self {
+        // What is left of the id's last session is still being removed.
+        let code = matches!(error, StoreError::Conflict(_)).then_some(ErrorCode::RetryableConflict);
+        Self {
+            detail: chain(&error),
+            code,
+        }
     }
 }
 
@@ -57,7 +69,7 @@ pub(super) async fn launch(
     let token = token();
     let reserved = async {
         let reserved = broker.reserve(handle, &token).await;
-        reserved.map_err(|error| chain(&error))
+        reserved.map_err(LaunchFailure::from)
     };
     // Made while the store's thread writes.
     let files = async {
@@ -66,7 +78,7 @@ pub(super) async fn launch(
         let boot =
             memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
         let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
-        Ok((boot, tree.map_err(|error| chain(&error))?))
+        Ok::<_, LaunchFailure>((boot, tree.map_err(|error| chain(&error))?))
     };
     let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files)?;
     // Set once: a session is launched once.

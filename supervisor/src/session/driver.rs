@@ -233,6 +233,7 @@ impl Driver {
     /// longer than its start may take has been.
     fn found(&mut self, running: Running) {
         let start = self.handle.version.spec.timeouts.start;
+        let ending = running.attached.ending && running.attached.exited.is_none();
         self.attached(running, |attached| {
             let was_healthy = match attached.health.as_ref().map(|health| &health.status) {
                 Some(HealthStatus::Healthy | HealthStatus::HealthyBusy) => true,
@@ -248,6 +249,10 @@ impl Driver {
                 Event::Attached
             }
         });
+        if ending {
+            // Whoever asked for that is gone with the daemon that was told.
+            self.step(Event::Stop(EndReason::Stopped));
+        }
     }
 
     fn attached(&mut self, running: Running, event: impl FnOnce(&Attached) -> Event) {

@@ -71,6 +71,8 @@ impl Notes {
         match self.record.as_ref().map(|record| record.cause) {
             Some(ExitCause::MaxLifetime) if reason == EndReason::ShimDied => EndReason::MaxLifetime,
             Some(ExitCause::Orphaned) if reason == EndReason::ShimDied => EndReason::DaemonLost,
+            // Shortly before it was adopted.
+            Some(ExitCause::AgentExited) if reason == EndReason::ShimDied => EndReason::AgentExited,
             // By the daemon that it was adopted from.
             Some(ExitCause::Shutdown) if reason == EndReason::ShimDied => EndReason::Stopped,
             Some(_) | None => reason,

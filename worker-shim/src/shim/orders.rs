@@ -35,6 +35,7 @@ impl Shim {
                 health: self.ping.health().cloned(),
                 exited: self.agent.exited().cloned(),
                 uptime_ms: since(self.started),
+                ending: !self.ending.is_running(),
                 idle_ms: if self.working {
                     0
                 } else {
@@ -48,11 +49,12 @@ impl Shim {
         self.next_log = now;
     }
 
-    /// The broker is gone, or must go. Its invocations have no caller any more; the agent goes on.
+    /// The broker is gone, or must go. Its invocations and processes have no caller any more; the agent goes on.
     pub(super) fn lose_link(&mut self, now: Instant) {
         self.link.detach();
         let failure = Failure::cancelled("the daemon is gone");
         self.invocations.fail_all(&failure, &mut self.link);
+        self.execs.abandon();
         self.ending.detached(now);
     }
 

@@ -1,6 +1,6 @@
 //! A broker for tests: the other end of the link, blocking, and of the body streams.
 
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, wait_for};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -76,9 +76,14 @@ pub(crate) fn post(content_length: Option<u64>) -> Invoke {
 }
 
 impl Broker {
+    /// Waits where a queue is full.
     pub(crate) fn connect(path: &Path) -> Self {
+        let socket = wait_for("a place in the queue", || match Seqpacket::connect(path) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            connected => Some(connected.expect("connect")),
+        });
         Self {
-            socket: Seqpacket::connect(path).expect("connect"),
+            socket,
             next_rpc: 1,
             next_invocation: 1,
             notifications: VecDeque::new(),

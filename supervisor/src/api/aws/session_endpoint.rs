@@ -137,8 +137,8 @@ async fn pass(
     let key = target.session(client, owner);
     let handle = live(broker, &target, &key)?;
     let port = offered(&handle, address.port)?;
-    let headers = passing::headers_in(broker, &handle, &head, id)?;
-    passing::fits(&address.target, &headers)?;
+    let headers = passing::headers_in(broker, &handle, &target.version, &head, id)?;
+    passing::fits(&head.method, &address.target, &headers)?;
     let mut request = Request::from_parts(head, body);
     let answer = if passing::offers_websocket(&request) {
         let switch = Switch::of(&mut request)?;

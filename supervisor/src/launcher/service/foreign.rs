@@ -42,11 +42,11 @@ impl Launcher {
             let Ok(id) = SessionId::parse(name) else {
                 continue;
             };
-            let cgroup = self
-                .ground
-                .cgroups
-                .open_existing(id.as_str())
-                .map_err(io::Error::other)?;
+            let cgroup = match self.ground.cgroups.open_existing(id.as_str()) {
+                // Its launcher was still there to clear it away.
+                Err(CgroupError::Unknown(_)) => continue,
+                other => other.map_err(io::Error::other)?,
+            };
             let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
             // A place that was prepared and never used: its socket would have been made before it was. Its stager dies
             // with its launcher. No store knows of it, so nobody would ever ask for its removal.
@@ -85,6 +85,13 @@ impl Launcher {
     /// Takes a session over, if it is the one that the order tells.
     pub(super) fn adopt(&mut self, order: &AdoptOrder) -> Result<(), OrderFault> {
         let id = &order.session;
+        if self
+            .sessions
+            .get(id)
+            .is_some_and(|session| session.uids == Uids::Unknown)
+        {
+            self.identify(id).map_err(|e| cgroup_fault(&e))?;
+        }
         let session = self.sessions.get(id).ok_or(OrderFault::Unknown)?;
         let other = |what: &str| Err(OrderFault::Refused(format!("{what} of {id} is another")));
         if !matches!(session.phase, Phase::Foreign) || session.removal.is_some() {

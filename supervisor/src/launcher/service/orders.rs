@@ -29,11 +29,7 @@ impl Launcher {
                     self.remove(&session, Farewell::Removed { order: number });
                     Ok(None)
                 } else {
-                    // Gone already: a launch that failed has cleared up after itself.
-                    Ok(Some(Reply::Removed {
-                        usage: Counters::default(),
-                        record: None,
-                    }))
+                    self.remove_files(&session).map(Some)
                 }
             }
             Order::ForgetStorage { runtime } => {
@@ -249,6 +245,20 @@ impl Launcher {
             session.oom = Some((key, oom));
         }
         Ok(())
+    }
+
+    /// Of a session whose cgroup is gone: mostly a launch that failed and has cleared up after itself; or its daemon ended
+    /// between the one and the other.
+    fn remove_files(&self, id: &SessionId) -> Result<Reply, OrderFault> {
+        let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
+        let record = endpoint.record();
+        endpoint.remove().map_err(|error| {
+            host_fault("cannot remove socket and exit record", errno_of(&error))
+        })?;
+        Ok(Reply::Removed {
+            usage: Counters::default(),
+            record,
+        })
     }
 
     fn kill(&self, id: &SessionId) -> Result<(), OrderFault> {

@@ -63,6 +63,8 @@ pub struct Found {
     pub uid_base: u32,
     /// Host pid of its PID 1.
     pub pid: i32,
+    /// How long that process has been there.
+    pub age: Duration,
     /// The handshake.
     pub running: Running,
     /// Its exit notice finds its way here since before it was taken over.
@@ -120,10 +122,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         None => (Session::new(now, policy), completions(), None),
         Some(found) => {
             let _ = handle.uid_base.set(found.uid_base);
-            // Wall clocks are set, and shims may say anything: whoever says that it is older is believed, at its own cost.
-            let uptime = Duration::from_millis(found.running.attached.uptime_ms);
-            let age = begun.at.elapsed().unwrap_or_default().max(uptime);
-            let session = Session::adopted(now, age, policy);
+            let session = Session::adopted(now, found.age, policy);
             (session, found.completions, Some(found.running))
         }
     };

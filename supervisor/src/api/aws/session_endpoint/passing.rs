@@ -5,6 +5,7 @@ use crate::api::invoke::{REQUEST_ID, SESSION_ID};
 use crate::api::local::{NOT_PASSED, checks};
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
 use crate::session::handle::SessionHandle;
 use axum::extract::Request;
 use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HeaderMap, HeaderValue, UPGRADE};
@@ -22,6 +23,9 @@ const CUSTOM: &str = super::super::headers::CUSTOM_PREFIX;
 /// What an offer to switch says itself.
 const OFFERS: &str = "sec-websocket-";
 
+/// Longest method that the shim takes.
+const MAX_METHOD: usize = 32;
+
 /// Longest request target that the shim takes.
 const MAX_TARGET: usize = 8 * 1024;
 
@@ -33,6 +37,7 @@ const ADDED_BYTES: usize = 1024;
 pub(super) fn headers_in(
     broker: &Broker,
     handle: &SessionHandle,
+    called: &RuntimeVersion,
     head: &Parts,
     id: &str,
 ) -> Result<Vec<(String, String)>, ApiError> {
@@ -44,7 +49,8 @@ pub(super) fn headers_in(
             .iter()
             .any(|listed| listed == name)
     };
-    let authorization = match checks(broker, version) {
+    // The token was for the version that is called now; the session may be of an older one.
+    let authorization = match checks(broker, version) || checks(broker, called) {
         false => Authorization::Passes,
         true if listed(AUTHORIZATION.as_str()) => Authorization::Passes,
         true => Authorization::Stays,
@@ -112,7 +118,17 @@ fn named(headers: &HeaderMap) -> Vec<String> {
 }
 
 /// Refuses what the shim would not send on.
-pub(super) fn fits(target: &str, headers: &[(String, String)]) -> Result<(), ApiError> {
+pub(super) fn fits(
+    method: &Method,
+    target: &str,
+    headers: &[(String, String)],
+) -> Result<(), ApiError> {
+    if method.as_str().len() > MAX_METHOD || method == Method::CONNECT {
+        return Err(ApiError::field(
+            "method",
+            format!("must be at most {MAX_METHOD} characters, and not CONNECT"),
+        ));
+    }
     if target.len() > MAX_TARGET || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(ApiError::field(
             "path",
@@ -228,14 +244,23 @@ mod tests {
     fn bounds_hold_at_the_limit() {
         let none: &[(String, String)] = &[];
         let path = |n: usize| "/".repeat(n);
-        assert!(fits(&path(MAX_TARGET), none).is_ok());
-        assert!(fits(&path(MAX_TARGET + 1), none).is_err());
-        assert!(fits("/ü", none).is_err() && fits("/a b", none).is_err());
+        assert!(fits(&Method::GET, &path(MAX_TARGET), none).is_ok());
+        let named = |name: &str| Method::from_bytes(name.as_bytes()).expect("a method");
+        assert!(fits(&named(&"M".repeat(MAX_METHOD)), "/", none).is_ok());
+        assert!(fits(&named(&"M".repeat(MAX_METHOD + 1)), "/", none).is_err());
+        assert!(fits(&Method::CONNECT, "/", none).is_err());
+        assert!(fits(&Method::GET, &path(MAX_TARGET + 1), none).is_err());
+        assert!(
+            fits(&Method::GET, "/ü", none).is_err() && fits(&Method::GET, "/a b", none).is_err()
+        );
         let many = |n: usize| vec![("a".to_owned(), "b".to_owned()); n];
-        assert!(fits("/", &many(MAX_HEADERS - ADDED_HEADERS)).is_ok());
-        assert!(fits("/", &many(MAX_HEADERS - ADDED_HEADERS + 1)).is_err());
+        assert!(fits(&Method::GET, "/", &many(MAX_HEADERS - ADDED_HEADERS)).is_ok());
+        assert!(fits(&Method::GET, "/", &many(MAX_HEADERS - ADDED_HEADERS + 1)).is_err());
         let large = |n: usize| vec![("a".to_owned(), "b".repeat(n))];
         let most = MAX_HEAD - ADDED_BYTES - "/a: \r\n".len();
-        assert!(fits("/", &large(most)).is_ok() && fits("/", &large(most + 1)).is_err());
+        assert!(
+            fits(&Method::GET, "/", &large(most)).is_ok()
+                && fits(&Method::GET, "/", &large(most + 1)).is_err()
+        );
     }
 }
