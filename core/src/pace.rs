@@ -57,4 +57,9 @@ impl Pace {
         self.due = self.due.max(now).saturating_add(interval);
         Ok(wait)
     }
+
+    /// Gives a turn back that was waited for and not used.
+    pub fn give_back(&mut self, rate: Rate) {
+        self.due = self.due.saturating_sub(rate.interval());
+    }
 }

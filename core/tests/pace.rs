@@ -74,3 +74,25 @@ fn no_rate_is_no_wait() {
         );
     }
 }
+
+#[test]
+fn a_turn_that_was_given_back_is_the_next_ones() {
+    let mut pace = Pace::default();
+    let rate = Rate {
+        per_second: 10,
+        burst: 1,
+    };
+    let now = Moment(1000);
+    let patience = Duration::from_secs(1);
+    assert_eq!(pace.take(now, rate, patience), Ok(Duration::ZERO));
+    // Who waits and goes away, however often, costs nobody anything.
+    for _ in 0..1000 {
+        let wait = pace.take(now, rate, patience);
+        assert_eq!(wait, Ok(Duration::from_millis(100)));
+        pace.give_back(rate);
+    }
+    assert_eq!(
+        pace.take(now, rate, patience),
+        Ok(Duration::from_millis(100))
+    );
+}

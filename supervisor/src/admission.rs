@@ -91,9 +91,24 @@ impl Admission {
         };
         let wait = wait.map_err(Refused::Pace)?;
         if !wait.is_zero() {
+            let turn = Turn { of: self, rate };
             tokio::time::sleep(wait).await;
+            std::mem::forget(turn);
         }
         Ok(permit)
+    }
+}
+
+/// A turn that is waited for. Whoever goes away meanwhile leaves it to the others.
+struct Turn<'a> {
+    of: &'a Admission,
+    rate: Rate,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut pace = self.of.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.give_back(self.rate);
     }
 }
 

@@ -97,6 +97,8 @@ pub struct AccessKeys {
     store: Store,
     sealer: Sealer,
     live: RwLock<HashMap<String, Arc<AccessKey>>>,
+    /// Held while one is made or revoked: the table above follows the store in its order.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl AccessKeys {
@@ -126,6 +128,7 @@ impl AccessKeys {
             store,
             sealer,
             live: RwLock::new(live),
+            changing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -144,6 +147,7 @@ impl AccessKeys {
         expires_at: Option<Timestamp>,
     ) -> Result<(KeyRow, String), KeyError> {
         let (id, secret) = fresh()?;
+        let _alone = self.changing.lock().await;
         let row = self
             .store
             .put_key(NewKey {
@@ -170,6 +174,7 @@ impl AccessKeys {
 
     /// Ends a key: nothing signed with it is taken from now on.
     pub async fn revoke(&self, id: &str) -> Result<(), StoreError> {
+        let _alone = self.changing.lock().await;
         // First here: its caller may go away while the store writes, and then nothing after that would be done.
         self.live
             .write()

@@ -263,13 +263,17 @@ impl Objects {
     }
 
     /// Deletes an object, if it is there.
-    pub async fn delete(&self, asker: &Asker, bucket: &str, key: &str) -> Result<(), ObjectError> {
-        match self
-            .0
-            .store
-            .delete_object(bucket, key, asker.only())
-            .await?
-        {
+    pub async fn delete(
+        &self,
+        asker: &Asker,
+        bucket: &str,
+        key: &str,
+        version: Option<&str>,
+    ) -> Result<(), ObjectError> {
+        let store = &self.0.store;
+        let version = version.map(str::to_owned);
+        let deleted = store.delete_object(bucket, key, version, asker.only());
+        match deleted.await? {
             Change::Done(Some(old)) => self.forget(&old),
             Change::Done(None) => {}
             Change::NotYours => return Err(ObjectError::NotYours),

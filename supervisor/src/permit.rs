@@ -57,7 +57,10 @@ impl Grant {
             (Some(names), Some(name)) => names.contains(name),
             (Some(_), None) => false,
         };
-        self.acts(action) && reaches
+        // A key that was given objects, and nothing else, is for objects.
+        let only_objects =
+            self.objects.is_some() && self.runtimes.is_none() && self.actions.is_none();
+        self.acts(action) && reaches && !(only_objects && action.service() != Service::S3)
     }
 
     /// Whether what it covers tells that there is such a runtime.
@@ -191,6 +194,8 @@ mod tests {
         };
         assert!(!only.is_unlimited());
         assert_eq!(reach(&only, put, "b-1", "k"), Reach::None);
+        assert_eq!(reach(&only, put, "b-1", "ci/k"), Reach::All);
+        assert!(!only.covers(Action::UPDATE_RUNTIME, Some(&name("a"))));
         assert!(!grant(None, Some(&["Invoke*"])).reaches_some(put, None));
         assert!(reads.reaches_some(Action::GET_OBJECT, None) && !reads.reaches_some(put, None));
     }

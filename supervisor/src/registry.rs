@@ -4,11 +4,14 @@ use crate::session::handle::{SessionHandle, SessionKey};
 use proto::ids::{RuntimeId, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Registry {
     maps: Mutex<Maps>,
+    /// Rung with each session that is new.
+    more: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +40,19 @@ impl Registry {
         let handle = make();
         maps.by_key.insert(key.clone(), Arc::clone(&handle));
         maps.by_id.insert(handle.id.clone(), Arc::clone(&handle));
+        self.more.notify_waiters();
         handle
+    }
+
+    /// Resolves when there is a session of this key.
+    pub async fn appears(&self, key: &SessionKey) -> Arc<SessionHandle> {
+        loop {
+            let more = self.more.notified();
+            if let Some(handle) = self.find(key) {
+                return handle;
+            }
+            more.await;
+        }
     }
 
     /// Forgets a session that is over.

@@ -296,3 +296,56 @@ fn new_sessions_come_at_their_rate_and_existing_ones_at_any() -> Result {
         Ok(())
     })
 }
+
+#[test]
+fn whoever_waits_in_a_session_that_ends_goes_on_in_the_next_one() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::default(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "serial", json!({"concurrency": "serial"}))?;
+        let session = session_name("ends");
+        client.invoke("serial", &session, &span(0, 0.0))?;
+        let first = client.in_background("serial", &session, &span(1, 60.0));
+        busy(&client, &session)?;
+        let before = client.session(&session)?;
+        let waiting: Vec<_> = (2..4)
+            .map(|number| client.in_background("serial", &session, &span(number, 0.0)))
+            .collect();
+        let began = Instant::now();
+        client.stop(&session)?;
+        joined(first)?.expect(424)?;
+        for call in waiting {
+            joined(call)?.expect(200)?;
+        }
+        // Far from the turn's own patience.
+        ensure!(began.elapsed() < wait::seconds(40), "{:?}", began.elapsed());
+        let live = client.live_sessions()?;
+        let [next] = live.as_slice() else {
+            anyhow::bail!("{live:?}");
+        };
+        ensure!(next.id != before.id && next.session_id == before.session_id);
+        Ok(())
+    })
+}
+
+#[test]
+fn first_calls_of_one_session_take_one_place() -> Result {
+    ground!(Daemon, Python);
+    let options = Options::default().config("[limits]\nmax_sessions_per_runtime = 1");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "one", json!({}))?;
+        let session = session_name("one");
+        let began = Instant::now();
+        let calls: Vec<_> = (0..8)
+            .map(|number| client.in_background("one", &session, &span(number, 0.0)))
+            .collect();
+        for call in calls {
+            joined(call)?.expect(200)?;
+        }
+        // None of them has waited for a place that its own session had.
+        ensure!(began.elapsed() < wait::seconds(9), "{:?}", began.elapsed());
+        ensure!(client.live_sessions()?.len() == 1);
+        Ok(())
+    })
+}

@@ -276,8 +276,9 @@ fn bounds() -> Vec<Bound> {
         .at_once()
         .then(201),
         bound(
+            // An object counts 4 KiB beside its bytes.
             "limits.objects)",
-            "objects = 1000",
+            "objects = 6000\nobjects_per_caller = 6000",
             QUOTA,
             |client| {
                 client.send(object("a"))?.expect(200)?;

@@ -71,7 +71,13 @@ impl Shelf {
         let failed = |error: io::Error| told(error.into());
         let deadline = Instant::now() + LEASE_PATIENCE;
         loop {
-            let guard = self.guard(deadline).map_err(failed)?;
+            let guard = match self.guard(deadline) {
+                // Others look at the shelf all the time.
+                Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
+                    return Err(StorageFault::Busy);
+                }
+                other => other.map_err(failed)?,
+            };
             if let Some(held) = self.lease_all(wanted).map_err(failed)? {
                 return self.find_or_make(wanted, held).map_err(told);
             }
@@ -116,6 +122,10 @@ impl Shelf {
         if let Some((_, file)) = held.iter().find(|(path, _)| *path == whole) {
             // The same open file, and so the same lease.
             let file = file.try_clone()?;
+            // What a launch that was given up has left beside it is nobody's, and must not count.
+            for (path, _) in held.iter().filter(|(path, _)| *path != whole) {
+                fs::remove_file(path)?;
+            }
             self.require_room(&file, &whole, wanted)?;
             return Ok(Image { file, made: None });
         }

@@ -116,7 +116,7 @@ async fn route(
     };
     let target = match found {
         Ok(target) => target,
-        Err(fault) => return Ok(invoke::refused(broker, &fault, protocol, body, id).await),
+        Err(fault) => return Ok(invoke::refused(broker, &caller, &fault, protocol, body, id).await),
     };
     // An invocation takes its turn where its refusal can be told in the words of the agent's protocol.
     if asked.operation != Operation::Invoke {

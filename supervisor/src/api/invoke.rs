@@ -36,6 +36,9 @@ const MCP_SESSION_ID: &str = "mcp-session-id";
 /// way from the launcher.
 const REASON_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an agent's words about its own failure are read.
+const WORDS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Headers of an answer that belong to one connection, or frame its body; this server says its own.
 const THIS_HOP: &[&str] = &[
     "connection",
@@ -318,13 +321,17 @@ pub async fn agent_error(handle: &SessionHandle, answer: Answer) -> ApiError {
         status, mut body, ..
     } = answer;
     let mut begun = Vec::new();
-    while begun.len() < BODY_BYTES
-        && let Some(Ok(frame)) = body.frame().await
-    {
-        if let Ok(data) = frame.into_data() {
-            begun.extend_from_slice(&data[..data.len().min(BODY_BYTES - begun.len())]);
+    let read = async {
+        while begun.len() < BODY_BYTES
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            if let Ok(data) = frame.into_data() {
+                begun.extend_from_slice(&data[..data.len().min(BODY_BYTES - begun.len())]);
+            }
         }
-    }
+    };
+    // It is evidence, not an answer: an agent that goes on talking about its failure is not listened to for long.
+    let _late = tokio::time::timeout(WORDS_PATIENCE, read).await;
     handle.log.settled().await;
     let evidence = AgentEvidence::answered(status, &begun, handle.log.tail());
     // The rest is not wanted. That cancels the invocation, of which an agent may complain in its log; the reason is before that.

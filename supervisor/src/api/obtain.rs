@@ -68,19 +68,16 @@ async fn create(
     key: &SessionKey,
     version: &Arc<RuntimeVersion>,
 ) -> Result<Arc<SessionHandle>, ApiError> {
-    if broker.draining() {
-        return Err(ApiError::new(
-            ErrorCode::Unavailable,
-            "the daemon is stopping and starts no new sessions; try again in a moment",
-        )
-        .retry_after(Duration::from_secs(1)));
-    }
+    not_while_stopping(broker)?;
     let config = broker.config();
-    let admitted = broker
-        .admission
-        .admit(key, &config.limits, broker.clock)
-        .await;
+    let admitted = tokio::select! {
+        // Another call of the same id has what this one waits for.
+        handle = broker.registry.appears(key) => return Ok(handle),
+        admitted = broker.admission.admit(key, &config.limits, broker.clock) => admitted,
+    };
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
+    // It may have been told to while this call waited.
+    not_while_stopping(broker)?;
     Ok(broker.registry.find_or_insert(key, || {
         driver::spawn(
             broker,
@@ -90,6 +87,17 @@ async fn create(
             permit,
         )
     }))
+}
+
+fn not_while_stopping(broker: &Broker) -> Result<(), ApiError> {
+    if !broker.draining() {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::Unavailable,
+        "the daemon is stopping and starts no new sessions; try again in a moment",
+    )
+    .retry_after(Duration::from_secs(1)))
 }
 
 /// When a place may be free again: sessions end at any time.

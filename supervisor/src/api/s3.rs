@@ -20,9 +20,11 @@ mod xml;
 use super::authorize::{self, Presented};
 use super::reply::ApiError;
 use super::router::request_id;
+use super::turn::turn;
 use crate::broker::Broker;
 use crate::objects::{MAX_KEY, Room, is_bucket};
 use crate::permit::Action;
+use crate::rates::Kind;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -135,6 +137,14 @@ async fn route(
     admitted(presented, &parts.method)?;
     let asked = asked(broker, &parts)?;
     let Asked { bucket, key, .. } = &asked;
+    // At the rates of the control plane, which these files are for.
+    let reads = matches!(asked.method, Method::GET | Method::HEAD);
+    let kind = match (reads, key.is_empty()) {
+        (true, true) => Kind::List,
+        (true, false) => Kind::Get,
+        (false, _) => Kind::Mutation,
+    };
+    turn(broker, kind, &presented.0).await?;
     let upload = asked.query("uploadId").is_some();
     let on = |action| authorize::on_object(broker, presented, action, bucket, key);
     match (asked.method.as_str(), key.is_empty()) {

@@ -58,6 +58,18 @@ pub struct End {
     pub code: Option<ErrorCode>,
 }
 
+impl End {
+    /// What a caller is told who wants the session.
+    fn unusable(self) -> Unusable {
+        // A session that was live and is ending is simply not the caller's any more.
+        if self.was_live {
+            Unusable::Ending
+        } else {
+            Unusable::Failed(self)
+        }
+    }
+}
+
 /// Numbers of a live session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Activity {
@@ -241,8 +253,20 @@ impl SessionHandle {
         }
     }
 
-    /// Waits until it is ready, then begins work on it: in its turn, on a seat of its own, both of them waited for.
+    /// Waits until it is ready, then begins work on it: in its turn, on a seat of its own, both of them waited for, as long as
+    /// the session is there to give them.
     pub async fn begin(&self, purpose: Purpose, limits: &Limits) -> Result<Work, NoTurn> {
+        if let Some(end) = self.view().end {
+            return Err(end.unusable().into());
+        }
+        tokio::select! {
+            biased;
+            begun = self.begin_in_turn(purpose, limits) => begun,
+            Some(end) = self.ending() => Err(end.unusable().into()),
+        }
+    }
+
+    async fn begin_in_turn(&self, purpose: Purpose, limits: &Limits) -> Result<Work, NoTurn> {
         let turn = match purpose {
             Purpose::Invocation => self.turn(limits.max_queue_per_session).await?,
             Purpose::Exchange | Purpose::Process => None,
@@ -299,12 +323,7 @@ impl SessionHandle {
             {
                 let seen = view.borrow_and_update();
                 if let Some(end) = &seen.end {
-                    // A session that was live and is ending is simply not the caller's any more.
-                    return Err(if end.was_live {
-                        Unusable::Ending
-                    } else {
-                        Unusable::Failed(end.clone())
-                    });
+                    return Err(end.clone().unusable());
                 }
             }
             let place_now = place.take();

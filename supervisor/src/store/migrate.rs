@@ -179,6 +179,10 @@ const MAKERS: &str = "
 ALTER TABLE objects ADD COLUMN maker TEXT NOT NULL DEFAULT '';
 ALTER TABLE access_keys ADD COLUMN objects TEXT CHECK (objects IS NULL OR json_valid(objects));
 UPDATE access_keys SET actions = replace(actions, '\"bedrock-agentcore:', '\"') WHERE actions IS NOT NULL;
+UPDATE access_keys SET actions = json_insert(actions, '$[#]', 's3:DeleteObject')
+    WHERE EXISTS (SELECT 1 FROM json_each(actions) WHERE 'PutObject' GLOB value);
+UPDATE access_keys SET actions = json_insert(actions, '$[#]', 's3:ListBucket')
+    WHERE EXISTS (SELECT 1 FROM json_each(actions) WHERE 'GetObject' GLOB value);
 ";
 
 fn newest() -> i64 {
@@ -281,7 +285,9 @@ mod tests {
                 "SELECT actions FROM access_keys WHERE id = '{id}'"
             ))
         };
-        assert_eq!(actions("a"), Ok(Some(r#"["Get*","PutObject"]"#.to_owned())));
+        // Who might put might delete, and who might get might list.
+        let kept = r#"["Get*","PutObject","s3:DeleteObject","s3:ListBucket"]"#;
+        assert_eq!(actions("a"), Ok(Some(kept.to_owned())));
         assert_eq!(actions("b"), Ok(None));
         assert_eq!(
             of("SELECT objects FROM access_keys WHERE id = 'a'"),

@@ -160,6 +160,7 @@ impl Store {
         &self,
         bucket: &str,
         key: &str,
+        version: Option<String>,
         only: Option<String>,
     ) -> Result<Change<Option<ObjectRow>>, StoreError> {
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
@@ -167,6 +168,11 @@ impl Store {
             let found = find(db, &bucket, &key)?;
             if is_not(&found, only.as_ref()) {
                 return Ok(Change::NotYours);
+            }
+            let another =
+                |row: &ObjectRow| version.as_ref().is_some_and(|asked| row.version != *asked);
+            if found.as_ref().is_none_or(another) {
+                return Ok(Change::Done(None));
             }
             db.prepare_cached("DELETE FROM objects WHERE bucket = ?1 AND key = ?2")?
                 .execute(params![bucket, key])?;

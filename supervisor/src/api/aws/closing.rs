@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// Ends the event that may be under way, so that the last one is read as one.
+/// Ends an event.
 const END_OF_EVENT: &[u8] = b"\n\n";
 
 /// The last event of a stream that breaks off over this.
@@ -53,13 +53,12 @@ impl Body for Closing {
                 let Some(last) = self.last.take() else {
                     return Poll::Ready(None);
                 };
-                let last = last(&broken);
-                let whole = if self.between {
-                    last
+                // In the middle of an event nothing can be said that would not make a whole one of what has passed of it.
+                Poll::Ready(Some(if self.between {
+                    Ok(Frame::data(last(&broken)))
                 } else {
-                    Bytes::from([END_OF_EVENT, &last].concat())
-                };
-                Poll::Ready(Some(Ok(Frame::data(whole))))
+                    Err(broken)
+                }))
             }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref().filter(|data| !data.is_empty()) {

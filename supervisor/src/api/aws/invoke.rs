@@ -58,10 +58,10 @@ pub(super) async fn invoke(
     let by_id = by_id(protocol);
     let begun = match understood {
         Err(error) if !by_id => return Ok(told(&error, protocol, None, &request_id)),
-        Ok(_) | Err(_) => {
-            let caller = caller.principal(broker);
-            let caller = caller.unwrap_or_else(Principal::everybody);
-            attempts::begin(broker, caller, patience, body).await
+        Ok(_) => attempts::begin(broker, holder(broker, caller), patience, body).await,
+        Err(_) => {
+            let patience = patience.min(BODY_OF_REFUSED);
+            attempts::begin(broker, holder(broker, caller), patience, body).await
         }
     };
     let whole = begun.as_ref().ok().filter(|_| by_id).and_then(whole_body);
@@ -95,9 +95,17 @@ pub(super) async fn invoke(
     Ok(response)
 }
 
+/// Whose a body is while it is held.
+fn holder(broker: &Broker, caller: &Caller) -> Principal {
+    caller
+        .principal(broker)
+        .unwrap_or_else(Principal::everybody)
+}
+
 /// The answer to a call that goes nowhere, by whoever may know why.
 pub(super) async fn refused(
     broker: &Broker,
+    caller: &Caller,
     error: &ApiError,
     protocol: Protocol,
     body: Body,
@@ -106,8 +114,8 @@ pub(super) async fn refused(
     let whole = match by_id(protocol) {
         true => {
             // Who is refused holds nothing of anybody's for longer than this.
-            let caller = Principal::everybody();
-            let begun = attempts::begin(broker, caller, BODY_OF_REFUSED, body).await;
+            let holder = holder(broker, caller);
+            let begun = attempts::begin(broker, holder, BODY_OF_REFUSED, body).await;
             begun.ok()
         }
         false => None,

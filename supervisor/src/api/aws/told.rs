@@ -6,6 +6,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use proto::config::Protocol;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 /// The error as `protocol` says it, to the request in `body` (if all of it is here).
@@ -79,8 +80,11 @@ pub(super) fn rpc_id(body: &[u8]) -> Value {
     struct Request {
         #[serde(default)]
         id: Value,
+        /// What has none is the answer to a server's own request, whose ids are not the client's.
+        method: Option<IgnoredAny>,
     }
     let request: Option<Request> = serde_json::from_slice(body).ok();
+    let request = request.filter(|request| request.method.is_some());
     match request.map(|request| request.id) {
         Some(id @ (Value::String(_) | Value::Number(_))) => id,
         Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => {
@@ -99,7 +103,8 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7,"method":"a"}"#, json!(7)),
             (r#"{"method":"a","params":{"id":1},"id":"x"}"#, json!("x")),
             (r#"{"method":"a"}"#, Value::Null),
-            (r#"{"id":{"a":1}}"#, Value::Null),
+            (r#"{"method":"a","id":{"a":1}}"#, Value::Null),
+            (r#"{"jsonrpc":"2.0","id":1,"result":{}}"#, Value::Null),
             (r#"[{"id":1}]"#, Value::Null),
             ("rubbish", Value::Null),
         ] {

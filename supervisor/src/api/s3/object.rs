@@ -187,7 +187,7 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     broker
         .objects
-        .delete(asker, &asked.bucket, &asked.key)
+        .delete(asker, &asked.bucket, &asked.key, asked.query("versionId"))
         .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
