@@ -302,7 +302,7 @@ def statuses():
     fails(call(changed(method)), "ValidationException", 405, "POST")
     fails(call(changed(host)), "ValidationException", 421, "agents.example")
     fails(call(client(), agentRuntimeArn=facts["mcp"], accept="text/plain"), "ValidationException", 406, "Accept")
-    fails(call(client(), agentRuntimeArn=facts["stored"]), "InternalServerException", 507, "storage.total")
+    fails(call(client(), agentRuntimeArn=facts["stored"]), "InternalServerException", 507, "storage.per_caller")
     # An agent's failure in the words of its protocol, with a status that is an error to botocore too.
     fails(call(client(), agentRuntimeArn=facts["uncarded"]), "RuntimeClientError", 424, "from runtime")
 
