@@ -127,7 +127,8 @@ fn without_a_token_botocore_reads_unauthorized() -> Result {
 #[test]
 fn statuses_that_aws_has_not_are_read_by_botocore() -> Result {
     ground!(Daemon, Python, Registry, Command("mke2fs"));
-    let options = Options::default().config("[storage]\nmax_size = \"32M\"\ntotal = \"33M\"\nper_caller = \"33M\"");
+    let options = Options::default()
+        .config("[storage]\nmax_size = \"32M\"\ntotal = \"33M\"\nper_caller = \"33M\"");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let mut facts = facts(daemon)?;

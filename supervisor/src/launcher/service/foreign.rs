@@ -114,6 +114,7 @@ impl Launcher {
         let Some(first) = first.filter(|first| first.start_time == order.start_time) else {
             return other("PID 1");
         };
+        let oom = session.cgroup.oom_event();
         let watched = |error: io::Error| host_fault("cannot watch it", errno_of(&error));
         let life = Source::Life(id.clone());
         let key = self
@@ -130,7 +131,8 @@ impl Launcher {
                 until: now,
             });
         }
-        self.watch_memory(id).map_err(watched)
+        let oom = oom.map_err(watched)?;
+        self.watch_memory(id, oom).map_err(watched)
     }
 
     /// Forgets the descriptor of an adopted session's PID 1.

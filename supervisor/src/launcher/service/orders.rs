@@ -198,6 +198,11 @@ impl Launcher {
             .endpoint
             .create(broker, (order.uid_base, order.uid_base))
             .map_err(failed("cannot make socket and exit record"))?;
+        // Before anything runs that could be out of memory.
+        let oom = session
+            .cgroup
+            .oom_event()
+            .map_err(failed("cannot watch its memory (cgroup.oom_event)"))?;
         let stager_order = StagerOrder {
             uid_base: order.uid_base,
             limits: order.limits,
@@ -228,16 +233,13 @@ impl Launcher {
                 order: number,
             };
         }
-        self.watch_memory(&order.session)
+        self.watch_memory(&order.session, oom)
             .map_err(failed("cannot watch its memory"))
     }
 
-    /// Hears from now on when a session is out of memory, where there is something to do about it.
-    pub(super) fn watch_memory(&mut self, id: &SessionId) -> io::Result<()> {
-        let Some(session) = self.sessions.get(id) else {
-            return Ok(());
-        };
-        let Some(oom) = session.cgroup.oom_event()? else {
+    /// Hears from now on when a session is out of memory, by its event, where there is something to do about it.
+    pub(super) fn watch_memory(&mut self, id: &SessionId, oom: Option<OwnedFd>) -> io::Result<()> {
+        let Some(oom) = oom else {
             return Ok(());
         };
         let key = self.watch(oom.as_fd(), Source::Oom(id.clone()), EpollFlags::EPOLLIN)?;
