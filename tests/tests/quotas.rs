@@ -451,9 +451,13 @@ fn one_callers_calls_come_at_their_rate_on_each_plane() -> Result {
         deploy::python(&client, "mcp", ENDLESS, json!({"protocol": "MCP"}))?;
         let call = json!({"jsonrpc": "2.0", "id": 7, "method": "x"}).to_string();
         let refusal = wait::until(10, "a refusal", || {
-            let waiting: Vec<_> = (0..3)
+            let waiting: Vec<_> = (0..8)
                 .map(|_| client.in_background("one", FIRST, &puppet::payload("answer = 1")))
                 .collect();
+            // One has its turn at once and the next after a second: whoever else has an answer was refused, and so will this be.
+            wait::until_true(5, "somebody to be refused", || {
+                Ok(waiting.iter().filter(|call| call.is_finished()).count() >= 2)
+            })?;
             let answer = client.send(Request::post("/runtimes/mcp/invocations", call.as_str()))?;
             let refused = answer.header("x-amz-retry-after").is_some();
             for call in waiting {
