@@ -159,11 +159,6 @@ impl Shim {
         if self.invocations.wants_drain() {
             self.drain_link(now);
         }
-        let working = !self.invocations.is_empty() || !self.execs.is_empty();
-        if working || self.working {
-            self.quiet_since = now;
-        }
-        self.working = working;
         let mut more = false;
         self.with_io(|invocations, io| more = invocations.run(io, now));
         let Self {
@@ -173,6 +168,7 @@ impl Shim {
             ..
         } = self;
         more |= execs.run(scratch, link);
+        self.note_work(now);
         let log_due = self.send_logs(now);
         let blocked = self.link.is_attached() && !self.link.is_idle();
         self.link.flush(&self.poller);
@@ -273,6 +269,15 @@ impl Shim {
             scratch: &mut self.scratch,
         };
         act(&mut self.invocations, &mut io);
+    }
+
+    /// Work that has ended since the last look ended now.
+    fn note_work(&mut self, now: Instant) {
+        let working = !self.invocations.is_empty() || !self.execs.is_empty();
+        if working || self.working {
+            self.quiet_since = now;
+        }
+        self.working = working;
     }
 
     fn tell_health(&mut self, health: Option<Health>) {

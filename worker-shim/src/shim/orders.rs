@@ -55,6 +55,7 @@ impl Shim {
         let failure = Failure::cancelled("the daemon is gone");
         self.invocations.fail_all(&failure, &mut self.link);
         self.execs.abandon();
+        self.note_work(now);
         self.ending.detached(now);
     }
 
