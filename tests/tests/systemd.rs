@@ -178,20 +178,6 @@ fn the_units_verify_start_restart_and_stop() -> Result {
     run("systemctl", &["reload", "agentcored"])?;
     ensure!(client.info().is_ok(), "a reload ended the daemon");
 
-    // The unit of the sessions can be started anew while they live, and takes the daemon with it.
-    let before = main_pid("agentcored")?;
-    run("systemctl", &["restart", "agentcore-sessions"])?;
-    wait::until_true(60, "the daemon to be restarted too", || {
-        let now = main_pid("agentcored")?;
-        Ok(now != before && now != 0)
-    })?;
-    ready(&client)?;
-    client.invoke("agent", &id, &json!({"do": "echo"}))?;
-    ensure!(
-        client.session(&id)?.pid == Some(shim) && host::start_time(shim) == began,
-        "the session is another, or gone"
-    );
-
     // Killed, it is started again by systemd; its sessions do not notice.
     let pid = main_pid("agentcored")?;
     nix::sys::signal::kill(
