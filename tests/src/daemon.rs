@@ -95,6 +95,16 @@ fn clear_stale() -> anyhow::Result<()> {
 }
 
 impl Options {
+    /// A daemon whose TCP callers sign.
+    #[must_use]
+    pub fn signed() -> Self {
+        let options = Self {
+            dev: false,
+            ..Self::default()
+        };
+        options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"")
+    }
+
     /// Health checks fast enough for a test.
     #[must_use]
     pub fn quick() -> Self {

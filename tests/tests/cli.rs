@@ -633,12 +633,7 @@ fn exec_on_a_terminal_is_a_terminal_in_the_session() -> Result {
 #[test]
 fn over_tcp_calls_are_signed_with_the_keys_of_the_environment() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        ..Options::default()
-    };
-    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
-    Daemon::with(options, |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let folder = daemon.dir().join("desk");
         std::fs::create_dir_all(&folder)?;
         let agent = folder.join("my_agent.py");

@@ -3,10 +3,9 @@
 
 use anyhow::ensure;
 use e2e::http::Target;
-use e2e::{Daemon, Options, Result, ground, places, venv};
+use e2e::{Daemon, Options, Result, ground, venv};
 use proto::api::{AuditRecord, NewAccessKey, Page};
 use serde_json::{Map, Value, json};
-use std::process::Command;
 
 fn options(more: &str) -> Options {
     Options {
@@ -70,17 +69,8 @@ fn calls(daemon: &Daemon, scenario: &str, keys: &Value) -> Result {
     let facts = json!({
         "endpoint": format!("http://{address}"), "python": minor.join("."), "keys": keys,
     });
-    let out = Command::new(venv::bin()?.join("python"))
-        .arg(places::source().join("tests/clients/object_calls.py"))
-        .args([scenario, &facts.to_string()])
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()?;
-    ensure!(
-        out.status.success(),
-        "{scenario}: {}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let words = [scenario, &facts.to_string()];
+    venv::run("requirements.txt", "object_calls.py", &words)?;
     Ok(())
 }
 

@@ -26,12 +26,7 @@ fn key(client: &Client, name: &str) -> anyhow::Result<NewAccessKey> {
 #[test]
 fn a_session_of_another_key_or_user_does_not_exist() -> Result {
     ground!(Daemon, Python, Registry);
-    let options = Options {
-        dev: false,
-        ..Options::default()
-    };
-    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
-    Daemon::with(options, |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let client = daemon.client();
         let own = puppet::deploy(&client, "own", json!({}))?;
         let shared = puppet::deploy(&client, "shared", json!({"shared": true}))?;
@@ -152,12 +147,7 @@ fn a_session_of_another_user_id_is_told_and_timed_as_none() -> Result {
 #[test]
 fn what_is_not_a_signed_callers_is_told_and_timed_as_nothing() -> Result {
     ground!(Daemon, Python, Registry);
-    let options = Options {
-        dev: false,
-        ..Options::default()
-    };
-    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
-    Daemon::with(options, |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let client = daemon.client();
         let own = puppet::deploy(&client, "own", json!({}))?;
         let other = puppet::deploy(&client, "other", json!({}))?;

@@ -8,15 +8,6 @@ use proto::api::{AccessKey, AuditRecord, NewAccessKey, Page, Phase};
 use serde_json::{Value, json};
 use std::process::Command;
 
-/// A daemon whose TCP callers sign.
-fn options() -> Options {
-    Options {
-        dev: false,
-        ..Options::default()
-    }
-    .config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"")
-}
-
 /// What `agentcore` prints, which must succeed.
 fn cli(daemon: &Daemon, words: &[&str]) -> anyhow::Result<String> {
     let out = daemon.cli().args(words).output()?;
@@ -41,18 +32,8 @@ fn endpoint(daemon: &Daemon) -> anyhow::Result<String> {
 }
 
 fn calls(scenario: &str, facts: &Value) -> Result {
-    let script = e2e::places::source().join("tests/clients/signed_calls.py");
-    let out = Command::new(venv::bin()?.join("python"))
-        .arg(script)
-        .args([scenario, &facts.to_string()])
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()?;
-    ensure!(
-        out.status.success(),
-        "{scenario}: {}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let words = [scenario, &facts.to_string()];
+    venv::run("requirements.txt", "signed_calls.py", &words)?;
     Ok(())
 }
 
@@ -91,7 +72,7 @@ fn facts(daemon: &Daemon) -> anyhow::Result<Value> {
 #[test]
 fn who_signs_with_a_key_is_served() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let facts = facts(daemon)?;
         calls("right", &facts)?;
         calls("skewed", &facts)?;
@@ -102,7 +83,7 @@ fn who_signs_with_a_key_is_served() -> Result {
 #[test]
 fn over_http2_and_with_an_unsigned_payload() -> Result {
     ground!(Daemon, Python, Registry, Command("curl"));
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let facts = facts(daemon)?;
         calls("http2", &facts)?;
         calls("unsigned", &facts)?;
@@ -125,7 +106,7 @@ fn over_http2_and_with_an_unsigned_payload() -> Result {
 #[test]
 fn websockets_signed_and_presigned_as_the_aws_sdk_does() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let mut facts = facts(daemon)?;
         let client = daemon.client();
         let talk = e2e::deploy::agent(&client, "websocket", "talk", "agent.py", json!({}))?;
@@ -137,7 +118,7 @@ fn websockets_signed_and_presigned_as_the_aws_sdk_does() -> Result {
 #[test]
 fn bodies_to_a_hundred_megabytes_are_verified_before_an_agent_sees_them() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         calls("big", &facts(daemon)?)?;
         // What was tampered with on the way started nothing.
         let client = daemon.client();
@@ -159,7 +140,7 @@ fn bodies_to_a_hundred_megabytes_are_verified_before_an_agent_sees_them() -> Res
 #[test]
 fn whatever_is_wrong_with_a_signature_is_refused_and_recorded() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let facts = facts(daemon)?;
         wait::until_true(10, "a key to expire", || {
             let keys: Page<AccessKey> = daemon.client().get("/v1/keys")?;
@@ -218,7 +199,7 @@ fn proto_now() -> String {
 #[test]
 fn a_limited_key_does_what_it_may_and_learns_nothing_else() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let facts = facts(daemon)?;
         calls("limited", &facts)?;
         assert!(daemon.client().sessions("runtime=untouched")?.is_empty());
@@ -243,16 +224,16 @@ fn a_limited_key_does_what_it_may_and_learns_nothing_else() -> Result {
 #[test]
 fn keys_are_made_listed_and_revoked_and_outlive_the_daemon() -> Result {
     ground!(Daemon, Python, Registry);
-    Daemon::with(options(), |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         let client = daemon.client();
         let runtime = puppet::deploy(&client, "signed", json!({}))?;
         let made = key(daemon, &["me", "--expires-in", "30d"])?;
         let (id, secret) = (&made.key.access_key_id, &made.secret_access_key);
         let text = cli(daemon, &["keys", "create", "shell"])?;
         ensure!(
-            text.lines().count() == 3
+            text.lines().count() == 4
                 && text.starts_with("AWS_ACCESS_KEY_ID=AKAC")
-                && text.ends_with("\nAWS_REGION=us-local-1\n"),
+                && text.ends_with("\nAWS_REGION=us-local-1\nAWS_DEFAULT_REGION=us-local-1\n"),
             "not lines of an environment file: {text}"
         );
         let listed = cli(daemon, &["keys", "list"])?;
@@ -343,7 +324,7 @@ ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), Reader).serve_foreve
 fn whose_agent_does_not_read_keeps_half_of_the_spool_and_no_more() -> Result {
     ground!(Daemon, Python, Registry);
     Daemon::with(
-        options().config("[limits]\nspool = \"64M\"\nretry_linger = 1"),
+        Options::signed().config("[limits]\nspool = \"64M\"\nretry_linger = 1"),
         |daemon| {
             let client = daemon.client();
             let deaf = json!({"environment": {"DEAF": "1"}});

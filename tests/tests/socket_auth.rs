@@ -57,12 +57,7 @@ fn calls(daemon: &Daemon, scenario: &str, facts: &Value) -> Result {
 #[test]
 fn signed_and_presigned_by_awss_sdk() -> Result {
     ground!(Daemon, Python, Registry);
-    let options = Options {
-        dev: false,
-        ..Options::default()
-    };
-    let options = options.config("listen = [\"127.0.0.1:0\"]\nauth = \"sigv4\"");
-    Daemon::with(options, |daemon| {
+    Daemon::with(Options::signed(), |daemon| {
         calls(daemon, "signed", &deployed(daemon, &json!({}))?)
     })
 }

@@ -5,10 +5,9 @@ use anyhow::ensure;
 use e2e::client::{Client, expect_aws_error, session_name};
 use e2e::http::Target;
 use e2e::issuer::{Issuer, authorizer};
-use e2e::{Daemon, Options, Result, audit, ground, places, puppet, venv, wait};
+use e2e::{Daemon, Options, Result, audit, ground, puppet, venv, wait};
 use proto::api::{AuditRecord, NewAccessKey, NewAccessKeyRequest, Page};
 use serde_json::{Value, json};
-use std::process::Command;
 
 /// Issuers that misbehave, and what the audit says of each.
 const FAILING: &[(&str, &str)] = &[
@@ -80,17 +79,8 @@ fn facts(daemon: &Daemon, issuer: &Issuer) -> anyhow::Result<Value> {
 }
 
 fn calls(scenario: &str, facts: &Value) -> Result {
-    let out = Command::new(venv::bin()?.join("python"))
-        .arg(places::source().join("tests/clients/token_calls.py"))
-        .args([scenario, &facts.to_string()])
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()?;
-    ensure!(
-        out.status.success(),
-        "{scenario}: {}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let words = [scenario, &facts.to_string()];
+    venv::run("requirements.txt", "token_calls.py", &words)?;
     Ok(())
 }
 

@@ -43,7 +43,10 @@ async fn create(desk: &Desk, request: &NewAccessKeyRequest) -> Result<(), Failur
     let info: Info = desk.daemon.get("/v1/info").await?;
     screen.line(format!("AWS_ACCESS_KEY_ID={}", made.key.access_key_id))?;
     screen.line(format!("AWS_SECRET_ACCESS_KEY={}", made.secret_access_key))?;
-    screen.line(format!("AWS_REGION={}", info.region))?;
+    // AWS's newer tools read the one, boto3 the other.
+    for name in ["AWS_REGION", "AWS_DEFAULT_REGION"] {
+        screen.line(format!("{name}={}", info.region))?;
+    }
     screen.note("the secret is shown this once; the daemon cannot tell it again");
     Ok(())
 }
