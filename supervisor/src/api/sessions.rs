@@ -196,6 +196,12 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
     if let Ok(counters) = broker.usage.of(&handle.id, reading).await {
         session.usage = counters.to_api();
     }
+    // It ended meanwhile: then its last figures are on record, and what was read here is older.
+    if matches!(session.phase, Phase::Ended | Phase::Failed)
+        && let Ok(row) = broker.store.session(&handle.id).await
+    {
+        return row.to_api();
+    }
     session
 }
 
