@@ -101,11 +101,20 @@ pub fn status(pid: i32, tid: i32) -> anyhow::Result<BTreeMap<String, String>> {
 
 /// The first of the four uids of a process.
 pub fn uid(pid: i32) -> anyhow::Result<u32> {
+    real(pid, "Uid")
+}
+
+/// Real gid of a process.
+pub fn gid(pid: i32) -> anyhow::Result<u32> {
+    real(pid, "Gid")
+}
+
+fn real(pid: i32, line: &str) -> anyhow::Result<u32> {
     let status = status(pid, pid)?;
     status
-        .get("Uid")
+        .get(line)
         .and_then(|v| v.split_whitespace().next()?.parse().ok())
-        .context("Uid line")
+        .with_context(|| format!("{line} line"))
 }
 
 /// CPU time that a process has used, seconds.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod chaos;
 mod command;
 mod demo;
 mod deny;
@@ -34,6 +35,8 @@ enum Verb {
     Demo(demo::Args),
     /// Every promise of speed and size beside its peer, in one table.
     Bench(bench::Args),
+    /// Random work while random things break; then the books are balanced.
+    Chaos(chaos::Args),
     /// Licences, bans and sources of every dependency, against deny.toml; offline.
     Deny,
     /// Lines of code per crate, tests apart.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Chaos(args) => chaos::run(&args),
         Verb::Deny => deny::run().map(|unchecked| {
             if let Some(why) = unchecked {
                 println!("advisories are not checked: {why}");

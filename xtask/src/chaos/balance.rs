@@ -1,0 +1,184 @@
+//! After the run: every promise that was made is looked up, and nothing may be left.
+
+use super::books::{Acknowledged, Pages};
+use super::scene::{RUNTIME, Scene};
+use anyhow::{Context as _, ensure};
+use e2e::http::Request;
+use e2e::{Client, wait};
+use proto::api::{Page, Phase};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// How long what is under way may take once nothing breaks any more: a task's deadline.
+const SETTLING: u64 = 300;
+
+/// Looks at everything and adds what is wrong to the pages.
+pub(super) fn balance(scene: &Scene, pages: &mut Pages) -> anyhow::Result<BTreeMap<String, u64>> {
+    let client = scene.client();
+    let ends = tasks(client, pages)?;
+    repeated(scene, pages)?;
+    sessions(client, pages)?;
+    ledger(scene, pages)?;
+    Ok(ends)
+}
+
+fn task(client: &Client, id: &str) -> anyhow::Result<Value> {
+    client.get(&format!("/v1/tasks/{id}"))
+}
+
+fn is_final(status: &str) -> bool {
+    matches!(
+        status,
+        "SUCCEEDED" | "FAILED" | "CANCELLED" | "TIMED_OUT" | "LOST"
+    )
+}
+
+/// Every acknowledged task has exactly one outcome, and there are no others.
+fn tasks(client: &Client, pages: &mut Pages) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut ends: BTreeMap<String, u64> = BTreeMap::new();
+    let known: BTreeSet<&str> = pages.tasks.iter().map(|task| task.id.as_str()).collect();
+    if known.len() != pages.tasks.len() {
+        pages
+            .wrong
+            .push("two submissions were answered with one task".to_owned());
+    }
+    let listed: BTreeSet<String> = all(client, "/v1/tasks")?
+        .iter()
+        .filter_map(|task| task["taskId"].as_str().map(str::to_owned))
+        .collect();
+    for id in known.iter().filter(|id| !listed.contains(**id)) {
+        pages
+            .wrong
+            .push(format!("task {id} was acknowledged and is not listed"));
+    }
+    for id in listed.iter().filter(|id| !known.contains(id.as_str())) {
+        pages
+            .wrong
+            .push(format!("task {id} is listed and was never acknowledged"));
+    }
+    for acknowledged in pages.tasks.clone() {
+        let Acknowledged { id, name, .. } = acknowledged;
+        let ended = wait::until(SETTLING, &format!("task {id} to end"), || {
+            let task = task(client, &id)?;
+            let status = task["status"].as_str().unwrap_or_default();
+            Ok(is_final(status).then_some(task))
+        });
+        let task = match ended {
+            Ok(task) => task,
+            Err(error) => {
+                pages.wrong.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        let status = task["status"].as_str().unwrap_or_default().to_owned();
+        if let Err(error) = outcome(client, &id, &name, &status) {
+            pages.wrong.push(format!("task {id} ({status}): {error:#}"));
+        }
+        *ends.entry(status).or_default() += 1;
+    }
+    Ok(ends)
+}
+
+/// One outcome among its events, and the answer that belongs to it.
+fn outcome(client: &Client, id: &str, name: &str, status: &str) -> anyhow::Result<()> {
+    let events = client
+        .send(Request::get(format!("/v1/tasks/{id}/events")))?
+        .expect(200)?
+        .text()?;
+    let ends: Vec<String> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+        .filter_map(|event| event["status"].as_str().map(str::to_owned))
+        .filter(|status| is_final(status))
+        .collect();
+    ensure!(ends == [status], "its events tell {ends:?}");
+    if status == "SUCCEEDED" {
+        let answer: Value = client
+            .send(Request::get(format!("/v1/tasks/{id}/result")))?
+            .expect(200)?
+            .json()?;
+        ensure!(answer["task"] == name, "its result is another's: {answer}");
+    }
+    Ok(())
+}
+
+/// What an agent printed at the start of each task: a task that may not be repeated began once at most.
+fn repeated(scene: &Scene, pages: &mut Pages) -> anyhow::Result<()> {
+    let mut runs: BTreeMap<String, u64> = BTreeMap::new();
+    let logs = scene.daemon().state_dir().join("broker/logs");
+    for entry in fs::read_dir(&logs).with_context(|| logs.display().to_string())? {
+        let text = fs::read(entry?.path()).unwrap_or_default();
+        for line in String::from_utf8_lossy(&text).lines() {
+            if let Some((_, name)) = line.split_once("ran ")
+                && let Some((name, _)) = name.split_once('.')
+            {
+                *runs.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    if runs.is_empty() {
+        pages
+            .wrong
+            .push(format!("no task's run is in {}", logs.display()));
+    }
+    for task in pages.tasks.iter().filter(|task| !task.may_be_repeated) {
+        let count = runs.get(&task.name).copied().unwrap_or(0);
+        if count > 1 {
+            pages
+                .wrong
+                .push(format!("task {} ran {count} times", task.id));
+        }
+    }
+    Ok(())
+}
+
+/// Every session that is over says why; the others can be stopped.
+fn sessions(client: &Client, pages: &mut Pages) -> anyhow::Result<()> {
+    for session in client.live_sessions()? {
+        client
+            .stop(session.id.as_str())
+            .with_context(|| format!("stop {}", session.id))?;
+    }
+    let mut over = 0_u64;
+    for session in client.sessions(&format!("runtime={RUNTIME}"))? {
+        over += 1;
+        let ended = matches!(session.phase, Phase::Ended | Phase::Failed);
+        if !ended || session.end_reason.is_none() {
+            pages
+                .wrong
+                .push(format!("not over, or not why: {session:?}"));
+        }
+    }
+    println!("  {over} sessions, each over for a reason");
+    Ok(())
+}
+
+/// The chain of usage records is whole.
+fn ledger(scene: &Scene, pages: &mut Pages) -> anyhow::Result<()> {
+    let verified = scene.daemon().cli().args(["usage", "verify"]).output()?;
+    if !verified.status.success() {
+        pages.wrong.push(format!(
+            "usage verify: {}{}",
+            String::from_utf8_lossy(&verified.stdout),
+            String::from_utf8_lossy(&verified.stderr)
+        ));
+    }
+    Ok(())
+}
+
+fn all(client: &Client, path: &str) -> anyhow::Result<Vec<Value>> {
+    let (mut items, mut token) = (Vec::new(), None::<String>);
+    loop {
+        let next = token
+            .map(|token| format!("&nextToken={}", e2e::client::label(&token)))
+            .unwrap_or_default();
+        let page: Page<Value> = client.get(&format!("{path}?maxResults=1000{next}"))?;
+        items.extend(page.items);
+        token = page.next_token;
+        if token.is_none() {
+            return Ok(items);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What the run is about: one daemon on a disk of its own, and when it was not there.
+
+use super::disk::Disk;
+use anyhow::Context as _;
+use e2e::{Client, Daemon, Options};
+use serde_json::json;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// The runtime that everybody calls.
+pub(super) const RUNTIME: &str = "chaos";
+
+/// Sessions that there may be at once: the load's, and some that tasks make.
+const SESSIONS: usize = 40;
+
+pub(super) struct Scene {
+    daemon: Mutex<Daemon>,
+    client: Client,
+    outages: Mutex<Vec<Outage>>,
+    disk: Disk,
+}
+
+struct Outage {
+    began: Instant,
+    ended: Option<Instant>,
+}
+
+/// A lock whose holder panicked guards facts all the same.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Scene {
+    /// Starts the daemon, as it is installed, and deploys the agent.
+    pub(super) fn set(binaries: std::path::PathBuf) -> anyhow::Result<Self> {
+        let dir = e2e::daemon::new_dir()?;
+        let disk = Disk::mount(&dir)?;
+        let options = Options {
+            dev: false,
+            end_sessions: false,
+            dir: Some(dir),
+            binaries,
+            ..Options::quick()
+        }
+        .config(&format!(
+            "[limits]\nmax_sessions = {SESSIONS}\nadmission_wait = 5\nnew_session_rate = 0\n"
+        ));
+        let daemon = Daemon::start(options)?;
+        let client = daemon.client();
+        let more = json!({"resources": {"memory": "96M", "pids": 64}});
+        e2e::deploy::python(&client, RUNTIME, include_str!("agent.py"), more)?;
+        Ok(Self {
+            daemon: Mutex::new(daemon),
+            client,
+            outages: Mutex::default(),
+            disk,
+        })
+    }
+
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub(super) fn daemon(&self) -> MutexGuard<'_, Daemon> {
+        locked(&self.daemon)
+    }
+
+    /// Takes the daemon away with `how` and starts it again: meanwhile callers may find nobody.
+    pub(super) fn outage(
+        &self,
+        how: impl FnOnce(&mut Daemon) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut daemon = self.daemon();
+        locked(&self.outages).push(Outage {
+            began: Instant::now(),
+            ended: None,
+        });
+        how(&mut daemon).context("taking the daemon away")?;
+        daemon.restart().context("starting the daemon again")?;
+        if let Some(outage) = locked(&self.outages).last_mut() {
+            outage.ended = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Whether the daemon was away at any time between these two.
+    pub(super) fn was_away(&self, from: Instant, to: Instant) -> bool {
+        locked(&self.outages)
+            .iter()
+            .any(|outage| outage.began <= to && outage.ended.is_none_or(|ended| ended >= from))
+    }
+
+    /// What is to be ended, in the order in which it must not be dropped.
+    pub(super) fn strike(self) -> (Disk, Daemon) {
+        let daemon = self.daemon.into_inner();
+        (self.disk, daemon.unwrap_or_else(PoisonError::into_inner))
+    }
+}
