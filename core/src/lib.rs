@@ -10,3 +10,4 @@ pub mod lifecycle;
 pub mod moment;
 pub mod pace;
 pub mod spec;
+pub mod task;

@@ -21,9 +21,19 @@
 //! | `POST /v1/keys` | [`NewAccessKeyRequest`] ▸ 201 [`NewAccessKey`]: the one answer that has the secret |
 //! | `GET /v1/keys` · `DELETE /v1/keys/{id}` | ▸ [`Page<AccessKey>`], revoked ones too · 204: revoked |
 //! | `GET /v1/audit` | ▸ [`Page<AuditRecord>`]: who was turned away and why, the newest first |
+//! | `POST /v1/runtimes/{name}/tasks?deadline=&callback=&retries=&backoff=&qualifier=` (body: the payload; headers: `Idempotency-Key`, session id and user id as on the AWS wire) | ▸ 202 [`Task`] (200 if the key was used before), on disk by then |
+//! | `GET /v1/tasks?runtime=&status=&session=` | ▸ [`Page<Task>`], the newest first |
+//! | `GET /v1/tasks/{id}` | ▸ [`Task`] |
+//! | `DELETE /v1/tasks/{id}`, `POST /v1/tasks/{id}/cancel` | ▸ 202 [`Task`]: being cancelled (200 if it has its outcome); the same |
+//! | `GET /v1/tasks/{id}/result?follow=` | ▸ the agent's answer; 409 while it is not complete, unless it is followed. Goes on from `Range: bytes=N-`, of event streams from `Last-Event-ID` |
+//! | `GET /v1/tasks/{id}/events` | ▸ events, each a [`TaskEvent`], until the task has its outcome; goes on from `Last-Event-ID` |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
 //! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).
+
+mod task;
+
+pub use task::*;
 
 use crate::config::RuntimeConfig;
 use crate::ids::{

@@ -161,6 +161,13 @@ text_id! {
 }
 
 text_id! {
+    /// A task: `t` and 25 of `[0-9a-v]`; those made later sort later, and nobody guesses one.
+    TaskId, r"^t[0-9a-v]{25}$", |t| check(t, 26, 26, "t, then 0-9 and a-v", |at, c| {
+        if at == 0 { c == 't' } else { c.is_ascii_digit() || ('a'..='v').contains(&c) }
+    })
+}
+
+text_id! {
     /// Content address of an uploaded bundle: the SHA-256 of its packed bytes, 64 lower-case hex digits.
     ArtifactId, r"^[0-9a-f]{64}$", |t| check(t, 64, 64, "0-9 and a-f", |_, c| c.is_ascii_digit() || ('a'..='f').contains(&c))
 }
