@@ -123,6 +123,40 @@ class BedrockAgentCoreApp:
         """`{"active_count": N, "running_jobs": [{"name", "duration"}]}`."""
         return self._health.task_info()
 
+    def report_progress(
+        self,
+        fraction: float | None = None,
+        message: str | None = None,
+        *,
+        checkpoint: Any = None,
+        task_id: str | None = None,
+        **data: Any,
+    ) -> None:
+        """Say how far the asynchronous task is that is worked on: its status and `agentcore task wait` show it.
+
+            app.report_progress(0.4, "page 2 of 5", checkpoint={"page": 2}, tokens=1800)
+
+        From handlers, sync and async, and from threads: one that did not inherit the request's context is understood as
+        long as one task alone runs in the session, else say `task_id`. Outside of a task it is a line of the log. A few
+        records a second are kept, the newest of them.
+
+        Args:
+            fraction: how much is done, from 0 to 1; leave it out if nobody knows.
+            message: what is being done, for people.
+            checkpoint: where a later attempt can go on (`context.checkpoint`); it stays until there is another one.
+                Anything that JSON can say, with the rest of the record 8 KiB at most.
+            task_id: which task; that of the request by default.
+            **data: more of your own, 16 KiB with everything else.
+
+        Raises:
+            ValueError: a value that is out of bounds, or that JSON cannot say. Nothing was reported.
+        """
+        from bedrock_agentcore.runtime import _progress
+        from bedrock_agentcore.runtime.context import BedrockAgentCoreContext
+
+        task_id = task_id or BedrockAgentCoreContext.get_task_id()
+        _progress.write(_progress.line(task_id, fraction, message, checkpoint, data))
+
     def force_ping_status(self, status: PingStatus) -> None:
         """Say this status until `clear_forced_ping_status`."""
         self._health.forced = status

@@ -19,6 +19,9 @@ from bedrock_agentcore.runtime.models import (
     OAUTH2_CALLBACK_URL_HEADER,
     REQUEST_ID_HEADER,
     SESSION_HEADER,
+    TASK_ATTEMPT_HEADER,
+    TASK_CHECKPOINT_HEADER,
+    TASK_ID_HEADER,
     is_forwardable_header,
 )
 
@@ -34,6 +37,13 @@ class RequestContext:
 
     `request` is this SDK's own `Request` (the AWS SDK hands out Starlette's): method, path, headers,
     `await body()`, `await json()`, `await is_disconnected()`.
+
+    Of an asynchronous task (not in the AWS SDK, where the headers are in `request_headers`):
+
+    `task_id`: the task's id; None for a call that somebody waits for.
+    `attempt`: 1, or more when the task is repeated.
+    `progress`: the last record that an earlier attempt reported, a dict.
+    `checkpoint`: its `checkpoint`: where to go on. None at the first attempt, and if nothing was reported.
     """
 
     def __init__(
@@ -41,10 +51,22 @@ class RequestContext:
         session_id: str | None = None,
         request_headers: dict[str, str] | None = None,
         request: Any = None,
+        *,
+        task_id: str | None = None,
+        attempt: int = 1,
+        progress: dict[str, Any] | None = None,
     ) -> None:
         self.session_id = session_id
         self.request_headers = request_headers
         self.request = request
+        self.task_id = task_id
+        self.attempt = attempt
+        self.progress = progress
+
+    @property
+    def checkpoint(self) -> Any:
+        """Where an earlier attempt said that a later one can go on."""
+        return None if self.progress is None else self.progress.get("checkpoint")
 
     def __repr__(self) -> str:
         return f"RequestContext(session_id={self.session_id!r}, request_headers={self.request_headers!r})"
@@ -60,6 +82,7 @@ class BedrockAgentCoreContext:
     _request_headers: ContextVar[dict[str, str] | None] = ContextVar("request_headers", default=None)
     _routing_experiment_arn: ContextVar[str | None] = ContextVar("routing_experiment_arn", default=None)
     _routing_experiment_variant: ContextVar[str | None] = ContextVar("routing_experiment_variant", default=None)
+    _task_id: ContextVar[str | None] = ContextVar("task_id", default=None)
 
     @classmethod
     def set_workload_access_token(cls, token: str) -> None:
@@ -123,6 +146,16 @@ class BedrockAgentCoreContext:
         """The routing experiment's variant, from the request's baggage."""
         return cls._routing_experiment_variant.get()
 
+    @classmethod
+    def set_task_id(cls, task_id: str | None) -> None:
+        """Set the asynchronous task of this context: also for a thread that works on it."""
+        cls._task_id.set(task_id)
+
+    @classmethod
+    def get_task_id(cls) -> str | None:
+        """The asynchronous task that the request is of. Not in the AWS SDK."""
+        return cls._task_id.get()
+
 
 def bind(headers: Headers, request: Any) -> RequestContext:
     """Fill this context from a request's headers. Call inside the request's own `contextvars.Context`."""
@@ -148,7 +181,35 @@ def bind(headers: Headers, request: Any) -> RequestContext:
 
     baggage = _first_baggage_values(headers)
     context.set_routing_experiment(baggage.get(BAGGAGE_KEY_EXPERIMENT_ARN), baggage.get(BAGGAGE_KEY_EXPERIMENT_VARIANT))
-    return RequestContext(session_id, visible or None, request)
+
+    task_id = headers.get(TASK_ID_HEADER)
+    context.set_task_id(task_id)
+    if task_id is None:
+        return RequestContext(session_id, visible or None, request)
+    return RequestContext(
+        session_id,
+        visible or None,
+        request,
+        task_id=task_id,
+        attempt=_attempt(headers.get(TASK_ATTEMPT_HEADER)),
+        progress=_record(headers.get(TASK_CHECKPOINT_HEADER)),
+    )
+
+
+def _attempt(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() else 1
+
+
+def _record(text: str | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    import json
+
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def new_uuid() -> str:

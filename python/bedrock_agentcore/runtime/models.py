@@ -21,6 +21,11 @@ OAUTH2_CALLBACK_URL_HEADER = "OAuth2CallbackUrl"
 AUTHORIZATION_HEADER = "Authorization"
 CUSTOM_HEADER_PREFIX = "X-Amzn-Bedrock-AgentCore-Runtime-Custom-"
 
+# This runtime's own: which task a request is of, which attempt at it, and what an earlier attempt reported last.
+TASK_ID_HEADER = "X-AgentCore-Task-Id"
+TASK_ATTEMPT_HEADER = "X-AgentCore-Task-Attempt"
+TASK_CHECKPOINT_HEADER = "X-AgentCore-Task-Checkpoint"
+
 BAGGAGE_KEY_EXPERIMENT_ARN = "aws.agentcore.gateway.routing_experiment_arn"
 BAGGAGE_KEY_EXPERIMENT_VARIANT = "aws.agentcore.gateway.routing_experiment_variant_name"
 

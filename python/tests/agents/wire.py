@@ -119,6 +119,8 @@ def act(payload: Any, context: RequestContext | None) -> Any:
         return "released"
     if case == "thread":
         return {"main": threading.current_thread() is threading.main_thread(), "name": threading.current_thread().name}
+    if case == "progress":
+        return progress(payload, context)
     if case == "length":
         return len(payload["data"])
     if case == "task":
@@ -145,6 +147,31 @@ def act(payload: Any, context: RequestContext | None) -> Any:
         app.logger.info("said %s", payload["text"])
         return "logged"
     return payload
+
+
+def progress(payload: Any, context: RequestContext | None) -> Any:
+    """Report from this thread, or from `threads` of its own while others write half lines; what the task is."""
+    if "threads" not in payload:
+        app.report_progress(*payload.get("args", []), **payload.get("report", {}))
+        return None if context is None else [context.task_id, context.attempt, context.progress, context.checkpoint]
+
+    def report(number: int) -> None:
+        for step in range(payload["each"]):
+            app.report_progress(message="x" * 3000, number=number, step=step)
+
+    def work(number: int) -> None:
+        if payload["inherit"]:
+            contexts[number].run(report, number)
+        else:
+            report(number)
+
+    contexts = [contextvars.copy_context() for _ in range(payload["threads"])]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(payload["threads"])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return "reported"
 
 
 def starlette_response(payload: dict[str, Any]) -> Any:
