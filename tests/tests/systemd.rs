@@ -107,6 +107,7 @@ fn the_units_verify_start_restart_and_stop() -> Result {
         "systemd-analyze",
         &[
             "verify",
+            "--man=no",
             "agentcored.service",
             "agentcored.socket",
             "agentcore-sessions.service",
@@ -175,6 +176,27 @@ fn the_units_verify_start_restart_and_stop() -> Result {
     ensure!(answered > 0, "no call was answered");
     let again = client.start("agent", &session_name("again"), &json!({"do": "echo"}))?;
     ensure!(host::alive(again.pid.context("pid")?));
+
+    // Nor does the sessions' unit end them or take their limits, whatever is done to it; and it can be started while they
+    // live, though their cgroups are below its own.
+    let limit = || fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.max"));
+    let before = limit()?;
+    ensure!(before.trim() != "max", "a session without a limit");
+    run("systemctl", &["daemon-reexec"])?;
+    for verb in ["restart", "stop", "start"] {
+        run("systemctl", &[verb, "agentcore-sessions"])?;
+        ensure!(
+            host::start_time(shim) == began,
+            "{verb} of the sessions' unit ended a session"
+        );
+        ensure!(
+            limit()? == before,
+            "{verb} of the sessions' unit took a session's limits"
+        );
+    }
+    run("systemctl", &["start", "agentcored"])?;
+    ready(&client)?;
+    client.invoke("agent", &id, &json!({"do": "echo"}))?;
     run("systemctl", &["reload", "agentcored"])?;
     ensure!(client.info().is_ok(), "a reload ended the daemon");
 
