@@ -17,6 +17,8 @@
 //!   of work or the last change of health, whichever is later; the agent's own `time_of_last_update` is not believed,
 //!   because stamping "now" on each ping would keep a session for ever (contract §1.2). A failing `/ping` ends the
 //!   session only after `unhealthy_after` without work in flight: a server that blocks while it works is slow, not dead.
+//!   Its **lifetime** is never reset, but work may hold it off up to a deadline of its own ([`Session::hold`]): a task that may
+//!   take longer than a session lives. Other work that begins meanwhile ends with the session when the hold is over.
 //! - **Draining**: the shim has been told to end (TERM ▸ grace ▸ KILL inside). No new work. If it is not gone shortly after
 //!   the grace period, **Killing**: the launcher kills the cgroup.
 //! - **Removing**: processes are gone; cgroup, socket and directory go; the final usage comes back.
@@ -158,6 +160,8 @@ pub struct Session {
     /// Since when its start takes its time.
     begun: Moment,
     in_flight: u32,
+    /// Until when work holds it, one for each; as many as are in flight at most.
+    holds: Vec<Moment>,
     last_activity: Moment,
     state: State,
 }
@@ -171,6 +175,7 @@ impl Session {
             created: now,
             begun: now,
             in_flight: 0,
+            holds: Vec::new(),
             last_activity: now,
             state: State::Launching,
         }
@@ -240,10 +245,30 @@ impl Session {
         self.last_activity
     }
 
+    /// Work that is in flight must not be cut off by the session's lifetime before `until`.
+    pub fn hold(&mut self, until: Moment) {
+        self.holds.push(until);
+    }
+
+    /// The work of one [`Self::hold`] has ended, or needs it no longer. Say it before [`Event::WorkEnds`].
+    pub fn release(&mut self, until: Moment) {
+        if let Some(at) = self.holds.iter().position(|hold| *hold == until) {
+            self.holds.swap_remove(at);
+        }
+    }
+
+    /// When it has lived long enough.
+    fn lifetime(&self) -> Moment {
+        let own = self.created + self.policy.max_lifetime;
+        self.holds
+            .iter()
+            .fold(own, |latest, hold| latest.max(*hold))
+    }
+
     /// When to send [`Event::Tick`] at the latest.
     #[must_use]
     pub fn deadline(&self) -> Option<Moment> {
-        let lifetime = self.created + self.policy.max_lifetime;
+        let lifetime = self.lifetime();
         match self.state {
             State::Launching | State::Starting => {
                 Some(lifetime.min(self.begun + self.policy.start_timeout))
@@ -370,14 +395,14 @@ impl Session {
         }
         match self.state {
             State::Launching | State::Starting => {
-                if now >= self.created + self.policy.max_lifetime {
+                if now >= self.lifetime() {
                     self.drain(now, EndReason::MaxLifetime)
                 } else {
                     self.drain(now, EndReason::StartTimeout)
                 }
             }
             State::Live { .. } => {
-                let reason = if now >= self.created + self.policy.max_lifetime {
+                let reason = if now >= self.lifetime() {
                     EndReason::MaxLifetime
                 } else if self.unhealthy_deadline().is_some_and(|at| now >= at) {
                     EndReason::Unhealthy

@@ -19,6 +19,10 @@ const POLICY: Policy = Policy {
 enum Op {
     Event(Event),
     Begin,
+    /// Begins work that holds the session for so long.
+    BeginHeld(u64),
+    /// Ends the n-th work of those that hold it.
+    EndHeld(usize),
     Wait(u64),
     /// Waits until exactly the deadline, then ticks.
     ToDeadline,
@@ -33,6 +37,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Event(Event::Health(Health::HealthyBusy))),
         2 => Just(Op::Event(Event::Health(Health::Unhealthy))),
         6 => Just(Op::Begin),
+        3 => (0_u64..60_000_000).prop_map(Op::BeginHeld),
+        3 => any::<usize>().prop_map(Op::EndHeld),
         6 => Just(Op::Event(Event::WorkEnds)),
         1 => Just(Op::Event(Event::Stop(EndReason::Stopped))),
         1 => Just(Op::Event(Event::AgentExited)),
@@ -72,6 +78,11 @@ proptest! {
         };
         // The model: work that was granted and has not ended, the first reason, and effects that may happen once.
         let mut granted = 0_u32;
+        let mut held: Vec<Moment> = Vec::new();
+        let born = match age {
+            None => now,
+            Some(age) => now.before(Duration::from_millis(age)),
+        };
         let mut first_reason = None;
         let (mut shutdowns, mut kills, mut removes, mut releases) = (0, 0, 0, 0);
         for op in ops {
@@ -91,7 +102,25 @@ proptest! {
                     Err(Refusal::NotReady) => { prop_assert!(rank(before) < 2); Vec::new() }
                     Err(Refusal::Ending) => { prop_assert!(rank(before) > 2); Vec::new() }
                 },
-                Op::Event(Event::WorkEnds) if granted == 0 => Vec::new(),
+                Op::BeginHeld(ms) => match session.begin_work(now) {
+                    Ok(effects) => {
+                        let until = now + Duration::from_millis(ms);
+                        session.hold(until);
+                        held.push(until);
+                        granted += 1;
+                        effects
+                    }
+                    Err(_refused) => Vec::new(),
+                },
+                Op::EndHeld(_) if held.is_empty() => Vec::new(),
+                Op::EndHeld(nth) => {
+                    let until = held.swap_remove(nth % held.len());
+                    session.release(until);
+                    granted -= 1;
+                    session.step(now, Event::WorkEnds)
+                }
+                // Only work without a hold ends so.
+                Op::Event(Event::WorkEnds) if granted as usize == held.len() => Vec::new(),
                 Op::Event(event) => {
                     if event == Event::WorkEnds { granted -= 1; }
                     session.step(now, event)
@@ -103,6 +132,11 @@ proptest! {
             // One reason, and the first one stays.
             if let Some(reason) = first_reason {
                 prop_assert_eq!(session.end_reason(), Some(reason));
+            }
+            if first_reason.is_none() && session.end_reason() == Some(EndReason::MaxLifetime) {
+                // Not before its time, nor while anything holds it.
+                prop_assert!(now >= born + POLICY.max_lifetime);
+                prop_assert!(held.iter().all(|until| *until <= now), "{held:?} at {now:?}");
             }
             first_reason = session.end_reason();
             prop_assert_eq!(session.end_reason().is_some(), rank(after) >= 3);
@@ -124,6 +158,9 @@ proptest! {
             // Nothing that lives is without a deadline; nothing with work in flight ends for idleness.
             if rank(after) < 3 {
                 prop_assert!(session.deadline().is_some());
+                // Holds are the only thing that puts the lifetime off, and each only up to its own moment.
+                let latest = held.iter().copied().fold(born + POLICY.max_lifetime, Moment::max);
+                prop_assert!(session.deadline() <= Some(latest));
             }
             if granted > 0 && rank(before) == 2 {
                 prop_assert!(session.end_reason() != Some(EndReason::Idle) || rank(before) >= 3);
@@ -142,7 +179,7 @@ proptest! {
                 now = now + POLICY.max_lifetime;
             }
         }
-        prop_assert_eq!(rank(session.phase()), 4);
+        prop_assert_eq!(rank(session.phase()), 4, "{:?}", held);
     }
 }
 
@@ -272,4 +309,49 @@ fn an_adopted_session_that_was_starting_has_its_start_anew() {
     let mut old = Session::adopted(now, POLICY.max_lifetime, POLICY);
     assert_eq!(old.step(now, Event::Tick), [Effect::Publish, Effect::Kill]);
     assert_eq!(old.end_reason(), Some(EndReason::MaxLifetime));
+}
+
+#[test]
+fn work_that_holds_a_session_puts_its_lifetime_off_up_to_its_own_deadline() {
+    let hours = |n: u64| Moment(n * 3_600_000);
+    let mut session = live(Moment(0));
+    session.begin_work(hours(7)).expect("live");
+    session.hold(hours(12));
+    session.begin_work(hours(7)).expect("live");
+    session.hold(hours(15));
+    assert_eq!(session.deadline(), Some(hours(15)));
+    let mut overdue = session.clone();
+    assert_eq!(session.step(hours(10), Event::Tick), []);
+    session.begin_work(hours(10)).expect("still live");
+    session.step(hours(10), Event::WorkEnds);
+    session.release(hours(15));
+    session.step(hours(11), Event::WorkEnds);
+    assert_eq!(session.deadline(), Some(hours(12)));
+    // Its work is done and its time over: it ends at the next look.
+    session.release(hours(12));
+    session.step(hours(11), Event::WorkEnds);
+    session.step(hours(11), Event::Tick);
+    assert_eq!(session.end_reason(), Some(EndReason::MaxLifetime));
+    // Work that does not end does not hold it for longer than it said.
+    overdue.step(hours(15), Event::Tick);
+    assert_eq!(overdue.end_reason(), Some(EndReason::MaxLifetime));
+}
+
+#[test]
+fn an_old_session_that_is_adopted_with_work_goes_on() {
+    let now = Moment(1_000_000_000);
+    let hour = Duration::from_secs(3600);
+    let mut session = Session::adopted(now, 9 * hour, POLICY);
+    session.step(
+        now,
+        Event::Found {
+            idle: Duration::ZERO,
+        },
+    );
+    session.begin_work(now).expect("live");
+    session.hold(now + hour);
+    assert_eq!(session.step(now, Event::Tick), []);
+    assert_eq!(session.deadline(), Some(now + hour));
+    session.step(now + hour, Event::Tick);
+    assert_eq!(session.end_reason(), Some(EndReason::MaxLifetime));
 }

@@ -190,7 +190,7 @@ impl EndpointName {
     }
 }
 
-/// Number of one invocation within its session's link. Never reused while the shim lives.
+/// Number of one invocation within its session's link. That of one that is kept is never used again while the shim lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct InvocationId(pub u64);

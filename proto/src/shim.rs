@@ -11,17 +11,24 @@
 //! `content_length` needs no `body.end`. The first bytes of an answer may be in the stream before its head is on the link.
 //! Quickest is a caller that writes a small body into the stream before it sends `invoke`.
 //!
+//! An invocation ends with its link, unless it is kept: `invoke` with [`Keep`], and then `ack`, `settle`, `resume` and `ended`
+//! ([`kept`] has all of it).
+//!
 //! | direction | method | parameters ▸ result | fds |
 //! |---|---|---|---|
 //! | broker ▸ shim | `attach` | [`Attach`] ▸ [`Attached`] | |
 //! | | `invoke` | [`Invoke`] ▸ [`InvokeHead`] (answered when the agent's head is there) | 1: stream |
+//! | | `resume` | [`Resume`] ▸ [`InvokeHead`] (as for `invoke`) | 1: stream |
 //! | | `cancel` (notification) | [`Cancel`] | |
+//! | | `ack` (notification) | [`Ack`] | |
+//! | | `settle` (notification) | [`Settle`] | |
 //! | | `exec` | [`Exec`] ▸ [`Execed`] | 3: stdin, stdout, stderr; or 1 with `tty`: a stream that the shim pumps |
 //! | | `resize` (notification) | [`Resize`] | |
 //! | | `signal` | [`Signal`] ▸ `{}` | |
 //! | | `shutdown` (notification) | [`Shutdown`] | |
 //! | both | `body.end` (notification) | [`BodyEnd`] | |
-//! | shim ▸ broker | `health` (notification, on change only) | [`Health`] | |
+//! | shim ▸ broker | `ended` (notification) | [`Ended`] | |
+//! | | `health` (notification, on change only) | [`Health`] | |
 //! | | `log` (notification) | [`Log`] | |
 //! | | `agent.exited` (notification) | [`AgentExited`] | |
 //! | | `exec.exited` (notification) | [`ExecExited`] | |
@@ -29,6 +36,10 @@
 //! | | `fault` (notification) | [`Fault`] | |
 //!
 //! Everything from a shim is attacker-influenced: typed, bounded, rate-limited; no descriptor but those above.
+
+pub mod kept;
+
+pub use kept::{Ack, Ended, KEPT_WINDOW, Keep, Kept, MAX_KEEP_MS, MAX_KEPT, Resume, Settle};
 
 use crate::ids::{ExecId, InvocationId, SessionId};
 use crate::ports::Ports;
@@ -173,6 +184,9 @@ pub struct Attached {
     pub idle_ms: u64,
     /// Whether it ends already, by an earlier daemon's word or its own.
     pub ending: bool,
+    /// What it keeps, at most [`MAX_KEPT`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
 }
 
 /// `invoke`: one HTTP exchange with the agent, or with another server of its session.
@@ -192,6 +206,9 @@ pub struct Invoke {
     /// Which of [`AgentWire::ports`]; absent means the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Keep it when the link is lost; absent means that it ends then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 /// Answer to `invoke`.

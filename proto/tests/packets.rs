@@ -20,7 +20,7 @@ proptest! {
     #[test]
     fn bent_messages_are_messages_or_errors(at in 0_usize..200, byte in any::<u8>(), cut in 0_usize..200) {
         let mut packet = jsonrpc::request(5, "invoke", &Invoke {
-            id: InvocationId(1), method: "POST".into(), target: "/".into(), headers: vec![], content_length: None, port: None,
+            id: InvocationId(1), method: "POST".into(), target: "/".into(), headers: vec![], content_length: None, port: None, keep: None,
         });
         let at = at % packet.len();
         packet[at] = byte;
@@ -32,7 +32,7 @@ proptest! {
     fn what_is_encoded_is_read(
         id in any::<u64>(), method in "[A-Z]{1,7}", target in "/\\PC{0,60}", headers in headers(), length in any::<Option<u64>>(), port in any::<Option<u16>>(),
     ) {
-        let invoke = Invoke { id: InvocationId(id), method, target, headers, content_length: length, port };
+        let invoke = Invoke { id: InvocationId(id), method, target, headers, content_length: length, port, keep: None };
         let packet = jsonrpc::request(id, "invoke", &invoke);
         match jsonrpc::parse(&packet) {
             Ok(Message::Request { id: read, method, params }) => {

@@ -19,7 +19,9 @@ fn message(packet: &[u8]) -> Value {
 
 fn surface() -> Value {
     let session = SessionId::parse("s0123456789").expect("well-formed");
+    let other = session.clone();
     let id = InvocationId(7);
+    let kept = InvocationId(1 << 62 | 3 << 32 | 8);
     let exec = ExecId(9);
     let health = Health {
         status: HealthStatus::Unhealthy {
@@ -39,7 +41,7 @@ fn surface() -> Value {
     }
     json!({
         "generation": GENERATION,
-        "limits": { "packet": jsonrpc::MAX_PACKET, "packetFds": jsonrpc::MAX_PACKET_FDS, "head": MAX_HEAD, "headers": MAX_HEADERS, "logLine": MAX_LOG_LINE },
+        "limits": { "packet": jsonrpc::MAX_PACKET, "packetFds": jsonrpc::MAX_PACKET_FDS, "head": MAX_HEAD, "headers": MAX_HEADERS, "logLine": MAX_LOG_LINE, "keptWindow": KEPT_WINDOW, "kept": MAX_KEPT, "keepMs": MAX_KEEP_MS },
         "fds": { "boot": fd::BOOT, "listener": fd::LISTENER, "exitRecord": fd::EXIT_RECORD },
         "boot": Boot {
             generation: GENERATION,
@@ -77,7 +79,20 @@ fn surface() -> Value {
                 headers: vec![("content-type".into(), "application/json".into())],
                 content_length: Some(2),
                 port: Some(8001),
+                keep: None,
             })),
+            message(&jsonrpc::request(5, "invoke", &Invoke {
+                id: kept,
+                method: "POST".into(),
+                target: "/invocations".into(),
+                headers: vec![],
+                content_length: Some(2),
+                port: None,
+                keep: Some(Keep { deadline_ms: 28_800_000 }),
+            })),
+            message(&jsonrpc::request(6, "resume", &Resume { id: kept, from: 300, request_from: 2 })),
+            message(&jsonrpc::notification("ack", &Ack { id: kept, bytes: 300 })),
+            message(&jsonrpc::notification("settle", &Settle { id: kept })),
             message(&jsonrpc::notification("body.end", &BodyEnd { id, bytes: 2 })),
             message(&jsonrpc::notification("cancel", &Cancel { id })),
             message(&jsonrpc::request(3, "exec", &Exec {
@@ -100,6 +115,17 @@ fn surface() -> Value {
                 uptime_ms: 12,
                 idle_ms: 5,
                 ending: false,
+                kept: vec![],
+            })),
+            message(&jsonrpc::result(1, &Attached {
+                generation: GENERATION,
+                session: other,
+                health: None,
+                exited: None,
+                uptime_ms: 12,
+                idle_ms: 0,
+                ending: false,
+                kept: vec![Kept { id: kept, acked: 100, produced: 300, uploaded: 2, ended: false, left_ms: 27_000_000 }],
             })),
             message(&jsonrpc::result(2, &InvokeHead {
                 status: 200,
@@ -112,6 +138,15 @@ fn surface() -> Value {
             })),
             message(&jsonrpc::result(3, &Execed { pid: 12 })),
             message(&jsonrpc::notification("body.end", &BodyEnd { id, bytes: 42 })),
+            message(&jsonrpc::notification("ended", &Ended { id: kept, bytes: 400, failure: None })),
+            message(&jsonrpc::notification("ended", &Ended {
+                id: kept,
+                bytes: 400,
+                failure: Some(jsonrpc::ErrorObject {
+                    code: ErrorCode::AgentClosed.row().rpc,
+                    message: "the agent closed the connection in the middle of its answer".into(),
+                }),
+            })),
             message(&jsonrpc::notification("health", &health)),
             message(&jsonrpc::notification("log", &Log {
                 lines: vec![LogLine { stream: LogStream::Stderr, at_ms: 5, text: "hello".into() }],

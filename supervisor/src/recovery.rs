@@ -75,6 +75,21 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Ends what the shims of adopted sessions have kept and nobody has claimed: no daemon on this state knows of it any more. To be
+/// called once those who keep invocations have claimed theirs.
+pub async fn cancel_unclaimed(broker: &Arc<Broker>) {
+    for handle in broker.registry.all() {
+        for kept in handle.take_kept().await {
+            tracing::warn!(
+                session_id = %handle.id,
+                invocation_id = kept.kept.id.0,
+                "an invocation of an earlier daemon is nobody's, and is cancelled"
+            );
+            kept.cancel();
+        }
+    }
+}
+
 /// Versions that sessions run, each compiled once. They need not be served any more.
 #[derive(Default)]
 struct Versions(HashMap<(RuntimeId, VersionNumber), Result<Arc<RuntimeVersion>, String>>);

@@ -4,6 +4,7 @@
 //! the link.
 
 pub mod exchange;
+pub mod kept;
 pub mod link;
 mod near_end;
 pub mod upgrade;

@@ -117,6 +117,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         .load_catalogue()
         .await
         .map_err(|error| open(&error))?;
+    recovery::cancel_unclaimed(&broker).await;
 
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));

@@ -126,6 +126,7 @@ pub async fn relay(
             RequestBody::Stream(_) => length,
         },
         port: call.port,
+        keep: None,
     };
     let timeout = handle.version.spec.timeouts.invocation;
     let deadline = Instant::now() + timeout;

@@ -109,6 +109,7 @@ impl Switch {
             headers,
             content_length: None,
             port: door.port,
+            keep: None,
         };
         let patience = handle.version.spec.timeouts.invocation;
         let deadline = Instant::now() + patience;

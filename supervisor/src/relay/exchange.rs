@@ -128,8 +128,13 @@ where
         RequestBody::Stream(body) => {
             let (ours, writer) = ours.split().map_err(no_stream)?;
             // Ends with the exchange, however that ends: a client that stopped in the middle of its body has no other end.
-            let pump =
-                AbortOnDropHandle::new(tokio::spawn(send_body(Arc::clone(link), id, body, writer)));
+            let pump = AbortOnDropHandle::new(tokio::spawn(send_body(
+                Arc::clone(link),
+                id,
+                0,
+                body,
+                writer,
+            )));
             let answered = link.invoke(&request, theirs.as_fd()).await;
             drop(theirs);
             match answered {
@@ -177,11 +182,16 @@ pub(super) fn length(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-async fn send_body<B>(link: Arc<Link>, id: InvocationId, mut body: B, mut writer: OwnedWriteHalf)
-where
+/// Sends a body from its byte `sent` on, which is where `body` begins.
+pub(super) async fn send_body<B>(
+    link: Arc<Link>,
+    id: InvocationId,
+    mut sent: u64,
+    mut body: B,
+    mut writer: OwnedWriteHalf,
+) where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut sent = 0_u64;
     while let Some(frame) = body.frame().await {
         // A broken request body (client gone, over the limit) is an abort: the stream closes without `body.end`.
         let Ok(frame) = frame else { return };

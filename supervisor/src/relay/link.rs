@@ -9,8 +9,8 @@ use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId};
 use proto::jsonrpc::{self, ErrorObject, MAX_PACKET, Message};
 use proto::shim::{
-    AgentExited, Attach, Attached, BodyEnd, Cancel, Egress, Exec, ExecExited, Execed, ExitStatus,
-    Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown, Signal,
+    AgentExited, Attach, Attached, BodyEnd, Cancel, Egress, Ended, Exec, ExecExited, Execed,
+    ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown, Signal,
 };
 use sandbox::seqpacket::Seqpacket;
 use serde::Serialize;
@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+mod kept;
 #[cfg(test)]
 mod tests;
 
@@ -112,6 +113,8 @@ impl CallError {
 #[derive(Debug)]
 pub struct Link {
     socket: AsyncSeqpacket,
+    /// Of this daemon.
+    epoch: u64,
     next: AtomicU64,
     waiting: Mutex<Waiting>,
     /// Rung by [`Link::drained`].
@@ -123,6 +126,8 @@ struct Waiting {
     closed: bool,
     calls: HashMap<u64, oneshot::Sender<Result<Box<RawValue>, ErrorObject>>>,
     bodies: HashMap<InvocationId, PendingBody>,
+    /// Who reads the answers of kept invocations, see [`kept`].
+    kept: HashMap<InvocationId, oneshot::Sender<Ended>>,
     execs: HashMap<ExecId, oneshot::Sender<ExitStatus>>,
     /// Dropped when the reader has found the socket empty.
     drains: Vec<oneshot::Sender<()>>,
@@ -146,7 +151,7 @@ impl Link {
         // The listener exists before the shim does: the kernel queues the connection. A queue that is full is a shim's that
         // takes nobody.
         let socket = Seqpacket::connect(path).map_err(AttachError::Connect)?;
-        let (link, receiver) = Self::over(socket).map_err(AttachError::Connect)?;
+        let (link, receiver) = Self::over(socket, epoch).map_err(AttachError::Connect)?;
         let attached: Attached = link
             .call(
                 "attach",
@@ -161,13 +166,15 @@ impl Link {
         if attached.generation != GENERATION {
             return Err(AttachError::Generation(attached.generation));
         }
+        kept::check(&attached.kept).map_err(AttachError::Kept)?;
         Ok((link, attached, receiver))
     }
 
     /// A link over a connected socket, with nothing said yet.
-    fn over(socket: Seqpacket) -> io::Result<(Arc<Self>, mpsc::Receiver<ShimEvent>)> {
+    fn over(socket: Seqpacket, epoch: u64) -> io::Result<(Arc<Self>, mpsc::Receiver<ShimEvent>)> {
         let link = Arc::new(Self {
             socket: AsyncSeqpacket::new(socket)?,
+            epoch,
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
             asked: Notify::new(),
@@ -216,7 +223,11 @@ impl Link {
         if !self.forget(id) {
             return;
         }
-        let packet = jsonrpc::notification("cancel", &Cancel { id });
+        self.send_soon(jsonrpc::notification("cancel", &Cancel { id }));
+    }
+
+    /// Sends without waiting; if the queue is full just then, a task does it.
+    fn send_soon(self: &Arc<Self>, packet: Vec<u8>) {
         match self.socket.try_send(&packet, &[]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let link = Arc::clone(self);
@@ -224,7 +235,7 @@ impl Link {
                     runtime.spawn(async move { link.send_quietly(&packet, &[]).await });
                 }
             }
-            // A link that is gone has no invocations to cancel.
+            // A link that is gone has nobody to hear it.
             Ok(()) | Err(_) => {}
         }
     }
@@ -363,6 +374,9 @@ pub enum AttachError {
     /// The handshake failed.
     #[error("handshake with the shim")]
     Handshake(#[from] CallError),
+    /// What it says that it keeps cannot be.
+    #[error("what the shim says of kept invocations cannot be: {0}")]
+    Kept(&'static str),
     /// A shim of another generation.
     #[error("the shim speaks protocol generation {0}, this daemon {GENERATION}")]
     Generation(u32),
@@ -462,6 +476,13 @@ fn sort(link: &Link, packet: &[u8], fds: Fds) -> Result<Option<ShimEvent>, Proto
                     let end: BodyEnd = typed(&method, params)?;
                     if let Some(body) = link.waiting().bodies.remove(&end.id) {
                         let _ = body.end.send(end.bytes);
+                    }
+                    return Ok(None);
+                }
+                "ended" => {
+                    let ended: Ended = typed(&method, params)?;
+                    if let Some(reader) = link.waiting().kept.remove(&ended.id) {
+                        let _ = reader.send(ended);
                     }
                     return Ok(None);
                 }

@@ -4,7 +4,7 @@
 //! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
 use super::boot::{self, LaunchFailure};
-use super::handle::{Activity, Command, End, NoWork, SessionHandle, View, Work};
+use super::handle::{Activity, Command, End, KeptWork, SessionHandle, View};
 use super::notes::Notes;
 use crate::admission::Permit;
 use crate::broker::Broker;
@@ -21,10 +21,12 @@ use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use work::InFlight;
 
 mod begin;
+mod work;
 pub use begin::{Begun, Completions, Found, completions, resume, spawn};
 
 /// After a link has closed in order, how long PID 1 may take to end.
@@ -73,7 +75,9 @@ struct Driver {
     view: watch::Sender<View>,
     link: Option<Arc<Link>>,
     events: Option<mpsc::Receiver<ShimEvent>>,
-    work: FuturesUnordered<oneshot::Receiver<()>>,
+    work: FuturesUnordered<InFlight>,
+    /// Invocations of an earlier daemon that nobody has claimed yet.
+    kept: Vec<KeptWork>,
     notes: Notes,
     completions: Completions,
     permit: Permit,
@@ -131,7 +135,7 @@ impl Driver {
                     self.in_a_row += 1;
                     self.shim_said(event).await;
                 }
-                Some(_ended) = self.work.next(), if !self.work.is_empty() => self.step(Event::WorkEnds),
+                Some(hold) = self.work.next(), if !self.work.is_empty() => self.work_ended(hold),
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command),
                     // Every handle is gone: cannot happen while we hold one; treated as a stop all the same.
@@ -146,9 +150,16 @@ impl Driver {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Begin { place, answer } => {
+            Command::Begin {
+                place,
+                hold,
+                answer,
+            } => {
                 // A caller that is gone drops its work, which ends it.
-                let _ = answer.send(self.begin_work(place));
+                let _ = answer.send(self.begin_work(place, hold));
+            }
+            Command::TakeKept(answer) => {
+                let _ = answer.send(std::mem::take(&mut self.kept));
             }
             Command::Stop(reason) => {
                 sandbox::faults::panic_at("driver.stop");
@@ -164,32 +175,6 @@ impl Driver {
                 });
             }
         }
-    }
-
-    fn begin_work(&mut self, place: Option<OwnedSemaphorePermit>) -> Result<Work, NoWork> {
-        let place = match place {
-            Some(place) => place,
-            None => Arc::clone(&self.broker.work_places)
-                .try_acquire_owned()
-                .map_err(|_none| NoWork::NoPlace)?,
-        };
-        let link = self.link.clone();
-        let effects = self
-            .session
-            .begin_work(self.broker.clock.now())
-            .map_err(NoWork::Refused)?;
-        // Live without a link cannot be; the caller is told to wait for the phase.
-        let link = link.ok_or(NoWork::Refused(lifecycle::Refusal::NotReady))?;
-        let (ends, ended) = oneshot::channel();
-        self.work.push(ended);
-        self.perform(effects);
-        Ok(Work {
-            link,
-            _ends: ends,
-            place,
-            turn: None,
-            seat: None,
-        })
     }
 
     async fn complete(&mut self, completion: Completion) {
@@ -234,6 +219,7 @@ impl Driver {
     fn found(&mut self, running: Running) {
         let start = self.handle.version.spec.timeouts.start;
         let ending = running.attached.ending && running.attached.exited.is_none();
+        let kept = running.attached.kept.clone();
         self.attached(running, |attached| {
             let was_healthy = match attached.health.as_ref().map(|health| &health.status) {
                 Some(HealthStatus::Healthy | HealthStatus::HealthyBusy) => true,
@@ -242,13 +228,15 @@ impl Driver {
                 }
                 None => false,
             };
-            if was_healthy {
+            // Nothing begins in a session that has not been healthy.
+            if was_healthy || !attached.kept.is_empty() {
                 let idle = Duration::from_millis(attached.idle_ms);
                 Event::Found { idle }
             } else {
                 Event::Attached
             }
         });
+        self.keep(&kept);
         if ending {
             // Whoever asked for that is gone with the daemon that was told.
             self.step(Event::Stop(EndReason::Stopped));
@@ -426,6 +414,7 @@ impl Driver {
     async fn bury(&mut self) -> Phase {
         tracing::error!(session_id = %self.handle.id, "a defect ended the task that owns this session; the session ends");
         self.work.clear();
+        self.kept.clear();
         self.events = None;
         let log_tail = self.handle.log.tail();
         self.view.send_modify(|view| {

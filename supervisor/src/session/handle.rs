@@ -9,10 +9,11 @@ use proto::api::{EndReason, Phase};
 use proto::code::ErrorCode;
 use proto::config::Concurrency;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
+use proto::shim::Kept;
 use session_core::lifecycle::Refusal;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 /// Commands on their way to a driver. Each is answered at once, so the queue only fills when a driver is busy with a
@@ -90,9 +91,13 @@ pub(super) enum Command {
     Begin {
         /// One of the daemon's places for work, if the caller had to wait for it.
         place: Option<OwnedSemaphorePermit>,
+        /// For how long it may put the session's lifetime off.
+        hold: Option<Duration>,
         /// The work.
         answer: oneshot::Sender<Result<Work, NoWork>>,
     },
+    /// Hand over the invocations of an earlier daemon that its shim has kept.
+    TakeKept(oneshot::Sender<Vec<KeptWork>>),
     /// End it.
     Stop(EndReason),
     /// Tell the numbers.
@@ -113,6 +118,9 @@ pub(super) enum NoWork {
 pub enum Purpose {
     /// An invocation, in its turn as its runtime's `concurrency` has it.
     Invocation,
+    /// One that is kept ([`crate::relay::kept`]), for at most so long: it waits for its turn up to then, and from its beginning
+    /// the session's lifetime does not cut it off before.
+    Kept(Duration),
     /// Another exchange with the agent: a WebSocket, its card.
     Exchange,
     /// A process beside the agent: a command, a shell, an exec.
@@ -138,6 +146,23 @@ impl Work {
     /// Ends the work, for the session and its idle clock; what is left of its answer keeps its place among the daemon's.
     pub fn end(self) -> OwnedSemaphorePermit {
         self.place
+    }
+}
+
+/// An invocation of an earlier daemon that the shim of an adopted session has kept.
+#[derive(Debug)]
+pub struct KeptWork {
+    /// What the shim says of it. Its counts fit each other, which is all that is known of them.
+    pub kept: Kept,
+    /// In flight, in its seat and its turn.
+    pub work: Work,
+}
+
+impl KeptWork {
+    /// Ends it: nobody wants it.
+    pub fn cancel(self) {
+        self.work.link.cancel_kept(self.kept.id);
+        self.work.link.settle(self.kept.id);
     }
 }
 
@@ -267,12 +292,21 @@ impl SessionHandle {
     }
 
     async fn begin_in_turn(&self, purpose: Purpose, limits: &Limits) -> Result<Work, NoTurn> {
-        let turn = match purpose {
-            Purpose::Invocation => self.turn(limits.max_queue_per_session).await?,
-            Purpose::Exchange | Purpose::Process => None,
+        let queue = limits.max_queue_per_session;
+        let (turn, hold) = match purpose {
+            Purpose::Invocation => {
+                let patience = self.version.spec.timeouts.invocation;
+                (self.turn(queue, patience).await?, None)
+            }
+            Purpose::Kept(most) => {
+                let before = Instant::now();
+                let turn = self.turn(queue, most).await?;
+                (turn, Some(most.saturating_sub(before.elapsed())))
+            }
+            Purpose::Exchange | Purpose::Process => (None, None),
         };
         let (seats, bound) = match purpose {
-            Purpose::Invocation | Purpose::Exchange => (
+            Purpose::Invocation | Purpose::Kept(_) | Purpose::Exchange => (
                 &self.exchanges,
                 "the session has its highest number of invocations in flight (limits.max_invocations_per_session)",
             ),
@@ -283,13 +317,17 @@ impl SessionHandle {
         };
         let seat = in_time(seats, limits.admission_wait).await;
         let seat = seat.ok_or(Unusable::Full(bound))?;
-        let mut work = self.when_ready(limits.admission_wait).await?;
+        let mut work = self.when_ready(limits.admission_wait, hold).await?;
         work.turn = turn;
         work.seat = Some(seat);
         Ok(work)
     }
 
-    async fn turn(&self, queue: u32) -> Result<Option<OwnedSemaphorePermit>, NoTurn> {
+    async fn turn(
+        &self,
+        queue: u32,
+        patience: Duration,
+    ) -> Result<Option<OwnedSemaphorePermit>, NoTurn> {
         let turns = || Arc::clone(&self.turns);
         match self.version.spec.concurrency {
             Concurrency::Parallel => Ok(None),
@@ -304,7 +342,6 @@ impl SessionHandle {
                 let _place = Queued::enter(&self.queue, queue).ok_or(Unusable::Full(
                     "as many invocations wait for their turn in this session as may (limits.max_queue_per_session)",
                 ))?;
-                let patience = self.version.spec.timeouts.invocation;
                 match tokio::time::timeout(patience, turns().acquire_owned()).await {
                     Ok(Ok(turn)) => Ok(Some(turn)),
                     Ok(Err(_)) | Err(_) => Err(Unusable::Full(
@@ -316,7 +353,11 @@ impl SessionHandle {
         }
     }
 
-    async fn when_ready(&self, patience: Duration) -> Result<Work, Unusable> {
+    async fn when_ready(
+        &self,
+        patience: Duration,
+        hold: Option<Duration>,
+    ) -> Result<Work, Unusable> {
         let mut view = self.view.clone();
         let mut place = None;
         loop {
@@ -329,6 +370,7 @@ impl SessionHandle {
             let place_now = place.take();
             let begin = |answer| Command::Begin {
                 place: place_now,
+                hold,
                 answer,
             };
             match ask(&self.mailbox, begin).await {
@@ -354,6 +396,13 @@ impl SessionHandle {
                 }
             }
         }
+    }
+
+    /// Takes over what its shim has kept of an earlier daemon's invocations, all that nobody has taken yet. Of a session that
+    /// this daemon launched, or that has ended, there is none.
+    pub async fn take_kept(&self) -> Vec<KeptWork> {
+        let kept = ask(&self.mailbox, Command::TakeKept).await;
+        kept.unwrap_or_default()
     }
 
     /// Asks it to end; does not wait.

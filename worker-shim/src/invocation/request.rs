@@ -153,6 +153,7 @@ mod tests {
             headers: vec![("content-type".to_owned(), "text/plain".to_owned())],
             content_length: Some(3),
             port: None,
+            keep: None,
         }
     }
 

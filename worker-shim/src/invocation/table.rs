@@ -70,6 +70,10 @@ impl Invocations {
             let text = format!("invocation {} is in flight already", invoke.id.0);
             return io.link.refuse(rpc, ErrorCode::BadOrder, text);
         }
+        if invoke.keep.is_some() {
+            let text = "this shim keeps no invocations yet";
+            return io.link.refuse(rpc, ErrorCode::BadOrder, text.to_owned());
+        }
         let Some(port) = io.ports.asked(invoke.port) else {
             let text = "this session offers no such port";
             return io.link.refuse(rpc, ErrorCode::BadOrder, text.to_owned());

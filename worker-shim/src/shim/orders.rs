@@ -41,6 +41,7 @@ impl Shim {
                 } else {
                     since(self.quiet_since)
                 },
+                kept: Vec::new(),
             },
         );
         self.ending.attached();

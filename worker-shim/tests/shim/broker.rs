@@ -72,6 +72,7 @@ pub(crate) fn post(content_length: Option<u64>) -> Invoke {
         headers: vec![("content-type".to_owned(), "application/json".to_owned())],
         content_length,
         port: None,
+        keep: None,
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 fn pair() -> (Seqpacket, Arc<Link>, mpsc::Receiver<ShimEvent>) {
     let (shim, ours) = Seqpacket::pair().expect("pair");
     shim.set_nonblocking(true).expect("non-blocking");
-    let (link, events) = Link::over(ours).expect("link");
+    let (link, events) = Link::over(ours, 3).expect("link");
     (shim, link, events)
 }
 

@@ -134,6 +134,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         link: None,
         events: None,
         work: FuturesUnordered::new(),
+        kept: Vec::new(),
         notes: Notes::default(),
         completions,
         permit: begun.permit,
