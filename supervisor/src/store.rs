@@ -29,6 +29,7 @@ mod page;
 mod runtimes;
 mod sessions;
 mod tags;
+mod tasks;
 mod timestamp;
 mod versions;
 mod worker;
@@ -44,6 +45,10 @@ pub use page::PageRequest;
 pub use runtimes::Names;
 pub use sessions::{
     Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow, UidBlock,
+};
+pub use tasks::{
+    Begun, Expired, Head, Inline, Known, NewTask, Over, Submitted, TaskFilter, TaskKind, TaskRow,
+    Unfinished, Waits,
 };
 pub use timestamp::Timestamp;
 pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};

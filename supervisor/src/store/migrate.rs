@@ -9,7 +9,7 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL, MAKERS];
+const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL, MAKERS, TASKS];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -188,6 +188,86 @@ UPDATE access_keys SET actions = json_insert(actions, '$[#]', 's3:ListBucket')
 fn newest() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
+
+/// Tasks. Statuses are numbers in the order of `proto::api::TaskStatus`: below 3 a task has no outcome. `seq` is the order of
+/// submission and never given twice, so whoever knows the last one finds all that came later. What is large has tables of its
+/// own, so that a change of status writes a small row.
+const TASKS: &str = "
+CREATE TABLE tasks (
+    seq               INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    id                TEXT NOT NULL UNIQUE CHECK (length(id) = 26),
+    kind              INTEGER NOT NULL CHECK (kind BETWEEN 0 AND 1),
+    status            INTEGER NOT NULL CHECK (status BETWEEN 0 AND 7),
+    runtime           TEXT NOT NULL,
+    runtime_id        TEXT NOT NULL,
+    endpoint          TEXT NOT NULL,
+    client_id         TEXT NOT NULL,
+    own_session       INTEGER NOT NULL,
+    owner             TEXT NOT NULL CHECK (json_valid(owner)),
+    once              TEXT,
+    digest            BLOB NOT NULL,
+    headers           TEXT NOT NULL CHECK (json_valid(headers)),
+    payload_bytes     INTEGER NOT NULL CHECK (payload_bytes >= 0),
+    payload_filed     INTEGER NOT NULL,
+    retries           INTEGER NOT NULL,
+    backoff_ms        INTEGER NOT NULL,
+    attempts          INTEGER NOT NULL DEFAULT 0,
+    retried           INTEGER NOT NULL DEFAULT 0,
+    not_before        INTEGER NOT NULL,
+    reason            TEXT,
+    session           TEXT,
+    invocation        INTEGER,
+    created_at        INTEGER NOT NULL,
+    started_at        INTEGER,
+    attempt_at        INTEGER,
+    finished_at       INTEGER,
+    deadline_at       INTEGER NOT NULL,
+    expires_at        INTEGER,
+    run_ms            INTEGER NOT NULL DEFAULT 0,
+    progress          TEXT,
+    progress_at       INTEGER,
+    events            INTEGER NOT NULL DEFAULT 1,
+    result_status     INTEGER,
+    result_type       TEXT,
+    result_bytes      INTEGER NOT NULL DEFAULT 0,
+    result_filed      INTEGER NOT NULL DEFAULT 0,
+    result_complete   INTEGER NOT NULL DEFAULT 0,
+    callback          TEXT,
+    callback_state    INTEGER NOT NULL DEFAULT 0 CHECK (callback_state BETWEEN 0 AND 3),
+    callback_attempts INTEGER NOT NULL DEFAULT 0,
+    callback_at       INTEGER,
+    callback_error    TEXT,
+    CHECK ((status >= 3) = (finished_at IS NOT NULL))
+) STRICT;
+CREATE UNIQUE INDEX tasks_once ON tasks (owner, runtime_id, once) WHERE once IS NOT NULL;
+CREATE INDEX tasks_unfinished ON tasks (seq) WHERE status < 3;
+CREATE INDEX tasks_unsuccessful ON tasks (status, seq) WHERE status > 3;
+CREATE INDEX tasks_by_runtime ON tasks (runtime, seq);
+CREATE INDEX tasks_by_session ON tasks (client_id, seq);
+CREATE INDEX tasks_expiring ON tasks (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX tasks_calling ON tasks (callback_at) WHERE callback_state = 1;
+
+CREATE TABLE task_payloads (
+    task INTEGER NOT NULL PRIMARY KEY REFERENCES tasks (seq) ON DELETE CASCADE,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE task_results (
+    task INTEGER NOT NULL PRIMARY KEY REFERENCES tasks (seq) ON DELETE CASCADE,
+    body BLOB NOT NULL
+) STRICT;
+
+-- The first event, that it was submitted, is the task's own row. status IS NULL: a progress record.
+CREATE TABLE task_events (
+    task    INTEGER NOT NULL REFERENCES tasks (seq) ON DELETE CASCADE,
+    id      INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    status  INTEGER,
+    body    TEXT,
+    PRIMARY KEY (task, id)
+) STRICT, WITHOUT ROWID;
+";
 
 /// Refuses a database that is not ours or that a newer daemon has written.
 pub(super) fn check_identity(db: &Connection, path: &Path) -> Result<(), StoreError> {

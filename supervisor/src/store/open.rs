@@ -64,6 +64,8 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = checking(path, Connection::open_with_flags(path, flags))?;
     db.busy_timeout(BUSY_TIMEOUT)?;
+    // All statements that are used again and again stay compiled.
+    db.set_prepared_statement_cache_capacity(128);
     let set = || {
         db.pragma_update(None, "foreign_keys", true)?;
         // The file may be damaged or prepared: believe neither its cells' sizes nor its schema's functions.
