@@ -13,7 +13,7 @@ from bedrock_agentcore import RequestContext
 from bedrock_agentcore.runtime import _progress
 
 MARK = "::agentcore-progress:: "
-TASK = "0123456789abcdefghjkmnpqrs"
+TASK = "t0123456789abcdefghijklmno"
 HEADERS = {
     "X-AgentCore-Task-Id": TASK,
     "X-AgentCore-Task-Attempt": "2",

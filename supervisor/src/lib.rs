@@ -24,6 +24,7 @@ pub mod launcher;
 pub mod objects;
 pub mod owner;
 pub mod permit;
+pub mod progress;
 pub mod rates;
 pub mod recovery;
 pub mod registry;
