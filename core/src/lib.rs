@@ -7,7 +7,9 @@
 
 pub mod egress;
 pub mod lifecycle;
+pub mod meter;
 pub mod moment;
 pub mod pace;
+pub mod prices;
 pub mod spec;
 pub mod task;

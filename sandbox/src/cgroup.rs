@@ -17,6 +17,7 @@ mod capability;
 mod device;
 mod dir;
 mod error;
+mod gauge;
 mod hierarchy;
 mod owner;
 mod session;
@@ -27,6 +28,7 @@ mod v2;
 
 pub use capability::{Capability, Support};
 pub use error::CgroupError;
+pub use gauge::{GAUGE_FILES, Gauge, Sample};
 pub use owner::{Member, Owner};
 pub use session::SessionCgroup;
 pub use step::Step;

@@ -108,6 +108,24 @@ fn v2_writes_limits_and_reads_counters() {
         }
     );
     assert_eq!(session.oom_kills().expect("reads"), 2);
+    let gauge = session.gauge().expect("opens");
+    fill(
+        &dir,
+        &[
+            ("cpu.stat", "usage_usec 2345\nuser_usec 1000\n"),
+            ("memory.stat", "anon 9\nfile 3\nshmem 77\n"),
+        ],
+    );
+    let sample = Sample {
+        cpu_us: 2345,
+        memory_bytes: 4096,
+        peak_bytes: 8192,
+    };
+    assert_eq!(gauge.read().expect("reads"), sample);
+    assert_eq!(session.tmp_bytes().expect("reads"), 77);
+    fill(&dir, &[("cpu.stat", "user_usec 1\n")]);
+    gauge.read().expect_err("no usage_usec line");
+    fill(&dir, &[("cpu.stat", "usage_usec 2345\n")]);
     assert!(session.clone_target().is_some());
     let watch = session.oom_event().expect("nothing to open");
     assert!(

@@ -286,8 +286,17 @@ fn a_frozen_session_stands_still_and_can_be_killed() {
         session.apply(&LIMITS).expect("applies");
         let mut child = run(&session, "while :; do :; done");
         let cpu = || session.counters().expect("reads").cpu_us;
+        let gauge = session.gauge().expect("opens");
         await_that("it runs", || cpu() > 1000);
         session.freeze().expect("freezes");
+        let (found, sample) = (
+            session.counters().expect("reads"),
+            gauge.read().expect("reads"),
+        );
+        assert_eq!(sample.cpu_us, found.cpu_us, "held open, and the same");
+        assert_eq!(sample.peak_bytes, found.memory_peak_bytes);
+        assert_eq!(sample.memory_bytes, found.memory_bytes);
+        session.tmp_bytes().expect("reads");
         let (stopped, later) = (cpu(), {
             std::thread::sleep(Duration::from_millis(100));
             cpu()

@@ -1,8 +1,8 @@
 //! The broker's end of the launcher's link: numbered orders out, answers and exit notices in.
 
 use super::message::{
-    AdoptOrder, Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Order,
-    OrderFault, Ordered, Reply,
+    AdoptOrder, Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Metered,
+    Order, OrderFault, Ordered, Reply,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -174,6 +174,18 @@ impl LauncherClient {
     pub async fn usage(&self, session: SessionId) -> Result<Counters, OrderFault> {
         match self.order(Order::Usage { session }, &[]).await? {
             (Reply::Usage(counters), _) => Ok(counters),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads what meters need of at most [`super::message::MAX_METERED`] sessions; with `tmp` also what their tmpfs mounts hold.
+    pub async fn meter(
+        &self,
+        sessions: Vec<SessionId>,
+        tmp: bool,
+    ) -> Result<Vec<Option<Metered>>, OrderFault> {
+        match self.order(Order::Meter { sessions, tmp }, &[]).await? {
+            (Reply::Metered(found), _) => Ok(found),
             (other, _) => Err(unexpected(&other)),
         }
     }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Largest packet between broker and launcher, in bytes.
 pub const MAX_PACKET: usize = 16 * 1024;
 
+/// Most sessions of one [`Order::Meter`]: their names, and their readings, fit a packet.
+pub const MAX_METERED: usize = 256;
+
 /// One order and its number; the answer carries the same number.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ordered {
@@ -45,6 +48,14 @@ pub enum Order {
     Usage {
         /// Which.
         session: SessionId,
+    },
+    /// Read what meters need of many sessions. Safe: reads our own cgroups' files; at most [`MAX_METERED`] at once, so that a
+    /// launch does not wait for it.
+    Meter {
+        /// Which.
+        sessions: Vec<SessionId>,
+        /// Also what their tmpfs mounts hold, which costs more.
+        tmp: bool,
     },
     /// Kill what is left, wait until the cgroup is empty, read the final counters and the exit record, and remove cgroup,
     /// socket and directory. Also gives up a prepared slot. Safe: as `Kill`; idempotent.
@@ -165,6 +176,8 @@ pub enum Reply {
     },
     /// Counters.
     Usage(Counters),
+    /// In the order of the question; none of a session that does not run.
+    Metered(Vec<Option<Metered>>),
     /// Removed; the final counters, and the exit record as the shim left it, if it left one.
     Removed {
         /// Final reading.
@@ -174,6 +187,19 @@ pub enum Reply {
     },
     /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
     Probed(Vec<(String, u8, String)>),
+}
+
+/// What a meter needs of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Metered {
+    /// CPU time used, microseconds.
+    pub cpu_us: u64,
+    /// Memory now, bytes.
+    pub memory_bytes: u64,
+    /// Highest memory, bytes.
+    pub peak_bytes: u64,
+    /// What its tmpfs mounts hold, if that was asked for and could be read.
+    pub tmp_bytes: Option<u64>,
 }
 
 /// Raw counters of a session's cgroup.

@@ -5,6 +5,7 @@
 //! timer that runs only while something waits for it.
 
 mod foreign;
+mod metering;
 mod orders;
 mod removal;
 mod storage;
@@ -86,6 +87,8 @@ pub(super) struct Launcher {
     next_sweep: Instant,
     /// The broker has said that it ends in order.
     retiring: bool,
+    /// Sessions whose counters may be held open.
+    most_gauges: usize,
 }
 
 impl Launcher {
@@ -117,6 +120,7 @@ impl Launcher {
             errands: HashMap::new(),
             next_sweep: Instant::now(),
             retiring: false,
+            most_gauges: metering::most_gauges(),
         };
         launcher.find_foreign()?;
         Ok(launcher)

@@ -15,7 +15,7 @@ use super::endpoint::Endpoint;
 use super::message::{Counters, ExitNumbers, LaunchOrder, OrderFault};
 use super::stager::Stager;
 use super::steward::Steward;
-use sandbox::cgroup::SessionCgroup;
+use sandbox::cgroup::{Gauge, SessionCgroup};
 use sandbox::storage::Wanted;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -110,6 +110,8 @@ pub(super) struct OomSuspicion {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) cgroup: SessionCgroup,
+    /// Its counters, once they were asked for.
+    pub(super) gauge: Option<Gauge>,
     pub(super) endpoint: Endpoint,
     pub(super) uids: Uids,
     pub(super) phase: Phase,
@@ -130,6 +132,7 @@ impl Session {
     pub(super) fn new(cgroup: SessionCgroup, endpoint: Endpoint, phase: Phase) -> Self {
         Self {
             cgroup,
+            gauge: None,
             endpoint,
             uids: Uids::None,
             phase,

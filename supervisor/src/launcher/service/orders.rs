@@ -23,6 +23,7 @@ impl Launcher {
             Order::Adopt(order) => self.adopt(&order).map(|()| Some(Reply::Done)),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
+            Order::Meter { sessions, tmp } => self.meter(&sessions, tmp).map(Some),
             Order::Remove { session } => {
                 if self.sessions.contains_key(&session) {
                     // Answers by itself, when the session is gone.
