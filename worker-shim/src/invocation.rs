@@ -15,12 +15,19 @@
 //!   has left is the stream closed. Anything else closes the stream without it.
 //! - An answer that comes before its request was taken in full is complete all the same; the rest of the request is read
 //!   and thrown away for [`LINGER`], so that the broker's writes do not fail under it.
+//!
+//! One that is **kept** ([`proto::shim::kept`]) does not end with its stream, and gives its answer to a [`Spool`], from which the
+//! stream that is there has it. What of the request is in a stream whose broker is gone is taken all the same; then the
+//! upload is cut, until another stream goes on. When it ends, its connection to the agent is let go and the rest of it waits
+//! to be settled ([`settling`]).
 
 pub mod body;
 mod download;
 pub mod head;
 pub(crate) mod port;
 pub(crate) mod request;
+mod settling;
+mod spool;
 mod table;
 mod upload;
 
@@ -35,7 +42,10 @@ use nix::errno::Errno;
 use port::{AgentPorts, Connection};
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
+use proto::shim::{Kept, Resume};
 use request::{Request, RequestFraming};
+use spool::Spool;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 /// How long the rest of a request is thrown away after its answer is complete.
@@ -88,6 +98,19 @@ impl Failure {
         Self::new(ErrorCode::AgentClosed, text)
     }
 
+    /// Its deadline is over.
+    fn overdue() -> Self {
+        Self::new(
+            ErrorCode::AgentTimeout,
+            "the agent did not answer before the deadline",
+        )
+    }
+
+    /// Cannot be: what ended without an answer's head has a reason.
+    fn unknown() -> Self {
+        Self::new(ErrorCode::Internal, "the invocation ended")
+    }
+
     fn unreachable(error: Errno) -> Self {
         Self::new(
             ErrorCode::AgentUnreachable,
@@ -117,6 +140,8 @@ enum Upload {
     Open,
     /// The stream's end is there, its `body.end` is not (yet).
     Ended,
+    /// The same, of one that is kept: another stream may go on.
+    Cut,
     /// An upgrade was offered; what comes is the other protocol's.
     Held,
     /// All of it is in `out`.
@@ -146,7 +171,10 @@ pub(crate) struct Exchange {
     serial: u64,
     /// The request to answer, until it is answered.
     rpc: Option<u64>,
-    stream: Socket,
+    /// There always is one, unless it is kept.
+    stream: Option<Socket>,
+    /// Set if it is kept.
+    spool: Option<Box<Spool>>,
     agent: Connection,
     asked: Asked,
     idempotent: bool,
@@ -170,11 +198,11 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(
+    fn new(
         id: InvocationId,
         serial: u64,
         rpc: u64,
-        stream: Socket,
+        (stream, spool): (Socket, Option<Box<Spool>>),
         request: Request,
         agent: Connection,
         now: Instant,
@@ -183,7 +211,8 @@ impl Exchange {
             id,
             serial,
             rpc: Some(rpc),
-            stream,
+            stream: Some(stream),
+            spool,
             agent,
             asked: request.asked,
             idempotent: request.idempotent,
@@ -209,8 +238,8 @@ impl Exchange {
         }
     }
 
-    pub(crate) fn stream(&mut self) -> &mut Socket {
-        &mut self.stream
+    pub(crate) fn stream(&mut self) -> Option<&mut Socket> {
+        self.stream.as_mut()
     }
 
     pub(crate) fn agent(&mut self) -> &mut Connection {
@@ -249,6 +278,61 @@ impl Exchange {
         }
     }
 
+    /// What is told of it, if it is kept.
+    fn kept(&self, now: Instant) -> Option<Kept> {
+        let spool = self.spool.as_ref()?;
+        Some(spool.kept(self.id, self.taken, now))
+    }
+
+    /// Its broker is gone. Whether it goes on.
+    fn orphan(&mut self) -> bool {
+        if self.spool.is_none() {
+            return false;
+        }
+        self.rpc = None;
+        self.unhear();
+        true
+    }
+
+    /// Nobody hears the answer of one that is kept. What is in the stream of its request is still to be taken.
+    fn unhear(&mut self) {
+        if let Some(spool) = &mut self.spool {
+            spool.unheard();
+        }
+        if self.upload != Upload::Open {
+            self.stream = None;
+        }
+    }
+
+    /// A broker goes on with one that is kept, in the place of whoever did before.
+    fn resume(&mut self, rpc: u64, order: &Resume, stream: OwnedFd, link: &mut Link) {
+        let Some(spool) = &mut self.spool else {
+            let text = "this invocation is not kept".to_owned();
+            return link.refuse(rpc, ErrorCode::BadOrder, text);
+        };
+        if let Err(text) = spool.resume(order, self.taken) {
+            return link.refuse(rpc, ErrorCode::BadOrder, text);
+        }
+        self.stream = Some(Socket::new(stream));
+        if self.upload == Upload::Cut {
+            self.upload = Upload::Open;
+        }
+        if let Some(before) = self.rpc.take() {
+            let text = "another order goes on with it".to_owned();
+            link.refuse(before, ErrorCode::Conflict, text);
+        }
+        match &spool.head {
+            Some(head) => link.answer(rpc, head),
+            None => self.rpc = Some(rpc),
+        }
+    }
+
+    /// Takes out what is left of one that is kept and ends.
+    fn leave(&mut self) -> Option<(Box<Spool>, Option<Socket>)> {
+        let spool = self.spool.take()?;
+        Some((spool, self.stream.take()))
+    }
+
     /// Ends it early. Dropping the stream without `body.end` says that its bytes are not a whole answer.
     pub(crate) fn fail(self, failure: Failure, link: &mut Link) {
         if let Some(rpc) = self.rpc {
@@ -277,8 +361,10 @@ impl Exchange {
                     if !io.link.is_sent(said) {
                         return Ok(Turn::Waits);
                     }
-                    if self.more_is_coming() {
-                        self.stream.finish();
+                    if self.more_is_coming() && self.spool.is_none() {
+                        if let Some(stream) = &self.stream {
+                            stream.finish();
+                        }
                         let until = now + LINGER;
                         self.download = Download::Lingering { until };
                         return self.throw_away(until, io, now);
@@ -294,11 +380,22 @@ impl Exchange {
             if self.upload == Upload::Ended {
                 return Ok(Turn::DrainLink);
             }
-            if self.stream.is_hung_up() {
-                return Err(Failure::cancelled("the caller closed its stream"));
+            if self.stream.as_ref().is_some_and(Socket::is_hung_up) {
+                if self.spool.is_none() {
+                    return Err(Failure::cancelled("the caller closed its stream"));
+                }
+                self.unhear();
             }
             if !up && !down {
-                let needs_stream = !self.back.is_empty() || self.upload == Upload::Open;
+                let answer_waits = match &self.spool {
+                    Some(spool) => spool.is_waiting(),
+                    None => !self.back.is_empty(),
+                };
+                let needs_stream = answer_waits || self.upload == Upload::Open;
+                if !needs_stream && self.spool.is_some() {
+                    // That its caller goes away is nothing to watch for.
+                    return Ok(Turn::Waits);
+                }
                 if !needs_stream && now < self.watch_at {
                     return Ok(Turn::Until(self.watch_at));
                 }
@@ -328,11 +425,14 @@ impl Exchange {
             return Ok(Turn::Over);
         }
         for _ in 0..PIECES_PER_TURN {
-            if !self.stream.is_readable() {
+            let Some(stream) = &mut self.stream else {
+                return Ok(Turn::Over);
+            };
+            if !stream.is_readable() {
                 self.watch_stream(io.poller)?;
                 return Ok(Turn::Until(until));
             }
-            match self.stream.read(io.scratch) {
+            match stream.read(io.scratch) {
                 Read::Data(n) => self.taken += n as u64,
                 Read::Blocked => {}
                 Read::End | Read::Failed(_) => return Ok(Turn::Over),
@@ -346,7 +446,10 @@ impl Exchange {
 
     fn watch_stream(&mut self, poller: &Poller) -> Result<(), Failure> {
         let token = Token::Stream(self.serial);
-        self.stream
+        let Some(stream) = &mut self.stream else {
+            return Ok(());
+        };
+        stream
             .watch(poller, token)
             .map_err(|error| Failure::new(ErrorCode::BadOrder, format!("stream: {error}")))
     }

@@ -26,6 +26,11 @@ const MOST_QUEUED: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
+impl Ticket {
+    /// Of nothing: there is nothing to wait for.
+    pub(crate) const NONE: Self = Self(0);
+}
+
 struct Packet {
     bytes: Vec<u8>,
     descriptor: Option<OwnedFd>,

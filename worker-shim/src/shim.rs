@@ -16,7 +16,7 @@ use crate::link::door::Door;
 use crate::logs::Logs;
 use crate::ping::Ping;
 use crate::poller::{Poller, Ready, Token, Watch};
-use crate::shutdown::Ending;
+use crate::shutdown::{Ending, Holds};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
@@ -145,6 +145,7 @@ impl Shim {
 
     /// Everyone's turn after the events. Whether there is more to do at once, and when the next thing is due.
     fn turn(&mut self, now: Instant) -> (bool, Option<Instant>) {
+        self.note_holds(now);
         if let Some(act) = self.ending.tick(now) {
             self.perform(act);
         }
@@ -182,6 +183,7 @@ impl Shim {
         if let Some(egress) = &mut self.egress {
             egress.settle(&self.link, &self.poller);
         }
+        self.note_holds(now);
         let ping = asking.then(|| self.ping.deadline());
         let deadline = [
             self.ending.deadline(),
@@ -269,6 +271,16 @@ impl Shim {
             scratch: &mut self.scratch,
         };
         act(&mut self.invocations, &mut io);
+    }
+
+    /// Invocations that are kept hold the session.
+    fn note_holds(&mut self, now: Instant) {
+        let (in_flight, unsettled) = self.invocations.held();
+        let holds = Holds {
+            in_flight,
+            unsettled,
+        };
+        self.ending.hold(holds, now);
     }
 
     /// Work that has ended since the last look ended now.

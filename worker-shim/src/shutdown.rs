@@ -13,6 +13,7 @@
 //! - The cause is the first one: an agent that ended by itself is `agent_exited`, whatever is said afterwards.
 //! - A second `shutdown` can only shorten the grace.
 //! - An agent that ends in its grace leaves its other processes a second of it ([`STRAGGLERS`]).
+//! - Invocations that are kept ([`Holds`]) put lifetime and orphanhood off.
 //! - KILL is waited for only [`REAP`] long: the end of PID 1 ends whatever is left.
 
 use proto::shim::{ExitCause, ShimLimits};
@@ -33,6 +34,17 @@ pub(crate) enum Act {
     Kill,
     /// Write the record and exit.
     Exit(ExitCause),
+}
+
+/// What holds the session beyond its time. Each has a deadline, at which the invocation is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Holds {
+    /// Kept invocations that are in flight, up to the latest of their deadlines. The session does not end before; and as long as
+    /// no daemon is there, its time as an orphan begins when the last of them has ended.
+    pub(crate) in_flight: Option<Instant>,
+    /// Kept ones that have ended and are not settled. The lifetime waits for somebody to come for the outcome, and so does a
+    /// session whose agent has ended meanwhile; an orphan's time does not.
+    pub(crate) unsettled: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +72,10 @@ pub(crate) struct Ending {
     /// When the session has lived long enough. Times beyond the clock's reach never come.
     lifetime: Option<Instant>,
     orphan_timeout: Duration,
+    /// When nobody will have been there for too long; `None` while somebody is, or something holds it.
     orphaned: Option<Instant>,
+    attached: bool,
+    holds: Holds,
 }
 
 impl Ending {
@@ -72,6 +87,8 @@ impl Ending {
             lifetime: now.checked_add(Duration::from_millis(limits.max_lifetime_ms)),
             orphan_timeout,
             orphaned: now.checked_add(orphan_timeout),
+            attached: false,
+            holds: Holds::default(),
         }
     }
 
@@ -80,12 +97,44 @@ impl Ending {
         self.state == State::Running
     }
 
-    pub(crate) fn attached(&mut self) {
+    pub(crate) fn attached(&mut self, now: Instant) {
+        self.attached = true;
         self.orphaned = None;
+        if let State::Lingering { until } = &mut self.state {
+            // Whoever comes has the time to say what he wants.
+            *until = now.checked_add(self.stop_grace);
+        }
     }
 
     pub(crate) fn detached(&mut self, now: Instant) {
-        self.orphaned = now.checked_add(self.orphan_timeout);
+        self.attached = false;
+        self.orphaned = match self.holds.in_flight {
+            None => now.checked_add(self.orphan_timeout),
+            Some(_) => None,
+        };
+    }
+
+    /// What holds it now.
+    pub(crate) fn hold(&mut self, holds: Holds, now: Instant) {
+        if !self.attached && holds.in_flight.is_some() != self.holds.in_flight.is_some() {
+            self.orphaned = match holds.in_flight {
+                None => now.checked_add(self.orphan_timeout),
+                Some(_) => None,
+            };
+        }
+        self.holds = holds;
+    }
+
+    /// When it has lived long enough, and nothing holds it any more.
+    fn end_of_life(&self) -> Option<Instant> {
+        let held = [self.holds.in_flight, self.holds.unsettled];
+        let lifetime = self.lifetime?;
+        held.into_iter().flatten().chain([lifetime]).max()
+    }
+
+    /// What the agent left is still to be fetched, and nobody is there to do it.
+    fn is_awaited(&self) -> bool {
+        !self.attached && self.holds != Holds::default()
     }
 
     /// The agent's process has ended.
@@ -136,7 +185,7 @@ impl Ending {
     pub(crate) fn tick(&mut self, now: Instant) -> Option<Act> {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         match self.state {
-            State::Lingering { until } if due(until) => {
+            State::Lingering { until } if due(until) && !self.is_awaited() => {
                 self.state = State::Over(ExitCause::AgentExited);
                 Some(Act::Exit(ExitCause::AgentExited))
             }
@@ -149,7 +198,7 @@ impl Ending {
                 self.state = State::Over(cause);
                 Some(Act::Exit(cause))
             }
-            State::Running | State::Lingering { .. } if due(self.lifetime) => {
+            State::Running | State::Lingering { .. } if due(self.end_of_life()) => {
                 self.end(ExitCause::MaxLifetime, self.stop_grace, now)
             }
             State::Running | State::Lingering { .. } if due(self.orphaned) => {
@@ -165,9 +214,13 @@ impl Ending {
 
     /// When to call [`Self::tick`] next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let limits = [self.lifetime, self.orphaned].into_iter().flatten().min();
+        let limits = [self.end_of_life(), self.orphaned]
+            .into_iter()
+            .flatten()
+            .min();
         match self.state {
             State::Running => limits,
+            State::Lingering { .. } if self.is_awaited() => limits,
             State::Lingering { until } => [limits, until].into_iter().flatten().min(),
             State::Terminating { until, .. } => until,
             State::Killing { until, .. } => Some(until),
@@ -287,17 +340,76 @@ mod tests {
         assert_eq!(told.all_gone(), Some(Act::Exit(ExitCause::AgentExited)));
     }
 
+    fn holds(in_flight: Option<Instant>, unsettled: Option<Instant>) -> Holds {
+        Holds {
+            in_flight,
+            unsettled,
+        }
+    }
+
+    #[test]
+    fn what_is_kept_puts_the_lifetime_off_up_to_its_deadline() {
+        let t0 = Instant::now();
+        let mut busy = ending(t0);
+        busy.attached(t0);
+        busy.hold(holds(Some(at(t0, 150)), None), at(t0, 90));
+        assert_eq!(busy.tick(at(t0, 120)), None);
+        assert_eq!(busy.deadline(), Some(at(t0, 150)));
+        // Done, but nobody has said that he knows.
+        busy.hold(holds(None, Some(at(t0, 150))), at(t0, 120));
+        assert_eq!(busy.tick(at(t0, 121)), None);
+        busy.hold(Holds::default(), at(t0, 122));
+        assert_eq!(busy.deadline(), Some(at(t0, 100)));
+        assert_eq!(busy.tick(at(t0, 122)), Some(Act::Terminate));
+        assert_eq!(busy.all_gone(), Some(Act::Exit(ExitCause::MaxLifetime)));
+    }
+
+    #[test]
+    fn an_orphan_that_works_is_one_from_the_end_of_its_work() {
+        let t0 = Instant::now();
+        let mut orphan = ending(t0);
+        orphan.attached(t0);
+        orphan.hold(holds(Some(at(t0, 95)), None), t0);
+        orphan.detached(at(t0, 10));
+        assert_eq!(orphan.tick(at(t0, 70)), None);
+        assert_eq!(orphan.deadline(), Some(at(t0, 100)));
+        orphan.hold(holds(None, Some(at(t0, 95))), at(t0, 40));
+        assert_eq!(
+            orphan.deadline(),
+            Some(at(t0, 90)),
+            "its outcome holds nothing"
+        );
+        assert_eq!(orphan.tick(at(t0, 90)), Some(Act::Terminate));
+        assert_eq!(orphan.all_gone(), Some(Act::Exit(ExitCause::Orphaned)));
+    }
+
+    #[test]
+    fn an_agent_that_ended_while_nobody_was_there_leaves_its_answer_to_be_fetched() {
+        let t0 = Instant::now();
+        let mut left = ending(t0);
+        left.hold(holds(None, Some(at(t0, 99))), t0);
+        left.agent_ended(t0);
+        assert_eq!(left.deadline(), Some(at(t0, 50)));
+        assert_eq!(left.tick(at(t0, 20)), None);
+        left.attached(at(t0, 20));
+        assert_eq!(left.tick(at(t0, 34)), None);
+        assert_eq!(
+            left.tick(at(t0, 35)),
+            Some(Act::Exit(ExitCause::AgentExited))
+        );
+    }
+
     #[test]
     fn lifetime_and_orphanhood() {
         let t0 = Instant::now();
         let mut old = ending(t0);
-        old.attached();
+        old.attached(t0);
         assert_eq!(old.tick(at(t0, 99)), None);
         assert_eq!(old.tick(at(t0, 100)), Some(Act::Terminate));
         assert_eq!(old.all_gone(), Some(Act::Exit(ExitCause::MaxLifetime)));
         let mut orphan = ending(t0);
         assert_eq!(orphan.deadline(), Some(at(t0, 50)));
-        orphan.attached();
+        orphan.attached(t0);
         orphan.detached(at(t0, 30));
         assert_eq!(orphan.tick(at(t0, 79)), None);
         assert_eq!(orphan.tick(at(t0, 80)), Some(Act::Terminate));

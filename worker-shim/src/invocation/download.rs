@@ -3,7 +3,7 @@
 use super::body::{BodyError, Decoder};
 use super::head::{self, Framing, Head, HeadError};
 use super::{DOUBT, Download, Exchange, Failure, Io, PIECE, Upload};
-use crate::link::Link;
+use crate::link::{Link, Ticket};
 use crate::socket::{Read, Written};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
@@ -28,7 +28,11 @@ impl From<BodyError> for Failure {
 impl Exchange {
     /// Moves one piece; says whether anything moved.
     pub(super) fn download(&mut self, io: &mut Io<'_>, now: Instant) -> Result<bool, Failure> {
-        let moved = self.send_back()?;
+        let moved = match (&mut self.spool, &mut self.stream) {
+            (Some(spool), Some(stream)) => spool.send(stream),
+            (Some(_), None) => false,
+            (None, _) => self.send_back()?,
+        };
         if !self.back.is_empty() {
             return Ok(moved);
         }
@@ -42,10 +46,15 @@ impl Exchange {
                 return Ok(moved);
             }
         }
-        if !self.agent.socket.is_readable() {
+        // Of one that is kept no more is read than is held.
+        let most = match &self.spool {
+            Some(spool) => spool.room().min(PIECE),
+            None => PIECE,
+        };
+        if most == 0 || !self.agent.socket.is_readable() {
             return Ok(moved);
         }
-        match self.agent.socket.read(&mut io.scratch[..PIECE]) {
+        match self.agent.socket.read(&mut io.scratch[..most]) {
             Read::Data(n) => self.received(n, io)?,
             Read::Blocked => return Ok(moved),
             Read::End => self.ended(io, now)?,
@@ -118,15 +127,16 @@ impl Exchange {
 
     /// The final head: the broker's request is answered.
     fn answer(&mut self, head: Head, link: &mut Link) {
+        let head = InvokeHead {
+            status: head.status,
+            headers: head.headers,
+            content_length: head.content_length,
+        };
         if let Some(rpc) = self.rpc.take() {
-            link.answer(
-                rpc,
-                &InvokeHead {
-                    status: head.status,
-                    headers: head.headers,
-                    content_length: head.content_length,
-                },
-            );
+            link.answer(rpc, &head);
+        }
+        if let Some(spool) = &mut self.spool {
+            spool.head = Some(head);
         }
     }
 
@@ -145,9 +155,18 @@ impl Exchange {
 
     fn give(&mut self, data: &[u8]) -> Result<(), Failure> {
         self.given += data.len() as u64;
+        if let Some(spool) = &mut self.spool {
+            spool.give(data);
+            if let Some(stream) = &mut self.stream {
+                spool.send(stream);
+            }
+            return Ok(());
+        }
         let mut rest = data;
-        if !rest.is_empty() {
-            match self.stream.write(rest) {
+        if !rest.is_empty()
+            && let Some(stream) = &mut self.stream
+        {
+            match stream.write(rest) {
                 Written::Some(n) => rest = &rest[n..],
                 Written::Blocked => {}
                 Written::Failed(_) => return Err(Failure::cancelled("the caller is gone")),
@@ -159,8 +178,11 @@ impl Exchange {
 
     fn send_back(&mut self) -> Result<bool, Failure> {
         let mut moved = false;
-        while self.back_at < self.back.len() && self.stream.is_writable() {
-            match self.stream.write(&self.back[self.back_at..]) {
+        while self.back_at < self.back.len()
+            && let Some(stream) = &mut self.stream
+            && stream.is_writable()
+        {
+            match stream.write(&self.back[self.back_at..]) {
                 Written::Some(n) => self.back_at += n,
                 Written::Blocked => break,
                 Written::Failed(_) => return Err(Failure::cancelled("the caller is gone")),
@@ -176,6 +198,11 @@ impl Exchange {
     }
 
     fn complete(&mut self, link: &mut Link) {
+        if self.spool.is_some() {
+            // Its end is said once all of it has gone into a stream, see `settling`.
+            self.download = Download::Complete { said: Ticket::NONE };
+            return;
+        }
         let end = BodyEnd {
             id: self.id,
             bytes: self.given,

@@ -43,8 +43,27 @@ impl Exchange {
 
     /// Reads one piece of the request and frames it: to the agent if nothing is before it, otherwise into `out`.
     fn take(&mut self, io: &mut Io<'_>, most: usize) -> Result<bool, Failure> {
-        if !self.stream.is_readable() {
+        let Some(stream) = &mut self.stream else {
             return Ok(false);
+        };
+        if !stream.is_readable() {
+            return Ok(false);
+        }
+        if let Some(spool) = &mut self.spool
+            && spool.skip > 0
+        {
+            let most = usize::try_from(spool.skip).unwrap_or(PIECE).min(PIECE);
+            return match stream.read(&mut io.scratch[..most]) {
+                Read::Data(n) => {
+                    spool.skip -= n as u64;
+                    Ok(true)
+                }
+                Read::Blocked => Ok(false),
+                Read::End | Read::Failed(_) => {
+                    self.cut();
+                    Ok(true)
+                }
+            };
         }
         let wanted = match self.framing {
             RequestFraming::Length(length) => {
@@ -53,12 +72,13 @@ impl Exchange {
             RequestFraming::Chunked | RequestFraming::Upgrade => usize::MAX,
         };
         let most = wanted.min(most).min(PIECE);
-        let n = match self
-            .stream
-            .read(&mut io.scratch[CHUNK_FRONT..CHUNK_FRONT + most])
-        {
+        let n = match stream.read(&mut io.scratch[CHUNK_FRONT..CHUNK_FRONT + most]) {
             Read::Data(n) => n,
             Read::Blocked => return Ok(false),
+            Read::End | Read::Failed(_) if self.spool.is_some() => {
+                self.cut();
+                return Ok(true);
+            }
             Read::Failed(_) => return Err(Failure::cancelled("the request was cut short")),
             Read::End => {
                 self.upload = Upload::Ended;
@@ -87,9 +107,17 @@ impl Exchange {
         Ok(true)
     }
 
+    /// No more of the request comes over this stream. If it is not whole, another one goes on with it.
+    fn cut(&mut self) {
+        self.upload = Upload::Cut;
+        if self.spool.as_ref().is_some_and(|spool| !spool.is_heard()) {
+            self.stream = None;
+        }
+    }
+
     /// Ends the upload where the bytes taken are the whole request, and fails it where they cannot be.
     fn settle(&mut self) -> Result<(), Failure> {
-        if !matches!(self.upload, Upload::Open | Upload::Ended) {
+        if !matches!(self.upload, Upload::Open | Upload::Ended | Upload::Cut) {
             return Ok(());
         }
         let whole = match self.framing {

@@ -5,7 +5,7 @@
 
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
-use proto::shim::{BodyEnd, Cancel, Exec, Invoke, Resize, Shutdown, Signal};
+use proto::shim::{Ack, BodyEnd, Cancel, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal};
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
 
@@ -21,8 +21,21 @@ pub enum Order {
         /// The body stream.
         stream: OwnedFd,
     },
+    /// `resume`.
+    Resume {
+        /// The request to answer.
+        rpc: u64,
+        /// Its parameters.
+        resume: Resume,
+        /// The body stream.
+        stream: OwnedFd,
+    },
     /// `cancel`.
     Cancel(Cancel),
+    /// `ack`.
+    Ack(Ack),
+    /// `settle`.
+    Settle(Settle),
     /// `body.end`.
     BodyEnd(BodyEnd),
     /// `exec`.
@@ -87,6 +100,15 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                     stream,
                 })
             }
+            "resume" => {
+                let resume = request(id, "resume", params)?;
+                let [stream] = due(id, "resume", fds)?;
+                Ok(Order::Resume {
+                    rpc: id,
+                    resume,
+                    stream,
+                })
+            }
             "exec" => {
                 let exec: Exec = request(id, "exec", params)?;
                 let stdio = if exec.tty.is_some() {
@@ -126,6 +148,8 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
             }
             match &*method {
                 "cancel" => notification("cancel", params).map(Order::Cancel),
+                "ack" => notification("ack", params).map(Order::Ack),
+                "settle" => notification("settle", params).map(Order::Settle),
                 "body.end" => notification("body.end", params).map(Order::BodyEnd),
                 "resize" => notification("resize", params).map(Order::Resize),
                 "shutdown" => notification("shutdown", params).map(Order::Shutdown),
@@ -198,6 +222,10 @@ mod tests {
                 br#"{"jsonrpc":"2.0","id":1,"method":"invoke","params":{"id":1,"method":"GET","target":"/","headers":[],"content_length":null}}"#.to_vec(),
                 1,
             ),
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"resume","params":{"id":1,"from":0,"request_from":0}}"#.to_vec(),
+                1,
+            ),
             (exec("null"), 3),
             (exec(r#"{"rows":1,"cols":1}"#), 1),
             (
@@ -232,7 +260,7 @@ mod tests {
         fn unknown_methods_are_answered_and_unknown_notifications_ignored(
             method in "[a-z.]{1,12}",
         ) {
-            prop_assume!(!["invoke", "exec", "signal", "attach", "cancel", "body.end", "resize", "shutdown"]
+            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "shutdown"]
                 .contains(&method.as_str()));
             let request = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#);
             let answered = matches!(

@@ -41,20 +41,21 @@ impl Shim {
                 } else {
                     since(self.quiet_since)
                 },
-                kept: Vec::new(),
+                kept: self.invocations.kept(now),
             },
         );
-        self.ending.attached();
+        self.ending.attached(now);
         // Said once on every link, after the output that came before it.
         self.exit_told = false;
         self.next_log = now;
     }
 
-    /// The broker is gone, or must go. Its invocations and processes have no caller any more; the agent goes on.
+    /// The broker is gone, or must go. Its invocations and processes have no caller any more, but for those that are kept; the
+    /// agent goes on.
     pub(super) fn lose_link(&mut self, now: Instant) {
         self.link.detach();
         let failure = Failure::cancelled("the daemon is gone");
-        self.invocations.fail_all(&failure, &mut self.link);
+        self.with_io(|invocations, io| invocations.lose_link(&failure, io, now));
         self.execs.abandon();
         self.note_work(now);
         self.ending.detached(now);
@@ -97,6 +98,13 @@ impl Shim {
                 invoke,
                 stream,
             } => self.invoke(rpc, &invoke, stream, now),
+            Order::Resume {
+                rpc,
+                resume,
+                stream,
+            } => self.with_io(|invocations, io| invocations.resume(rpc, &resume, stream, io, now)),
+            Order::Ack(ack) => self.with_io(|invocations, io| invocations.ack(ack, io, now)),
+            Order::Settle(settle) => self.invocations.settle(settle),
             Order::Cancel(cancel) => self.invocations.cancel(cancel, &mut self.link),
             Order::BodyEnd(end) => self.with_io(|invocations, io| invocations.end(end, io, now)),
             Order::Exec { rpc, exec, stdio } => {

@@ -89,6 +89,8 @@ impl Shim {
         self.logs.take_last(&mut self.scratch, Instant::now());
         while self.link.is_attached() && self.link.broken().is_none() {
             let now = Instant::now();
+            // What is left of an answer that is kept, and its end.
+            self.with_io(|invocations, io| invocations.link_flushed(io, now));
             self.next_log = now;
             let due = self.send_logs(now);
             self.link.flush(&self.poller);

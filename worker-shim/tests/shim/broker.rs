@@ -222,6 +222,11 @@ impl Broker {
         self.notify("shutdown", &Shutdown { grace_ms });
     }
 
+    /// Lets the ids of invocations go on from there, for those that outlive their broker.
+    pub(crate) fn skip_invocations(&mut self, to: u64) {
+        self.next_invocation = to;
+    }
+
     /// Starts an invocation; the stream is the broker's end.
     pub(crate) fn begin(&mut self, invoke: Invoke) -> Call {
         self.begin_with(invoke, &[])

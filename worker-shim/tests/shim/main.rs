@@ -14,5 +14,6 @@ mod figures;
 mod health;
 mod hostile;
 mod invoke;
+mod kept;
 mod link;
 mod logs;
