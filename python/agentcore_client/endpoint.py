@@ -45,13 +45,20 @@ class Endpoint:
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
 
-    def post(self, path: str, headers: dict[str, str], body: bytes, timeout: float) -> Answer:
+    def send(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        timeout: float,
+        body: bytes | None = None,
+    ) -> Answer:
         """Send a request and wait for the head of its answer."""
         connection = self._connect(timeout)
         try:
             with _typed_errors(self.text, timeout):
                 try:
-                    connection.request("POST", self.prefix + path, body, headers)
+                    connection.request(method, self.prefix + path, body, headers)
                 except (BrokenPipeError, ConnectionResetError):
                     # The daemon may refuse a body before its end; then its answer is there to be read.
                     pass

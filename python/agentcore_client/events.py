@@ -17,19 +17,29 @@ MAX_EVENT = 100_000_000
 
 def parse(pieces: Iterable[bytes]) -> Iterator[str]:
     """The data of each event; comments, names, ids and retry times are skipped."""
+    for _, data in parse_numbered(pieces):
+        yield data
+
+
+def parse_numbered(pieces: Iterable[bytes]) -> Iterator[tuple[str | None, str]]:
+    """The last id that was given, and the data, of each event."""
     data: list[str] = []
+    last_id: str | None = None
     for line in _lines(pieces):
         if not line:
             if data:
-                yield "\n".join(data)
+                yield last_id, "\n".join(data)
             data = []
             continue
         field, _, value = line.partition(":")
+        value = value[1:] if value.startswith(" ") else value
         if field == "data":
-            data.append(value[1:] if value.startswith(" ") else value)
+            data.append(value)
+        elif field == "id" and "\0" not in value:
+            last_id = value
     # The answer came whole, so an event without its closing blank line is an agent's slip, not a cut.
     if data:
-        yield "\n".join(data)
+        yield last_id, "\n".join(data)
 
 
 def as_dict(data: str) -> dict[str, Any]:

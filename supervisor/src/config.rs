@@ -18,6 +18,7 @@ pub use args::Args;
 pub use faults::{Fault, Faults};
 pub use keys::{KEYS, Key};
 
+use crate::callback::Callbacks;
 use crate::rates::PerCaller;
 use crate::store::Quotas;
 use crate::tokens::IssuerPolicy;
@@ -79,6 +80,8 @@ pub struct Config {
     pub network: Network,
     /// Where issuers of tokens may be.
     pub tokens: IssuerPolicy,
+    /// Who may be told of tasks' outcomes, and for how long that is tried.
+    pub callbacks: Callbacks,
     /// Session storage.
     pub storage: Storage,
     /// Health checks.

@@ -5,7 +5,7 @@
 
 mod fetch;
 mod issuer;
-mod lookups;
+pub(crate) mod lookups;
 mod provider;
 
 pub use fetch::IssuerPolicy;

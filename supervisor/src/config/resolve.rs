@@ -6,6 +6,7 @@ use super::given::Given;
 use super::interval::Interval;
 use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, TcpAuth};
 use crate::api::shell;
+use crate::callback::{CallbackPolicy, Callbacks};
 use crate::daemon_log::check_level;
 use crate::rates::PerCaller;
 use crate::store::Quotas;
@@ -48,6 +49,17 @@ enum AuthWord {
 enum AuthWords {
     One(AuthWord),
     Several(Vec<AuthWord>),
+}
+
+/// `callbacks.allow_private` as typed.
+#[derive(serde::Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected true, false or a list such as [\"hooks.lan:8080\", \"10.0.0.0/8\"]"
+)]
+enum Opened {
+    All(bool),
+    These(Vec<String>),
 }
 
 /// The reader of one configuration: looks keys up, checks, remembers faults.
@@ -111,6 +123,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         limits: r.limits(),
         network: r.network(),
         tokens: r.tokens(),
+        callbacks: r.callbacks(),
         storage: r.storage(),
         ping: r.ping(),
         notes,
@@ -630,6 +643,27 @@ impl Resolver<'_> {
         IssuerPolicy {
             issuers,
             allow_private,
+        }
+    }
+
+    fn callbacks(&mut self) -> Callbacks {
+        let key = "callbacks.allow_private";
+        let policy = match self.take::<Opened>(key) {
+            None | Some(Opened::All(false)) => CallbackPolicy::PublicOnly,
+            Some(Opened::All(true)) => CallbackPolicy::All,
+            Some(Opened::These(entries)) => {
+                CallbackPolicy::listed(&entries).unwrap_or_else(|(entry, error)| {
+                    self.fault(key, format!("holds {entry:?}: {error}"));
+                    CallbackPolicy::PublicOnly
+                })
+            }
+        };
+        let second = Duration::from_secs(1);
+        let day = 86_400 * second;
+        Callbacks {
+            policy,
+            retry_for: self.duration("callbacks.retry_for", day, Duration::ZERO..=30 * day),
+            timeout: self.duration("callbacks.timeout", 10 * second, second..=60 * second),
         }
     }
 

@@ -292,6 +292,14 @@ fn contradictions_between_keys_are_faults() {
             "exactly one host and one port",
         ),
         (
+            "[callbacks]\nallow_private = ['hooks.lan', '10.0.0.0/40']",
+            "holds \"10.0.0.0/40\"",
+        ),
+        (
+            "[callbacks]\nallow_private = 'yes'",
+            "true, false or a list",
+        ),
+        (
             "[network]\nallow = ['http://a.example']",
             "holds \"http://a.example\"",
         ),

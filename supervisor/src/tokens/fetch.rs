@@ -7,6 +7,7 @@ use super::lookups::Lookups;
 use crate::egress::own_addresses::OwnAddresses;
 use crate::egress::policy::may_dial;
 use crate::fault::chain;
+use crate::trust::Trust;
 use bytes::Bytes;
 use http::header::{ACCEPT, HOST, USER_AGENT};
 use http::{Request, StatusCode, Uri};
@@ -14,13 +15,11 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use session_core::egress::{AllowList, Target};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use tokio_util::task::AbortOnDropHandle;
 
 /// From resolving to the last byte.
@@ -40,7 +39,7 @@ pub struct IssuerPolicy {
 pub(super) struct Fetcher {
     own: OwnAddresses,
     lookups: Lookups,
-    tls: OnceLock<Arc<ClientConfig>>,
+    trust: Trust,
 }
 
 /// A document that is wanted.
@@ -104,7 +103,7 @@ impl Fetcher {
         }
         let name = ServerName::try_from(target.host.clone())
             .map_err(|_| "names a host that no certificate can name".to_owned())?;
-        let stream = TlsConnector::from(self.tls().await?)
+        let stream = TlsConnector::from(self.trust.config().await?)
             .connect(name, stream)
             .await
             .map_err(|error| format!("TLS: {error}"))?;
@@ -130,25 +129,6 @@ impl Fetcher {
         TcpStream::connect(dialled.as_slice())
             .await
             .map_err(|error| format!("could not be reached: {error}"))
-    }
-
-    /// This host's own trust: an operator adds a private authority there.
-    async fn tls(&self) -> Result<Arc<ClientConfig>, String> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
-        }
-        let config = tokio::task::spawn_blocking(|| {
-            let mut roots = RootCertStore::empty();
-            // Those that cannot be read are not trusted, which is all that is to be said about them here.
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            let provider = Arc::new(crypto::ring::default_provider());
-            ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map(|builder| builder.with_root_certificates(roots).with_no_client_auth())
-        });
-        let config = config.await.map_err(|error| error.to_string())?;
-        let config = config.map_err(|error| format!("TLS: {error}"))?;
-        Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(config))))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Names of issuers to addresses, by the host's resolver, which blocks a thread for as long as a name server is silent.
+//! Names of issuers, and of whom callbacks tell, to addresses, by the host's resolver, which blocks a thread for as long as a name server is silent.
 
 use http::Uri;
 use session_core::egress::Target;
@@ -20,7 +20,7 @@ type LookUp = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 /// Names that are being resolved: a bound on all of them, and one for each issuer.
 #[derive(Debug)]
-pub(super) struct Lookups {
+pub(crate) struct Lookups {
     look_up: LookUp,
     all: Arc<Semaphore>,
     issuers: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -42,7 +42,7 @@ impl Lookups {
     }
 
     /// The addresses of `target`, which the issuer with metadata at `issuer` wants to have asked.
-    pub(super) async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         issuer: &str,
         target: &Target,
