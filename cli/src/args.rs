@@ -10,6 +10,9 @@ use proto::ids::{ClientSessionId, RuntimeName};
 use proto::units::{CpuMillis, MemoryBytes};
 use std::path::PathBuf;
 
+mod task;
+pub(crate) use task::{Submission, TaskVerb};
+
 /// Heading of the flags that every verb has.
 const GLOBAL: &str = "Global options";
 
@@ -56,6 +59,9 @@ pub(crate) enum Verb {
     Status(Target),
     /// Show what agents wrote to standard output and standard error
     Logs(Logs),
+    /// List, follow and cancel asynchronous tasks, and get their answers
+    #[command(subcommand)]
+    Task(TaskVerb),
     /// List, inspect and stop sessions
     #[command(subcommand)]
     Session(SessionVerb),
@@ -175,6 +181,9 @@ pub(crate) struct Invoke {
     /// Send the payload as it is, JSON or not
     #[arg(long)]
     pub(crate) raw: bool,
+    /// Of `--async`.
+    #[command(flatten)]
+    pub(crate) submission: Submission,
 }
 
 /// `logs`.

@@ -1,6 +1,7 @@
 //! Server-sent events, decoded as they come.
 //!
-//! For: `invoke --stream`, which shows each event's `data`. Not for: judging what the data means.
+//! For: `invoke --stream`, which shows each event's `data`, and `task wait`, which goes on after the last `id`. Not for:
+//! judging what the data means.
 //! Lines may end in LF, CRLF or CR and may be cut anywhere by the transport (WHATWG HTML §9.2.6).
 
 /// Longest event that is collected; beyond it, what is there is given out as it is.
@@ -11,6 +12,7 @@ const MAX_EVENT: usize = 8 << 20;
 pub(crate) struct Decoder {
     line: Vec<u8>,
     data: Option<Vec<u8>>,
+    last_id: Option<String>,
     after_cr: bool,
 }
 
@@ -45,27 +47,28 @@ impl Decoder {
         self.end_event()
     }
 
+    /// The last id so far.
+    pub(crate) fn last_id(&self) -> Option<&str> {
+        self.last_id.as_deref()
+    }
+
     fn end_line(&mut self) -> Option<String> {
         let line = std::mem::take(&mut self.line);
         if line.is_empty() {
             return self.end_event();
         }
-        if let Some(rest) = line.strip_prefix(b"data") {
-            let value = match rest {
-                [] => Some(rest),
-                [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
-                // Another field whose name begins alike.
-                _ => None,
-            };
-            if let Some(value) = value {
-                match &mut self.data {
-                    Some(data) => {
-                        data.push(b'\n');
-                        data.extend_from_slice(value);
-                    }
-                    None => self.data = Some(value.to_vec()),
+        if let Some(value) = field(&line, b"data") {
+            match &mut self.data {
+                Some(data) => {
+                    data.push(b'\n');
+                    data.extend_from_slice(value);
                 }
+                None => self.data = Some(value.to_vec()),
             }
+        } else if let Some(value) = field(&line, b"id")
+            && !value.contains(&0)
+        {
+            self.last_id = Some(String::from_utf8_lossy(value).into_owned());
         }
         None
     }
@@ -73,6 +76,16 @@ impl Decoder {
     fn end_event(&mut self) -> Option<String> {
         let data = self.data.take()?;
         Some(String::from_utf8_lossy(&data).into_owned())
+    }
+}
+
+/// The value of a line that is of this field.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        // Another field whose name begins alike.
+        _ => None,
     }
 }
 
@@ -91,6 +104,7 @@ mod tests {
             let chunks = STREAM.as_bytes().chunks(size);
             let events: Vec<String> = chunks.flat_map(|chunk| decoder.feed(chunk)).collect();
             assert_eq!(events, expected, "chunks of {size}");
+            assert_eq!(decoder.last_id(), Some("1"));
             assert_eq!(decoder.finish().as_deref(), Some("rest"));
         }
     }

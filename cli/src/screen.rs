@@ -176,13 +176,50 @@ impl Screen {
             return Stage(ProgressBar::hidden());
         }
         let bar = ProgressBar::new_spinner();
-        bar.set_style(
-            ProgressStyle::with_template("{spinner} {prefix} {msg:.dim} {elapsed:.dim}")
-                .expect("a constant template"),
-        );
+        bar.set_style(self.spinner_style());
         bar.set_prefix(text);
         bar.enable_steady_tick(Duration::from_millis(100));
         Stage(bar)
+    }
+
+    /// Begins to show how far something is.
+    pub(crate) fn progress(&self, text: impl Into<String>) -> Progress<'_> {
+        let bar = if self.quiet || !self.err_terminal {
+            ProgressBar::hidden()
+        } else {
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(self.spinner_style());
+            bar.set_prefix(text.into());
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        };
+        Progress {
+            screen: self,
+            bar,
+            measured: false,
+            said: String::new(),
+        }
+    }
+
+    fn spinner_style(&self) -> ProgressStyle {
+        ProgressStyle::with_template(self.plain(
+            "{spinner} {prefix} {msg:.dim} {elapsed:.dim}",
+            "{spinner} {prefix} {msg} {elapsed}",
+        ))
+        .expect("a constant template")
+    }
+
+    fn bar_style(&self) -> ProgressStyle {
+        ProgressStyle::with_template(self.plain(
+            "{spinner} {prefix} {bar:30} {percent:>3}% {msg:.dim} {elapsed:.dim}",
+            "{spinner} {prefix} {bar:30} {percent:>3}% {msg} {elapsed}",
+        ))
+        .expect("a constant template")
+    }
+
+    /// `plain` where colours are not wanted.
+    const fn plain<'a>(&self, coloured: &'a str, plain: &'a str) -> &'a str {
+        if self.no_colour { plain } else { coloured }
     }
 
     /// Begins a transfer of `total` bytes.
@@ -203,6 +240,11 @@ impl Screen {
         bar.set_prefix(text);
         Stage(bar)
     }
+}
+
+/// `text` as one line, without anything that could steer a terminal.
+fn one_line(text: &str) -> String {
+    harmless(text, false).replace(['\n', '\t'], " ")
 }
 
 /// `text` with control characters made visible, but for tabs, line ends and (if `colour`) colours: ECMA-48 `SGR`.
@@ -237,6 +279,57 @@ fn harmless(text: &str, colour: bool) -> Cow<'_, str> {
     }
     out.push_str(rest);
     Cow::Owned(out)
+}
+
+/// Steps of a bar that shows a fraction.
+const STEPS: u64 = 1000;
+
+/// How far something is that somebody else reports: a bar or a spinner on a terminal, else a line for each change.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    screen: &'a Screen,
+    bar: ProgressBar,
+    /// Whether the bar knows how much is done.
+    measured: bool,
+    said: String,
+}
+
+impl Progress<'_> {
+    /// How much is done, if that is known, and in words.
+    pub(crate) fn report(&mut self, fraction: Option<f64>, words: &str) {
+        let words = one_line(words);
+        if !self.screen.err_terminal {
+            let percent = fraction.map(|fraction| format!("{:.0}%", 100.0 * fraction));
+            let parts = [percent.as_deref().unwrap_or(""), &words];
+            let text = parts.join(" ").trim().to_owned();
+            if !text.is_empty() && text != self.said {
+                self.screen.note(&text);
+                self.said = text;
+            }
+            return;
+        }
+        if let Some(fraction) = fraction {
+            if !std::mem::replace(&mut self.measured, true) {
+                self.bar.set_length(STEPS);
+                self.bar.set_style(self.screen.bar_style());
+            }
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "from 0 to STEPS"
+            )]
+            self.bar
+                .set_position((fraction.clamp(0.0, 1.0) * STEPS as f64) as u64);
+        }
+        self.bar.set_message(words);
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// A running stage; its line goes away when it is dropped.
@@ -277,5 +370,6 @@ mod tests {
         assert_eq!(harmless(coloured, true), coloured);
         assert!(!harmless(coloured, false).contains('\x1b'));
         assert_eq!(harmless("\x1b[", true), "\u{fffd}[");
+        assert_eq!(one_line("a\nb\x1b[31mc"), "a b\u{fffd}[31mc");
     }
 }

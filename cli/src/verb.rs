@@ -20,6 +20,7 @@ mod logs;
 mod runtime;
 mod session;
 mod status;
+mod task;
 mod version;
 
 /// What every verb works with.
@@ -44,6 +45,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Invoke(args) => invoke::run(&desk, args).await,
         Verb::Status(args) => status::run(&desk, &args).await,
         Verb::Logs(args) => logs::run(&desk, &args).await,
+        Verb::Task(args) => task::run(&desk, &args).await,
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
         Verb::Keys(args) => keys::run(&desk, &args).await,

@@ -27,6 +27,7 @@
 //! | `DELETE /v1/tasks/{id}`, `POST /v1/tasks/{id}/cancel` | ▸ 202 [`Task`]: being cancelled (200 if it has its outcome); the same |
 //! | `GET /v1/tasks/{id}/result?follow=` | ▸ the agent's answer; 409 while it is not complete, unless it is followed. Goes on from `Range: bytes=N-`, of event streams from `Last-Event-ID` |
 //! | `GET /v1/tasks/{id}/events` | ▸ events, each a [`TaskEvent`], until the task has its outcome; goes on from `Last-Event-ID` |
+//! | `GET /v1/runtimes/{name}/callback-secret` | ▸ [`CallbackSecret`] |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
 //! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).

@@ -10,13 +10,14 @@ use crate::failure::{Exit, Failure};
 use crate::target;
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use proto::api::LogRecord;
 use serde::de::IgnoredAny;
 use std::io::Read;
 
-mod answer;
+pub(super) mod answer;
+mod submit;
 
 /// On whose behalf (contract §2.2).
 const USER_HEADER: HeaderName = HeaderName::from_static("x-amzn-bedrock-agentcore-runtime-user-id");
@@ -27,6 +28,9 @@ const LAST_WORDS: u32 = 10;
 /// Sends the payload and prints the answer.
 pub(super) async fn run(desk: &Desk, args: Invoke) -> Result<(), Failure> {
     let payload = payload(&args)?;
+    if args.submission.background {
+        return submit::run(desk, &args, payload).await;
+    }
     let limit = args.timeout;
     let work = call(desk, &args, payload);
     let Some(limit) = limit else {
@@ -77,13 +81,8 @@ fn request(
 ) -> Result<Request<crate::daemon::Body>, Failure> {
     let path = format!("/runtimes/{}/invocations", encode(runtime));
     let mut request = desk.daemon.request(Method::POST, &path, full(payload));
-    let kind = if args.raw {
-        "application/octet-stream"
-    } else {
-        "application/json"
-    };
     let headers = request.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    describe(headers, args)?;
     // Agents that can do both choose by it; what they choose is shown either way.
     let accepted = if args.stream {
         "text/event-stream, application/json"
@@ -91,6 +90,17 @@ fn request(
         "application/json, */*;q=0.5"
     };
     headers.insert(ACCEPT, HeaderValue::from_static(accepted));
+    Ok(request)
+}
+
+/// What the payload is, and whom it is for.
+fn describe(headers: &mut HeaderMap, args: &Invoke) -> Result<(), Failure> {
+    let kind = if args.raw {
+        "application/octet-stream"
+    } else {
+        "application/json"
+    };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(id) = &args.session_id {
         let value = HeaderValue::from_str(id.as_str()).expect("session ids are visible ASCII");
         headers.insert(SESSION_HEADER, value);
@@ -100,7 +110,7 @@ fn request(
             .map_err(|_| Failure::usage("the user id has a character that no header can hold"))?;
         headers.insert(USER_HEADER, value);
     }
-    Ok(request)
+    Ok(())
 }
 
 /// The payload's bytes, exactly as given.

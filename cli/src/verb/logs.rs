@@ -80,12 +80,12 @@ async fn sessions_of(desk: &Desk, runtime: &str) -> Result<Vec<Session>, Failure
 
 /// What stands before a line.
 #[derive(Debug, Clone, Copy)]
-struct Label {
+pub(super) struct Label {
     session: bool,
 }
 
 impl Label {
-    const fn none() -> Self {
+    pub(super) const fn none() -> Self {
         Self { session: false }
     }
 
@@ -94,7 +94,7 @@ impl Label {
     }
 }
 
-fn show(
+pub(super) fn show(
     screen: &Screen,
     session: &Session,
     label: &Label,
@@ -140,13 +140,13 @@ async fn records(
 
 /// Records of one session as the daemon sends them: one line of JSON each.
 #[derive(Debug)]
-struct Records {
+pub(super) struct Records {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl Records {
-    async fn open(
+    pub(super) async fn open(
         desk: &Desk,
         session: &Session,
         tail: Option<u32>,
@@ -172,7 +172,7 @@ impl Records {
     }
 
     /// The next record; `None` at the end.
-    async fn next(&mut self) -> Result<Option<LogRecord>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<LogRecord>, Failure> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use proto::api::{Check, CheckState, ExecRequest, LogRecord};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
@@ -24,8 +24,10 @@ use tokio::sync::Notify;
 mod exec;
 mod invocation;
 mod routes;
+mod tasks;
 
 pub(crate) use invocation::Script;
+pub(crate) use tasks::{Stream, task};
 
 pub(crate) type Body = BoxBody<Bytes, io::Error>;
 
@@ -71,6 +73,12 @@ pub(crate) struct State {
     pub(crate) cancelled: bool,
     /// What execs were ordered.
     pub(crate) execs: Vec<ExecRequest>,
+    /// `/v1/tasks`.
+    pub(crate) tasks: Vec<Value>,
+    /// What is said to those who follow a task, one after another.
+    pub(crate) streams: VecDeque<Stream>,
+    /// The answer of every task that has one.
+    pub(crate) result: Option<(&'static str, &'static str)>,
 }
 
 /// A refusal of every call of this method whose path begins so.
@@ -238,6 +246,12 @@ impl Fake {
     }
 
     /// The invocations that came in.
+    pub(crate) fn last_seen(&self, path: &str) -> Seen {
+        let state = self.state();
+        let seen = state.seen.iter().rfind(|seen| seen.path.starts_with(path));
+        seen.expect("such a request").clone()
+    }
+
     pub(crate) fn invocations(&self) -> Vec<Seen> {
         let all = self.seen(&Method::POST, "/runtimes/");
         all.into_iter()
@@ -288,6 +302,9 @@ async fn answer(
     }
     if seen.path.starts_with("/runtimes/") && seen.path.ends_with("/invocations") {
         return Ok(invocation::answer(state, go_on, &seen).await);
+    }
+    if let Some(answered) = tasks::answer(&state, &go_on, &seen) {
+        return Ok(answered);
     }
     if seen.method == Method::POST && seen.path.ends_with("/exec") {
         return Ok(exec::answer(&state, &seen, upgrade));

@@ -8,13 +8,21 @@ use serde_json::json;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 30] = [
     "",
     "configure",
     "launch",
     "invoke",
     "status",
     "logs",
+    "task",
+    "task list",
+    "task get",
+    "task wait",
+    "task result",
+    "task cancel",
+    "task logs",
+    "task secret",
     "session",
     "session list",
     "session inspect",

@@ -15,4 +15,5 @@ mod launch;
 mod logs;
 mod manage;
 mod ran;
+mod task;
 mod terminal;

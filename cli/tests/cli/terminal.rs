@@ -41,6 +41,11 @@ impl Terminal {
         command.stdin(open(&self.name)).stdout(open(&self.name))
     }
 
+    /// Makes it the command's standard error alone.
+    pub(crate) fn hears<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.stderr(open(&self.name))
+    }
+
     pub(crate) fn resize(&self, rows: u16, cols: u16) {
         let size = Winsize {
             ws_row: rows,

@@ -218,6 +218,15 @@ pub enum CallbackState {
     GivenUp,
 }
 
+/// `GET /v1/runtimes/{name}/callback-secret`: what the runtime's callbacks are signed with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CallbackSecret {
+    /// As libraries of Standard Webhooks take it: `whsec_` and base64.
+    pub secret: String,
+}
+
 /// What happened to a task. In a stream of events (`…/events`) the event's `id` is [`TaskEvent::id`], its name that of
 /// [`TaskEventKind`], its data this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const MAX_HELD: usize = 8 << 20;
 
 /// Prints the answer to its end. One that breaks off is a failure, whatever was printed.
-pub(super) async fn print(
+pub(in crate::verb) async fn print(
     desk: &Desk,
     stream: bool,
     runtime: &str,

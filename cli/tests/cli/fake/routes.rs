@@ -215,7 +215,7 @@ fn find<'a>(state: &'a mut State, id: &str, query: &str) -> Option<&'a mut Value
     })
 }
 
-fn page(state: &State, items: Vec<Value>, query: &str) -> Response<Body> {
+pub(super) fn page(state: &State, items: Vec<Value>, query: &str) -> Response<Body> {
     let at: usize =
         parameter(query, "nextToken").map_or(0, |token| token.parse().expect("our token"));
     let end = (at + state.page).min(items.len());
@@ -291,7 +291,7 @@ fn logs(state: Arc<Mutex<State>>, go_on: Arc<Notify>, id: &str, seen: &Seen) -> 
     Response::new(body.boxed())
 }
 
-fn parameter(query: &str, name: &str) -> Option<String> {
+pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     pairs
         .filter(|(key, _)| *key == name)
