@@ -116,6 +116,18 @@ def test_streaming(namespace: Namespace) -> None:
     assert events(answer) == [{"text": "one "}, {"text": "two "}, {"done": True, "words": 2}]
 
 
+def test_long_task(namespace: Namespace) -> None:
+    namespace.agent(sys.executable, EXAMPLES / "long_task" / "my_agent.py", PYTHONPATH=str(SOURCE))
+    whole = json.loads(namespace.invoke({"pages": 4, "seconds": 0}))
+    assert whole == {"pages": 4, "words": 1000, "attempt": 1, "went_on_from": 0}
+    mark = "::agentcore-progress:: "
+    told = [line.removeprefix(mark) for line in namespace.log("agent").splitlines() if line.startswith(mark)]
+    headers = ["X-AgentCore-Task-Id: t1", "X-AgentCore-Task-Attempt: 2", f"X-AgentCore-Task-Checkpoint: {told[2]}"]
+    arguments = [word for header in headers for word in ("-H", header)]
+    rest = json.loads(namespace.invoke({"pages": 4, "seconds": 0}, *arguments))
+    assert rest == {"pages": 4, "words": 1000, "attempt": 2, "went_on_from": 3}
+
+
 @pytest.mark.skipif(not has_aws_sdk(), reason="bedrock-agentcore is not installed: run python/tests/run.sh")
 def test_aws_sdk(namespace: Namespace) -> None:
     namespace.agent(sys.executable, EXAMPLES / "aws_sdk" / "my_agent.py")

@@ -10,6 +10,7 @@ pub mod authenticate;
 pub mod authorize;
 pub mod aws;
 pub mod bearer;
+pub mod callback_secret;
 pub mod endpoints;
 pub mod evidence;
 pub mod exec;

@@ -8,6 +8,8 @@ use crate::api::identify::Access;
 use crate::api::shell::registry::Shells;
 use crate::api::stops::Stops;
 use crate::artifacts::Library;
+use crate::callback::Courier;
+use crate::callback::signature::Secrets;
 use crate::catalogue::Catalogue;
 use crate::config::Config;
 use crate::egress::Egress;
@@ -73,6 +75,8 @@ pub struct Kept {
     pub artifacts: Library,
     /// Files that the control plane takes bundles from.
     pub objects: Objects,
+    /// What callbacks are signed with.
+    pub callback_secrets: Secrets,
 }
 
 /// See the module.
@@ -110,6 +114,8 @@ pub struct Broker {
     pub usage: Readings,
     /// Keys, signatures, audit.
     pub gate: Gate,
+    /// Tells tasks' outcomes.
+    pub callbacks: Courier,
     /// Interactive shells.
     pub shells: Shells,
     /// SDK calls that may be tried again.
@@ -176,6 +182,7 @@ impl Broker {
             egress: Egress::default(),
             usage: Readings::default(),
             gate,
+            callbacks: Courier::new(kept.callback_secrets),
             shells: Shells::default(),
             attempts: Attempts::default(),
             stops: Stops::default(),

@@ -22,7 +22,29 @@ pub mod url;
 pub use policy::CallbackPolicy;
 pub use url::CallbackUrl;
 
+use post::Post;
+use signature::Secrets;
 use std::time::Duration;
+
+/// Tells outcomes.
+#[derive(Debug)]
+pub struct Courier {
+    /// What it signs with.
+    pub secrets: Secrets,
+    /// How it calls.
+    pub post: Post,
+}
+
+impl Courier {
+    /// One that signs with these.
+    #[must_use]
+    pub fn new(secrets: Secrets) -> Self {
+        Self {
+            secrets,
+            post: Post::default(),
+        }
+    }
+}
 
 /// The configuration of callbacks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use crate::api::listener::{self, Listeners};
 use crate::artifacts::{Bounds, Library};
 use crate::broker::{Broker, Ground, Kept};
+use crate::callback::signature::Secrets;
 use crate::config::{Args, Config};
 use crate::daemon_log::LogLevel;
 use crate::fault::chain;
@@ -101,10 +102,13 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     )
     .await
     .map_err(|error| open(&error))?;
+    let callback_secrets =
+        Secrets::open(&ground.directory.join("callback.key")).map_err(|error| open(&error))?;
     let kept = Kept {
         store,
         artifacts,
         objects,
+        callback_secrets,
     };
     let broker = Broker::new(config, ground, launcher, kept, gate, epoch);
     // Sessions that are taken over may end at once.

@@ -156,7 +156,7 @@ pub async fn remove(
     respond(result.await, &id)
 }
 
-async fn runtime(broker: &Broker, name: &str) -> Result<RuntimeId, ApiError> {
+pub(super) async fn runtime(broker: &Broker, name: &str) -> Result<RuntimeId, ApiError> {
     Ok(broker.store.runtime(&runtime_name(name)?).await?.runtime_id)
 }
 

@@ -6,7 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, endpoints, exec, keys, local, openapi, runtimes, s3, sessions, system,
+    artifacts, audit, aws, callback_secret, endpoints, exec, keys, local, openapi, runtimes, s3,
+    sessions, system,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -38,6 +39,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(runtimes::put, runtimes::show, runtimes::remove))
         .routes(routes!(runtimes::versions))
         .routes(routes!(runtimes::version, runtimes::remove_version))
+        .routes(routes!(callback_secret::show))
         .routes(routes!(endpoints::list))
         .routes(routes!(endpoints::put, endpoints::show, endpoints::remove))
         .routes(routes!(sessions::list))
