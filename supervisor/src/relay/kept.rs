@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Dropping one, or the future of [`begin`] or [`resume`], cancels nothing: the invocation goes on in its session, and its
-//! answer waits there. [`Link::cancel_kept`] ends it, and [`Link::settle`] makes the shim forget it: that is due for every
-//! one that was begun, also where [`begin`] or [`resume`] came back with an error, once what came of it is written down.
+//! answer waits there. [`Link::cancel_kept`] ends it, and [`Link::settle`] makes the shim forget it. Settling is due for every
+//! one that was begun, once what came of it is written down; where [`begin`], [`resume`] or [`KeptExchange::next`] came back
+//! with an error, after a `cancel_kept`, because that may have been this end's error only.
 //!
 //! What the shim says is not believed: an answer is complete only if its bytes and its `ended` agree.
 
@@ -31,6 +32,9 @@ use std::time::Duration;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio_util::task::AbortOnDropHandle;
+
+#[cfg(test)]
+mod tests;
 
 /// How many bytes may be safe here without the shim knowing: it needs to hear of them only before its window is full.
 const ACK_EVERY: u64 = KEPT_WINDOW / 4;

@@ -171,7 +171,10 @@ impl Link {
     }
 
     /// A link over a connected socket, with nothing said yet.
-    fn over(socket: Seqpacket, epoch: u64) -> io::Result<(Arc<Self>, mpsc::Receiver<ShimEvent>)> {
+    pub(super) fn over(
+        socket: Seqpacket,
+        epoch: u64,
+    ) -> io::Result<(Arc<Self>, mpsc::Receiver<ShimEvent>)> {
         let link = Arc::new(Self {
             socket: AsyncSeqpacket::new(socket)?,
             epoch,

@@ -143,6 +143,8 @@ async fn what_a_shim_does_not_say_is_a_fault() {
             json!({"status": {"Ok": {"code": 1u64 << 40}}}),
         ),
         notification("body.end", json!({"id": "one", "bytes": 0})),
+        notification("ended", json!({"id": 1, "bytes": -1})),
+        notification("ended", json!({"id": 1, "bytes": 1, "failure": "none"})),
         notification("exec.exited", json!({"id": 1})),
         notification("fault", json!([])),
     ] {
@@ -196,6 +198,10 @@ async fn answers_to_nobody_are_forgotten_and_harm_nobody() {
         [
             jsonrpc::result(id, &json!({"filler": "x".repeat(100)})),
             notification("body.end", json!({"id": id, "bytes": id})),
+            notification(
+                "ended",
+                json!({"id": id, "bytes": id, "failure": {"code": 1, "message": "x"}}),
+            ),
             notification("exec.exited", json!({"id": id, "status": {"code": 0}})),
         ]
     });
@@ -205,7 +211,12 @@ async fn answers_to_nobody_are_forgotten_and_harm_nobody() {
         .expect_err("dropped when all is sorted");
     {
         let waiting = link.waiting();
-        assert!(waiting.calls.is_empty() && waiting.bodies.is_empty() && waiting.execs.is_empty());
+        assert!(
+            waiting.calls.is_empty()
+                && waiting.bodies.is_empty()
+                && waiting.execs.is_empty()
+                && waiting.kept.is_empty()
+        );
     }
     // The link serves as before, and an answer of the wrong kind fails its own call alone.
     for (answer, fits) in [(json!({}), true), (json!([1]), false), (json!({}), true)] {
@@ -316,6 +327,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "failures",
         "Ok",
         "Err",
+        "failure",
+        "message",
         "other",
     ]);
     leaf.prop_recursive(4, 32, 6, move |inner| {
@@ -336,7 +349,7 @@ proptest! {
     #[test]
     fn any_packet_is_an_event_a_fault_or_nothing(
         method in prop::sample::select(vec![
-            "log", "health", "agent.exited", "fault", "egress", "body.end", "exec.exited", "attach", "x",
+            "log", "health", "agent.exited", "fault", "egress", "body.end", "ended", "exec.exited", "attach", "x",
         ]),
         params in any_json(),
         id in proptest::option::of(any::<u64>()),
@@ -354,7 +367,7 @@ proptest! {
             let _ = sort(&link, &packet, Fds::All(Vec::new()));
         }
         let waiting = link.waiting();
-        prop_assert!(waiting.calls.is_empty() && waiting.bodies.is_empty() && waiting.execs.is_empty());
+        prop_assert!(waiting.calls.is_empty() && waiting.bodies.is_empty() && waiting.execs.is_empty() && waiting.kept.is_empty());
     }
 }
 
