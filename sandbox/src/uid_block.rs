@@ -181,7 +181,11 @@ pub fn claim_in(registry: &Path, instance: &str, state_dir: &Path) -> Result<Uid
         })?;
     registry.record(first, &Entry::of_self(instance, &state_dir))?;
     let memory = state_dir.join(MEMORY);
-    replace(&memory, &format!("{first}\n"))?;
+    let text = format!("{first}\n");
+    // Mostly it says so already, and a disk that is full must not keep a daemon from its sessions.
+    if fs::read_to_string(&memory).ok().as_deref() != Some(&text) {
+        replace(&memory, &text)?;
+    }
     Ok(UidBlock {
         uids: UidRange { first },
         _lock: lock,

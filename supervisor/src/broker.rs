@@ -138,7 +138,10 @@ pub struct Broker {
     started_at: SystemTime,
 }
 
-/// Between two attempts to write down an end.
+/// Between the first two attempts to write down an end: one that found no room has made some ([`store::Reserve`]).
+const FIRST_RECORD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two attempts at most.
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often, and at what distance, the launcher is asked to remove a deleted runtime's storage while it is busy.
@@ -349,6 +352,7 @@ impl Broker {
     /// Writes down how a session ended, which frees its uid range. Tries until it is written (a full disk has room again
     /// some time) or this daemon stops: without it the session's id and range would stay taken.
     pub async fn record_end(&self, handle: &SessionHandle, end: SessionEnd) {
+        let mut pause = FIRST_RECORD_PAUSE;
         loop {
             match self.store.end_session(&handle.id, end.clone()).await {
                 // It was never reserved: its launch failed before.
@@ -360,7 +364,8 @@ impl Broker {
             if self.draining() {
                 return;
             }
-            tokio::time::sleep(RECORD_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(RECORD_PAUSE);
         }
     }
 

@@ -20,7 +20,7 @@ pub use keys::{KEYS, Key};
 
 use crate::callback::Callbacks;
 use crate::rates::PerCaller;
-use crate::store::Quotas;
+use crate::store::{Quotas, Retention};
 use crate::tokens::IssuerPolicy;
 use given::Given;
 use proto::ids::RuntimeName;
@@ -84,6 +84,8 @@ pub struct Config {
     pub callbacks: Callbacks,
     /// Session storage.
     pub storage: Storage,
+    /// The database.
+    pub store: StoreKeys,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that
@@ -265,6 +267,15 @@ impl Storage {
             unavailable,
         }
     }
+}
+
+/// The database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreKeys {
+    /// Kept back on the disk for what must be written.
+    pub reserve: MemoryBytes,
+    /// What is forgotten when.
+    pub retention: Retention,
 }
 
 /// Health checks.

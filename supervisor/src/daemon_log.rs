@@ -25,6 +25,8 @@ impl LogLevel {
 pub fn begin(log: &Log) -> LogLevel {
     let (level, handle) = reload::Layer::new(filter(&log.level));
     let lines = fmt::layer()
+        // To a file on a full disk a line cannot be written, nor that it could not: that would be a panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let registry = tracing_subscriber::registry().with(level);

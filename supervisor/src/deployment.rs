@@ -16,6 +16,10 @@ use proto::ids::{ArtifactId, RuntimeId, RuntimeName};
 use session_core::spec::{BUNDLE, RuntimeSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Between two attempts to write down that a version was made.
+const RECORD_PAUSE: Duration = Duration::from_millis(500);
 
 impl Broker {
     /// Loads what every runtime's endpoints lead to, and goes on making what an earlier daemon was making.
@@ -149,9 +153,17 @@ impl Broker {
             Err(reason) => State::Failed(reason),
         };
         let finished = async {
-            self.store
+            // Whoever asked for it was told that it is being made, so a full disk delays it only.
+            while let Err(error) = self
+                .store
                 .finish_version(&runtime, number, state.clone())
-                .await?;
+                .await
+            {
+                if error.code() != ErrorCode::StorageFull || self.draining() {
+                    return Err(error);
+                }
+                tokio::time::sleep(RECORD_PAUSE).await;
+            }
             self.refresh(&name).await
         };
         match finished.await {

@@ -179,6 +179,7 @@ impl Objects {
 
     /// Begins to receive into a file that is not an object yet, and counts as this caller's.
     pub fn begin(&self, maker: &Principal, room: Room) -> Result<Incoming, ObjectError> {
+        self.0.store.room()?;
         let incoming = self.0.root.join("incoming");
         Incoming::begin(&incoming, self.0.used.clone(), maker.clone(), room)
     }

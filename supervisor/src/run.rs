@@ -13,7 +13,7 @@ use crate::objects::Objects;
 use crate::recovery;
 use crate::session::log_retention;
 use crate::slots;
-use crate::store::{Names, Store};
+use crate::store::{self, Names, Reserve, Store};
 use crate::systemd;
 use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
@@ -80,8 +80,10 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         region: config.region.clone(),
         account: config.account.clone(),
     };
-    let store =
-        Store::open(&ground.directory.join("agentcore.db"), names).map_err(|error| open(&error))?;
+    let database = ground.directory.join("agentcore.db");
+    let reserve = Reserve::open(&database, config.store.reserve.0);
+    let store = Store::open(&database, names).map_err(|error| open(&error))?;
+    let store = store.with_reserve(reserve.clone());
     let artifacts = Library::open(
         &ground.directory.join("artifacts"),
         store.clone(),
@@ -125,6 +127,8 @@ pub async fn run(start: Start) -> Result<(), RunError> {
 
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
+    tokio::spawn(store::keep_tidy(Arc::clone(&broker)));
+    tokio::spawn(reserve.keep_looking());
     let (stop, stopped) = watch::channel(false);
     let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
     let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));

@@ -11,7 +11,8 @@
 //! launch's cost.
 //!
 //! A database that is damaged, foreign or newer is refused with what to do about it, never replaced by an empty one. A
-//! full or read-only disk fails the one call with [`StoreError::Full`]; an I/O error in a commit fails the whole store,
+//! full or read-only disk fails the one call with [`StoreError::Full`], and new work is refused until there is room
+//! ([`reserve`]); an I/O error in a commit fails the whole store,
 //! because nobody knows then what is on disk ([`Store::failed`]).
 //!
 //! Not for: deciding anything about sessions, and no bundle's bytes (those are `artifacts`).
@@ -26,11 +27,14 @@ mod objects;
 mod once;
 mod open;
 mod page;
+mod reserve;
 mod runtimes;
 mod sessions;
+mod suspicion;
 mod tags;
 mod tasks;
 mod timestamp;
+mod upkeep;
 mod versions;
 mod worker;
 
@@ -42,6 +46,7 @@ pub use keys::{KeyRow, NewKey};
 pub use objects::{Change, NewObject, ObjectRow};
 pub use once::{Done, Once};
 pub use page::PageRequest;
+pub use reserve::Reserve;
 pub use runtimes::Names;
 pub use sessions::{
     Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow, UidBlock,
@@ -51,11 +56,13 @@ pub use tasks::{
     Unfinished, Waits,
 };
 pub use timestamp::Timestamp;
+pub use upkeep::{Keep, Retention, keep_tidy};
 pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};
 
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use worker::{Durability, Worker};
 
 /// Handle to the store; cheap to clone.
@@ -64,6 +71,10 @@ pub struct Store {
     writer: Worker,
     reader: Worker,
     names: Arc<Names>,
+    reserve: Option<Reserve>,
+    path: Arc<Path>,
+    /// Refusals that are kept; whoever writes one holds to it, so that a flood of them has no time to fill the disk.
+    refusals: Arc<AtomicU32>,
 }
 
 impl Store {
@@ -71,21 +82,43 @@ impl Store {
     /// start-up. The parent directory must exist.
     pub fn open(path: &Path, names: Names) -> Result<Self, StoreError> {
         let writer = open::writer(path)?;
-        sessions::prune(&writer, Timestamp::now())?;
         let reader = open::reader(path)?;
         Ok(Self {
             writer: Worker::start("store-writer", writer)?,
             reader: Worker::start("store-reader", reader)?,
             names: Arc::new(names),
+            reserve: None,
+            path: Arc::from(path),
+            refusals: Arc::new(AtomicU32::new(Retention::BUILT_IN.refusals.most)),
         })
+    }
+
+    /// With something kept back for what must be written, and no new work without room.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Reserve) -> Self {
+        Self {
+            reserve: Some(reserve),
+            ..self
+        }
+    }
+
+    /// Refuses new work ([`StoreError::NoRoom`]) while the state directory has no room for it. To be asked before anything is
+    /// begun that will have to be written down.
+    pub fn room(&self) -> Result<(), StoreError> {
+        self.reserve.as_ref().map_or(Ok(()), Reserve::room)
     }
 
     /// Resolves, with the reason, when the store can no longer be used: the daemon must then exit and start again.
     pub async fn failed(&self) -> StoreError {
-        tokio::select! {
+        let error = tokio::select! {
             error = self.writer.failed() => error,
             error = self.reader.failed() => error,
+        };
+        // One that was closed has not failed.
+        if error.is_fatal() {
+            suspicion::note_failed(&self.path, &error);
         }
+        error
     }
 
     /// Waits for what is queued and closes the file. Other handles of the same store find it stopped.
@@ -113,7 +146,22 @@ impl Store {
         durability: Durability,
         job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.writer.run(durability, job).await
+        let outcome = self.writer.run(durability, job).await;
+        if let (Err(error @ StoreError::Full(_)), Some(reserve)) = (&outcome, &self.reserve) {
+            // Whoever must have this written tries again.
+            reserve.ran_out(error);
+        }
+        outcome
+    }
+
+    /// [`Self::write`] for new work, which is refused while there is no room for it.
+    async fn write_new<T: Send + 'static>(
+        &self,
+        durability: Durability,
+        job: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.room()?;
+        self.write(durability, job).await
     }
 
     async fn read<T: Send + 'static>(

@@ -40,6 +40,7 @@ pub mod ports;
 pub mod probe;
 pub mod puppet;
 pub mod sharing;
+pub mod smalldisk;
 pub mod sockets;
 pub mod storage;
 pub mod sysv;

@@ -69,6 +69,8 @@ async fn create(
     version: &Arc<RuntimeVersion>,
 ) -> Result<Arc<SessionHandle>, ApiError> {
     not_while_stopping(broker)?;
+    // Its end could not be written down.
+    broker.store.room()?;
     let config = broker.config();
     let admitted = tokio::select! {
         // Another call of the same id has what this one waits for.

@@ -5,7 +5,7 @@
 //! daemon that is killed in between leaves a tree without a row, which [`Library::open`] removes.
 
 use super::{ArtifactError, ArtifactStore, Bounds, BundleFile, Refusal, Unpacked};
-use crate::store::{PageRequest, Store};
+use crate::store::{PageRequest, Store, StoreError};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use proto::api::Artifact;
@@ -66,6 +66,7 @@ impl Library {
         &self,
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<(Artifact, bool), ArtifactError> {
+        self.store.room()?;
         let place = Arc::clone(&self.places)
             .acquire_owned()
             .await
@@ -146,7 +147,16 @@ impl Library {
         let published = tokio::spawn(async move {
             let _step = library.step.lock().await;
             let artifact = blocking(move || unpacked.publish()).await?;
-            Ok(library.store.put_artifact(artifact).await?)
+            let id = artifact.id.clone();
+            let put = library.store.put_artifact(artifact).await;
+            if put.is_err()
+                && let Err(StoreError::NotFound(_)) = library.store.artifact(&id).await
+            {
+                // Its tree would be nobody's until the next start, and take room that the next upload may need.
+                let files = library.files.clone();
+                blocking(move || files.delete(&id)).await?;
+            }
+            Ok(put?)
         });
         published.await.map_err(|_| ArtifactError::Interrupted)?
     }

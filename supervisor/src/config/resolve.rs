@@ -4,12 +4,14 @@ use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
-use super::{AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, TcpAuth};
+use super::{
+    AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, StoreKeys, TcpAuth,
+};
 use crate::api::shell;
 use crate::callback::{CallbackPolicy, Callbacks};
 use crate::daemon_log::check_level;
 use crate::rates::PerCaller;
-use crate::store::Quotas;
+use crate::store::{Keep, Quotas, Retention};
 use crate::tokens::IssuerPolicy;
 use crate::websocket::tunnel::Bounds;
 use proto::config::NetworkMode;
@@ -125,6 +127,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         tokens: r.tokens(),
         callbacks: r.callbacks(),
         storage: r.storage(),
+        store: r.store(),
         ping: r.ping(),
         notes,
         state_dir,
@@ -675,6 +678,34 @@ impl Resolver<'_> {
             }
         }
         AllowList::parse(entries.iter().map(String::as_str)).ok()
+    }
+
+    fn store(&mut self) -> StoreKeys {
+        let second = Duration::from_secs(1);
+        let built_in = Retention::BUILT_IN;
+        let kept = 60 * second..=315_360_000 * second;
+        let most = 1..=10_000_000;
+        StoreKeys {
+            reserve: self.within(
+                "store.reserve",
+                MemoryBytes::mib(32),
+                MemoryBytes::mib(1)..=MemoryBytes::mib(1 << 20),
+            ),
+            retention: Retention {
+                sessions: Keep {
+                    longest: self.duration(
+                        "store.sessions_kept",
+                        built_in.sessions.longest,
+                        kept.clone(),
+                    ),
+                    most: self.within("store.sessions_most", built_in.sessions.most, most.clone()),
+                },
+                refusals: Keep {
+                    longest: self.duration("store.refusals_kept", built_in.refusals.longest, kept),
+                    most: self.within("store.refusals_most", built_in.refusals.most, most),
+                },
+            },
+        }
     }
 
     fn storage(&mut self) -> Storage {

@@ -34,8 +34,12 @@ impl From<String> for LaunchFailure {
 
 impl From<StoreError> for LaunchFailure {
     fn from(error: StoreError) -> Self {
-        // What is left of the id's last session is still being removed.
-        let code = matches!(error, StoreError::Conflict(_)).then_some(ErrorCode::RetryableConflict);
+        let code = match &error {
+            // What is left of the id's last session is still being removed.
+            StoreError::Conflict(_) => Some(ErrorCode::RetryableConflict),
+            StoreError::Full(_) | StoreError::NoRoom(_) => Some(ErrorCode::StorageFull),
+            _ => None,
+        };
         Self {
             detail: chain(&error),
             code,

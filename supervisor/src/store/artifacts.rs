@@ -22,7 +22,7 @@ pub struct NewArtifact {
 impl Store {
     /// Notes a bundle whose files are in place. The second part of the answer says whether it is new.
     pub async fn put_artifact(&self, new: NewArtifact) -> Result<(Artifact, bool), StoreError> {
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             let added = db
                 .prepare_cached(
                     "INSERT INTO artifacts (id, packed_bytes, unpacked_bytes, entries, created_at)

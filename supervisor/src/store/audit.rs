@@ -1,16 +1,10 @@
-//! Refusals, for the operator. The newest are kept.
+//! Refusals, for the operator. The newest are kept (see [`super::Retention`]).
 
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp};
 use proto::api::Page;
 use rusqlite::{Row, params};
-use std::time::Duration;
-
-/// Most records kept.
-const KEPT_ROWS: i64 = 10_000;
-
-/// How long they are kept.
-const KEPT_FOR: Duration = Duration::from_secs(90 * 86_400);
+use std::sync::atomic::Ordering;
 
 /// Old records are pruned when the number of one divides by this.
 const PRUNE_EVERY: i64 = 128;
@@ -49,6 +43,7 @@ pub struct AuditRow {
 impl Store {
     /// Notes refusals.
     pub async fn record_refusals(&self, refusals: Vec<Refusal>) -> Result<(), StoreError> {
+        let most = i64::from(self.refusals.load(Ordering::Relaxed));
         self.write(Durability::Volatile, move |db| {
             let now = Timestamp::now();
             let mut statement = db.prepare_cached(
@@ -68,8 +63,8 @@ impl Store {
                     each.path,
                 ])?;
                 if seq % PRUNE_EVERY == 0 {
-                    db.prepare_cached("DELETE FROM audit WHERE seq <= ?1 OR at < ?2")?
-                        .execute(params![seq - KEPT_ROWS, now.before(KEPT_FOR)])?;
+                    db.prepare_cached("DELETE FROM audit WHERE seq <= ?1")?
+                        .execute([seq - most])?;
                 }
             }
             Ok(())

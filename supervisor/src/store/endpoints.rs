@@ -71,7 +71,7 @@ impl Store {
         new: NewEndpoint,
         told: fn(&EndpointRecord) -> Value,
     ) -> Result<Done<(EndpointRecord, bool)>, StoreError> {
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             once(
                 db,
                 new.once.as_ref(),

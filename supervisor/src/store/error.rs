@@ -36,10 +36,16 @@ pub enum StoreError {
         "the state directory cannot be written; free some space on its file system, or make it writable"
     )]
     Full(#[source] Arc<rusqlite::Error>),
+    /// There is no room for new work; why. What runs goes on, and new work is taken again when there is room.
+    #[error(
+        "the file system of the state directory {0}; no new work is taken until there is room, what runs goes on"
+    )]
+    NoRoom(Arc<str>),
     /// The database file is damaged.
     #[error(
-        "{} is damaged ({detail}). It was left as it is. Restore it from a backup; or move it and its -wal and -shm files \
-         away to begin anew, which forgets all runtimes (sessions that still run must then be ended by hand)", .path.display()
+        "{} is damaged ({detail}). It was left as it is. Move it and its -wal and -shm files away, then put a file of \
+         `agentcore backup` in its place, or what `sqlite3 FILE .recover | sqlite3 NEW` saves of it; with neither a new one is \
+         begun, which forgets all runtimes (docs/backup.md)", .path.display()
     )]
     Corrupt {
         /// The file.
@@ -97,7 +103,7 @@ impl StoreError {
             Self::Quota(_) => ErrorCode::QuotaExceeded,
             Self::Invalid { .. } | Self::TokenReused => ErrorCode::Validation,
             Self::NoFreeUids(_) => ErrorCode::Throttled,
-            Self::Full(_) => ErrorCode::StorageFull,
+            Self::Full(_) | Self::NoRoom(_) => ErrorCode::StorageFull,
             Self::Corrupt { .. }
             | Self::Foreign { .. }
             | Self::Newer { .. }
@@ -122,6 +128,7 @@ impl StoreError {
             | Self::Invalid { .. }
             | Self::NoFreeUids(_)
             | Self::Full(_)
+            | Self::NoRoom(_)
             | Self::Corrupt { .. }
             | Self::Foreign { .. }
             | Self::Newer { .. }

@@ -54,7 +54,7 @@ const KEY: &str = "SELECT seq, id, name, sealed, runtimes, actions, objects, cre
 impl Store {
     /// Notes a new key.
     pub async fn put_key(&self, new: NewKey) -> Result<KeyRow, StoreError> {
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             let live: i64 = db.query_row(
                 "SELECT count(*) FROM access_keys WHERE revoked_at IS NULL",
                 [],

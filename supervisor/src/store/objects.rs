@@ -66,7 +66,7 @@ impl Store {
         new: NewObject,
         only: Option<String>,
     ) -> Result<Change<(ObjectRow, Option<ObjectRow>)>, StoreError> {
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             let replaced = find(db, &new.bucket, &new.key)?;
             if is_not(&replaced, only.as_ref()) {
                 return Ok(Change::NotYours);

@@ -1,6 +1,6 @@
 //! Opening the database file: made whole or not at all, checked before anything is written to it.
 
-use super::{StoreError, migrate};
+use super::{StoreError, migrate, suspicion};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long to wait for another process's lock, such as somebody's `sqlite3` on the file. Calls are slow then, none fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens the connection that writes, after checks and migrations.
 pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
@@ -35,7 +35,11 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true),
     )?;
     migrate::check_identity(&db, path)?;
-    check_integrity(&db, path)?;
+    let suspicion = suspicion::of(path).map_err(|error| file("look at", path, error))?;
+    if let Some(why) = suspicion {
+        tracing::debug!(path = %path.display(), why, "the database is checked from end to end");
+        check_integrity(&db, path)?;
+    }
     migrate::run(&db)?;
     checking(
         path,
@@ -48,9 +52,28 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
             detail: format!("its file system allows no write-ahead log, only {mode}"),
         });
     }
+    make_shrinkable(&db, path);
     // Keeps a burst's log from staying on disk for ever.
     db.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    suspicion::note_open(path);
     Ok(db)
+}
+
+/// A database that was made before pages could be given back is written anew, once.
+fn make_shrinkable(db: &Connection, path: &Path) {
+    const INCREMENTAL: i64 = 2;
+    let made = || {
+        let mode: i64 = db.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+        if mode == INCREMENTAL {
+            return Ok(());
+        }
+        db.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+        db.execute_batch("VACUUM")
+    };
+    if let Err(error) = made() {
+        // Everything else works without.
+        tracing::warn!(path = %path.display(), %error, "the database cannot be made to shrink; tried again at the next start");
+    }
 }
 
 /// Opens the connection that reads. The file has been checked by then.
@@ -105,6 +128,8 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .open(&fresh)
         .map_err(|error| file("create", &fresh, error))?;
     let db = connect(&fresh)?;
+    // Has to be said before there is a table (<https://sqlite.org/pragma.html#pragma_auto_vacuum>).
+    db.pragma_update(None, "auto_vacuum", 2)?;
     migrate::run(&db)?;
     db.close().map_err(|(_, error)| StoreError::from(error))?;
     let directory = path.parent().unwrap_or(Path::new("."));
@@ -112,18 +137,19 @@ fn create(path: &Path) -> Result<(), StoreError> {
         .and_then(|f| f.sync_all())
         .and_then(|()| fs::rename(&fresh, path))
         .and_then(|()| File::open(directory)?.sync_all())
-        .map_err(|error| file("create", path, error))
+        .map_err(|error| file("create", path, error))?;
+    suspicion::note_open(path);
+    Ok(())
 }
 
-fn sibling(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
 }
 
-/// The database holds a few megabytes at most (rows are bounded, sessions are pruned), so that the full check costs
-/// some tens of milliseconds at start-up; it is what finds a flipped page before it spreads.
-fn check_integrity(db: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Reads everything: what finds a flipped page before it spreads.
+pub(super) fn check_integrity(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let check = || {
         let mut statement = db.prepare("PRAGMA integrity_check(3)")?;
         let found = statement.query_map([], |row| row.get::<_, String>(0))?;
@@ -139,6 +165,35 @@ fn check_integrity(db: &Connection, path: &Path) -> Result<(), StoreError> {
         [] => Ok(()),
         faults => Err(corrupt(path, &faults.join("; "))),
     }
+}
+
+/// A file system that has turned read-only under a database that is open shows as an I/O error. Nothing was written then, so
+/// it is as a full disk: the store goes on, and works again when the disk does.
+pub(super) fn read_only_told(db: &Connection, error: StoreError) -> StoreError {
+    let failed_write = |error: &rusqlite::Error| {
+        error
+            .sqlite_error()
+            .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_WRITE)
+    };
+    match error {
+        StoreError::Database(cause) if failed_write(&cause) && is_read_only(db) => {
+            StoreError::Full(cause)
+        }
+        other => other,
+    }
+}
+
+fn is_read_only(db: &Connection) -> bool {
+    let Some(path) = db.path().map(Path::new) else {
+        return false;
+    };
+    let probe = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(sibling(path, ".probe"));
+    probe.is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// Tells damage found while opening from other failures.

@@ -14,16 +14,6 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
-use std::time::Duration;
-
-/// How long an ended session is listed.
-const KEPT_FOR: Duration = Duration::from_secs(7 * 86_400);
-
-/// How many ended sessions are listed at most; with [`KEPT_FOR`] it bounds the database.
-const KEPT_ROWS: i64 = 10_000;
-
-/// Ended rows are pruned when the number of a session divides by this: rarely enough to cost nothing.
-const PRUNE_EVERY: i64 = 64;
 
 /// Most bytes of `detail`.
 const MAX_DETAIL: usize = 4096;
@@ -162,7 +152,7 @@ impl Store {
     /// has a live session of this id at that runtime and endpoint, [`StoreError::NoFreeUids`] if every range is taken. To be awaited
     /// in a task that nobody cancels: what is reserved stays so until [`Self::end_session`].
     pub async fn reserve_session(&self, new: NewSession) -> Result<SessionRow, StoreError> {
-        self.write(Durability::Volatile, move |db| {
+        self.write_new(Durability::Volatile, move |db| {
             let (runtime, _) = seq_and_latest(db, &new.runtime)?
                 .ok_or_else(|| StoreError::NotFound(format!("runtime {}", new.runtime)))?;
             let there = db
@@ -261,11 +251,7 @@ impl Store {
                 end.egress_refused.cast_signed(),
                 end.log_lines_dropped.cast_signed(),
             ])?;
-            let row = one(db, &id)?;
-            if row.seq % PRUNE_EVERY == 0 {
-                prune(db, Timestamp::now())?;
-            }
-            Ok(row)
+            one(db, &id)
         })
         .await
     }
@@ -374,21 +360,6 @@ impl SessionRow {
             log_lines_dropped: end.map_or(0, |end| end.log_lines_dropped),
         }
     }
-}
-
-/// Removes ended sessions that are too old or too many, and deleted runtimes that no session row refers to any more.
-pub(super) fn prune(db: &Connection, now: Timestamp) -> Result<(), StoreError> {
-    db.execute(
-        "DELETE FROM sessions WHERE ended_at < ?1 OR (ended_at IS NOT NULL AND seq <= (
-             SELECT seq FROM sessions WHERE ended_at IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?2))",
-        params![now.before(KEPT_FOR), KEPT_ROWS],
-    )?;
-    db.execute(
-        "DELETE FROM runtimes WHERE deleted_at IS NOT NULL
-             AND NOT EXISTS (SELECT 1 FROM sessions s WHERE s.runtime = runtimes.seq)",
-        [],
-    )?;
-    Ok(())
 }
 
 fn live_of_client(

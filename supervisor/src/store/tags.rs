@@ -23,7 +23,7 @@ impl Store {
     /// Adds tags to a resource, or changes them.
     pub async fn tag(&self, arn: &str, new: BTreeMap<String, String>) -> Result<(), StoreError> {
         let arn = arn.to_owned();
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             require(db, &arn)?;
             add(db, &arn, &new)
         })

@@ -166,7 +166,7 @@ impl Store {
         told: fn(&VersionRecord) -> Value,
     ) -> Result<Done<(VersionRecord, bool)>, StoreError> {
         let names = self.names.clone();
-        self.write(Durability::Durable, move |db| {
+        self.write_new(Durability::Durable, move |db| {
             once(
                 db,
                 new.once.as_ref(),

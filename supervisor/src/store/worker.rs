@@ -1,6 +1,6 @@
 //! A thread that owns a connection and runs jobs on it, several in one transaction.
 
-use super::StoreError;
+use super::{StoreError, open};
 use crate::ask::ask;
 use rusqlite::Connection;
 use std::io;
@@ -170,9 +170,9 @@ fn serve(
         }
         let outcome = match durability {
             Durability::ReadOnly => run_each(db, &mut jobs),
-            Durability::Durable | Durability::Volatile => {
-                set_sync(db, durability, &mut synced).and_then(|()| transact(db, &mut jobs))
-            }
+            Durability::Durable | Durability::Volatile => set_sync(db, durability, &mut synced)
+                .and_then(|()| transact(db, &mut jobs))
+                .map_err(|error| open::read_only_told(db, error)),
         };
         let fatal = outcome
             .as_ref()
