@@ -13,6 +13,7 @@ pub mod bearer;
 pub mod endpoints;
 pub mod evidence;
 pub mod exec;
+pub mod freezer;
 pub mod identify;
 pub mod input;
 pub mod intake;

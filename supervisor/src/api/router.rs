@@ -6,7 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, endpoints, exec, keys, local, openapi, runtimes, s3, sessions, system,
+    artifacts, audit, aws, endpoints, exec, freezer, keys, local, openapi, runtimes, s3, sessions,
+    system,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -43,6 +44,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::show, sessions::stop))
         .routes(routes!(sessions::logs))
+        .routes(routes!(freezer::freeze))
+        .routes(routes!(freezer::thaw))
         .routes(routes!(exec::exec))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
