@@ -62,7 +62,7 @@ pub(crate) enum Verb {
     /// List, follow and cancel asynchronous tasks, and get their answers
     #[command(subcommand)]
     Task(TaskVerb),
-    /// List, inspect and stop sessions
+    /// List, inspect, freeze, thaw and stop sessions
     #[command(subcommand)]
     Session(SessionVerb),
     /// List, inspect and delete runtimes
@@ -232,6 +232,27 @@ pub(crate) enum SessionVerb {
         #[arg(long)]
         all: bool,
         /// Only of this runtime
+        #[arg(short = 'a', long = "agent", value_name = "NAME")]
+        agent: Option<String>,
+    },
+    /// Stop every process of sessions where it is: they keep their memory, use no CPU, and refuse calls
+    Freeze {
+        /// Our ids or the callers'
+        #[arg(required = true)]
+        sessions: Vec<String>,
+        /// Told to whoever calls them meanwhile
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// If several runtimes know the session
+        #[arg(short = 'a', long = "agent", value_name = "NAME")]
+        agent: Option<String>,
+    },
+    /// Let frozen sessions go on where they were
+    Thaw {
+        /// Our ids or the callers'
+        #[arg(required = true)]
+        sessions: Vec<String>,
+        /// If several runtimes know the session
         #[arg(short = 'a', long = "agent", value_name = "NAME")]
         agent: Option<String>,
     },

@@ -7,6 +7,8 @@
 //!         Killing ◀──grace over── Draining ◀────────────────┘
 //!            │ gone                  │ gone
 //!            └────────▶ Removing ◀───┘      ──torn down──▶ Over
+//!
+//!  Live ⇄ Frozen, see [`freeze`]; whatever ends a live session ends a frozen one
 //! ```
 //!
 //! - **Launching ▸ Starting**: the sandbox is made and the shim has answered the handshake. A launch that fails goes to
@@ -29,6 +31,9 @@
 use crate::moment::Moment;
 use proto::api::{EndReason, Phase};
 use std::time::Duration;
+
+pub mod freeze;
+use freeze::{Frozen, Holds};
 
 /// After the grace period, how long the shim may take to go before the launcher kills the cgroup.
 const KILL_MARGIN: Duration = Duration::from_secs(2);
@@ -73,6 +78,14 @@ pub enum Event {
         /// Not believed beyond the session's age.
         idle: Duration,
     },
+    /// A session that is adopted is frozen: its shim shakes hands when it thaws.
+    FoundFrozen(Holds),
+    /// Every process of a session that was to be frozen has stopped.
+    Froze,
+    /// They could not be stopped, and run.
+    FreezeFailed,
+    /// A frozen session runs again. One that was found frozen says [`Event::Attached`] or [`Event::Found`] instead.
+    Thawed,
     /// The sandbox could not be made, or the handshake failed.
     LaunchFailed,
     /// A health report.
@@ -104,6 +117,12 @@ pub enum Effect {
     Publish,
     /// Say `shutdown` to the shim, with this grace.
     Shutdown(Duration),
+    /// Note who holds it, tell the launcher to freeze it; then [`Event::Froze`] or [`Event::FreezeFailed`].
+    Freeze,
+    /// Tell the launcher to thaw it, and its shim how long it stood still; then [`Event::Thawed`] and its like.
+    Thaw,
+    /// Note who holds it.
+    NoteHolds,
     /// Tell the launcher to kill the cgroup.
     Kill,
     /// Tell the launcher to remove what is left; then [`Event::TornDown`].
@@ -117,6 +136,10 @@ pub enum Effect {
 pub enum Refusal {
     /// It has not been healthy yet.
     NotReady,
+    /// It is frozen for idleness: [`Session::thaw`] it, and wait for it.
+    Asleep,
+    /// It is frozen, and somebody holds it.
+    Frozen(Holds),
     /// It is ending or over; the same id afterwards starts a new one.
     Ending,
 }
@@ -130,6 +153,7 @@ enum State {
         busy: bool,
         unhealthy_since: Option<Moment>,
     },
+    Frozen(Frozen),
     Draining {
         end: End,
         kill_at: Moment,
@@ -199,6 +223,7 @@ impl Session {
             State::Starting => Phase::Starting,
             State::Live { busy, .. } if busy || self.in_flight > 0 => Phase::Busy,
             State::Live { .. } => Phase::Ready,
+            State::Frozen(_) => Phase::Frozen,
             State::Draining { .. } | State::Killing { .. } | State::Removing { .. } => {
                 Phase::Draining
             }
@@ -225,7 +250,7 @@ impl Session {
     pub fn was_live(&self) -> bool {
         match self.state {
             State::Launching | State::Starting => false,
-            State::Live { .. } => true,
+            State::Live { .. } | State::Frozen(_) => true,
             State::Draining { end, .. }
             | State::Killing { end, .. }
             | State::Removing { end }
@@ -281,6 +306,10 @@ impl Session {
             .into_iter()
             .flatten()
             .min(),
+            State::Frozen(_) => [Some(lifetime), self.idle_deadline()]
+                .into_iter()
+                .flatten()
+                .min(),
             State::Draining { kill_at, .. } => Some(kill_at),
             State::Killing { remove_at, .. } => Some(remove_at),
             State::Removing { .. } | State::Over { .. } => None,
@@ -292,6 +321,8 @@ impl Session {
         match self.state {
             State::Launching | State::Starting => Err(Refusal::NotReady),
             State::Live { .. } => Ok(self.step(now, Event::WorkBegins)),
+            State::Frozen(frozen) if frozen.holds.is_none() => Err(Refusal::Asleep),
+            State::Frozen(frozen) => Err(Refusal::Frozen(frozen.holds)),
             State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -316,23 +347,44 @@ impl Session {
                 if self.state == State::Launching {
                     self.state = State::Starting;
                 }
+                if matches!(self.state, State::Frozen(_)) {
+                    // Its start goes on, with all its time once more.
+                    self.begun = now;
+                    self.thawed_anew(State::Starting);
+                }
                 Vec::new()
             }
             Event::Found { idle } => {
+                let idle_since = now.before(idle).max(self.created);
+                let live = State::Live {
+                    idle_since,
+                    busy: false,
+                    unhealthy_since: None,
+                };
                 if self.state == State::Launching {
-                    let idle_since = now.before(idle).max(self.created);
                     self.last_activity = idle_since;
-                    self.state = State::Live {
-                        idle_since,
-                        busy: false,
-                        unhealthy_since: None,
-                    };
+                    self.state = live;
                 }
+                self.thawed_anew(live);
+                Vec::new()
+            }
+            Event::FoundFrozen(holds) => {
+                self.found_frozen(now, holds);
+                Vec::new()
+            }
+            Event::Froze => self.froze(),
+            Event::FreezeFailed => {
+                self.freeze_failed(now);
+                Vec::new()
+            }
+            Event::Thawed => {
+                self.thawed(now);
                 Vec::new()
             }
             Event::LaunchFailed => match self.state {
                 State::Launching | State::Starting => self.remove(EndReason::LaunchFailed),
                 State::Live { .. }
+                | State::Frozen(_)
                 | State::Draining { .. }
                 | State::Killing { .. }
                 | State::Removing { .. }
@@ -350,15 +402,23 @@ impl Session {
             Event::WorkEnds => {
                 self.in_flight = self.in_flight.saturating_sub(1);
                 self.last_activity = now;
-                if let State::Live {
-                    idle_since,
-                    unhealthy_since,
-                    ..
-                } = &mut self.state
-                {
-                    *idle_since = now;
-                    // A server that could not answer while it worked gets its full time again.
-                    *unhealthy_since = unhealthy_since.map(|_| now);
+                match &mut self.state {
+                    State::Live {
+                        idle_since,
+                        unhealthy_since,
+                        ..
+                    } => {
+                        *idle_since = now;
+                        // A server that could not answer while it worked gets its full time again.
+                        *unhealthy_since = unhealthy_since.map(|_| now);
+                    }
+                    State::Frozen(frozen) => frozen.work_ended(now),
+                    State::Launching
+                    | State::Starting
+                    | State::Draining { .. }
+                    | State::Killing { .. }
+                    | State::Removing { .. }
+                    | State::Over { .. } => {}
                 }
                 Vec::new()
             }
@@ -367,7 +427,7 @@ impl Session {
             Event::OutOfMemory => self.kill(now, EndReason::OutOfMemory),
             Event::ProtocolFault => self.kill(now, EndReason::Protocol),
             Event::Gone => match self.state {
-                State::Launching | State::Starting | State::Live { .. } => {
+                State::Launching | State::Starting | State::Live { .. } | State::Frozen(_) => {
                     self.remove(EndReason::ShimDied)
                 }
                 State::Draining { end, .. } | State::Killing { end, .. } => self.remove(end.reason),
@@ -381,6 +441,7 @@ impl Session {
                 State::Launching
                 | State::Starting
                 | State::Live { .. }
+                | State::Frozen(_)
                 | State::Draining { .. }
                 | State::Killing { .. }
                 | State::Over { .. } => Vec::new(),
@@ -411,6 +472,7 @@ impl Session {
                 };
                 self.drain(now, reason)
             }
+            State::Frozen(_) => self.drain(now, self.frozen_reason(now)),
             State::Draining { end, .. } => self.kill(now, end.reason),
             State::Killing { end, .. } => self.remove(end.reason),
             State::Removing { .. } | State::Over { .. } => Vec::new(),
@@ -453,6 +515,7 @@ impl Session {
                 *busy = false;
                 unhealthy_since.get_or_insert(now);
             }
+            (State::Frozen(frozen), health) => frozen.health(now, health),
             (
                 State::Launching
                 | State::Starting
@@ -472,9 +535,13 @@ impl Session {
                 busy: false,
                 ..
             } if self.in_flight == 0 => Some(idle_since + self.policy.idle_timeout),
+            State::Frozen(frozen) if self.in_flight == 0 => frozen
+                .idle_since()
+                .map(|since| since + self.policy.idle_timeout),
             State::Launching
             | State::Starting
             | State::Live { .. }
+            | State::Frozen(_)
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -491,6 +558,7 @@ impl Session {
             State::Launching
             | State::Starting
             | State::Live { .. }
+            | State::Frozen(_)
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -500,7 +568,7 @@ impl Session {
 
     fn end(&self) -> Option<End> {
         match self.state {
-            State::Launching | State::Starting | State::Live { .. } => None,
+            State::Launching | State::Starting | State::Live { .. } | State::Frozen(_) => None,
             State::Draining { end, .. }
             | State::Killing { end, .. }
             | State::Removing { end }
@@ -521,7 +589,7 @@ impl Session {
         match self.state {
             // No handshake yet, so nobody to say `shutdown` to.
             State::Launching => self.kill(now, reason),
-            State::Starting | State::Live { .. } => {
+            State::Starting | State::Live { .. } | State::Frozen(_) => {
                 // An agent that exited by itself has nothing to save; what it left running gets no grace.
                 let grace = match reason {
                     EndReason::AgentExited => Duration::ZERO,
@@ -537,11 +605,13 @@ impl Session {
                     | EndReason::DaemonStopped
                     | EndReason::DaemonLost => self.policy.stop_grace,
                 };
+                let mut effects = self.thaw_to_end();
                 self.state = State::Draining {
                     end,
                     kill_at: now + grace + KILL_MARGIN,
                 };
-                vec![Effect::Shutdown(grace)]
+                effects.push(Effect::Shutdown(grace));
+                effects
             }
             State::Draining { .. }
             | State::Killing { .. }
@@ -553,7 +623,11 @@ impl Session {
     fn kill(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
         let end = self.ending(reason);
         match self.state {
-            State::Launching | State::Starting | State::Live { .. } | State::Draining { .. } => {
+            State::Launching
+            | State::Starting
+            | State::Live { .. }
+            | State::Frozen(_)
+            | State::Draining { .. } => {
                 self.state = State::Killing {
                     end,
                     remove_at: now + REMOVE_MARGIN,

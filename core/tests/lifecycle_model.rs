@@ -2,9 +2,11 @@
 #![allow(missing_docs, reason = "a test")]
 
 use proptest::prelude::*;
-use proto::api::{EndReason, Phase};
+use proto::api::{EndReason, FreezeCause, Phase};
+use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
 use session_core::lifecycle::{Effect, Event, Health, Policy, Refusal, Session};
 use session_core::moment::Moment;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 const POLICY: Policy = Policy {
@@ -23,6 +25,8 @@ enum Op {
     BeginHeld(u64),
     /// Ends the n-th work of those that hold it.
     EndHeld(usize),
+    Freeze(FreezeCause),
+    Thaw(FreezeCause),
     Wait(u64),
     /// Waits until exactly the deadline, then ticks.
     ToDeadline,
@@ -47,8 +51,23 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Event(Event::Gone)),
         2 => Just(Op::Event(Event::TornDown)),
         3 => Just(Op::Event(Event::Tick)),
+        2 => Just(Op::Event(Event::FoundFrozen(Holds::default()))),
+        2 => Just(Op::Event(Event::FoundFrozen(Holds::by(FreezeCause::Operator)))),
+        4 => Just(Op::Event(Event::Froze)),
+        1 => Just(Op::Event(Event::FreezeFailed)),
+        4 => Just(Op::Event(Event::Thawed)),
+        4 => cause().prop_map(Op::Freeze),
+        4 => cause().prop_map(Op::Thaw),
         6 => (0_u64..2_000_000).prop_map(Op::Wait),
         4 => Just(Op::ToDeadline),
+    ]
+}
+
+fn cause() -> impl Strategy<Value = FreezeCause> {
+    prop_oneof![
+        Just(FreezeCause::Operator),
+        Just(FreezeCause::Budget),
+        Just(FreezeCause::Idle)
     ]
 }
 
@@ -57,7 +76,7 @@ fn rank(phase: Phase) -> u8 {
     match phase {
         Phase::Requested | Phase::Launching => 0,
         Phase::Starting => 1,
-        Phase::Ready | Phase::Busy => 2,
+        Phase::Ready | Phase::Busy | Phase::Frozen => 2,
         Phase::Draining => 3,
         Phase::Ended | Phase::Failed => 4,
     }
@@ -85,8 +104,15 @@ proptest! {
         };
         let mut first_reason = None;
         let (mut shutdowns, mut kills, mut removes, mut releases) = (0, 0, 0, 0);
+        // Freezes and thaws that the launcher has been told and has not carried out, one after another; what stands still by
+        // now; and who holds it.
+        let mut orders = VecDeque::new();
+        let mut stopped = false;
+        let mut found_frozen = false;
+        let mut by = Holds::default();
         for op in ops {
             let before = session.phase();
+            let ordered = orders.front().copied();
             let effects = match op {
                 Op::Wait(ms) => { now = Moment(now.0 + ms); Vec::new() }
                 Op::ToDeadline => match session.deadline() {
@@ -101,6 +127,15 @@ proptest! {
                     }
                     Err(Refusal::NotReady) => { prop_assert!(rank(before) < 2); Vec::new() }
                     Err(Refusal::Ending) => { prop_assert!(rank(before) > 2); Vec::new() }
+                    Err(Refusal::Asleep) => {
+                        prop_assert_eq!((before, by), (Phase::Frozen, Holds::default()));
+                        Vec::new()
+                    }
+                    Err(Refusal::Frozen(holds)) => {
+                        prop_assert_eq!((before, holds), (Phase::Frozen, by));
+                        prop_assert!(!holds.is_none());
+                        Vec::new()
+                    }
                 },
                 Op::BeginHeld(ms) => match session.begin_work(now) {
                     Ok(effects) => {
@@ -121,13 +156,55 @@ proptest! {
                 }
                 // Only work without a hold ends so.
                 Op::Event(Event::WorkEnds) if granted as usize == held.len() => Vec::new(),
+                Op::Freeze(cause) => match session.freeze(now, cause) {
+                    Ok(effects) => {
+                        prop_assert_eq!(session.phase(), Phase::Frozen);
+                        by.operator |= cause == FreezeCause::Operator;
+                        by.budget |= cause == FreezeCause::Budget;
+                        effects
+                    }
+                    Err(NoFreeze::NotReady) => { prop_assert!(rank(before) < 2 || before == Phase::Frozen); Vec::new() }
+                    Err(NoFreeze::Working) => { prop_assert_eq!(cause, FreezeCause::Idle); Vec::new() }
+                    Err(NoFreeze::Ending) => { prop_assert!(rank(before) > 2); Vec::new() }
+                },
+                Op::Thaw(cause) => match session.thaw(now, cause) {
+                    Ok(effects) => {
+                        by.operator &= cause != FreezeCause::Operator;
+                        by.budget &= cause != FreezeCause::Budget;
+                        // Whom nobody holds is on the way back.
+                        if before == Phase::Frozen && by.is_none() {
+                            let coming = effects.contains(&Effect::Thaw) || !orders.is_empty();
+                            prop_assert!(coming, "it stays frozen: {session:?}");
+                        }
+                        effects
+                    }
+                    Err(NoThaw::Held(holds)) => {
+                        prop_assert_eq!((before, holds), (Phase::Frozen, by));
+                        Vec::new()
+                    }
+                    Err(NoThaw::Ending) => { prop_assert!(rank(before) > 2); Vec::new() }
+                },
+                // What nobody was told to do does not happen.
+                Op::Event(Event::Froze | Event::FreezeFailed) if ordered != Some(Effect::Freeze) => Vec::new(),
+                Op::Event(Event::Thawed) if found_frozen || ordered != Some(Effect::Thaw) => Vec::new(),
+                Op::Event(Event::Attached | Event::Found { .. }) if before == Phase::Frozen && !(found_frozen && ordered == Some(Effect::Thaw)) => Vec::new(),
                 Op::Event(event) => {
                     if event == Event::WorkEnds { granted -= 1; }
+                    match event {
+                        // The launcher freezes nothing that it removes.
+                        Event::Froze => { orders.pop_front(); stopped = removes == 0; }
+                        Event::FreezeFailed | Event::Thawed => { orders.pop_front(); }
+                        Event::Attached | Event::Found { .. } if before == Phase::Frozen => { orders.pop_front(); found_frozen = false; }
+                        Event::FoundFrozen(holds) if before == Phase::Launching => { stopped = true; found_frozen = true; by = holds; }
+                        _ => {}
+                    }
                     session.step(now, event)
                 }
             };
             let after = session.phase();
-            prop_assert!(rank(after) >= rank(before), "{before:?} went back to {after:?}");
+            // One that was found frozen may turn out not to have been healthy yet.
+            let anew = (before, after) == (Phase::Frozen, Phase::Starting);
+            prop_assert!(rank(after) >= rank(before) || anew, "{before:?} went back to {after:?}");
             prop_assert_eq!(session.in_flight(), granted);
             // One reason, and the first one stays.
             if let Some(reason) = first_reason {
@@ -146,15 +223,28 @@ proptest! {
             }
             for effect in effects {
                 match effect {
-                    Effect::Publish => {}
+                    Effect::Publish | Effect::NoteHolds => {}
+                    Effect::Freeze => orders.push_back(effect),
+                    Effect::Thaw => { orders.push_back(effect); stopped = false; }
                     Effect::Shutdown(_) => { shutdowns += 1; prop_assert_eq!(kills + removes + releases, 0); }
-                    Effect::Kill => { kills += 1; prop_assert_eq!(removes + releases, 0); }
-                    Effect::Remove => { removes += 1; prop_assert_eq!(releases, 0); }
+                    // The launcher leaves nothing frozen that it kills.
+                    Effect::Kill => { stopped = false; kills += 1; prop_assert_eq!(removes + releases, 0); }
+                    Effect::Remove => { stopped = false; removes += 1; prop_assert_eq!(releases, 0); }
                     Effect::Release => { releases += 1; prop_assert_eq!(removes, 1); }
                 }
             }
             prop_assert!(shutdowns <= 1 && kills <= 1 && removes <= 1 && releases <= 1);
             prop_assert_eq!(releases == 1, rank(after) == 4);
+            // Whoever is to run, or to hear that it ends, does not stand still; and nobody who is held ends for idleness.
+            match after {
+                Phase::Starting | Phase::Ready | Phase::Busy | Phase::Draining => prop_assert!(!stopped),
+                Phase::Frozen => prop_assert_eq!(session.frozen_by(), Some(by)),
+                _ => {}
+            }
+            if matches!(after, Phase::Starting | Phase::Ready | Phase::Busy) { by = Holds::default(); }
+            if !by.is_none() && before == Phase::Frozen {
+                prop_assert!(session.end_reason() != Some(EndReason::Idle));
+            }
             // Nothing that lives is without a deadline; nothing with work in flight ends for idleness.
             if rank(after) < 3 {
                 prop_assert!(session.deadline().is_some());
@@ -175,7 +265,7 @@ proptest! {
             } else {
                 let _ = session.step(now, Event::TornDown);
             }
-            if matches!(session.phase(), Phase::Ready | Phase::Busy) {
+            if matches!(session.phase(), Phase::Ready | Phase::Busy | Phase::Frozen) {
                 now = now + POLICY.max_lifetime;
             }
         }
@@ -354,4 +444,135 @@ fn an_old_session_that_is_adopted_with_work_goes_on() {
     assert_eq!(session.deadline(), Some(now + hour));
     session.step(now + hour, Event::Tick);
     assert_eq!(session.end_reason(), Some(EndReason::MaxLifetime));
+}
+
+#[test]
+fn idle_time_and_failing_checks_stand_still_while_somebody_holds_a_session() {
+    let secs = Duration::from_secs;
+    let start = Moment(1_000_000);
+    let mut session = live(start);
+    let frozen = start + secs(100);
+    let effects = session.freeze(frozen, FreezeCause::Operator);
+    assert_eq!(effects, Ok(vec![Effect::Publish, Effect::Freeze]));
+    session.step(frozen, Event::Froze);
+    assert_eq!(session.deadline(), Some(start + POLICY.max_lifetime));
+    let held = Holds::by(FreezeCause::Operator);
+    assert_eq!(session.begin_work(frozen), Err(Refusal::Frozen(held)));
+    let thawed = frozen + secs(10_000);
+    assert_eq!(
+        session.thaw(thawed, FreezeCause::Operator),
+        Ok(vec![Effect::Thaw])
+    );
+    assert_eq!(session.step(thawed, Event::Thawed), [Effect::Publish]);
+    assert_eq!(
+        session.deadline(),
+        Some(thawed + (POLICY.idle_timeout - secs(100))),
+        "it had been idle for 100 s"
+    );
+}
+
+#[test]
+fn work_that_is_frozen_goes_on_afterwards() {
+    let mut session = live(Moment(0));
+    session.begin_work(Moment(10)).expect("live");
+    assert_eq!(
+        session.freeze(Moment(20), FreezeCause::Idle),
+        Err(NoFreeze::Working)
+    );
+    session
+        .freeze(Moment(30), FreezeCause::Operator)
+        .expect("frozen");
+    session.step(Moment(31), Event::Froze);
+    assert_eq!((session.phase(), session.in_flight()), (Phase::Frozen, 1));
+    session
+        .thaw(Moment(40), FreezeCause::Operator)
+        .expect("thawed");
+    session.step(Moment(41), Event::Thawed);
+    assert_eq!(session.phase(), Phase::Busy);
+    session.step(Moment(50), Event::WorkEnds);
+    assert_eq!(session.deadline(), Some(Moment(50) + POLICY.idle_timeout));
+}
+
+#[test]
+fn frozen_for_idleness_it_ends_for_idleness_and_any_work_thaws_it() {
+    let mut session = live(Moment(0));
+    session.freeze(Moment(10), FreezeCause::Idle).expect("idle");
+    session.step(Moment(11), Event::Froze);
+    let end = Moment(0) + POLICY.idle_timeout;
+    assert_eq!(session.deadline(), Some(end));
+    let mut woken = session.clone();
+    assert_eq!(woken.begin_work(Moment(20)), Err(Refusal::Asleep));
+    assert_eq!(
+        woken.thaw(Moment(20), FreezeCause::Idle),
+        Ok(vec![Effect::Thaw])
+    );
+    assert_eq!(woken.begin_work(Moment(21)), Err(Refusal::Asleep));
+    woken.step(Moment(22), Event::Thawed);
+    assert_eq!(woken.begin_work(Moment(23)), Ok(vec![Effect::Publish]));
+    let effects = session.step(end, Event::Tick);
+    assert_eq!(
+        effects,
+        [
+            Effect::Publish,
+            Effect::Thaw,
+            Effect::Shutdown(POLICY.stop_grace)
+        ]
+    );
+    assert_eq!(session.end_reason(), Some(EndReason::Idle));
+}
+
+#[test]
+fn an_operator_does_not_lift_a_budgets_hold() {
+    let mut session = live(Moment(0));
+    session
+        .freeze(Moment(10), FreezeCause::Operator)
+        .expect("live");
+    session.step(Moment(11), Event::Froze);
+    assert_eq!(
+        session.freeze(Moment(12), FreezeCause::Budget),
+        Ok(vec![Effect::Publish, Effect::NoteHolds])
+    );
+    assert_eq!(
+        session.thaw(Moment(13), FreezeCause::Operator),
+        Ok(vec![Effect::Publish, Effect::NoteHolds])
+    );
+    let budget = Holds::by(FreezeCause::Budget);
+    assert_eq!(
+        session.thaw(Moment(14), FreezeCause::Operator),
+        Err(NoThaw::Held(budget))
+    );
+    assert_eq!(
+        session.thaw(Moment(15), FreezeCause::Budget),
+        Ok(vec![Effect::Thaw])
+    );
+}
+
+#[test]
+fn one_that_was_found_frozen_has_its_clocks_from_its_shim() {
+    let now = Moment(1_000_000_000);
+    let secs = Duration::from_secs;
+    let mut session = Session::adopted(now, secs(1000), POLICY);
+    let held = Holds::by(FreezeCause::Operator);
+    assert_eq!(
+        session.step(now, Event::FoundFrozen(held)),
+        [Effect::Publish]
+    );
+    assert_eq!(
+        session.deadline(),
+        Some(now + (POLICY.max_lifetime - secs(1000)))
+    );
+    let later = now + secs(50);
+    session.thaw(later, FreezeCause::Operator).expect("held");
+    // A thaw alone is not enough: its shim has to answer.
+    assert!(session.step(later, Event::Thawed).is_empty());
+    let idle = secs(300);
+    assert_eq!(
+        session.step(later, Event::Found { idle }),
+        [Effect::Publish]
+    );
+    assert_eq!(session.phase(), Phase::Ready);
+    assert_eq!(
+        session.deadline(),
+        Some(later + (POLICY.idle_timeout - idle))
+    );
 }

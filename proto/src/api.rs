@@ -15,6 +15,7 @@
 //! | `GET /v1/sessions?runtime=&phase=` | ▸ [`Page<Session>`] |
 //! | `GET /v1/sessions/{id}` | ▸ [`Session`]; `{id}` is ours, or the client's with `?runtime=` if several runtimes know it |
 //! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
+//! | `POST /v1/sessions/{id}/freeze?reason=` · `…/thaw` | ▸ [`Session`]: all its processes stopped, or going on again |
 //! | `GET /v1/sessions/{id}/logs?tail=&follow=` | (`tail` at most 10,000 lines, of which the last 4 MiB) ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
 //! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
 //! | `GET /openapi.json` | ▸ all of this, as OpenAPI 3.1 |
@@ -230,6 +231,8 @@ pub enum Phase {
     Ready,
     /// Work in flight, or HealthyBusy.
     Busy,
+    /// None of its processes runs, see [`Frozen`]; or it is on its way there, or back.
+    Frozen,
     /// Being stopped.
     Draining,
     /// Over.
@@ -267,6 +270,33 @@ pub enum EndReason {
     DaemonStopped,
     /// The daemon that owned it is gone.
     DaemonLost,
+}
+
+/// Why a session is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum FreezeCause {
+    /// An operator froze it, and thaws it: calls are refused until then.
+    Operator,
+    /// A budget is used up: calls are refused until it is raised.
+    Budget,
+    /// It was idle: the next call thaws it.
+    Idle,
+}
+
+/// That a session is frozen: it keeps its memory, uses no CPU, and its lifetime goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Frozen {
+    /// Why; it thaws when none of them is left.
+    pub causes: Vec<FreezeCause>,
+    /// Since when (RFC 3339).
+    pub since: String,
+    /// In the words of whoever froze it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a session has used so far.
@@ -307,6 +337,9 @@ pub struct Session {
     pub user_id: Option<String>,
     /// Where it is.
     pub phase: Phase,
+    /// If it is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<Frozen>,
     /// Invocations and streams in flight.
     pub in_flight: u32,
     /// RFC 3339.

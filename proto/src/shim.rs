@@ -25,6 +25,7 @@
 //! | | `exec` | [`Exec`] ▸ [`Execed`] | 3: stdin, stdout, stderr; or 1 with `tty`: a stream that the shim pumps |
 //! | | `resize` (notification) | [`Resize`] | |
 //! | | `signal` | [`Signal`] ▸ `{}` | |
+//! | | `clock-gap` (notification, after a thaw) | [`ClockGap`] | |
 //! | | `shutdown` (notification) | [`Shutdown`] | |
 //! | both | `body.end` (notification) | [`BodyEnd`] | |
 //! | shim ▸ broker | `ended` (notification) | [`Ended`] | |
@@ -302,6 +303,15 @@ pub struct Signal {
 pub struct Shutdown {
     /// From TERM to KILL.
     pub grace_ms: u64,
+}
+
+/// `clock-gap`: every process of the session stood still for so long, until just now. Idle time and whatever waits for an
+/// answer go on as if that time had not been; a lifetime does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClockGap {
+    /// Milliseconds.
+    pub gap_ms: u64,
 }
 
 /// `health`: sent when the status, its detail or `time_of_last_update` changed.

@@ -14,6 +14,7 @@ pub mod callback_secret;
 pub mod endpoints;
 pub mod evidence;
 pub mod exec;
+pub mod freezer;
 pub mod identify;
 pub mod input;
 pub mod intake;

@@ -386,6 +386,7 @@ impl Broker {
                 .as_ref()
                 .map(|user| user.as_str().to_owned()),
             phase: handle.view().phase,
+            frozen: None,
             in_flight: 0,
             last_activity_at: created_at.clone(),
             created_at,

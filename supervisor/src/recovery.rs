@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! row of a live session ─▶ its version runs here still? ─▶ launcher: cgroup, uids and PID 1 are those of the row?
-//!   ─▶ its shim knows the token and takes this daemon's epoch? ─▶ a driver of its own, as if this daemon had launched it
+//!   ─▶ its shim knows the token and takes this daemon's epoch (later, if it is frozen)? ─▶ a driver of its own, as if this daemon had launched it
 //!       └─ no, anywhere: killed, removed, recorded with the reason
 //! ```
 //!
@@ -15,13 +15,13 @@ use crate::fault::chain;
 use crate::launcher::message::{AdoptOrder, OrderFault};
 use crate::owner::Principal;
 use crate::relay::link::Link;
-use crate::session::driver::{self, Begun, Found, Running};
-use crate::session::handle::SessionKey;
-use crate::store::{LiveSession, SessionEnd, StoreError};
+use crate::session::driver::{self, Begun, Found, FoundFrozen, Lives, Running};
+use crate::session::handle::{SessionHandle, SessionKey};
+use crate::store::{FrozenNote, LiveSession, SessionEnd, StoreError, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
-use proto::api::{EndReason, Usage};
-use proto::ids::{RuntimeId, VersionNumber};
+use proto::api::{EndReason, FreezeCause, Usage};
+use proto::ids::{RuntimeId, SessionId, VersionNumber};
 use proto::shim::{ExitCause, ExitRecord};
 use session_core::spec::RuntimeSpec;
 use std::collections::HashMap;
@@ -79,14 +79,24 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
 /// called once those who keep invocations have claimed theirs.
 pub async fn cancel_unclaimed(broker: &Arc<Broker>) {
     for handle in broker.registry.all() {
-        for kept in handle.take_kept().await {
-            tracing::warn!(
-                session_id = %handle.id,
-                invocation_id = kept.kept.id.0,
-                "an invocation of an earlier daemon is nobody's, and is cancelled"
-            );
-            kept.cancel();
-        }
+        cancel_kept(&handle).await;
+    }
+}
+
+/// The same for a session that was found frozen: what it has kept is known only when it is thawed. Those who keep invocations
+/// claim theirs here, before the rest is cancelled.
+pub async fn thawed(handle: &SessionHandle) {
+    cancel_kept(handle).await;
+}
+
+async fn cancel_kept(handle: &SessionHandle) {
+    for kept in handle.take_kept().await {
+        tracing::warn!(
+            session_id = %handle.id,
+            invocation_id = kept.kept.id.0,
+            "an invocation of an earlier daemon is nobody's, and is cancelled"
+        );
+        kept.cancel();
     }
 }
 
@@ -170,7 +180,27 @@ async fn adopt(
         start_time: launched.start_time,
         cgroup_inode: launched.cgroup_inode,
     };
-    let running = attach(broker, order, token).await?;
+    let frozen = take_over(broker, order).await?;
+    let lives = if frozen {
+        // It cannot answer; its driver shakes hands when it thaws. One that another hand has frozen waits for an operator's.
+        let by_hand = || FrozenNote {
+            causes: vec![FreezeCause::Operator],
+            at: Timestamp::now(),
+            reason: Some("found frozen".to_owned()),
+        };
+        Lives::Frozen(FoundFrozen {
+            note: row.frozen.clone().unwrap_or_else(by_hand),
+            token: token.clone(),
+        })
+    } else {
+        let running = attach(broker, &row.id, token).await?;
+        if row.frozen.is_some() {
+            // The daemon before came no further, or had thawed it.
+            let forgotten = broker.store.session_frozen(&row.id, None).await;
+            forgotten.map_err(|error| chain(&error))?;
+        }
+        Lives::Runs(running)
+    };
     let key = SessionKey {
         runtime: row.runtime_id.clone(),
         endpoint: row.endpoint.clone(),
@@ -188,7 +218,7 @@ async fn adopt(
         uid_base: row.uid_base,
         pid: launched.pid,
         age: since_boot().saturating_sub(ticks(launched.start_time)),
-        running,
+        lives,
         completions,
     };
     let id = row.id.clone();
@@ -217,17 +247,21 @@ fn ticks(number: u64) -> Duration {
     Duration::from_secs(number) / per_second.unwrap_or(100)
 }
 
-async fn attach(
-    broker: &Arc<Broker>,
-    order: AdoptOrder,
-    token: &str,
-) -> Result<Running, NotAdopted> {
-    let socket = broker.shim_socket(&order.session);
+/// Whether it is frozen.
+async fn take_over(broker: &Broker, order: AdoptOrder) -> Result<bool, NotAdopted> {
     let adopted = broker.launcher.adopt(order).await;
     adopted.map_err(|fault| match fault {
         OrderFault::Unknown => NotAdopted::Gone,
         other => NotAdopted::Because(chain(&other)),
-    })?;
+    })
+}
+
+async fn attach(
+    broker: &Arc<Broker>,
+    session: &SessionId,
+    token: &str,
+) -> Result<Running, NotAdopted> {
+    let socket = broker.shim_socket(session);
     let attach = Link::attach(&socket, token, broker.epoch);
     match tokio::time::timeout(HANDSHAKE, attach).await {
         Ok(Ok((link, attached, events))) => Ok(Running {

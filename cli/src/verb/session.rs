@@ -1,4 +1,4 @@
-//! `agentcore session list|inspect|stop`.
+//! `agentcore session list|inspect|stop|freeze|thaw`.
 
 use super::Desk;
 use crate::args::SessionVerb;
@@ -10,6 +10,8 @@ use hyper::Method;
 use proto::api::{EndReason, Phase, Session};
 use std::time::SystemTime;
 
+mod freezer;
+
 /// Does what the verb says.
 pub(super) async fn run(desk: &Desk, verb: &SessionVerb) -> Result<(), Failure> {
     match verb {
@@ -20,6 +22,14 @@ pub(super) async fn run(desk: &Desk, verb: &SessionVerb) -> Result<(), Failure> 
             all,
             agent,
         } => stop(desk, sessions, *all, agent.as_deref()).await,
+        SessionVerb::Freeze {
+            sessions,
+            reason,
+            agent,
+        } => freezer::freeze(desk, sessions, reason.as_deref(), agent.as_deref()).await,
+        SessionVerb::Thaw { sessions, agent } => {
+            freezer::thaw(desk, sessions, agent.as_deref()).await
+        }
     }
 }
 
@@ -162,6 +172,7 @@ const fn phase_word(phase: Phase) -> &'static str {
         Phase::Starting => "starting",
         Phase::Ready => "ready",
         Phase::Busy => "busy",
+        Phase::Frozen => "frozen",
         Phase::Draining => "draining",
         Phase::Ended => "ended",
         Phase::Failed => "failed",

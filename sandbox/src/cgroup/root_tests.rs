@@ -306,9 +306,14 @@ fn a_frozen_session_stands_still_and_can_be_killed() {
             ground.0.create("s1"),
             Err(CgroupError::Occupied { .. })
         ));
+        assert!(session.is_frozen().expect("reads"));
         session.thaw().expect("thaws");
+        assert!(!session.is_frozen().expect("reads"));
         await_that("it runs again", || cpu() > later);
-        session.freeze().expect("freezes");
+        await_that("it freezes again", || {
+            session.try_freeze().expect("tries to freeze")
+        });
+        assert!(session.is_frozen().expect("reads"));
         session.kill().expect("kills");
         session
             .wait_empty(soon())

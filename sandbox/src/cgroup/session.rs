@@ -117,6 +117,29 @@ impl SessionCgroup {
         }
     }
 
+    /// The same as far as it goes at once, for who must not wait; whether all are stopped. If not, some are, and more will be:
+    /// ask again, and [`Self::thaw`] if it takes too long.
+    pub fn try_freeze(&self) -> Result<bool> {
+        match (self.unified(), &self.tree.backend) {
+            (Some(dir), _) => unified::try_freeze(dir),
+            (None, Backend::V1 { hierarchies, .. }) => v1::try_freeze(hierarchies, &self.name),
+            (None, Backend::V2(_)) => Err(CgroupError::Unknown(self.name.clone())),
+        }
+    }
+
+    /// Whether it was told to freeze, by whichever freezer.
+    pub fn is_frozen(&self) -> Result<bool> {
+        if let Some(dir) = self.unified()
+            && unified::is_frozen(dir)?
+        {
+            return Ok(true);
+        }
+        match &self.tree.backend {
+            Backend::V1 { hierarchies, .. } => v1::session_is_frozen(hierarchies, &self.name),
+            Backend::V2(_) => Ok(false),
+        }
+    }
+
     /// Lets them go on.
     pub fn thaw(&self) -> Result<()> {
         if let Some(dir) = self.unified() {

@@ -39,6 +39,14 @@ pub(super) fn freeze(dir: &Dir, deadline: Instant) -> Result<()> {
     })
 }
 
+/// Freezes as far as it goes at once; whether all are frozen.
+pub(super) fn try_freeze(dir: &Dir) -> Result<bool> {
+    dir.write("cgroup.freeze", "1")?;
+    let text = dir.read(EVENTS)?;
+    let frozen = keyed(&text, "frozen").ok_or_else(|| dir.unusable(EVENTS, "frozen"))?;
+    Ok(frozen == 1)
+}
+
 /// Thaws.
 pub(super) fn thaw(dir: &Dir) -> Result<()> {
     dir.write("cgroup.freeze", "0")

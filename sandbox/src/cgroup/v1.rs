@@ -274,6 +274,25 @@ pub(super) fn freeze(hierarchies: &[Hierarchy], name: &str, deadline: Instant) -
     })
 }
 
+/// Freezes with the v1 freezer as far as it goes at once; whether all are frozen.
+pub(super) fn try_freeze(hierarchies: &[Hierarchy], name: &str) -> Result<bool> {
+    let dir = &of(hierarchies, "freezer")?.branch.dir;
+    let state = format!("{name}/freezer.state");
+    // Written again each time: that is what makes the kernel look at processes forked meanwhile.
+    dir.write(&state, "FROZEN")?;
+    Ok(dir.read(&state)?.trim() == "FROZEN")
+}
+
+/// Whether session `name` was told to freeze, by the v1 freezer.
+pub(super) fn session_is_frozen(hierarchies: &[Hierarchy], name: &str) -> Result<bool> {
+    match find(hierarchies, "freezer") {
+        Some(freezer) if freezer.branch.dir.has(name) => {
+            is_frozen(&freezer.branch.dir.open_child(name)?)
+        }
+        Some(_) | None => Ok(false),
+    }
+}
+
 /// Thaws the v1 freezer, if there is one and the session is in it.
 pub(super) fn thaw(hierarchies: &[Hierarchy], name: &str) -> Result<()> {
     match find(hierarchies, "freezer") {
@@ -292,7 +311,6 @@ pub(super) fn is_frozen(dir: &Dir) -> Result<bool> {
 fn set_frozen(dir: &Dir, name: &str, deadline: Instant) -> Result<()> {
     let state = format!("{name}/freezer.state");
     loop {
-        // Written again each time: that is what makes the kernel look at processes forked meanwhile.
         dir.write(&state, "FROZEN")?;
         if dir.read(&state)?.trim() == "FROZEN" {
             return Ok(());

@@ -103,7 +103,9 @@ async fn begin(broker: &Arc<Broker>, id: &str, mut request: Request) -> Result<R
         NoTurn::Unusable(Unusable::Failed(end)) => {
             ApiError::new(ErrorCode::AgentFailed, end.detail)
         }
-        full @ (NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_))) => not_begun(&full),
+        full @ (NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_) | Unusable::Frozen(_))) => {
+            not_begun(&full)
+        }
     })?;
     let (tell, verdict) = oneshot::channel();
     // A task of its own from here on: the caller may go away while the process is being started, and then somebody must

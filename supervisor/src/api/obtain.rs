@@ -55,6 +55,14 @@ pub async fn obtain(
 /// How it is told that a session takes no more work now.
 pub fn not_begun(why: &NoTurn) -> ApiError {
     let code = match why {
+        NoTurn::Unusable(Unusable::Frozen(hold)) => {
+            // Not by waiting: somebody has to thaw it.
+            let code = match hold.by_budget {
+                true => ErrorCode::QuotaExceeded,
+                false => ErrorCode::Conflict,
+            };
+            return ApiError::new(code, why.to_string());
+        }
         NoTurn::Busy => ErrorCode::Conflict,
         NoTurn::Unusable(Unusable::Full(_)) => ErrorCode::Throttled,
         NoTurn::Unusable(Unusable::Ending) => ErrorCode::RetryableConflict,

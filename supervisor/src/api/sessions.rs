@@ -8,7 +8,7 @@ use super::runtimes::{Paging, respond, runtime_param};
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
 use crate::session::log;
-use crate::store::SessionFilter;
+use crate::store::{FrozenNote, SessionFilter};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Extension, State};
@@ -134,7 +134,7 @@ pub fn runtime_of(query: &str) -> Result<Option<RuntimeName>, ApiError> {
 }
 
 /// A session, live or over, as the API shows it.
-async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Session, ApiError> {
+pub async fn find(broker: &Broker, id: &str, runtime: Option<&str>) -> Result<Session, ApiError> {
     let runtime = runtime.map(runtime_param).transpose()?;
     match live(broker, id, runtime.as_ref()) {
         Ok(handle) => {
@@ -173,6 +173,7 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
     let mut session = row.unwrap_or_else(|| broker.fresh_view(handle));
     let seen = handle.view();
     session.phase = seen.phase;
+    session.frozen = seen.frozen.as_ref().map(FrozenNote::to_api);
     session.pid = seen.pid;
     session.uid_base = handle.uid_base.get().copied();
     if let Some(end) = seen.end {

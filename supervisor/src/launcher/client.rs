@@ -160,9 +160,22 @@ impl LauncherClient {
         }
     }
 
-    /// Takes over a session that an earlier launcher made; from now on its end is noticed.
-    pub async fn adopt(&self, order: AdoptOrder) -> Result<(), OrderFault> {
-        self.done(Order::Adopt(order)).await
+    /// Takes over a session that an earlier launcher made; from now on its end is noticed. Whether it is frozen.
+    pub async fn adopt(&self, order: AdoptOrder) -> Result<bool, OrderFault> {
+        match self.order(Order::Adopt(order), &[]).await? {
+            (Reply::Adopted { frozen }, _) => Ok(frozen),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Stops every process of a session where it is; done when all stand still. On failure all run.
+    pub async fn freeze(&self, session: SessionId) -> Result<(), OrderFault> {
+        self.done(Order::Freeze { session }).await
+    }
+
+    /// Lets them go on.
+    pub async fn thaw(&self, session: SessionId) -> Result<(), OrderFault> {
+        self.done(Order::Thaw { session }).await
     }
 
     /// Kills every process of a session at once. What remains is for [`Self::remove`].

@@ -39,6 +39,18 @@ pub enum Order {
     /// Take over a session that an earlier launcher made: tell its end from now on, and what it does when it is out of memory.
     /// Safe: only by our own cgroup's name, and only if inode, uids and PID 1 are those that are told.
     Adopt(AdoptOrder),
+    /// Stop every process of a session where it is. Safe: only by our own cgroup's name, and only a session that runs; what is
+    /// stopped holds nothing that others wait for but its own memory, which its limit bounds, and can still be killed. What
+    /// does not stop in time is let go again.
+    Freeze {
+        /// Which.
+        session: SessionId,
+    },
+    /// Let them go on. Safe: as `Freeze`; a process that runs is within its limits as before.
+    Thaw {
+        /// Which.
+        session: SessionId,
+    },
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.
     Kill {
         /// Which.
@@ -173,6 +185,11 @@ pub enum Reply {
         start_time: u64,
         /// Inode of its cgroup directory.
         cgroup_inode: u64,
+    },
+    /// The session is taken over.
+    Adopted {
+        /// It was told to freeze, and nobody has thawed it.
+        frozen: bool,
     },
     /// Counters.
     Usage(Counters),

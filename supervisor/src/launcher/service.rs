@@ -5,6 +5,7 @@
 //! timer that runs only while something waits for it.
 
 mod foreign;
+mod freezer;
 mod metering;
 mod orders;
 mod removal;
@@ -150,6 +151,7 @@ impl Launcher {
             self.look_for_oom_kills();
             self.sweep_if_due();
             self.advance_removals();
+            self.advance_freezing();
             self.flush()?;
         }
     }
@@ -157,6 +159,7 @@ impl Launcher {
     fn timeout(&self) -> EpollTimeout {
         let waits = |session: &Session| match (&session.removal, &session.oom_suspicion) {
             (Some(_), _) => Some(TICK),
+            (None, _) if session.freezing.is_some() => Some(TICK),
             (None, Some(_)) => Some(OOM_TICK),
             (None, None) => None,
         };

@@ -126,6 +126,16 @@ pub(super) struct Session {
     /// It was out of memory, and for a while it is looked whether that has killed someone.
     pub(super) oom_suspicion: Option<OomSuspicion>,
     pub(super) removal: Option<Removal>,
+    /// It is being frozen.
+    pub(super) freezing: Option<Freezing>,
+}
+
+/// A freeze that is not done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Freezing {
+    /// Whom to tell.
+    pub(super) order: u64,
+    pub(super) began: Instant,
 }
 
 impl Session {
@@ -142,6 +152,7 @@ impl Session {
             oom: None,
             oom_suspicion: None,
             removal: None,
+            freezing: None,
         }
     }
 

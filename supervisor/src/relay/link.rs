@@ -9,8 +9,9 @@ use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId};
 use proto::jsonrpc::{self, ErrorObject, MAX_PACKET, Message};
 use proto::shim::{
-    AgentExited, Attach, Attached, BodyEnd, Cancel, Egress, Ended, Exec, ExecExited, Execed,
-    ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown, Signal,
+    AgentExited, Attach, Attached, BodyEnd, Cancel, ClockGap, Egress, Ended, Exec, ExecExited,
+    Execed, ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown,
+    Signal,
 };
 use sandbox::seqpacket::Seqpacket;
 use serde::Serialize;
@@ -289,6 +290,11 @@ impl Link {
         self.call::<_, Empty>("signal", &signal, &[])
             .await
             .map(|_| ())
+    }
+
+    /// Tells the shim that its session stood still.
+    pub async fn clock_gap(&self, gap: ClockGap) {
+        self.tell("clock-gap", &gap).await;
     }
 
     /// Tells the shim to end the session.

@@ -26,13 +26,16 @@ use tokio::task::JoinHandle;
 use work::InFlight;
 
 mod begin;
+mod freezer;
 mod work;
-pub use begin::{Begun, Completions, Found, completions, resume, spawn};
+pub use begin::{Begun, Completions, Found, FoundFrozen, Lives, completions, resume, spawn};
+use freezer::{Freezer, Switched};
 
 /// After a link has closed in order, how long PID 1 may take to end.
 const EXIT_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// At most one launch, one kill and one removal are under way at once, the exit notice, and the end of the link.
+/// At most one launch, one kill, one removal and one freeze or thaw are under way at once, the exit notice, and the end of
+/// the link.
 const COMPLETIONS: usize = 8;
 
 /// Most events of the shim that are taken before a waiting command or deadline: a shim that floods must not outlive its
@@ -53,6 +56,8 @@ pub enum Completion {
     Removed(Result<Option<Removed>, String>),
     /// The pid is known (before the handshake).
     Pid(i32),
+    /// A freeze or a thaw.
+    Switched(Switched),
     /// The shim closed its link a while ago.
     LinkGone,
 }
@@ -79,6 +84,7 @@ struct Driver {
     /// Invocations of an earlier daemon that nobody has claimed yet.
     kept: Vec<KeptWork>,
     notes: Notes,
+    freezer: Freezer,
     completions: Completions,
     permit: Permit,
     /// Until it is ready, or over.
@@ -95,7 +101,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, found: Option<Running>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, found: Option<Lives>) {
         // A session is never without an owner, not even by a defect in here: its processes and its id would stay for ever.
         let driven = AssertUnwindSafe(self.drive(&mut commands, found))
             .catch_unwind()
@@ -112,7 +118,7 @@ impl Driver {
     }
 
     /// Until the session is over.
-    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>, found: Option<Running>) {
+    async fn drive(&mut self, commands: &mut mpsc::Receiver<Command>, found: Option<Lives>) {
         // The launcher's exit notice finds its way here by the session's name.
         self.broker
             .exits
@@ -120,7 +126,8 @@ impl Driver {
         self.publish();
         match found {
             None => self.launch(),
-            Some(running) => self.found(running),
+            Some(Lives::Runs(running)) => self.found(running, Duration::ZERO),
+            Some(Lives::Frozen(frozen)) => self.found_frozen(frozen),
         }
         while !self.over {
             let deadline = self
@@ -165,6 +172,12 @@ impl Driver {
                 sandbox::faults::panic_at("driver.stop");
                 self.step(Event::Stop(reason));
             }
+            Command::Freeze {
+                cause,
+                reason,
+                answer,
+            } => self.freeze(cause, reason, answer),
+            Command::Thaw { cause, answer } => self.thaw(cause, answer),
             Command::Inspect(answer) => {
                 let idle = self.broker.clock.now() - self.session.last_activity();
                 let _ = answer.send(Activity {
@@ -182,6 +195,7 @@ impl Driver {
             Completion::Pid(pid) => {
                 self.view.send_modify(|view| view.pid = Some(pid));
             }
+            Completion::Switched(switched) => self.switched(switched),
             Completion::LinkGone => {
                 self.notes
                     .fault
@@ -214,9 +228,9 @@ impl Driver {
         }
     }
 
-    /// A session that was there already. Whether its agent was ever healthy is not on record; one that could have been for
-    /// longer than its start may take has been.
-    fn found(&mut self, running: Running) {
+    /// A session that was there already, and of its idle time `stood` still. Whether its agent was ever healthy is not on
+    /// record; one that could have been for longer than its start may take has been.
+    fn found(&mut self, running: Running, stood: Duration) {
         let start = self.handle.version.spec.timeouts.start;
         let ending = running.attached.ending && running.attached.exited.is_none();
         let kept = running.attached.kept.clone();
@@ -231,7 +245,9 @@ impl Driver {
             // Nothing begins in a session that has not been healthy.
             if was_healthy || !attached.kept.is_empty() {
                 let idle = Duration::from_millis(attached.idle_ms);
-                Event::Found { idle }
+                Event::Found {
+                    idle: idle.saturating_sub(stood),
+                }
             } else {
                 Event::Attached
             }
@@ -332,6 +348,9 @@ impl Driver {
             match effect {
                 Effect::Publish => self.publish(),
                 Effect::Shutdown(grace) => self.shutdown(grace),
+                Effect::Freeze => self.order_freeze(),
+                Effect::Thaw => self.order_thaw(),
+                Effect::NoteHolds => self.note_holds(),
                 Effect::Kill => self.kill(),
                 Effect::Remove => self.remove(),
                 Effect::Release => self.over = true,
@@ -367,7 +386,9 @@ impl Driver {
                 "session ends"
             );
         }
+        let frozen = self.frozen_note();
         self.view.send_modify(|view| {
+            view.frozen = frozen;
             // The last phase is told when the end is on record, see `release`.
             if !matches!(phase, Phase::Ended | Phase::Failed) {
                 view.phase = phase;
@@ -390,8 +411,10 @@ impl Driver {
         }));
     }
 
-    fn shutdown(&self, grace: std::time::Duration) {
+    fn shutdown(&mut self, grace: std::time::Duration) {
         let Some(link) = self.link.clone() else {
+            // One that was found frozen has none before it is thawed.
+            self.freezer.shutdown_then(grace);
             return;
         };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);

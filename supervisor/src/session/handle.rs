@@ -5,12 +5,14 @@ use crate::config::Limits;
 use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::{SessionLog, Tail};
-use proto::api::{EndReason, Phase};
+use crate::store::FrozenNote;
+use proto::api::{EndReason, FreezeCause, Phase};
 use proto::code::ErrorCode;
 use proto::config::Concurrency;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use proto::shim::Kept;
 use session_core::lifecycle::Refusal;
+use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,6 +42,8 @@ pub struct View {
     pub phase: Phase,
     /// Set as soon as it starts to end.
     pub end: Option<End>,
+    /// While it is frozen.
+    pub frozen: Option<FrozenNote>,
     /// Host pid of PID 1, once launched.
     pub pid: Option<i32>,
 }
@@ -100,8 +104,50 @@ pub(super) enum Command {
     TakeKept(oneshot::Sender<Vec<KeptWork>>),
     /// End it.
     Stop(EndReason),
+    /// Freeze it.
+    Freeze {
+        /// Why.
+        cause: FreezeCause,
+        /// In words.
+        reason: Option<String>,
+        /// When all of it stands still.
+        answer: oneshot::Sender<Result<(), NotFrozen>>,
+    },
+    /// Let go of a freeze.
+    Thaw {
+        /// Whose.
+        cause: FreezeCause,
+        /// When it runs, or whoever else holds it is noted.
+        answer: oneshot::Sender<Result<(), NotThawed>>,
+    },
     /// Tell the numbers.
     Inspect(oneshot::Sender<Activity>),
+}
+
+/// Why a session is not frozen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotFrozen {
+    /// Its state forbids it.
+    #[error("{}", match .0 {
+        NoFreeze::NotReady => "the session is not ready yet; try again when it is",
+        NoFreeze::Working => "the session is not idle",
+        NoFreeze::Ending => "the session is ending",
+    })]
+    Refused(NoFreeze),
+    /// It was tried.
+    #[error("the session could not be frozen, and runs: {0}")]
+    Failed(String),
+}
+
+/// Why a session is not thawed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotThawed {
+    /// Its state forbids it.
+    #[error("{}", match .0 {
+        NoThaw::Held(_) => "the session is frozen because a budget is used up; raise or approve that, and it goes on",
+        NoThaw::Ending => "the session is ending",
+    })]
+    Refused(NoThaw),
 }
 
 /// Why work does not begin.
@@ -175,9 +221,41 @@ pub enum Unusable {
     /// It was ending when the caller came: the same id afterwards starts a new one.
     #[error("the session is ending")]
     Ending,
+    /// It is frozen, and the caller cannot thaw it by calling.
+    #[error("{}", .0.told)]
+    Frozen(Hold),
     /// It, or the daemon, has as much work as it may have.
     #[error("{0}; try again when some of it has ended")]
     Full(&'static str),
+}
+
+/// Why a session stays frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// A budget is used up, beside whatever else.
+    pub by_budget: bool,
+    /// For the caller: what it is and who can change it.
+    told: String,
+}
+
+impl Hold {
+    fn of(id: &SessionId, holds: Holds, reason: Option<&str>) -> Self {
+        let reason = reason.map(|reason| format!(" ({reason})"));
+        let reason = reason.unwrap_or_default();
+        let told = if holds.budget {
+            format!(
+                "the session is frozen because a budget is used up{reason}; it goes on when that is raised or approved"
+            )
+        } else {
+            format!(
+                "the session is frozen by an operator{reason}; `agentcore session thaw {id}` lets it go on"
+            )
+        };
+        Self {
+            by_budget: holds.budget,
+            told,
+        }
+    }
 }
 
 /// One of `all`, in time.
@@ -381,7 +459,14 @@ impl SessionHandle {
                         "this daemon relays as much as its limit of open files allows (LimitNOFILE)",
                     ))?);
                 }
-                Some(Err(NoWork::Refused(Refusal::NotReady))) => {
+                Some(Err(NoWork::Refused(Refusal::Frozen(holds)))) => {
+                    let frozen = self.view().frozen;
+                    let reason = frozen.and_then(|frozen| frozen.reason);
+                    let hold = Hold::of(&self.id, holds, reason.as_deref());
+                    return Err(Unusable::Frozen(hold));
+                }
+                // The driver has begun to thaw one that was asleep.
+                Some(Err(NoWork::Refused(Refusal::NotReady | Refusal::Asleep))) => {
                     if view.changed().await.is_err() {
                         return Err(Unusable::Ending);
                     }
@@ -403,6 +488,29 @@ impl SessionHandle {
     pub async fn take_kept(&self) -> Vec<KeptWork> {
         let kept = ask(&self.mailbox, Command::TakeKept).await;
         kept.unwrap_or_default()
+    }
+
+    /// Stops every process of it where it is, until [`Self::thaw`]; waits until all stand still. One that is frozen already
+    /// stays so for this cause too.
+    pub async fn freeze(
+        &self,
+        cause: FreezeCause,
+        reason: Option<String>,
+    ) -> Result<(), NotFrozen> {
+        let freeze = |answer| Command::Freeze {
+            cause,
+            reason,
+            answer,
+        };
+        let gone = Err(NotFrozen::Refused(NoFreeze::Ending));
+        ask(&self.mailbox, freeze).await.unwrap_or(gone)
+    }
+
+    /// Lets go of this cause's freeze; if that was the last one, waits until it runs again. One that is not frozen stays so.
+    pub async fn thaw(&self, cause: FreezeCause) -> Result<(), NotThawed> {
+        let thaw = |answer| Command::Thaw { cause, answer };
+        let gone = Err(NotThawed::Refused(NoThaw::Ending));
+        ask(&self.mailbox, thaw).await.unwrap_or(gone)
     }
 
     /// Asks it to end; does not wait.

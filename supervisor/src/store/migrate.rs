@@ -9,7 +9,16 @@ use std::path::Path;
 const APPLICATION_ID: i32 = 0x4143_5254;
 
 /// What brings schema N to N+1.
-const MIGRATIONS: &[&str] = &[FIRST, OWNERS, ACCESS_KEYS, AUDIT, CONTROL, MAKERS, TASKS];
+const MIGRATIONS: &[&str] = &[
+    FIRST,
+    OWNERS,
+    ACCESS_KEYS,
+    AUDIT,
+    CONTROL,
+    MAKERS,
+    TASKS,
+    FROZEN,
+];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
 const FIRST: &str = "
@@ -183,6 +192,14 @@ UPDATE access_keys SET actions = json_insert(actions, '$[#]', 's3:DeleteObject')
     WHERE EXISTS (SELECT 1 FROM json_each(actions) WHERE 'PutObject' GLOB value);
 UPDATE access_keys SET actions = json_insert(actions, '$[#]', 's3:ListBucket')
     WHERE EXISTS (SELECT 1 FROM json_each(actions) WHERE 'GetObject' GLOB value);
+";
+
+/// That a live session is frozen, by whom (`operator`, `budget`, both with a comma, or `idle`), since when and why: written down
+/// before it is frozen, and taken away after it is thawed.
+const FROZEN: &str = "
+ALTER TABLE sessions ADD COLUMN frozen_by TEXT;
+ALTER TABLE sessions ADD COLUMN frozen_at INTEGER;
+ALTER TABLE sessions ADD COLUMN frozen_reason TEXT;
 ";
 
 fn newest() -> i64 {

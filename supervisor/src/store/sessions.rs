@@ -1,5 +1,6 @@
 //! Sessions: which uid ranges are taken, what a restarted daemon needs to find them again, and how they ended.
 
+use super::frozen::{self, FrozenNote};
 use super::runtimes::{config, parsed, seq_and_latest};
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp};
@@ -113,6 +114,8 @@ pub struct SessionRow {
     pub end: Option<SessionEnd>,
     /// Whose it is; sessions from before there were owners have none.
     pub owner: Option<Owner>,
+    /// That it is frozen, or was to be.
+    pub frozen: Option<FrozenNote>,
     seq: i64,
 }
 
@@ -144,7 +147,8 @@ pub struct SessionFilter {
 
 const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version, s.endpoint, s.uid_base, s.boot_id,
         s.token, s.pid, s.start_time, s.cgroup_inode, s.phase, s.created_at, s.ended_at, s.reason, s.detail,
-        s.cpu_seconds, s.memory_peak_bytes, s.oom_kills, s.egress_refused, s.log_lines_dropped, s.owner
+        s.cpu_seconds, s.memory_peak_bytes, s.oom_kills, s.egress_refused, s.log_lines_dropped, s.owner,
+        s.frozen_by, s.frozen_at, s.frozen_reason
     FROM sessions s JOIN runtimes r ON r.seq = s.runtime";
 
 impl Store {
@@ -235,7 +239,7 @@ impl Store {
             db.prepare_cached(
                 "UPDATE sessions SET phase = ?2, ended_at = ?3, reason = ?4, detail = ?5, cpu_seconds = ?6,
                      memory_peak_bytes = ?7, oom_kills = ?8, egress_refused = ?9, log_lines_dropped = ?10,
-                     token = NULL
+                     token = NULL, frozen_by = NULL, frozen_at = NULL, frozen_reason = NULL
                  WHERE id = ?1 AND ended_at IS NULL",
             )?
             .execute(params![
@@ -319,9 +323,9 @@ impl Store {
                 .query_map([], |row| {
                     Ok(LiveSession {
                         session: session_row(row)?,
-                        config: config(row, 24)?,
-                        artifact: parsed(row, 25, ArtifactId::parse)?,
-                        runtime_deleted: row.get(26)?,
+                        config: config(row, 27)?,
+                        artifact: parsed(row, 28, ArtifactId::parse)?,
+                        runtime_deleted: row.get(29)?,
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;
@@ -347,6 +351,7 @@ impl SessionRow {
             runtime: self.runtime.clone(),
             version: self.version,
             phase: self.phase,
+            frozen: self.frozen.as_ref().map(FrozenNote::to_api),
             in_flight: 0,
             created_at: self.created_at.to_string(),
             last_activity_at: self.ended_at.unwrap_or(self.created_at).to_string(),
@@ -473,6 +478,7 @@ fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         ended_at,
         end,
         owner: Owner::from_key(&row.get::<_, String>(23)?),
+        frozen: frozen::read(row, 24)?,
     })
 }
 

@@ -9,7 +9,7 @@ mod writing;
 
 use super::*;
 use crate::owner::{Owner, Principal};
-use proto::api::{EndReason, Phase, PutRuntime, Usage};
+use proto::api::{EndReason, FreezeCause, Phase, PutRuntime, Usage};
 use proto::ids::{
     ArtifactId, ClientSessionId, EndpointName, RuntimeName, SessionId, VersionNumber,
 };

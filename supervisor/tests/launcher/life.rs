@@ -47,6 +47,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_session_is_adopted_only_as_what_it_was_launched", || {
         run("ad", adopted)
     }),
+    (
+        "a_session_is_frozen_and_thawed_also_by_the_next_launcher",
+        || run("fr", frozen),
+    ),
     ("what_is_no_session_is_ended_by_the_next_launcher", || {
         run("st", stranger)
     }),
@@ -455,6 +459,53 @@ async fn foreign(ground: Ground) {
     ground.leaves_nothing().await;
 }
 
+async fn frozen(ground: Ground) {
+    let daemon = ground.daemon();
+    let one = daemon
+        .launch_with(&ground, "sfrozen", "stay", 3, LIMITS)
+        .await
+        .expect("launch");
+    let session = || id("sfrozen");
+    assert_eq!(
+        daemon.client.freeze(id("snobody")).await,
+        Err(OrderFault::Unknown)
+    );
+    daemon.client.prepare(id("sparked")).await.expect("prepare");
+    let parked = daemon.client.freeze(id("sparked")).await;
+    assert!(matches!(parked, Err(OrderFault::Refused(_))), "{parked:?}");
+    // Said twice, or of one that runs, it is no error.
+    for _ in 0..2 {
+        daemon.client.freeze(session()).await.expect("frozen");
+    }
+    for _ in 0..2 {
+        daemon.client.thaw(session()).await.expect("thawed");
+    }
+    assert_eq!(ground.hello(&session()).1, "stay", "it runs");
+    daemon.client.freeze(session()).await.expect("frozen");
+    kill(daemon.pid, Signal::SIGKILL).expect("kill");
+    end_of(daemon.pid).await;
+
+    let mut next = ground.daemon();
+    let order = AdoptOrder {
+        session: session(),
+        uid_base: uids().start + 16 * 3,
+        pid: one.pid,
+        start_time: one.start_time,
+        cgroup_inode: one.cgroup_inode,
+    };
+    assert_eq!(next.client.adopt(order).await, Ok(true), "it is frozen");
+    next.client.thaw(session()).await.expect("thawed");
+    assert_eq!(ground.hello(&session()).1, "stay", "it runs");
+    next.client.freeze(session()).await.expect("frozen");
+    // What is frozen can be killed, and its end is told.
+    next.client.kill(session()).await.expect("killed");
+    assert_eq!(next.exit().await.session, session());
+    next.client.remove(session()).await.expect("remove");
+    let gone = next.client.thaw(session()).await;
+    assert_eq!(gone, Err(OrderFault::Unknown));
+    ground.leaves_nothing().await;
+}
+
 async fn adopted(ground: Ground) {
     let daemon = ground.daemon();
     let one = daemon
@@ -524,7 +575,7 @@ async fn adopted(ground: Ground) {
     };
     assert_eq!(next.client.adopt(nobody).await, Err(OrderFault::Unknown));
     assert_eq!(ground.hello(&id("sone")).1, "stay", "it lives on");
-    next.client.adopt(right.clone()).await.expect("adopted");
+    assert_eq!(next.client.adopt(right.clone()).await, Ok(false), "it runs");
     let again = next.client.adopt(right).await;
     assert!(matches!(again, Err(OrderFault::Refused(_))), "{again:?}");
 

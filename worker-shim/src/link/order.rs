@@ -5,7 +5,9 @@
 
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
-use proto::shim::{Ack, BodyEnd, Cancel, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal};
+use proto::shim::{
+    Ack, BodyEnd, Cancel, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
+};
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
 
@@ -56,6 +58,8 @@ pub enum Order {
         /// Its parameters.
         signal: Signal,
     },
+    /// `clock-gap`.
+    ClockGap(ClockGap),
     /// `shutdown`.
     Shutdown(Shutdown),
     /// A notification of a newer generation.
@@ -152,6 +156,7 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 "settle" => notification("settle", params).map(Order::Settle),
                 "body.end" => notification("body.end", params).map(Order::BodyEnd),
                 "resize" => notification("resize", params).map(Order::Resize),
+                "clock-gap" => notification("clock-gap", params).map(Order::ClockGap),
                 "shutdown" => notification("shutdown", params).map(Order::Shutdown),
                 _ => Ok(Order::Unknown),
             }
@@ -260,7 +265,7 @@ mod tests {
         fn unknown_methods_are_answered_and_unknown_notifications_ignored(
             method in "[a-z.]{1,12}",
         ) {
-            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "shutdown"]
+            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "clock-gap", "shutdown"]
                 .contains(&method.as_str()));
             let request = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#);
             let answered = matches!(

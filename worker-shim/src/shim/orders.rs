@@ -120,6 +120,7 @@ impl Shim {
                 Ok(()) => self.link.answer(rpc, &serde_json::Map::new()),
                 Err((code, text)) => self.link.refuse(rpc, code, text.to_owned()),
             },
+            Order::ClockGap(gap) => self.stood_still(Duration::from_millis(gap.gap_ms), now),
             Order::Shutdown(shutdown) => {
                 let grace = Duration::from_millis(shutdown.grace_ms);
                 if let Some(act) = self.ending.shutdown(grace, now) {
@@ -128,6 +129,13 @@ impl Shim {
             }
             Order::Unknown => {}
         }
+    }
+
+    /// The session was frozen for so long, until now: it has not been idle meanwhile, and nobody could have answered.
+    fn stood_still(&mut self, gap: Duration, now: Instant) {
+        let later = self.quiet_since.checked_add(gap);
+        self.quiet_since = later.map_or(now, |later| later.min(now));
+        self.ping.note_freeze(now);
     }
 
     fn invoke(&mut self, rpc: u64, invoke: &Invoke, stream: OwnedFd, now: Instant) {

@@ -1,9 +1,9 @@
 //! Cold start and `/ping`.
 
 use crate::fake_agent::FakeAgent;
-use crate::harness::{Session, boot, free_port, wait_for};
+use crate::harness::{Session, TOKEN, boot, free_port, wait_for};
 use nix::sys::signal::{Signal, kill};
-use proto::shim::HealthStatus;
+use proto::shim::{ClockGap, HealthStatus};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -170,4 +170,27 @@ fn the_last_health_is_part_of_the_attach_answer() {
     );
     assert!(attached.exited.is_none());
     assert!(Duration::from_millis(attached.uptime_ms) <= session.started.elapsed());
+}
+
+#[test]
+fn a_session_that_stood_still_was_not_idle_meanwhile() {
+    let agent = ping_agent(Arc::new(Mutex::new(r#"{"status":"Healthy"}"#.to_owned())));
+    let session = Session::start(&boot(agent.port));
+    let mut broker = session.attach();
+    broker.healthy();
+    std::thread::sleep(Duration::from_millis(600));
+    let idle_of = |epoch: u64| {
+        let mut next = crate::broker::Broker::connect(&session.socket());
+        let idle = next.attach(TOKEN, epoch).expect("attached").idle_ms;
+        (next, idle)
+    };
+    let (mut next, idle) = idle_of(8);
+    assert!(idle >= 600, "{idle}");
+    next.notify("clock-gap", &ClockGap { gap_ms: 400 });
+    let (mut last, after) = idle_of(9);
+    assert!(after >= 200 && after < idle, "{after} after {idle}");
+    // More than it can have been is until now.
+    last.notify("clock-gap", &ClockGap { gap_ms: u64::MAX });
+    let (_, none) = idle_of(10);
+    assert!(none < 200, "{none}");
 }

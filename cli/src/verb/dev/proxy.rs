@@ -130,7 +130,15 @@ async fn ping(sticky: &Sticky) -> Response<Body> {
         Some((Phase::Launching | Phase::Requested | Phase::Starting, _)) => {
             return problem(StatusCode::SERVICE_UNAVAILABLE, "the agent is starting");
         }
-        Some((Phase::Ready | Phase::Busy | Phase::Draining | Phase::Ended | Phase::Failed, _))
+        Some((
+            Phase::Ready
+            | Phase::Busy
+            | Phase::Frozen
+            | Phase::Draining
+            | Phase::Ended
+            | Phase::Failed,
+            _,
+        ))
         | None => "Healthy",
     };
     document(StatusCode::OK, &json!({ "status": status }))

@@ -223,7 +223,7 @@ async fn begin(broker: &Broker, handle: &SessionHandle) -> Result<Work, ApiError
         NoTurn::Unusable(Unusable::Failed(_) | Unusable::Ending) => {
             ApiError::not_found(format!("session {} is not live: {why}", handle.key.client))
         }
-        NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_)) => not_begun(&why),
+        NoTurn::Busy | NoTurn::Unusable(Unusable::Full(_) | Unusable::Frozen(_)) => not_begun(&why),
     })
 }
 

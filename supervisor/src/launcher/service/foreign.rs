@@ -82,8 +82,8 @@ impl Launcher {
         Ok(())
     }
 
-    /// Takes a session over, if it is the one that the order tells.
-    pub(super) fn adopt(&mut self, order: &AdoptOrder) -> Result<(), OrderFault> {
+    /// Takes a session over, if it is the one that the order tells; whether it is frozen.
+    pub(super) fn adopt(&mut self, order: &AdoptOrder) -> Result<bool, OrderFault> {
         let id = &order.session;
         if self
             .sessions
@@ -114,6 +114,7 @@ impl Launcher {
         let Some(first) = first.filter(|first| first.start_time == order.start_time) else {
             return other("PID 1");
         };
+        let frozen = session.cgroup.is_frozen().map_err(|e| cgroup_fault(&e))?;
         let oom = session.cgroup.oom_event();
         let watched = |error: io::Error| host_fault("cannot watch it", errno_of(&error));
         let life = Source::Life(id.clone());
@@ -132,7 +133,8 @@ impl Launcher {
             });
         }
         let oom = oom.map_err(watched)?;
-        self.watch_memory(id, oom).map_err(watched)
+        self.watch_memory(id, oom).map_err(watched)?;
+        Ok(frozen)
     }
 
     /// Forgets the descriptor of an adopted session's PID 1.

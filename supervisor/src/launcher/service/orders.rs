@@ -20,7 +20,12 @@ impl Launcher {
             Order::Prepare { session } => self.prepare(session).map(|()| Some(Reply::Done)),
             // Answers by itself, when the stager has reported.
             Order::Launch(order) => self.launch(number, &order, fds).map(|()| None),
-            Order::Adopt(order) => self.adopt(&order).map(|()| Some(Reply::Done)),
+            Order::Adopt(order) => self
+                .adopt(&order)
+                .map(|frozen| Some(Reply::Adopted { frozen })),
+            // Answers by itself, when everything stands still.
+            Order::Freeze { session } => self.freeze(number, &session).map(|()| None),
+            Order::Thaw { session } => self.thaw(&session).map(|()| Some(Reply::Done)),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
             Order::Meter { sessions, tmp } => self.meter(&sessions, tmp).map(Some),

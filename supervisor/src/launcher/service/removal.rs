@@ -38,6 +38,7 @@ impl Launcher {
     }
 
     fn begin_removal(&mut self, id: &SessionId) {
+        self.give_up_freezing(id, "it is being removed");
         let Some(session) = self.sessions.get_mut(id) else {
             return;
         };

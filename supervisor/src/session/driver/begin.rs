@@ -4,10 +4,12 @@
 use super::super::handle::{MAILBOX, SessionHandle, SessionKey, View};
 use super::super::log::SessionLog;
 use super::super::notes::Notes;
+use super::freezer::Freezer;
 use super::{COMPLETIONS, Completion, Driver, Running};
 use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::store::FrozenNote;
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
 use proto::ids::SessionId;
@@ -65,10 +67,28 @@ pub struct Found {
     pub pid: i32,
     /// How long that process has been there.
     pub age: Duration,
-    /// The handshake.
-    pub running: Running,
+    /// How it is.
+    pub lives: Lives,
     /// Its exit notice finds its way here since before it was taken over.
     pub completions: Completions,
+}
+
+/// How a session was found.
+#[derive(Debug)]
+pub enum Lives {
+    /// Its shim has answered the handshake.
+    Runs(Running),
+    /// Nobody in it can answer.
+    Frozen(FoundFrozen),
+}
+
+/// A session that was found frozen.
+#[derive(Debug)]
+pub struct FoundFrozen {
+    /// Why, and since when.
+    pub note: FrozenNote,
+    /// For the handshake, once it is thawed.
+    pub token: String,
 }
 
 /// Both ends of the queue of what comes back from effects, and from the launcher.
@@ -85,6 +105,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     let (view, watcher) = watch::channel(View {
         phase: Phase::Requested,
         end: None,
+        frozen: None,
         pid: found.as_ref().map(|found| found.pid),
     });
     let config = broker.config();
@@ -118,12 +139,12 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     });
     let policy = handle.version.lifecycle_policy(&config);
     let now = broker.clock.now();
-    let (session, completions, running) = match found {
+    let (session, completions, lives) = match found {
         None => (Session::new(now, policy), completions(), None),
         Some(found) => {
             let _ = handle.uid_base.set(found.uid_base);
             let session = Session::adopted(now, found.age, policy);
-            (session, found.completions, Some(found.running))
+            (session, found.completions, Some(found.lives))
         }
     };
     let driver = Driver {
@@ -136,15 +157,16 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         work: FuturesUnordered::new(),
         kept: Vec::new(),
         notes: Notes::default(),
+        freezer: Freezer::default(),
         completions,
         permit: begun.permit,
-        underway: running.is_none().then(|| broker.slots.underway()),
+        underway: lives.is_none().then(|| broker.slots.underway()),
         launching: None,
         in_a_row: 0,
         remains: false,
         unheard_until: None,
         over: false,
     };
-    tokio::spawn(driver.run(commands, running));
+    tokio::spawn(driver.run(commands, lives));
     handle
 }

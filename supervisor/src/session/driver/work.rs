@@ -44,7 +44,11 @@ impl Driver {
         };
         let link = self.link.clone();
         let now = self.broker.clock.now();
-        let effects = self.session.begin_work(now).map_err(NoWork::Refused)?;
+        let begun = self.session.begin_work(now);
+        if begun == Err(Refusal::Asleep) {
+            self.wake();
+        }
+        let effects = begun.map_err(NoWork::Refused)?;
         // Live without a link cannot be; the caller is told to wait for the phase.
         let link = link.ok_or(NoWork::Refused(Refusal::NotReady))?;
         let hold = hold.map(|most| now + most);

@@ -150,13 +150,26 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
         .session_launched(&second, launched)
         .await
         .expect("noted");
+    let note = FrozenNote {
+        causes: vec![FreezeCause::Operator, FreezeCause::Budget],
+        at: Timestamp(7),
+        reason: Some("enough".to_owned()),
+    };
+    let store = &ground.store;
+    let noted = store.session_frozen(&second, Some(note.clone())).await;
+    noted.expect("noted");
     let third = SessionId::parse("sess3").expect("id");
+    let noted = store.session_frozen(&third, Some(note.clone())).await;
+    noted.expect("noted");
     let row = ground
         .store
         .end_session(&third, end(EndReason::OutOfMemory))
         .await
         .expect("ended");
     assert_eq!((row.token, row.phase), (None, Phase::Ended));
+    assert_eq!(row.frozen, None, "what is over is not frozen");
+    let late = store.session_frozen(&third, Some(note.clone())).await;
+    assert!(matches!(late, Err(StoreError::NotFound(_))));
     let late = ground.store.session_launched(&third, launched).await;
     assert!(matches!(late, Err(StoreError::NotFound(_))));
 
@@ -169,6 +182,11 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
     let found = &live[1];
     assert_eq!(found.session.launched, Some(launched));
     assert_eq!(found.session.phase, Phase::Starting);
+    assert_eq!(found.session.frozen, Some(note));
+    let thawed = ground.store.session_frozen(&second, None).await;
+    thawed.expect("noted");
+    let row = ground.store.session(&second).await.expect("found");
+    assert_eq!(row.frozen, None);
     assert_eq!(
         found.session.token.as_deref(),
         Some("ab".repeat(32).as_str())
