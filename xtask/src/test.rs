@@ -2,7 +2,7 @@
 
 use crate::command::{cargo, has, root};
 use crate::stage::{Counts, Stages, check, skipped_themselves, tests};
-use crate::{build, deny, setup};
+use crate::{build, chaos, deny, setup};
 use anyhow::Context as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -83,6 +83,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         });
         stages.stage("end to end", || rust_tests(&["-p", "e2e"], filter, &skips));
         if all {
+            stages.stage("chaos", || {
+                chaos::run(&chaos::Args::short()).map(|()| Counts {
+                    passed: 1,
+                    ..Counts::default()
+                })
+            });
             stages.stage("fuzz", || check(&mut script("fuzz/run.sh")?));
         }
         if !args.no_vm {
