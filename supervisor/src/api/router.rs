@@ -6,8 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, callback_secret, endpoints, exec, freezer, keys, local, openapi, runtimes,
-    s3, sessions, system,
+    artifacts, audit, aws, callback_secret, endpoints, exec, freezer, keys, local, openapi,
+    runtimes, s3, sessions, system,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
