@@ -21,6 +21,8 @@
 //!   session only after `unhealthy_after` without work in flight: a server that blocks while it works is slow, not dead.
 //!   Its **lifetime** is never reset, but work may hold it off up to a deadline of its own ([`Session::hold`]): a task that may
 //!   take longer than a session lives. Other work that begins meanwhile ends with the session when the hold is over.
+//! - **Leaving** (told as draining): the agent has ended, and work that holds the session takes what is left of its answers: at
+//!   most [`FETCH`], then Draining. Without such work an agent that ends leads to Draining directly. No new work either way.
 //! - **Draining**: the shim has been told to end (TERM ▸ grace ▸ KILL inside). No new work. If it is not gone shortly after
 //!   the grace period, **Killing**: the launcher kills the cgroup.
 //! - **Removing**: processes are gone; cgroup, socket and directory go; the final usage comes back.
@@ -40,6 +42,9 @@ const KILL_MARGIN: Duration = Duration::from_secs(2);
 
 /// After the kill, how long to wait for the exit notice before removing anyway (removal kills and waits by itself).
 const REMOVE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long answers may be fetched when their agent has ended. They are in the shim's memory by then, or fail.
+const FETCH: Duration = Duration::from_secs(30);
 
 /// Durations of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +159,10 @@ enum State {
         unhealthy_since: Option<Moment>,
     },
     Frozen(Frozen),
+    Leaving {
+        end: End,
+        until: Moment,
+    },
     Draining {
         end: End,
         kill_at: Moment,
@@ -224,9 +233,10 @@ impl Session {
             State::Live { busy, .. } if busy || self.in_flight > 0 => Phase::Busy,
             State::Live { .. } => Phase::Ready,
             State::Frozen(_) => Phase::Frozen,
-            State::Draining { .. } | State::Killing { .. } | State::Removing { .. } => {
-                Phase::Draining
-            }
+            State::Leaving { .. }
+            | State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. } => Phase::Draining,
             State::Over { end } if end.was_live => Phase::Ended,
             State::Over { .. } => Phase::Failed,
         }
@@ -251,7 +261,8 @@ impl Session {
         match self.state {
             State::Launching | State::Starting => false,
             State::Live { .. } | State::Frozen(_) => true,
-            State::Draining { end, .. }
+            State::Leaving { end, .. }
+            | State::Draining { end, .. }
             | State::Killing { end, .. }
             | State::Removing { end }
             | State::Over { end } => end.was_live,
@@ -310,6 +321,7 @@ impl Session {
                 .into_iter()
                 .flatten()
                 .min(),
+            State::Leaving { until, .. } => Some(until),
             State::Draining { kill_at, .. } => Some(kill_at),
             State::Killing { remove_at, .. } => Some(remove_at),
             State::Removing { .. } | State::Over { .. } => None,
@@ -323,7 +335,8 @@ impl Session {
             State::Live { .. } => Ok(self.step(now, Event::WorkBegins)),
             State::Frozen(frozen) if frozen.holds.is_none() => Err(Refusal::Asleep),
             State::Frozen(frozen) => Err(Refusal::Frozen(frozen.holds)),
-            State::Draining { .. }
+            State::Leaving { .. }
+            | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
             | State::Over { .. } => Err(Refusal::Ending),
@@ -385,6 +398,7 @@ impl Session {
                 State::Launching | State::Starting => self.remove(EndReason::LaunchFailed),
                 State::Live { .. }
                 | State::Frozen(_)
+                | State::Leaving { .. }
                 | State::Draining { .. }
                 | State::Killing { .. }
                 | State::Removing { .. }
@@ -413,8 +427,13 @@ impl Session {
                         *unhealthy_since = unhealthy_since.map(|_| now);
                     }
                     State::Frozen(frozen) => frozen.work_ended(now),
+                    State::Leaving { end, .. } if self.holds.is_empty() => {
+                        let reason = end.reason;
+                        return self.drain(now, reason);
+                    }
                     State::Launching
                     | State::Starting
+                    | State::Leaving { .. }
                     | State::Draining { .. }
                     | State::Killing { .. }
                     | State::Removing { .. }
@@ -423,14 +442,16 @@ impl Session {
                 Vec::new()
             }
             Event::Stop(reason) => self.drain(now, reason),
-            Event::AgentExited => self.drain(now, EndReason::AgentExited),
+            Event::AgentExited => self.agent_exited(now),
             Event::OutOfMemory => self.kill(now, EndReason::OutOfMemory),
             Event::ProtocolFault => self.kill(now, EndReason::Protocol),
             Event::Gone => match self.state {
                 State::Launching | State::Starting | State::Live { .. } | State::Frozen(_) => {
                     self.remove(EndReason::ShimDied)
                 }
-                State::Draining { end, .. } | State::Killing { end, .. } => self.remove(end.reason),
+                State::Leaving { end, .. }
+                | State::Draining { end, .. }
+                | State::Killing { end, .. } => self.remove(end.reason),
                 State::Removing { .. } | State::Over { .. } => Vec::new(),
             },
             Event::TornDown => match self.state {
@@ -442,6 +463,7 @@ impl Session {
                 | State::Starting
                 | State::Live { .. }
                 | State::Frozen(_)
+                | State::Leaving { .. }
                 | State::Draining { .. }
                 | State::Killing { .. }
                 | State::Over { .. } => Vec::new(),
@@ -473,6 +495,7 @@ impl Session {
                 self.drain(now, reason)
             }
             State::Frozen(_) => self.drain(now, self.frozen_reason(now)),
+            State::Leaving { end, .. } => self.drain(now, end.reason),
             State::Draining { end, .. } => self.kill(now, end.reason),
             State::Killing { end, .. } => self.remove(end.reason),
             State::Removing { .. } | State::Over { .. } => Vec::new(),
@@ -519,6 +542,7 @@ impl Session {
             (
                 State::Launching
                 | State::Starting
+                | State::Leaving { .. }
                 | State::Draining { .. }
                 | State::Killing { .. }
                 | State::Removing { .. }
@@ -542,6 +566,7 @@ impl Session {
             | State::Starting
             | State::Live { .. }
             | State::Frozen(_)
+            | State::Leaving { .. }
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -559,6 +584,7 @@ impl Session {
             | State::Starting
             | State::Live { .. }
             | State::Frozen(_)
+            | State::Leaving { .. }
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -569,7 +595,8 @@ impl Session {
     fn end(&self) -> Option<End> {
         match self.state {
             State::Launching | State::Starting | State::Live { .. } | State::Frozen(_) => None,
-            State::Draining { end, .. }
+            State::Leaving { end, .. }
+            | State::Draining { end, .. }
             | State::Killing { end, .. }
             | State::Removing { end }
             | State::Over { end } => Some(end),
@@ -584,14 +611,39 @@ impl Session {
         })
     }
 
+    fn agent_exited(&mut self, now: Moment) -> Vec<Effect> {
+        let reason = EndReason::AgentExited;
+        match self.state {
+            State::Live { .. } if !self.holds.is_empty() => {
+                self.state = State::Leaving {
+                    end: self.ending(reason),
+                    until: now + FETCH,
+                };
+                Vec::new()
+            }
+            State::Leaving { .. } => Vec::new(),
+            State::Launching
+            | State::Starting
+            | State::Live { .. }
+            | State::Frozen(_)
+            | State::Draining { .. }
+            | State::Killing { .. }
+            | State::Removing { .. }
+            | State::Over { .. } => self.drain(now, reason),
+        }
+    }
+
     fn drain(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
         let end = self.ending(reason);
         match self.state {
             // No handshake yet, so nobody to say `shutdown` to.
             State::Launching => self.kill(now, reason),
-            State::Starting | State::Live { .. } | State::Frozen(_) => {
+            State::Starting
+            | State::Live { .. }
+            | State::Frozen(_)
+            | State::Leaving { .. } => {
                 // An agent that exited by itself has nothing to save; what it left running gets no grace.
-                let grace = match reason {
+                let grace = match end.reason {
                     EndReason::AgentExited => Duration::ZERO,
                     EndReason::Stopped
                     | EndReason::Idle
@@ -627,6 +679,7 @@ impl Session {
             | State::Starting
             | State::Live { .. }
             | State::Frozen(_)
+            | State::Leaving { .. }
             | State::Draining { .. } => {
                 self.state = State::Killing {
                     end,

@@ -217,6 +217,12 @@ proptest! {
             }
             first_reason = session.end_reason();
             prop_assert_eq!(session.end_reason().is_some(), rank(after) >= 3);
+            if session.end_reason() == Some(EndReason::AgentExited) && rank(after) == 3 && shutdowns + kills + removes == 0
+                && !effects.iter().any(|effect| *effect != Effect::Publish)
+            {
+                // It waits for those who hold it, and for nobody else.
+                prop_assert!(!held.is_empty());
+            }
             // A phase change is published, before anything else is done.
             if after != before {
                 prop_assert_eq!(effects.first(), Some(&Effect::Publish));
@@ -425,6 +431,33 @@ fn work_that_holds_a_session_puts_its_lifetime_off_up_to_its_own_deadline() {
     // Work that does not end does not hold it for longer than it said.
     overdue.step(hours(15), Event::Tick);
     assert_eq!(overdue.end_reason(), Some(EndReason::MaxLifetime));
+}
+
+#[test]
+fn what_an_agent_that_ended_has_left_is_fetched_before_its_session_goes() {
+    let mut session = live(Moment(0));
+    session.begin_work(Moment(0)).expect("live");
+    session.begin_work(Moment(0)).expect("live");
+    let until = Moment(3_600_000);
+    session.hold(until);
+    let now = Moment(1000);
+    assert_eq!(session.step(now, Event::AgentExited), [Effect::Publish]);
+    assert_eq!(session.phase(), Phase::Draining);
+    assert_eq!(session.begin_work(now), Err(Refusal::Ending));
+    assert_eq!(session.step(now, Event::AgentExited), []);
+    let mut slow = session.clone();
+    // Whoever does not hold it is not waited for.
+    session.release(until);
+    assert_eq!(
+        session.step(now, Event::WorkEnds),
+        [Effect::Shutdown(Duration::ZERO)]
+    );
+    let at = slow.deadline().expect("it is bounded");
+    assert_eq!(
+        slow.step(at, Event::Tick),
+        [Effect::Shutdown(Duration::ZERO)]
+    );
+    assert_eq!(slow.end_reason(), Some(EndReason::AgentExited));
 }
 
 #[test]

@@ -97,13 +97,9 @@ impl Ending {
         self.state == State::Running
     }
 
-    pub(crate) fn attached(&mut self, now: Instant) {
+    pub(crate) fn attached(&mut self) {
         self.attached = true;
         self.orphaned = None;
-        if let State::Lingering { until } = &mut self.state {
-            // Whoever comes has the time to say what he wants.
-            *until = now.checked_add(self.stop_grace);
-        }
     }
 
     pub(crate) fn detached(&mut self, now: Instant) {
@@ -132,9 +128,9 @@ impl Ending {
         held.into_iter().flatten().chain([lifetime]).max()
     }
 
-    /// What the agent left is still to be fetched, and nobody is there to do it.
+    /// What the agent left is still to be fetched. A daemon that is there says `shutdown` when it has it.
     fn is_awaited(&self) -> bool {
-        !self.attached && self.holds != Holds::default()
+        self.holds != Holds::default()
     }
 
     /// The agent's process has ended.
@@ -351,7 +347,7 @@ mod tests {
     fn what_is_kept_puts_the_lifetime_off_up_to_its_deadline() {
         let t0 = Instant::now();
         let mut busy = ending(t0);
-        busy.attached(t0);
+        busy.attached();
         busy.hold(holds(Some(at(t0, 150)), None), at(t0, 90));
         assert_eq!(busy.tick(at(t0, 120)), None);
         assert_eq!(busy.deadline(), Some(at(t0, 150)));
@@ -368,7 +364,7 @@ mod tests {
     fn an_orphan_that_works_is_one_from_the_end_of_its_work() {
         let t0 = Instant::now();
         let mut orphan = ending(t0);
-        orphan.attached(t0);
+        orphan.attached();
         orphan.hold(holds(Some(at(t0, 95)), None), t0);
         orphan.detached(at(t0, 10));
         assert_eq!(orphan.tick(at(t0, 70)), None);
@@ -391,10 +387,11 @@ mod tests {
         left.agent_ended(t0);
         assert_eq!(left.deadline(), Some(at(t0, 50)));
         assert_eq!(left.tick(at(t0, 20)), None);
-        left.attached(at(t0, 20));
-        assert_eq!(left.tick(at(t0, 34)), None);
+        left.attached();
+        assert_eq!(left.tick(at(t0, 60)), None);
+        left.hold(Holds::default(), at(t0, 61));
         assert_eq!(
-            left.tick(at(t0, 35)),
+            left.tick(at(t0, 61)),
             Some(Act::Exit(ExitCause::AgentExited))
         );
     }
@@ -403,13 +400,13 @@ mod tests {
     fn lifetime_and_orphanhood() {
         let t0 = Instant::now();
         let mut old = ending(t0);
-        old.attached(t0);
+        old.attached();
         assert_eq!(old.tick(at(t0, 99)), None);
         assert_eq!(old.tick(at(t0, 100)), Some(Act::Terminate));
         assert_eq!(old.all_gone(), Some(Act::Exit(ExitCause::MaxLifetime)));
         let mut orphan = ending(t0);
         assert_eq!(orphan.deadline(), Some(at(t0, 50)));
-        orphan.attached(t0);
+        orphan.attached();
         orphan.detached(at(t0, 30));
         assert_eq!(orphan.tick(at(t0, 79)), None);
         assert_eq!(orphan.tick(at(t0, 80)), Some(Act::Terminate));

@@ -221,7 +221,8 @@ impl Session {
                     false => Vec::new(),
                 })
             }
-            State::Draining { .. }
+            State::Leaving { .. }
+            | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
             | State::Over { .. } => Err(NoFreeze::Ending),
@@ -259,7 +260,8 @@ impl Session {
                     Step::Thawing => Ok(Vec::new()),
                 }
             }
-            State::Draining { .. }
+            State::Leaving { .. }
+            | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
             | State::Over { .. } => Err(NoThaw::Ending),
@@ -274,6 +276,7 @@ impl Session {
             State::Launching
             | State::Starting
             | State::Live { .. }
+            | State::Leaving { .. }
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }
@@ -317,7 +320,9 @@ impl Session {
                 Vec::new()
             }
             // It was told to end meanwhile, and is to hear it; on cgroup v1 the frozen do not even die.
-            State::Draining { .. } | State::Killing { .. } => vec![Effect::Thaw],
+            State::Leaving { .. } | State::Draining { .. } | State::Killing { .. } => {
+                vec![Effect::Thaw]
+            }
             State::Launching
             | State::Starting
             | State::Live { .. }
@@ -365,6 +370,7 @@ impl Session {
             | State::Launching
             | State::Starting
             | State::Live { .. }
+            | State::Leaving { .. }
             | State::Draining { .. }
             | State::Killing { .. }
             | State::Removing { .. }

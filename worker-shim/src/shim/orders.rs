@@ -44,7 +44,7 @@ impl Shim {
                 kept: self.invocations.kept(now),
             },
         );
-        self.ending.attached(now);
+        self.ending.attached();
         // Said once on every link, after the output that came before it.
         self.exit_told = false;
         self.next_log = now;

@@ -319,6 +319,7 @@ fn an_agent_that_dies_meanwhile_leaves_what_it_has_said() {
     let port = free_port();
     let mut boot = boot(port);
     boot.wire.ping_path = None;
+    boot.limits.stop_grace_ms = 100;
     let agent = "
 import os, socket, sys
 listener = socket.create_server((\"127.0.0.1\", int(sys.argv[1])))
@@ -334,7 +335,7 @@ os.kill(os.getpid(), 9)";
         &mut boot,
         &format!("exec python3 -c '{agent}' {port} {mark_text}"),
     );
-    let session = Session::start(&boot);
+    let mut session = Session::start(&boot);
     let (mut first, _) = attach(&session, 7);
     first.healthy();
     let mut call = first.begin(kept(Some(0), LONG));
@@ -348,12 +349,16 @@ os.kill(os.getpid(), 9)";
         let (broker, attached) = attach(&session, 8);
         (attached.exited.is_some() && attached.kept[0].ended).then_some(broker)
     });
+    // It is there to be fetched, when a session without it would have gone.
+    std::thread::sleep(Duration::from_millis(300));
     let mut call = resume(&mut second, id, 0, 0);
     second.answer::<InvokeHead>(call.rpc).expect("head");
     let (body, end) = rest(&mut second, &mut call);
     std::fs::remove_file(&mark).expect("remove");
     assert_eq!(body, b"last words");
     assert_eq!(failure(&end), Some(ErrorCode::AgentClosed), "{end:?}");
+    second.notify("settle", &Settle { id });
+    assert_eq!(session.record().cause, ExitCause::AgentExited);
 }
 
 #[test]
