@@ -303,6 +303,7 @@ impl Attempt {
             target: call.target,
             content_length: None,
             port: None,
+            keep: None,
         }
     }
 
