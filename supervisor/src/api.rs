@@ -36,6 +36,7 @@ pub mod sessions;
 pub mod shell;
 pub mod stops;
 pub mod system;
+pub mod tasks;
 mod to_the_end;
 mod turn;
 mod websocket;

@@ -24,6 +24,7 @@ use crate::room::Room;
 use crate::session::handle::SessionHandle;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
+use crate::tasks::Tasks;
 use crate::time::Clock;
 use crate::usage::Readings;
 use nix::sys::resource::{Resource, getrlimit};
@@ -77,6 +78,8 @@ pub struct Kept {
     pub objects: Objects,
     /// What callbacks are signed with.
     pub callback_secrets: Secrets,
+    /// Asynchronous tasks.
+    pub tasks: Tasks,
 }
 
 /// See the module.
@@ -94,6 +97,8 @@ pub struct Broker {
     pub artifacts: Library,
     /// Files that the control plane takes bundles from.
     pub objects: Objects,
+    /// Asynchronous tasks.
+    pub tasks: Arc<Tasks>,
     /// Deployed runtimes.
     pub catalogue: Catalogue,
     /// Held while the catalogue is brought up to what the store says.
@@ -175,6 +180,7 @@ impl Broker {
             store: kept.store,
             artifacts: kept.artifacts,
             objects: kept.objects,
+            tasks: Arc::new(kept.tasks),
             catalogue: Catalogue::default(),
             catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::default(),

@@ -16,6 +16,7 @@ mod resolve;
 
 pub use args::Args;
 pub use faults::{Fault, Faults};
+pub use interval::duration;
 pub use keys::{KEYS, Key};
 
 use crate::callback::Callbacks;
@@ -86,6 +87,8 @@ pub struct Config {
     pub storage: Storage,
     /// The database.
     pub store: StoreKeys,
+    /// Asynchronous tasks.
+    pub tasks: TaskBounds,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that
@@ -276,6 +279,29 @@ pub struct StoreKeys {
     pub reserve: MemoryBytes,
     /// What is forgotten when.
     pub retention: Retention,
+}
+
+/// Asynchronous tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskBounds {
+    /// How long one may take if its submitter does not say.
+    pub deadline: Duration,
+    /// How long its submitter may say.
+    pub max_deadline: Duration,
+    /// Those that run at once.
+    pub concurrency: u32,
+    /// Those of one runtime that do.
+    pub concurrency_per_runtime: u32,
+    /// Those without an outcome.
+    pub max_queued: u64,
+    /// One's answer.
+    pub max_result: MemoryBytes,
+    /// All payloads and answers.
+    pub max_stored: MemoryBytes,
+    /// How long one is kept after its outcome.
+    pub keep: Duration,
+    /// How long a resumable stream is.
+    pub keep_streams: Duration,
 }
 
 /// Health checks.

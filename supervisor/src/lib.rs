@@ -41,6 +41,7 @@ pub mod spool;
 pub mod start;
 pub mod store;
 pub mod systemd;
+pub mod tasks;
 pub mod time;
 pub mod tokens;
 mod trust;

@@ -15,6 +15,7 @@ use crate::session::log_retention;
 use crate::slots;
 use crate::store::{self, Names, Reserve, Store};
 use crate::systemd;
+use crate::tasks::{self, Tasks};
 use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
 use std::sync::Arc;
@@ -106,11 +107,15 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     .map_err(|error| open(&error))?;
     let callback_secrets =
         Secrets::open(&ground.directory.join("callback.key")).map_err(|error| open(&error))?;
+    let tasks = Tasks::open(&ground.directory, &store)
+        .await
+        .map_err(|error| open(&error))?;
     let kept = Kept {
         store,
         artifacts,
         objects,
         callback_secrets,
+        tasks,
     };
     let broker = Broker::new(config, ground, launcher, kept, gate, epoch);
     // Sessions that are taken over may end at once.
@@ -125,6 +130,12 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         .map_err(|error| open(&error))?;
     recovery::cancel_unclaimed(&broker).await;
 
+    tasks::recover(&broker)
+        .await
+        .map_err(|error| open(&error))?;
+
+    tokio::spawn(tasks::keep_running(Arc::clone(&broker)));
+    tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     tokio::spawn(store::keep_tidy(Arc::clone(&broker)));

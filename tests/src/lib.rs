@@ -44,6 +44,7 @@ pub mod smalldisk;
 pub mod sockets;
 pub mod storage;
 pub mod sysv;
+pub mod task;
 pub mod venv;
 pub mod wait;
 

@@ -9,7 +9,7 @@ mod closing;
 mod command;
 mod control;
 mod event_stream;
-mod headers;
+pub(super) mod headers;
 mod invoke;
 mod mcp;
 mod path;

@@ -221,7 +221,7 @@ pub(super) fn assemble(
 }
 
 /// The call's headers; an MCP server is told the session that it knows, whatever the client calls it (contract §1.6).
-fn for_agent(call: &Call, handle: &SessionHandle) -> Vec<(String, String)> {
+pub(crate) fn for_agent(call: &Call, handle: &SessionHandle) -> Vec<(String, String)> {
     let mut headers = call.headers.clone();
     if call.port.is_none()
         && let Some(known) = handle.mcp_session()
@@ -270,7 +270,7 @@ pub(super) fn too_late(handle: &SessionHandle, timeout: Duration) -> ApiError {
 }
 
 /// Why an exchange failed: if the session ended over it, the session's reason says more than the broken connection.
-pub(super) async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
+pub(crate) async fn relay_failure(handle: &SessionHandle, error: &CallError) -> ApiError {
     let code = error.code();
     if code == ErrorCode::TooManyInvocations {
         return ApiError::new(

@@ -7,7 +7,7 @@ use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
     artifacts, audit, aws, callback_secret, endpoints, exec, freezer, keys, local, openapi,
-    runtimes, s3, sessions, system,
+    runtimes, s3, sessions, system, tasks,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -48,6 +48,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(freezer::freeze))
         .routes(routes!(freezer::thaw))
         .routes(routes!(exec::exec))
+        .routes(routes!(tasks::create))
+        .routes(routes!(tasks::list))
+        .routes(routes!(tasks::show, tasks::remove))
+        .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::result))
+        .routes(routes!(tasks::events))
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(audit::list))

@@ -7,6 +7,7 @@ use super::router::RequestId;
 use super::to_the_end::to_the_end;
 use crate::broker::Broker;
 use crate::store::PageRequest;
+use crate::tasks;
 use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -191,6 +192,7 @@ pub async fn remove(
         if let Some(deployed) = deployed {
             let sessions = broker.registry.of_runtime(&deployed.runtime);
             broker.forget_storage(deployed.runtime.clone());
+            tasks::runtime_deleted(&broker, deployed.runtime.clone());
             for session in &sessions {
                 session.stop(EndReason::Stopped).await;
             }

@@ -33,6 +33,16 @@ impl Interval {
     }
 }
 
+/// The same in a query, where a number of seconds is text too.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    let interval = match text.parse() {
+        Ok(seconds) => Interval::bounded(Duration::from_secs(seconds)),
+        Err(_) => Interval::parse(text),
+    };
+    interval.map(|Interval(duration)| duration)
+}
+
 impl<'de> Deserialize<'de> for Interval {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Visitor;

@@ -5,7 +5,8 @@ use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
 use super::{
-    AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, StoreKeys, TcpAuth,
+    AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, StoreKeys,
+    TaskBounds, TcpAuth,
 };
 use crate::api::shell;
 use crate::callback::{CallbackPolicy, Callbacks};
@@ -128,6 +129,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         callbacks: r.callbacks(),
         storage: r.storage(),
         store: r.store(),
+        tasks: r.tasks(),
         ping: r.ping(),
         notes,
         state_dir,
@@ -737,6 +739,36 @@ impl Resolver<'_> {
                 1_209_600 * second,
                 60 * second..=315_360_000 * second,
             ),
+        }
+    }
+
+    fn tasks(&mut self) -> TaskBounds {
+        let second = Duration::from_secs(1);
+        let year = 366 * 86_400 * second;
+        let max_deadline = self.duration("tasks.max_deadline", 1_209_600 * second, second..=year);
+        let deadline = (28_800 * second).min(max_deadline);
+        let deadline = self.duration("tasks.deadline", deadline, second..=year);
+        if deadline > max_deadline {
+            self.fault("tasks.deadline", "is above `tasks.max_deadline`");
+        }
+        TaskBounds {
+            deadline,
+            max_deadline,
+            concurrency: self.within("tasks.concurrency", 256, 1..=10_000),
+            concurrency_per_runtime: self.within("tasks.concurrency_per_runtime", 64, 1..=10_000),
+            max_queued: self.within("tasks.max_queued", 100_000, 1..=10_000_000),
+            max_result: self.within(
+                "tasks.max_result",
+                MemoryBytes(100_000_000),
+                MemoryBytes(1024)..=MemoryBytes(1 << 40),
+            ),
+            max_stored: self.within(
+                "tasks.max_stored",
+                MemoryBytes::mib(8192),
+                MemoryBytes::mib(1)..=MemoryBytes(1 << 50),
+            ),
+            keep: self.duration("tasks.keep", 86_400 * second, second..=year),
+            keep_streams: self.duration("tasks.keep_streams", 3600 * second, second..=year),
         }
     }
 

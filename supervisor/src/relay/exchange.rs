@@ -93,7 +93,7 @@ impl Drop for CancelOnDrop {
     }
 }
 
-/// Sends `request` and waits for the agent's head.
+/// Sends `request` and waits for the agent's head. Its id is the link's next one, unless it has one of the link's already.
 pub async fn exchange<B>(
     link: &Arc<Link>,
     mut request: Invoke,
@@ -103,7 +103,9 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Send,
 {
-    request.id = InvocationId(link.next_id());
+    if request.id == InvocationId(0) {
+        request.id = InvocationId(link.next_id());
+    }
     let id = request.id;
     let no_stream = |error: io::Error| CallError::NoStream(error.to_string());
     let (mut ours, theirs) = near_end::pair().map_err(no_stream)?;

@@ -5,6 +5,7 @@ mod damage;
 mod pages;
 mod runtimes;
 mod sessions;
+mod tasks;
 mod writing;
 
 use super::*;

@@ -61,7 +61,7 @@ const PASSED_OUT: &[&str] = &[
 const ECHOED: &[&str] = &["traceparent", "tracestate", "baggage", trace::HEADER];
 
 /// The caller's headers for the agent of `version`, with what the runtime adds.
-pub(super) fn headers_in(
+pub(in crate::api) fn headers_in(
     headers: &HeaderMap,
     version: &RuntimeVersion,
     session: &ClientSessionId,

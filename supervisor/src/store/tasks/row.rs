@@ -2,6 +2,7 @@
 
 use super::super::Timestamp;
 use super::status;
+use super::submit::NewTask;
 use crate::owner::Owner;
 use bytes::Bytes;
 use proto::api::{CallbackState, Task, TaskCallback, TaskResult, TaskStatus, TaskUsage};
@@ -204,6 +205,56 @@ fn damaged(column: usize, found: i64) -> rusqlite::Error {
 }
 
 impl TaskRow {
+    /// One that was just written down.
+    #[must_use]
+    pub fn fresh(seq: i64, new: &NewTask) -> Self {
+        Self {
+            seq,
+            id: new.id.clone(),
+            kind: new.kind,
+            status: match new.kind {
+                TaskKind::Task => TaskStatus::Queued,
+                TaskKind::Stream => TaskStatus::Starting,
+            },
+            runtime: new.runtime.clone(),
+            runtime_id: new.runtime_id.clone(),
+            endpoint: new.endpoint.clone(),
+            client_id: new.client_id.clone(),
+            own_session: new.own_session,
+            owner: new.owner.clone(),
+            headers: new.headers.clone(),
+            payload_bytes: new.payload_bytes,
+            payload_filed: matches!(new.payload, Inline::Filed),
+            retries: new.retries,
+            backoff: new.backoff,
+            attempts: 0,
+            retried: 0,
+            not_before: new.created_at,
+            reason: None,
+            session: None,
+            invocation: None,
+            created_at: new.created_at,
+            started_at: None,
+            attempt_at: None,
+            finished_at: None,
+            deadline_at: new.deadline_at,
+            expires_at: None,
+            run_ms: 0,
+            progress: None,
+            progress_at: None,
+            events: 1,
+            result_status: None,
+            result_type: None,
+            result_bytes: 0,
+            result_filed: false,
+            result_complete: false,
+            callback: new.callback.clone(),
+            callback_state: CallbackState::Waiting,
+            callback_attempts: 0,
+            callback_error: None,
+        }
+    }
+
     /// As the API shows it.
     #[must_use]
     pub fn to_api(&self) -> Task {

@@ -89,6 +89,7 @@ pub(super) async fn delete(broker: &Arc<Broker>, input: &Input) -> Result<Answer
         Done::Now(record) => {
             broker.refresh(&record.name).await?;
             broker.forget_storage(id.clone());
+            crate::tasks::runtime_deleted(broker, id.clone());
             for session in broker.registry.of_runtime(&id) {
                 session.stop(EndReason::Stopped).await;
             }

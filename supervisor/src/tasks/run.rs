@@ -1,0 +1,438 @@
+//! One task, from its turn to its outcome or back into the queue: the future that owns it.
+//!
+//! | between these two | a daemon that is killed leaves | and the next one |
+//! |---|---|---|
+//! | submitted ▸ STARTING written | QUEUED | runs it |
+//! | STARTING ▸ RUNNING written | STARTING, nothing sent | runs it |
+//! | RUNNING written ▸ request sent ▸ answer kept | RUNNING | LOST, or a retry if that is allowed |
+//! | answer kept ▸ outcome written | RUNNING | the same |
+//! | outcome written ▸ told | the outcome | tells it |
+
+mod attempt;
+pub(super) mod machine;
+
+use super::answer::Answer;
+use super::exchange::Payload;
+use super::{Running, dispatch, end, written};
+use crate::api::obtain::obtain;
+use crate::api::reply::ApiError;
+use crate::broker::Broker;
+use crate::catalogue::RuntimeVersion;
+use crate::owner::Owner;
+use crate::session::handle::{Purpose, SessionHandle, SessionKey, Work};
+use crate::store::{Begun, Inline, Over, TaskRow, Timestamp, Waits};
+use attempt::{Attempt, Ran};
+use proto::api::TaskStatus;
+use proto::code::ErrorCode;
+use proto::ids::InvocationId;
+use session_core::task::{Effect, Event, Hindrance, State, Task};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// When a task that found no room asks again, unless the refusal says more.
+const ROOM_AGAIN: Duration = Duration::from_secs(2);
+
+/// The same for one whose session takes no invocation now.
+const MOST_OFTEN: Duration = Duration::from_millis(200);
+
+/// How long a deadline is slept towards at a time: civil time can jump.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Runs a task that was taken out of the queue.
+pub(super) async fn queued(broker: Arc<Broker>, running: Arc<Running>) {
+    let seq = running.seq;
+    let leave = Leave(Arc::clone(&broker), Arc::clone(&running));
+    let row = written(&broker, seq, || broker.store.task_at(seq))
+        .await
+        .flatten();
+    let Some(row) = row.filter(|row| row.status == TaskStatus::Queued) else {
+        // Cancelled meanwhile.
+        return;
+    };
+    let headers = row.headers.clone();
+    drive(leave, row, headers).await;
+}
+
+/// Runs a stream's task at once, whose caller is there and which is written down as STARTING; whoever is to hear of it.
+pub fn attended(
+    broker: &Arc<Broker>,
+    row: TaskRow,
+    headers: Vec<(String, String)>,
+) -> Arc<Running> {
+    let running = Running::new(row.seq, row.runtime_id.clone(), false);
+    broker.tasks.state().insert(&running);
+    let leave = Leave(Arc::clone(broker), Arc::clone(&running));
+    tokio::spawn(drive(leave, row, headers));
+    running
+}
+
+/// Whatever happens to its future, a task's place is given back.
+struct Leave(Arc<Broker>, Arc<Running>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let Self(broker, running) = self;
+        broker.tasks.state().remove(running);
+        // Nobody waits for an answer that does not come.
+        running.cancel("it is over");
+        broker.tasks.wake();
+    }
+}
+
+async fn drive(leave: Leave, row: TaskRow, headers: Vec<(String, String)>) {
+    let Leave(broker, running) = &leave;
+    let _ = running.id.set(row.id.clone());
+    let mut run = Run {
+        broker: Arc::clone(broker),
+        running: Arc::clone(running),
+        task: machine::of(&row),
+        row,
+        headers,
+        charged: 0,
+    };
+    // Somebody else has changed it, or this daemon stops: either way it is not this run's any more.
+    let Some(()) = run.attempt().await else {
+        return;
+    };
+    if let State::Queued { .. } = run.task.state() {
+        dispatch::again(&run.broker, &run.task, run.row.seq, &run.running);
+    }
+}
+
+struct Run {
+    broker: Arc<Broker>,
+    running: Arc<Running>,
+    row: TaskRow,
+    task: Task,
+    headers: Vec<(String, String)>,
+    /// Bytes that the attempt's answer takes.
+    charged: u64,
+}
+
+/// What is to be written with an event.
+#[derive(Default)]
+struct Note {
+    reason: Option<String>,
+    begun: Option<Begun>,
+    answer: Option<Arc<Answer>>,
+    complete: bool,
+}
+
+impl Note {
+    fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: Some(reason.into()),
+            ..Self::default()
+        }
+    }
+}
+
+/// Why a task is ended from outside.
+struct Ended(Event, String);
+
+impl Run {
+    /// One attempt: until the task has its outcome, or waits again.
+    async fn attempt(&mut self) -> Option<()> {
+        if self.task.state() != State::Starting {
+            self.event(Event::Turn, Note::because(end::TOO_LATE))
+                .await?;
+        }
+        if self.task.state() != State::Starting {
+            return Some(());
+        }
+        sandbox::faults::panic_at("task.starting");
+        let (handle, work) = match self.obtain().await {
+            Ok(obtained) => obtained,
+            Err(Ended(event, reason)) => {
+                self.event(event, Note::because(reason)).await?;
+                return Some(());
+            }
+        };
+        let id = InvocationId(work.link.next_id());
+        let begun = Begun {
+            attempt: self.task.attempts() + 1,
+            session: handle.id.clone(),
+            invocation: id.0,
+        };
+        let note = Note {
+            begun: Some(begun),
+            ..Note::default()
+        };
+        let effects = self.event(Event::Obtained, note).await?;
+        if effects.last() != Some(&Effect::Send) {
+            return Some(());
+        }
+        let _ = self.running.session.set(handle.id.clone());
+        sandbox::faults::panic_at("task.running");
+        self.exchange(&handle, work, id).await
+    }
+
+    /// A session, and work on it.
+    async fn obtain(&mut self) -> Result<(Arc<SessionHandle>, Work), Ended> {
+        let version = self.version()?;
+        let owner = match version.config.shared {
+            true => Owner::everybody(),
+            false => self.row.owner.clone(),
+        };
+        let key = SessionKey {
+            runtime: self.row.runtime_id.clone(),
+            endpoint: self.row.endpoint.clone(),
+            client: self.row.client_id.clone(),
+            owner,
+        };
+        let obtaining = pin!(obtain(&self.broker, &key, &version, Purpose::Invocation));
+        match until_ended(&self.running, &self.task, obtaining).await {
+            Ok(Ok(obtained)) => Ok(obtained),
+            Ok(Err(error)) => Err(not_obtained(&error)),
+            Err(ended) => Err(ended),
+        }
+    }
+
+    /// What its endpoint leads to now.
+    fn version(&self) -> Result<Arc<RuntimeVersion>, Ended> {
+        let deployed = self.broker.catalogue.by_id(&self.row.runtime_id);
+        let Some(deployed) = deployed else {
+            return Err(Ended(Event::Cancel, end::DELETED.to_owned()));
+        };
+        let endpoint = &self.row.endpoint;
+        match deployed.endpoint(endpoint) {
+            None => Err(Ended(
+                Event::Cancel,
+                format!("endpoint {endpoint} was deleted"),
+            )),
+            Some(None) => Err(Ended(
+                Event::NotObtained(Hindrance::Busy { again: ROOM_AGAIN }),
+                format!("endpoint {endpoint} has no version that can take calls now"),
+            )),
+            Some(Some(version)) => Ok(version),
+        }
+    }
+
+    /// Sends it, keeps what comes, and writes down what that means.
+    async fn exchange(
+        &mut self,
+        handle: &Arc<SessionHandle>,
+        work: Work,
+        id: InvocationId,
+    ) -> Option<()> {
+        let payload = match self.row.payload_filed {
+            true => Payload::Filed(
+                self.broker.tasks.payload_path(&self.row.id),
+                self.row.payload_bytes,
+            ),
+            false => {
+                let seq = self.row.seq;
+                let broker = &self.broker;
+                Payload::Here(written(broker, seq, || broker.store.task_payload(seq)).await?)
+            }
+        };
+        let attempt = Attempt {
+            broker: Arc::clone(&self.broker),
+            running: Arc::clone(&self.running),
+            handle: Arc::clone(handle),
+            row: self.row.clone(),
+            number: self.task.attempts(),
+            headers: self.headers.clone(),
+        };
+        let mut progress = attempt.keep_progress();
+        // Held until what it comes to is written down: dropping it tells the agent.
+        let mut answering = Box::pin(attempt.run(work, id, payload));
+        let ran = until_ended(&self.running, &self.task, answering.as_mut()).await;
+        progress
+            .stop(&self.broker, &self.running, self.row.seq)
+            .await;
+        let Ran {
+            event,
+            reason,
+            charged,
+        } = match ran {
+            Ok(ran) => ran,
+            Err(Ended(event, reason)) => Ran {
+                event,
+                reason: Some(reason),
+                charged: attempt::charged(&self.broker, &self.running, &self.row.owner.principal),
+            },
+        };
+        self.charged = charged;
+        let answer = self.running.answer.borrow().clone();
+        let note = Note {
+            reason,
+            complete: matches!(event, Event::Answered { .. }),
+            answer,
+            begun: None,
+        };
+        sandbox::faults::panic_at("task.answered");
+        let done = self.event(event, note).await;
+        drop(answering);
+        self.after(handle).await;
+        done.map(|_| ())
+    }
+
+    /// Takes an event, and writes down what it changes. `None` if the task is not this run's any more.
+    async fn event(&mut self, event: Event, note: Note) -> Option<&'static [Effect]> {
+        let before = machine::status(self.task.state());
+        let effects = self.task.step(machine::now(), event);
+        if effects.first() != Some(&Effect::Record) {
+            return Some(effects);
+        }
+        let store = &self.broker.store;
+        let seq = self.row.seq;
+        let done = match self.task.state() {
+            State::Starting => written(&self.broker, seq, || store.task_starts(seq)).await?,
+            State::Running => {
+                let begun = note.begun?;
+                written(&self.broker, seq, || store.task_runs(seq, begun.clone())).await?
+            }
+            State::Queued { not_before } => {
+                let waits = Waits {
+                    from: before,
+                    attempts: self.task.attempts(),
+                    retried: self.task.retried(),
+                    not_before: machine::civil(not_before),
+                    reason: note.reason,
+                };
+                written(&self.broker, seq, || store.task_waits(seq, waits.clone())).await?
+            }
+            State::Ended(_) => return self.end(before, note).await.then_some(effects),
+        };
+        self.broker.tasks.tell(seq);
+        done.then_some(effects)
+    }
+
+    /// Writes the outcome down, with the answer.
+    async fn end(&mut self, from: TaskStatus, note: Note) -> bool {
+        let seq = self.row.seq;
+        let body = match &note.answer {
+            Some(answer) => {
+                // Complete answers only are promised; of the others what there is.
+                let settled = written(&self.broker, seq, || async {
+                    let settled = answer.settle().await;
+                    Ok(settled.map_err(
+                        |error| tracing::error!(task = seq, %error, "answer not synced yet"),
+                    ))
+                });
+                match settled.await {
+                    Some(Ok(Some(bytes))) => Some(Inline::Here(bytes)),
+                    Some(Ok(None)) => Some(Inline::Filed),
+                    // A disk that does not sync has no promise to keep: the task is as it was.
+                    Some(Err(())) | None => return false,
+                }
+            }
+            None => None,
+        };
+        let over = Over {
+            from,
+            outcome: machine::status(self.task.state()),
+            attempts: self.task.attempts(),
+            reason: note.reason,
+            head: note.answer.as_ref().map(|answer| answer.head.clone()),
+            bytes: note.answer.as_ref().map_or(0, |answer| answer.told().bytes),
+            complete: note.complete && note.answer.is_some(),
+            keep: end::keep(&self.broker, &self.row),
+            body,
+        };
+        let filed = matches!(over.body, Some(Inline::Filed));
+        let store = &self.broker.store;
+        let done = written(&self.broker, seq, || store.task_over(seq, over.clone())).await;
+        if done != Some(true) {
+            return false;
+        }
+        if let Some(answer) = &note.answer {
+            answer.over(over.complete);
+        }
+        // Its bytes stay taken until it is forgotten.
+        self.charged = 0;
+        end::ended(
+            &self.broker,
+            &self.row,
+            if filed { over.bytes.max(1) } else { 0 },
+        )
+        .await;
+        true
+    }
+
+    /// What an attempt leaves behind.
+    async fn after(&mut self, handle: &Arc<SessionHandle>) {
+        if self.charged > 0 {
+            let whose = &self.row.owner.principal;
+            self.broker.tasks.stored.give(whose, self.charged);
+            self.charged = 0;
+        }
+        match self.task.state() {
+            // Whoever follows it hears that this answer is none.
+            State::Queued { .. } => {
+                if let Some(answer) = self.running.answer.send_replace(None) {
+                    answer.over(false);
+                }
+            }
+            State::Ended(_) if self.row.own_session => {
+                tokio::spawn(attempt::release(
+                    Arc::clone(&self.broker),
+                    Arc::clone(handle),
+                ));
+            }
+            State::Ended(_) | State::Starting | State::Running => {}
+        }
+    }
+}
+
+/// Waits for something, unless the task is cancelled or over before.
+async fn until_ended<T>(
+    running: &Running,
+    task: &Task,
+    mut work: impl Future<Output = T> + Unpin,
+) -> Result<T, Ended> {
+    let deadline = machine::civil(task.terms().deadline);
+    loop {
+        let ahead = deadline.0.saturating_sub(Timestamp::now().0);
+        let Some(ahead) = u64::try_from(ahead).ok().filter(|ahead| *ahead > 0) else {
+            let reason = "it was not done at its deadline".to_owned();
+            return Err(Ended(Event::Deadline, reason));
+        };
+        let sleep = Duration::from_millis(ahead).min(LONGEST_SLEEP);
+        tokio::select! {
+            biased;
+            done = &mut work => return Ok(done),
+            () = running.cancelled.cancelled() => {
+                let why = running.why.get().cloned().unwrap_or_default();
+                return Err(Ended(Event::Cancel, why));
+            }
+            () = tokio::time::sleep_until(Instant::now() + sleep) => {}
+        }
+    }
+}
+
+/// What a session that was not obtained means for its task.
+fn not_obtained(error: &ApiError) -> Ended {
+    let again = error.retry_after.unwrap_or(ROOM_AGAIN).max(MOST_OFTEN);
+    let hindrance = match error.code {
+        ErrorCode::QuotaExceeded
+        | ErrorCode::Conflict
+        | ErrorCode::RetryableConflict
+        | ErrorCode::Throttled
+        | ErrorCode::Unavailable
+        | ErrorCode::StorageFull
+        | ErrorCode::TooManyInvocations
+        | ErrorCode::Cancelled => Hindrance::Busy { again },
+        ErrorCode::Validation
+        | ErrorCode::Unauthorized
+        | ErrorCode::InvalidSignature
+        | ErrorCode::AccessDenied
+        | ErrorCode::NotFound
+        | ErrorCode::MethodNotAllowed
+        | ErrorCode::NotAcceptable
+        | ErrorCode::PayloadTooLarge
+        | ErrorCode::MisdirectedRequest
+        | ErrorCode::AgentFailed
+        | ErrorCode::AgentTimeout
+        | ErrorCode::Internal
+        | ErrorCode::AgentUnreachable
+        | ErrorCode::AgentProtocol
+        | ErrorCode::AgentClosed
+        | ErrorCode::BadOrder
+        | ErrorCode::NoSuchMethod => Hindrance::Agent,
+    };
+    Ended(Event::NotObtained(hindrance), error.message.clone())
+}

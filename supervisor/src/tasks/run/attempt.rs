@@ -1,0 +1,432 @@
+//! One attempt: the request goes to the agent, the answer is kept as it comes, and what it comes to is an event of the task's.
+
+use super::super::Running;
+use super::super::answer::Answer;
+use super::super::exchange::{Exchange, Payload, SendError};
+use crate::api::evidence::{AgentEvidence, BODY_BYTES};
+use crate::api::invoke::{self, AgentErrors, Call, REQUEST_ID, SESSION_ID};
+use crate::broker::Broker;
+use crate::owner::Principal;
+use crate::relay::exchange::BodyError;
+use crate::relay::link::CallError;
+use crate::session::handle::{SessionHandle, Work};
+use crate::store::{Head, TaskRow};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use proto::api::{
+    EndReason, MAX_CHECKPOINT, Phase, TASK_ATTEMPT_HEADER, TASK_CHECKPOINT_HEADER, TASK_ID_HEADER,
+};
+use proto::code::ErrorCode;
+use proto::ids::InvocationId;
+use proto::shim::Invoke;
+use session_core::task::{Cause, Event};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Progress records of one task are written down no more often than this; the newest wins.
+const BETWEEN_RECORDS: Duration = Duration::from_millis(500);
+
+/// When a request that certainly reached no agent is sent again.
+const SEND_AGAIN: Duration = Duration::from_secs(1);
+
+/// Room for an answer is taken in pieces of this size.
+const PIECE: u64 = 256 * 1024;
+
+/// How long a link's end waits for the reason of its session's.
+const REASON_PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub broker: Arc<Broker>,
+    pub running: Arc<Running>,
+    pub handle: Arc<SessionHandle>,
+    pub row: TaskRow,
+    pub number: u32,
+    pub headers: Vec<(String, String)>,
+}
+
+/// What an attempt came to.
+pub(super) struct Ran {
+    pub event: Event,
+    pub reason: Option<String>,
+    /// Bytes that its answer takes.
+    pub charged: u64,
+}
+
+/// Counts what there is of an answer whose attempt ends from outside: what the attempt itself has counted goes with it.
+pub(super) fn charged(broker: &Broker, running: &Running, whose: &Principal) -> u64 {
+    let answer = running.answer.borrow();
+    let bytes = answer.as_ref().map_or(0, |answer| answer.told().bytes);
+    broker.tasks.stored.found(whose, bytes);
+    bytes
+}
+
+impl Attempt {
+    /// See the module.
+    pub(super) async fn run(self, work: Work, id: InvocationId, payload: Payload) -> Ran {
+        let mut exchange = match Exchange::send(work, id, self.request(), payload).await {
+            Ok(exchange) => exchange,
+            Err(error) => return self.not_answered(error).await,
+        };
+        let status = exchange.head.status;
+        // A shim lets through only what it was asked for, and is not believed.
+        if !(200..600).contains(&status) {
+            return broke(
+                Cause::Agent,
+                format!("the agent answered with status {status}"),
+            );
+        }
+        let head = Head {
+            status,
+            content_type: content_type(&exchange.head.headers),
+        };
+        let streamed = head
+            .content_type
+            .as_deref()
+            .is_some_and(|kind| kind.starts_with("text/event-stream"));
+        let path = self.broker.tasks.result_path(&self.row.id);
+        let answer = match Answer::begin(path, head, streamed).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let (cause, told) = self.not_kept(&error);
+                return broke(cause, told);
+            }
+        };
+        if streamed {
+            self.note_head(&answer).await;
+        }
+        self.running.answer.send_replace(Some(Arc::clone(&answer)));
+        self.broker.tasks.tell(self.row.seq);
+        self.keep(&mut exchange, &answer).await
+    }
+
+    /// Keeps the body as it comes.
+    async fn keep(&self, exchange: &mut Exchange, answer: &Arc<Answer>) -> Ran {
+        let bounds = self.broker.config().tasks;
+        let whose = &self.row.owner.principal;
+        let mut charge = self.broker.tasks.stored.charge(whose, 0, u64::MAX);
+        let mut begun = Vec::new();
+        let mut room = 0_u64;
+        let cut = loop {
+            let bytes = match exchange.next().await {
+                None => break None,
+                Some(Err(error)) => break Some(self.cut_off(&error).await),
+                Some(Ok(bytes)) => bytes,
+            };
+            let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            let total = answer.told().bytes.saturating_add(more);
+            if total > bounds.max_result.0 {
+                let told = format!(
+                    "the agent's answer has more than {} bytes, which is the most that is kept (tasks.max_result)",
+                    bounds.max_result.0
+                );
+                break Some((Cause::Agent, told));
+            }
+            if total > room {
+                let piece = more.max(PIECE.min(bounds.max_result.0 - room));
+                let taken = charge
+                    .as_mut()
+                    .is_some_and(|charge| charge.more(piece, bounds.max_stored.0));
+                if !taken {
+                    let told = "there is no room to keep the agent's answer (tasks.max_stored)";
+                    break Some((Cause::Agent, told.to_owned()));
+                }
+                room += piece;
+            }
+            if begun.len() < BODY_BYTES {
+                let some = bytes.len().min(BODY_BYTES - begun.len());
+                begun.extend_from_slice(bytes.get(..some).unwrap_or_default());
+            }
+            if let Err(error) = self.push(answer, bytes).await {
+                break Some(self.not_kept(&error));
+            }
+        };
+        // As much as it has, no more.
+        let bytes = answer.told().bytes;
+        if let Some(charge) = charge {
+            let taken = charge.keep();
+            let stored = &self.broker.tasks.stored;
+            stored.give(whose, taken.saturating_sub(bytes));
+        }
+        let ran = match cut {
+            Some((cause, told)) => broke(cause, told),
+            None => self.answered(answer, &begun).await,
+        };
+        Ran {
+            charged: bytes,
+            ..ran
+        }
+    }
+
+    async fn push(&self, answer: &Arc<Answer>, bytes: Bytes) -> std::io::Result<()> {
+        if answer.outgrows(bytes.len()) {
+            answer.file().await?;
+            self.note_head(answer).await;
+        }
+        answer.push(bytes).await
+    }
+
+    /// What an answer in a file is, for a daemon that finds it.
+    async fn note_head(&self, answer: &Arc<Answer>) {
+        let seq = self.row.seq;
+        let noted = self.broker.store.task_answers(seq, answer.head.clone());
+        if let Err(error) = noted.await {
+            // It is written again with the outcome.
+            tracing::warn!(task = seq, error = %crate::fault::chain(&error), "beginning of an answer not written down");
+        }
+    }
+
+    /// The whole answer is here.
+    async fn answered(&self, answer: &Arc<Answer>, begun: &[u8]) -> Ran {
+        let status = answer.head.status;
+        if status < 400 {
+            return Ran {
+                event: Event::Answered { ok: true },
+                reason: None,
+                charged: 0,
+            };
+        }
+        self.handle.log.settled().await;
+        let evidence = AgentEvidence::answered(status, begun, self.handle.log.tail());
+        let mut reason = format!(
+            "the agent answered with status {status}: {}",
+            evidence.said()
+        );
+        if let Some(words) = evidence.last_words() {
+            reason.push_str("; its log ends with: ");
+            reason.push_str(&words);
+        }
+        Ran {
+            event: Event::Answered { ok: false },
+            reason: Some(reason),
+            charged: 0,
+        }
+    }
+
+    /// The request was not sent, or nothing came back.
+    async fn not_answered(&self, error: SendError) -> Ran {
+        let error = match error {
+            SendError::Payload(error) => {
+                let told = format!("its payload cannot be read: {error}");
+                return broke(Cause::Agent, told);
+            }
+            SendError::Call(error) => error,
+        };
+        if let ErrorCode::TooManyInvocations | ErrorCode::Throttled = error.code() {
+            let again = SEND_AGAIN;
+            return broke(Cause::Unsent { again }, error.to_string());
+        }
+        let told = invoke::relay_failure(&self.handle, &error).await;
+        let cause = match error {
+            CallError::LinkClosed | CallError::Remote(_) => self.cause(),
+            CallError::Shape(_) | CallError::NoStream(_) | CallError::TooLarge(_) => Cause::Agent,
+        };
+        broke(cause, told.message)
+    }
+
+    /// The answer broke off.
+    async fn cut_off(&self, error: &BodyError) -> (Cause, String) {
+        let ending = tokio::time::timeout(REASON_PATIENCE, self.handle.ending()).await;
+        let told = match ending.ok().flatten() {
+            Some(end) => format!(
+                "the session ended before the answer was complete: {}",
+                end.detail
+            ),
+            None => {
+                self.handle.log.settled().await;
+                let words = self.handle.log.tail().last_words;
+                let words = words.map(|words| format!("; its log ends with: {words}"));
+                format!("{error}{}", words.unwrap_or_default())
+            }
+        };
+        (self.cause(), told)
+    }
+
+    /// Whose doing it was.
+    fn cause(&self) -> Cause {
+        match self.handle.view().end.map(|end| end.reason) {
+            Some(EndReason::Stopped) => Cause::Stopped,
+            Some(EndReason::DaemonStopped | EndReason::DaemonLost) => Cause::Interrupted,
+            Some(
+                EndReason::Idle
+                | EndReason::MaxLifetime
+                | EndReason::Unhealthy
+                | EndReason::OutOfMemory
+                | EndReason::AgentExited
+                | EndReason::ShimDied
+                | EndReason::Protocol
+                | EndReason::LaunchFailed
+                | EndReason::StartTimeout,
+            )
+            | None => Cause::Agent,
+        }
+    }
+
+    fn not_kept(&self, error: &std::io::Error) -> (Cause, String) {
+        tracing::error!(task = self.row.seq, %error, "answer of a task not kept");
+        let told = format!("the agent's answer could not be kept: {error}");
+        (Cause::Agent, told)
+    }
+
+    fn request(&self) -> Invoke {
+        let mut headers = self.headers.clone();
+        // What is the runtime's to say.
+        headers.retain(|(name, _)| !OURS.contains(&name.as_str()));
+        headers.push((
+            SESSION_ID.as_str().to_owned(),
+            self.row.client_id.to_string(),
+        ));
+        headers.push((REQUEST_ID.to_owned(), self.row.id.to_string()));
+        headers.push((TASK_ID_HEADER.to_owned(), self.row.id.to_string()));
+        headers.push((TASK_ATTEMPT_HEADER.to_owned(), self.number.to_string()));
+        let checkpoint = self.row.progress.as_deref().filter(|_| self.number > 1);
+        if let Some(checkpoint) = checkpoint.and_then(in_ascii) {
+            headers.push((TASK_CHECKPOINT_HEADER.to_owned(), checkpoint));
+        }
+        let version = &self.handle.version;
+        let call = Call {
+            key: self.handle.key.clone(),
+            version: Arc::clone(version),
+            method: "POST".to_owned(),
+            target: version.spec.path.clone(),
+            headers,
+            port: None,
+            attempt: None,
+            agent_errors: AgentErrors::Explained,
+        };
+        Invoke {
+            id: InvocationId(0),
+            headers: invoke::for_agent(&call, &self.handle),
+            method: call.method,
+            target: call.target,
+            content_length: None,
+            port: None,
+            keep: None,
+        }
+    }
+
+    /// Writes progress records down as they come, until it is stopped.
+    pub(super) fn keep_progress(&self) -> Progress {
+        let (broker, running, seq) = (
+            Arc::clone(&self.broker),
+            Arc::clone(&self.running),
+            self.row.seq,
+        );
+        let mut records = running.progress.subscribe();
+        Progress(Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            while records.wait_for(Option::is_some).await.is_ok() {
+                write_record(&broker, &running, seq).await;
+                tokio::time::sleep(BETWEEN_RECORDS).await;
+            }
+        }))))
+    }
+}
+
+/// See [`Attempt::keep_progress`].
+pub(super) struct Progress(Option<AbortOnDropHandle<()>>);
+
+impl Progress {
+    /// Stops, with the newest record written down.
+    pub(super) async fn stop(&mut self, broker: &Broker, running: &Running, seq: i64) {
+        // A record that is being written is written: jobs of the store are done whether or not somebody waits.
+        self.0 = None;
+        write_record(broker, running, seq).await;
+    }
+}
+
+async fn write_record(broker: &Broker, running: &Running, seq: i64) {
+    let Some(record) = running.progress.send_replace(None) else {
+        return;
+    };
+    match broker.store.task_progressed(seq, record).await {
+        Ok(_) => broker.tasks.tell(seq),
+        // The next one says more.
+        Err(error) => {
+            tracing::warn!(task = seq, error = %crate::fault::chain(&error), "progress not written down");
+        }
+    }
+}
+
+/// Headers that a task's request has of this daemon.
+const OURS: &[&str] = &[
+    "x-amzn-bedrock-agentcore-runtime-session-id",
+    REQUEST_ID,
+    TASK_ID_HEADER,
+    TASK_ATTEMPT_HEADER,
+    TASK_CHECKPOINT_HEADER,
+];
+
+fn broke(cause: Cause, reason: String) -> Ran {
+    Ran {
+        event: Event::Broke(cause),
+        reason: Some(reason),
+        charged: 0,
+    }
+}
+
+/// The agent's `Content-Type`, if it is one.
+fn content_type(headers: &[(String, String)]) -> Option<String> {
+    let (_, value) = headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-type"))?;
+    let fits = value.len() <= MAX_CONTENT_TYPE && HeaderValue::from_str(value).is_ok();
+    fits.then(|| value.clone())
+}
+
+/// Longest `Content-Type` that is kept.
+const MAX_CONTENT_TYPE: usize = 1024;
+
+/// JSON as a header's value: what is not ASCII is escaped.
+fn in_ascii(json: &str) -> Option<String> {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if letter.is_ascii_graphic() || letter == ' ' {
+            text.push(letter);
+        } else {
+            let mut units = [0; 2];
+            for unit in letter.encode_utf16(&mut units) {
+                text.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    (text.len() <= MAX_CHECKPOINT
+        && HeaderName::from_bytes(TASK_CHECKPOINT_HEADER.as_bytes()).is_ok())
+    .then_some(text)
+}
+
+/// Ends the session that was made for a task which is over, unless its agent goes on working by itself (`HealthyBusy`) or
+/// somebody else has taken it up meanwhile. Otherwise it would idle for as long as the runtime lets sessions idle.
+pub(super) async fn release(broker: Arc<Broker>, handle: Arc<SessionHandle>) {
+    // What the agent says of itself is heard at the next look at it.
+    let ping = broker.config().ping;
+    let quiet = ping.interval * 2;
+    tokio::select! {
+        () = tokio::time::sleep(quiet) => {}
+        _ = handle.ending() => return,
+    }
+    if let Some(activity) = handle.activity().await
+        && activity.phase == Phase::Ready
+        && activity.in_flight == 0
+        && !activity.says_busy
+        && Duration::from_millis(activity.idle_ms) + ping.interval / 2 >= quiet
+    {
+        handle.stop(EndReason::Idle).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_the_same_json_in_ascii() {
+        let record = r#"{"at":"Zürich 🏔","n":3}"#;
+        let text = in_ascii(record).expect("fits");
+        assert!(HeaderValue::from_str(&text).is_ok() && text.is_ascii());
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(read(&text), read(record));
+        assert_eq!(in_ascii(&"x".repeat(MAX_CHECKPOINT + 1)), None);
+    }
+}
