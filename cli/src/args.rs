@@ -85,6 +85,12 @@ pub(crate) enum Verb {
         #[arg(value_parser = shell)]
         shell: Shell,
     },
+    /// Write the manual pages of this command into a folder (for packages)
+    #[command(hide = true)]
+    Manual {
+        /// The folder
+        directory: PathBuf,
+    },
     /// Print the versions of this command and of the daemon
     Version {
         /// Of this command only

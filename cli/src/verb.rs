@@ -17,6 +17,7 @@ mod invoke;
 mod keys;
 mod launch;
 mod logs;
+mod manual;
 mod runtime;
 mod session;
 mod status;
@@ -54,6 +55,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Doctor => return doctor::run(&desk).await,
         Verb::Dev(args) => dev::run(&desk, &args).await,
         Verb::Completion { shell } => completion::run(&desk, shell),
+        Verb::Manual { directory } => manual::run(&directory),
         Verb::Version { client } => version::run(&desk, client).await,
     };
     done.map(|()| ExitCode::SUCCESS)

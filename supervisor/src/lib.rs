@@ -23,6 +23,7 @@ pub mod instance;
 pub mod key_file;
 pub mod keys;
 pub mod launcher;
+pub mod manual;
 pub mod objects;
 pub mod owner;
 pub mod permit;

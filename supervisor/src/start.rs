@@ -14,6 +14,7 @@ use crate::fault::chain;
 use crate::instance::{self, Instance, InstanceError, Where};
 use crate::launcher::message::Limits;
 use crate::launcher::{self, LauncherSetup, StorageSetup};
+use crate::manual;
 use crate::run::{self, Start};
 use crate::store::UidBlock;
 use crate::systemd::Sockets;
@@ -63,6 +64,15 @@ enum StartError {
 pub fn main(args: Args) -> ExitCode {
     if args.print_plan {
         return print_plan();
+    }
+    if args.print_manual {
+        return match manual::print(&mut std::io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&format!("print the manual page: {error}"));
+                ExitCode::FAILURE
+            }
+        };
     }
     let config = match config::load(&args) {
         Ok(config) => config,

@@ -1,235 +1,404 @@
-//! The units of `systemd/`, installed as its README says, on a machine with systemd and cgroup v2. Tier: root, in the virtual
+//! The Debian package on a machine with systemd and cgroup v2, from its installation to its purge. Tier: root, in the virtual
 //! machine only.
+//!
+//! One story in one test: what a machine goes through, each step on what the one before has left.
 
 use anyhow::{Context as _, ensure};
-use e2e::client::session_name;
-use e2e::http::Target;
+use e2e::client::{joined, session_name};
+use e2e::http::{Request, Target};
 use e2e::{Client, Result, cgroup, chaos, ground, host, places, wait};
-use serde_json::json;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-fn run(program: &str, words: &[&str]) -> anyhow::Result<Output> {
-    let out = Command::new(program)
-        .args(words)
-        .output()
-        .with_context(|| program.to_owned())?;
-    ensure!(
-        out.status.success(),
-        "{program} {words:?}: {}\n{}{}",
-        out.status,
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
-    Ok(out)
-}
-
-fn install(from: &Path, to: &str, mode: u32) -> Result {
-    let to = Path::new(to);
-    fs::create_dir_all(to.parent().context("parent")?)?;
-    fs::copy(from, to).with_context(|| format!("{} to {}", from.display(), to.display()))?;
-    fs::set_permissions(to, fs::Permissions::from_mode(mode))?;
-    Ok(())
-}
-
-fn install_all() -> Result {
-    for (name, to) in [
-        ("agentcored", "/usr/bin"),
-        ("agentcore", "/usr/bin"),
-        ("agentcore-shim", "/usr/lib/agentcore"),
-    ] {
-        install(
-            &places::binaries().join(name),
-            &format!("{to}/{name}"),
-            0o755,
-        )?;
-    }
-    let units = places::source().join("systemd");
-    for name in [
-        "agentcored.service",
-        "agentcored.socket",
-        "agentcore-sessions.service",
-        "agentcore.slice",
-    ] {
-        install(
-            &units.join(name),
-            &format!("/usr/lib/systemd/system/{name}"),
-            0o644,
-        )?;
-    }
-    install(
-        &units.join("agentcore.sysusers.conf"),
-        "/usr/lib/sysusers.d/agentcore.conf",
-        0o644,
-    )?;
-    install(
-        &units.join("agentcore.tmpfiles.conf"),
-        "/usr/lib/tmpfiles.d/agentcore.conf",
-        0o644,
-    )?;
-    run("systemd-sysusers", &[])?;
-    run("systemd-tmpfiles", &["--create"])?;
-    run("systemctl", &["daemon-reload"])?;
-    Ok(())
-}
-
-fn main_pid(unit: &str) -> anyhow::Result<i32> {
-    let out = run("systemctl", &["show", "--value", "-p", "MainPID", unit])?;
-    Ok(String::from_utf8(out.stdout)?.trim().parse()?)
-}
-
-fn ready(client: &Client) -> Result {
-    let up = wait::until_true(60, "the daemon to be ready", || {
-        Ok(client
-            .send(e2e::http::Request::get("/readyz"))
-            .is_ok_and(|a| a.status == 200))
-    });
-    up.map_err(|error| {
-        let journal = Command::new("journalctl")
-            .args(["-u", "agentcored", "-n", "60", "--no-pager"])
-            .output();
-        let journal = journal
-            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
-            .unwrap_or_default();
-        error.context(journal)
-    })
-}
+use std::thread::JoinHandle;
 
 #[test]
-fn the_units_verify_start_restart_and_stop() -> Result {
+fn the_package_installs_serves_restarts_upgrades_and_leaves_nothing() -> Result {
     ground!(Daemon, Disposable, Python);
-    install_all()?;
-    let verified = run(
-        "systemd-analyze",
-        &[
-            "verify",
-            "--man=no",
-            "agentcored.service",
-            "agentcored.socket",
-            "agentcore-sessions.service",
-        ],
-    )?;
-    ensure!(
-        verified.stderr.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&verified.stderr)
-    );
-    run("systemctl", &["start", "agentcored"])?;
+    let before = ours()?;
+    dpkg(&["-i", &package("agentcore.deb")])?;
     let client = Client {
         target: Target::Unix("/run/agentcore/api.sock".into()),
     };
     ready(&client)?;
-    let broker = main_pid("agentcored")?;
-    let uid = host::uid(broker)?;
+    what_is_installed()?;
+    as_a_newcomer()?;
+
+    let session = Survivor::start(&client)?;
+    session.lives_in_the_sessions_unit()?;
+    restarts(&session)?;
+    the_sessions_unit_is_handled(&session)?;
+    reloads(&client)?;
+    is_killed(&session)?;
+    upgrades(&session)?;
+
+    dpkg(&["-r", "agentcore"])?;
+    ensure!(
+        !host::alive(session.shim),
+        "a session has outlived the package"
+    );
+    for kept in [
+        "/var/lib/agentcore/broker/agentcore.db",
+        "/etc/agentcore/agentcored.toml",
+    ] {
+        ensure!(Path::new(kept).exists(), "removing took {kept}");
+    }
+    dpkg(&["-P", "agentcore"])?;
+    let left: Vec<_> = ours()?
+        .into_iter()
+        .filter(|it| !before.contains(it))
+        .collect();
+    ensure!(left.is_empty(), "after the purge: {left:#?}");
+    Ok(())
+}
+
+/// Programs, units, users, manual pages, completions.
+fn what_is_installed() -> Result {
+    for unit in ["agentcored.service", "agentcored.socket"] {
+        ensure!(output("systemctl", &["is-enabled", unit])?.trim() == "enabled");
+        ensure!(output("systemctl", &["is-active", unit])?.trim() == "active");
+    }
+    // No manual pages are read in this machine; that they are installed is seen below.
+    let units = [
+        "verify",
+        "--man=no",
+        "agentcored.service",
+        "agentcored.socket",
+        "agentcore-sessions.service",
+        "agentcore.slice",
+    ];
+    let verified = said(Command::new("systemd-analyze").args(units))?;
+    ensure!(verified.err.is_empty(), "{}", verified.err);
+    let uid = host::uid(main_pid()?)?;
     let passwd = fs::read_to_string("/etc/passwd")?;
     let user = passwd
         .lines()
         .find(|l| l.split(':').nth(2) == Some(&uid.to_string()))
         .context("the broker's user")?;
     ensure!(user.starts_with("agentcore:"), "the broker runs as {user}");
+    let files = output("dpkg", &["-L", "agentcore"])?;
+    for file in [
+        "/usr/share/man/man1/agentcore.1.gz",
+        "/usr/share/man/man1/agentcore-session-stop.1.gz",
+        "/usr/share/man/man5/agentcored.toml.5.gz",
+        "/usr/share/man/man5/agentcore.toml.5.gz",
+        "/usr/share/man/man8/agentcored.8.gz",
+        "/usr/share/bash-completion/completions/agentcore",
+        "/usr/share/zsh/vendor-completions/_agentcore",
+        "/usr/share/fish/vendor_completions.d/agentcore.fish",
+        "/usr/share/doc/agentcore/examples/echo/my_agent.py",
+        "/etc/agentcore/conf.d",
+    ] {
+        ensure!(
+            files.lines().any(|line| line == file),
+            "{file} is not there"
+        );
+    }
+    // As a shell has it: the function and what it is for.
+    output(
+        "bash",
+        &[
+            "-c",
+            ". /usr/share/bash-completion/completions/agentcore && complete -p agentcore",
+        ],
+    )?;
+    Ok(())
+}
 
-    chaos::deploy(&client, "agent", "sdk", json!({}))?;
-    let id = session_name("unit");
-    let session = client.start("agent", &id, &json!({"do": "echo"}))?;
-    let shim = session.pid.context("pid")?;
-    let path = cgroup::of(shim)
-        .get("")
-        .cloned()
-        .context("no unified cgroup")?;
-    ensure!(
-        path.starts_with("/agentcore.slice/agentcore-sessions.service/"),
-        "sessions are in {path}"
-    );
-    ensure!(path.contains(session.id.as_str()), "{path}");
+/// The first steps of the README, and the daemon's own look at the isolation, from inside a session.
+fn as_a_newcomer() -> Result {
+    // As the package has it, but this machine's dpkg installs no documents.
+    let (example, folder) = (places::example("echo"), "/tmp/echo");
+    output("cp", &["-r", &example.display().to_string(), folder])?;
+    let agentcore = |words: &[&str]| {
+        let mut command = Command::new("agentcore");
+        command.args(words).current_dir(folder);
+        // What it keeps for its user is no part of the package.
+        command.env("AGENTCORE_CACHE", "/tmp/cache");
+        Ok::<_, anyhow::Error>(said(&mut command)?.out)
+    };
+    agentcore(&["launch"])?;
+    let answer = agentcore(&["invoke", r#"{"prompt": "Hello!"}"#])?;
+    ensure!(answer.contains("Hello!"), "{answer}");
+    // Both modules are on the path of the machine's own interpreter.
+    let program = "import agentcore_client, bedrock_agentcore\n\
+                   with agentcore_client.RuntimeClient('echo') as client:\n    print(client.invoke({'prompt': 'From Python'}))";
+    let answer = output("/usr/bin/python3", &["-c", program])?;
+    ensure!(answer.contains("From Python"), "{answer}");
+    let found: Value = serde_json::from_str(&agentcore(&["--json", "doctor"])?)?;
+    ensure!(found["ok"] == true, "doctor: {found:#}");
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
 
-    // A restart works, and systemd takes no session for a leftover of the daemon: it goes on, and calls that come meanwhile
-    // wait in the socket.
-    let began = host::start_time(shim);
-    let stop = Arc::new(AtomicBool::new(false));
-    let calls = {
-        let (client, id, stop) = (client.clone(), id.clone(), Arc::clone(&stop));
-        std::thread::spawn(move || -> anyhow::Result<u32> {
+/// A session that all of it must leave alone.
+struct Survivor<'a> {
+    client: &'a Client,
+    /// The caller's name of it.
+    name: String,
+    /// Ours.
+    id: String,
+    shim: i32,
+    began: Option<u64>,
+    /// Its cgroup, from the hierarchy's root.
+    path: String,
+    memory: String,
+}
+
+impl<'a> Survivor<'a> {
+    fn start(client: &'a Client) -> anyhow::Result<Self> {
+        chaos::deploy(client, "agent", "sdk", json!({}))?;
+        let name = session_name("unit");
+        let session = client.start("agent", &name, &json!({"do": "echo"}))?;
+        let shim = session.pid.context("pid")?;
+        let path = cgroup::of(shim).remove("").context("no unified cgroup")?;
+        let mut survivor = Self {
+            client,
+            name,
+            id: session.id.to_string(),
+            shim,
+            began: host::start_time(shim),
+            path,
+            memory: String::new(),
+        };
+        survivor.memory = survivor.memory_limit()?;
+        ensure!(
+            survivor.memory.trim() != "max",
+            "the session has no limit of memory"
+        );
+        Ok(survivor)
+    }
+
+    fn memory_limit(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(format!(
+            "/sys/fs/cgroup{}/memory.max",
+            self.path
+        ))?)
+    }
+
+    fn lives_in_the_sessions_unit(&self) -> Result {
+        ensure!(
+            self.path
+                .starts_with("/agentcore.slice/agentcore-sessions.service/")
+                && self.path.contains(&self.id),
+            "the session is in {}",
+            self.path
+        );
+        Ok(())
+    }
+
+    /// The same processes, within the same limits.
+    fn is_the_same(&self, after: &str) -> Result {
+        ensure!(
+            host::start_time(self.shim) == self.began,
+            "{after}: the session is another, or gone"
+        );
+        ensure!(
+            self.memory_limit()? == self.memory,
+            "{after}: the session has lost its limits"
+        );
+        Ok(())
+    }
+
+    /// And the daemon knows it, and reaches its agent.
+    fn answers(&self, after: &str) -> Result {
+        self.is_the_same(after)?;
+        ready(self.client)?;
+        self.client
+            .invoke("agent", &self.name, &json!({"do": "echo"}))
+            .with_context(|| after.to_owned())?;
+        let pid = self.client.session(&self.name)?.pid;
+        ensure!(pid == Some(self.shim), "{after}: its PID 1 is {pid:?}");
+        Ok(())
+    }
+
+    /// Calls, one after another, until they are stopped; each on a connection of its own, since one that is open is closed
+    /// with its daemon.
+    fn under_calls(&self, work: impl FnOnce() -> Result) -> Result {
+        let stop = Arc::new(AtomicBool::new(false));
+        let calls = self.calls(Arc::clone(&stop));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let answered = joined(calls)?;
+        done?;
+        ensure!(answered > 0, "no call was answered");
+        Ok(())
+    }
+
+    fn calls(&self, stop: Arc<AtomicBool>) -> JoinHandle<anyhow::Result<u32>> {
+        let (client, name) = (self.client.clone(), self.name.clone());
+        std::thread::spawn(move || {
             let mut answered = 0;
             while !stop.load(Ordering::Relaxed) {
-                // Each on a connection of its own: one that is open is closed with its daemon.
-                client.invoke("agent", &id, &json!({"do": "echo"}))?;
+                client.invoke("agent", &name, &json!({"do": "echo"}))?;
                 answered += 1;
             }
             Ok(answered)
         })
-    };
-    for round in 0..3 {
-        let before = main_pid("agentcored")?;
-        run("systemctl", &["restart", "agentcored"])?;
-        ensure!(main_pid("agentcored")? != before);
-        ensure!(
-            host::start_time(shim) == began,
-            "round {round}: the session is another, or gone"
-        );
     }
-    stop.store(true, Ordering::Relaxed);
-    let answered = e2e::client::joined(calls)?;
-    ensure!(answered > 0, "no call was answered");
-    let again = client.start("agent", &session_name("again"), &json!({"do": "echo"}))?;
-    ensure!(host::alive(again.pid.context("pid")?));
+}
 
-    // Nor does the sessions' unit end them or take their limits, whatever is done to it; and it can be started while they
-    // live, though their cgroups are below its own.
-    let limit = || fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.max"));
-    let before = limit()?;
-    ensure!(before.trim() != "max", "a session without a limit");
-    run("systemctl", &["daemon-reexec"])?;
-    for verb in ["restart", "stop", "start"] {
-        run("systemctl", &[verb, "agentcore-sessions"])?;
-        ensure!(
-            host::start_time(shim) == began,
-            "{verb} of the sessions' unit ended a session"
-        );
-        ensure!(
-            limit()? == before,
-            "{verb} of the sessions' unit took a session's limits"
-        );
-    }
-    run("systemctl", &["start", "agentcored"])?;
-    ready(&client)?;
-    client.invoke("agent", &id, &json!({"do": "echo"}))?;
-    run("systemctl", &["reload", "agentcored"])?;
-    ensure!(client.info().is_ok(), "a reload ended the daemon");
-
-    // Killed, it is started again by systemd; its sessions do not notice.
-    let pid = main_pid("agentcored")?;
-    nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    )?;
-    wait::until_true(60, "systemd to start it again", || {
-        Ok(main_pid("agentcored")? != pid && main_pid("agentcored")? != 0)
+/// Sessions go on, and calls that come meanwhile wait in the socket. A call in flight is finished first.
+fn restarts(session: &Survivor<'_>) -> Result {
+    session.under_calls(|| {
+        for round in 0..2 {
+            let before = main_pid()?;
+            output("systemctl", &["restart", "agentcored"])?;
+            ensure!(main_pid()? != before);
+            session.is_the_same(&format!("restart {round}"))?;
+        }
+        Ok(())
     })?;
-    ready(&client)?;
-    client.invoke("agent", &id, &json!({"do": "echo"}))?;
-    let adopted = client.session(&id)?;
-    ensure!(adopted.pid == Some(shim) && host::start_time(shim) == began);
-    for session in client.live_sessions()? {
-        client.stop(session.id.as_str())?;
+    let slow = json!({"do": "sleep", "seconds": 3});
+    let call = session.client.in_background("agent", &session.name, &slow);
+    wait::until_true(20, "the call to be in flight", || {
+        Ok(session.client.session(&session.name)?.in_flight > 0)
+    })?;
+    output("systemctl", &["restart", "agentcored"])?;
+    joined(call)?.expect(200).context("a call in flight")?;
+    session.answers("the restart under a call")
+}
+
+/// It neither ends sessions nor takes their limits, whatever is done to it; and it can be started while they live, though
+/// their cgroups are below its own.
+fn the_sessions_unit_is_handled(session: &Survivor<'_>) -> Result {
+    output("systemctl", &["daemon-reexec"])?;
+    for verb in ["restart", "stop", "start"] {
+        output("systemctl", &[verb, "agentcore-sessions"])?;
+        session.is_the_same(&format!("{verb} of the sessions' unit"))?;
     }
-    run(
+    output("systemctl", &["start", "agentcored"])?;
+    session.answers("the sessions' unit")
+}
+
+fn reloads(client: &Client) -> Result {
+    let pid = main_pid()?;
+    output("systemctl", &["reload", "agentcored"])?;
+    let conf = Path::new("/etc/agentcore/conf.d/wrong.toml");
+    fs::write(conf, "[limits]\nmax_body = \"many\"\n")?;
+    ensure!(
+        output("systemctl", &["reload", "agentcored"]).is_err(),
+        "a configuration with a fault was taken"
+    );
+    fs::remove_file(conf)?;
+    ready(client)?;
+    ensure!(main_pid()? == pid, "a reload ended the daemon");
+    Ok(())
+}
+
+/// It is started again by systemd.
+fn is_killed(session: &Survivor<'_>) -> Result {
+    let pid = main_pid()?;
+    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    wait::until_true(60, "systemd to start it again", || {
+        let now = main_pid()?;
+        Ok(now != pid && now != 0)
+    })?;
+    session.answers("a kill")
+}
+
+/// The newer package takes the older one's place under calls: the daemon is another, its sessions are the same.
+fn upgrades(session: &Survivor<'_>) -> Result {
+    let before = main_pid()?;
+    session.under_calls(|| dpkg(&["-i", &package("agentcore-newer.deb")]))?;
+    ensure!(
+        main_pid()? != before,
+        "the upgrade left the old daemon running"
+    );
+    let version = output("dpkg-query", &["-W", "-f", "${Version}", "agentcore"])?;
+    ensure!(version.ends_with("+newer"), "{version} is installed");
+    session.answers("the upgrade")
+}
+
+/// Everything that bears our name: files, units, cgroups, processes.
+fn ours() -> anyhow::Result<Vec<String>> {
+    let files = output(
+        "find",
+        &["/", "/run", "-xdev", "-name", "*agentcore*", "-print"],
+    )?;
+    let units = output(
         "systemctl",
         &[
-            "stop",
-            "agentcored.socket",
-            "agentcored",
-            "agentcore-sessions",
+            "list-units",
+            "--all",
+            "--plain",
+            "--no-legend",
+            "*agentcore*",
         ],
     )?;
-    let left: Vec<_> = host::all_pids()
+    let processes = host::all_pids()
         .into_iter()
         .map(host::title)
-        .filter(|t| t.contains("agentcored") || t.contains("shim"))
-        .collect();
-    ensure!(left.is_empty(), "after the stop: {left:?}");
+        .filter(|title| title.contains("agentcored") || title.starts_with("shim"));
+    let cgroups = cgroup::named("agentcore").into_iter();
+    Ok(files
+        .lines()
+        .chain(units.lines())
+        .map(str::to_owned)
+        .chain(processes)
+        .chain(cgroups.map(|path| path.display().to_string()))
+        .collect())
+}
+
+fn package(name: &str) -> String {
+    // Beside the programs it was made of, see `xtask/src/test/vm.rs`; its own are in /usr.
+    places::binaries().join(name).display().to_string()
+}
+
+fn dpkg(words: &[&str]) -> Result {
+    let mut command = Command::new("dpkg");
+    let said = said(command.args(words).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    // Directories that it could not remove, conffiles that it asks about.
+    ensure!(!said.err.contains("warning"), "{}", said.err);
     Ok(())
+}
+
+fn output(program: &str, words: &[&str]) -> anyhow::Result<String> {
+    Ok(said(Command::new(program).args(words))?.out)
+}
+
+/// What a program says that succeeds.
+struct Said {
+    out: String,
+    err: String,
+}
+
+fn said(command: &mut Command) -> anyhow::Result<Said> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{out}{err}",
+        output.status
+    );
+    Ok(Said { out, err })
+}
+
+fn main_pid() -> anyhow::Result<i32> {
+    let pid = output(
+        "systemctl",
+        &["show", "--value", "-p", "MainPID", "agentcored"],
+    )?;
+    Ok(pid.trim().parse()?)
+}
+
+fn ready(client: &Client) -> Result {
+    let up = wait::until_true(60, "the daemon to be ready", || {
+        Ok(client
+            .send(Request::get("/readyz"))
+            .is_ok_and(|a| a.status == 200))
+    });
+    up.map_err(|error| {
+        let journal = output(
+            "journalctl",
+            &["-u", "agentcored", "-n", "60", "--no-pager"],
+        );
+        error.context(journal.unwrap_or_default())
+    })
 }

@@ -9,6 +9,7 @@ mod command;
 mod demo;
 mod deny;
 mod loc;
+mod package;
 mod setup;
 mod stage;
 mod test;
@@ -37,6 +38,8 @@ enum Verb {
     Bench(bench::Args),
     /// Random work while random things break; then the books are balanced.
     Chaos(chaos::Args),
+    /// A Debian package of everything, in target/package.
+    Package(package::Args),
     /// Licences, bans and sources of every dependency, against deny.toml; offline.
     Deny,
     /// Lines of code per crate, tests apart.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
+        Verb::Package(args) => package::run(&args),
         Verb::Deny => deny::run().map(|unchecked| {
             if let Some(why) = unchecked {
                 println!("advisories are not checked: {why}");

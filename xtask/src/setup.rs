@@ -39,6 +39,14 @@ const BENCH: &[Need] = &[
     need("nginx", "nginx"),
 ];
 
+/// What makes a Debian package, and what judges it.
+const PACKAGE: &[Need] = &[
+    need("dpkg-buildpackage", "dpkg-dev"),
+    need("dh", "debhelper"),
+    need("dh_python3", "dh-python"),
+    need("lintian", "lintian"),
+];
+
 /// Python modules that come as packages of their own.
 const PYTHON: &[(&str, &str)] = &[("ensurepip", "python3-venv"), ("pip", "python3-pip")];
 
@@ -47,9 +55,14 @@ pub(crate) fn for_demo() -> anyhow::Result<()> {
     install(&lacking(&[DEMO], PYTHON))
 }
 
-/// For the tests. The benchmarks' peers too: small, and the isolation suite's positive control is one of them.
+/// For the tests, without the package's. The benchmarks' peers too: small, and the isolation suite's positive control is one of them.
 pub(crate) fn for_tests() -> anyhow::Result<()> {
     install(&lacking(&[DEMO, TEST, BENCH], PYTHON))
+}
+
+/// For the package.
+pub(crate) fn for_package() -> anyhow::Result<()> {
+    install(&lacking(&[PACKAGE], &[]))
 }
 
 /// For the benchmarks.
@@ -59,7 +72,7 @@ pub(crate) fn for_bench() -> anyhow::Result<()> {
 
 /// Everything.
 pub(crate) fn everything() -> anyhow::Result<()> {
-    let packages = lacking(&[DEMO, TEST, BENCH], PYTHON);
+    let packages = lacking(&[DEMO, TEST, BENCH, PACKAGE], PYTHON);
     install(&packages)?;
     if packages.is_empty() {
         eprintln!("xtask: nothing is missing");

@@ -2,7 +2,7 @@
 
 use crate::command::{cargo, has, root};
 use crate::stage::{Counts, Stages, check, skipped_themselves, tests};
-use crate::{build, chaos, deny, setup};
+use crate::{build, chaos, deny, package, setup};
 use anyhow::Context as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -91,6 +91,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             });
             stages.stage("fuzz", || check(&mut script("fuzz/run.sh")?));
         }
+        stages.stage("package", || {
+            if !has("apt-get") {
+                let line = "package\tDebian's tools are not here\n";
+                fs::write(&skips, format!("{}{line}", fs::read_to_string(&skips)?))?;
+                return Ok(Counts {
+                    skipped: 1,
+                    ..Counts::default()
+                });
+            }
+            package::for_tests().map(|()| Counts {
+                passed: 1,
+                ..Counts::default()
+            })
+        });
         if !args.no_vm {
             stages.stage("vm", || vm::run(filter, &skips));
         }

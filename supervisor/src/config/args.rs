@@ -35,6 +35,10 @@ pub struct Args {
     #[arg(long)]
     pub check_config: bool,
 
+    /// Print the manual page of this program and exit (for packages)
+    #[arg(long, hide = true)]
+    pub print_manual: bool,
+
     /// Print the sandbox's plan of steps and exit
     #[arg(long, hide = true)]
     pub print_plan: bool,

@@ -37,7 +37,7 @@ const fn live(path: &'static str, default: &'static str, meaning: &'static str) 
 pub const KEYS: &[Key] = &[
     fixed("state_dir", "\"/var/lib/agentcore\"", "Database, artifacts, session storage."),
     fixed("runtime_dir", "\"/run/agentcore\"", "Sockets, live session directories; a short path, because socket paths are bounded."),
-    fixed("socket", "<runtime_dir>/api.sock", "HTTP over a Unix socket; callers are root, the daemon's user and members of its group."),
+    fixed("socket", "<api.sock in runtime_dir>", "HTTP over a Unix socket; callers are root, the daemon's user and members of its group."),
     fixed("listen", "[]", "HTTP over TCP; in developer mode 127.0.0.1:8080 if there is none."),
     fixed("dev", "false", "Developer mode: no authentication on loopback, text logs, sessions end with the daemon."),
     fixed("auth", "<\"none\" in developer mode, otherwise none may listen on TCP>", "How TCP callers are identified: \"sigv4\" (access keys), \"jwt\" (tokens, at runtimes with an authorizer) or both in a list; \"none\" is accepted on loopback addresses only."),

@@ -1,9 +1,9 @@
 //! The suites that say something else on another kernel: run in the virtual machine of `tests/vm`, with systemd as PID 1 and
 //! cgroup v2, from the binaries that the host built.
 
-use crate::build;
 use crate::command::{cargo, has, root};
 use crate::stage::{Counts, skipped_themselves, tests};
+use crate::{build, package};
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,16 +12,32 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Which suites, in this order; the seconds are the bound of each inside.
-const SUITES: &[(&str, u32)] = &[
-    ("sandbox", 300),
-    ("session", 120),
-    ("launcher", 120),
-    ("systemd", 300),
-    ("isolation", 900),
-    ("limits", 900),
-    ("cross_session", 300),
-    ("disk", 120),
+const SUITES: &[(&str, u32, Programs)] = &[
+    ("sandbox", 300, Programs::Built),
+    ("session", 120, Programs::Built),
+    ("launcher", 120, Programs::Built),
+    ("systemd", 600, Programs::Built),
+    ("isolation", 900, Programs::Installed),
+    ("limits", 900, Programs::Installed),
+    ("cross_session", 300, Programs::Installed),
+    ("disk", 120, Programs::Installed),
 ];
+
+/// Which programs a suite starts daemons of its own from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Programs {
+    /// Those that were built.
+    Built,
+    /// Those that the package installs, beside the service that it starts.
+    Installed,
+}
+
+/// Installs the package, and gathers its programs in one folder, as the suites want them.
+const INSTALL: &str = "\
+dpkg -i /mnt/bin/agentcore.deb >/dev/null || exit 1
+mkdir /run/installed
+ln -s /usr/bin/agentcored /usr/bin/agentcore /usr/lib/agentcore/agentcore-shim /run/installed/
+";
 
 /// A suite that runs nowhere else, and would be green without having run at all.
 const ONLY_HERE: &str = "systemd";
@@ -42,13 +58,22 @@ pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> 
     fs::create_dir_all(stage.join("out"))?;
     let suites = executables()?;
     let mut script = String::from("failed=0\n");
-    for (name, seconds) in SUITES {
+    let mut installed = false;
+    for (name, seconds, programs) in SUITES {
+        if *programs == Programs::Installed && !installed {
+            script.push_str(INSTALL);
+            installed = true;
+        }
+        let programs = match programs {
+            Programs::Built => "/mnt/bin",
+            Programs::Installed => "/run/installed",
+        };
         let from = suites
             .get(*name)
             .with_context(|| format!("the suite {name} was not built"))?;
         place(from, &stage.join("bin").join(name))?;
         script.push_str(&format!(
-            "echo '---- {name}'; timeout {seconds} /mnt/bin/{name} --test-threads=1 {} || failed=1\n",
+            "echo '---- {name}'; AGENTCORE_BIN_DIR={programs} timeout {seconds} /mnt/bin/{name} --test-threads=1 {} || failed=1\n",
             filter.unwrap_or_default()
         ));
     }
@@ -59,19 +84,20 @@ pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> 
             &stage.join("bin").join(program),
         )?;
     }
+    for package in package::FOR_TESTS {
+        place(
+            &package::test_directory().join(package),
+            &stage.join("bin").join(package),
+        )?;
+    }
     let share = |dir: &Path, name: &str| format!("{}:{name}", dir.display());
     let counts = tests(
         Command::new(root().join("tests/vm/run"))
-            .args(["--mem", "3072", "--timeout", "1800"])
+            .args(["--mem", "3072", "--timeout", "2700"])
             .args(["--share", &share(&stage.join("bin"), "bin:ro")])
             .args(["--share", &share(&root(), "src:ro")])
             .args(["--share", &share(&stage.join("out"), "out")])
-            .args([
-                "--env",
-                "AGENTCORE_BIN_DIR=/mnt/bin",
-                "--env",
-                "AGENTCORE_SOURCE_DIR=/mnt/src",
-            ])
+            .args(["--env", "AGENTCORE_SOURCE_DIR=/mnt/src"])
             .args([
                 "--env",
                 "AGENTCORE_SKIPS=/mnt/out/skips",
