@@ -119,7 +119,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("the daemon's log: {}", log.display());
     let (disk, daemon) = scene.strike();
     let (toll, ends) = ended?;
-    let dir = daemon.dir().to_owned();
     println!(
         "faults:\n{toll}tasks: {} acknowledged, {ends:?}",
         pages.tasks.len()
@@ -128,7 +127,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("{requests:.1} requests/s for {elapsed:.0} s");
     let left = daemon.end();
     drop(disk);
-    std::fs::remove_dir_all(&dir)?;
     left?;
     ensure!(
         pages.wrong.is_empty(),

@@ -66,8 +66,11 @@ impl Drop for Ballast {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let unmounted = run(Command::new("umount").arg(&self.point));
-        if let Err(error) = unmounted.and_then(|()| Ok(std::fs::remove_file(&self.image)?)) {
+        let removed = run(Command::new("umount").arg(&self.point)).and_then(|()| {
+            std::fs::remove_dir(&self.point)?;
+            Ok(std::fs::remove_file(&self.image)?)
+        });
+        if let Err(error) = removed {
             eprintln!("xtask: {}: {error:#}", self.image.display());
         }
     }

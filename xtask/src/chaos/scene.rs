@@ -33,8 +33,11 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Scene {
     /// Starts the daemon, as it is installed, and deploys the agent.
     pub(super) fn set(binaries: std::path::PathBuf) -> anyhow::Result<Self> {
-        let dir = e2e::daemon::new_dir()?;
-        let disk = Disk::mount(&dir)?;
+        let point = e2e::daemon::new_dir()?;
+        let disk = Disk::mount(&point)?;
+        // Below it: the daemon's end includes the mounts in its own directory.
+        let dir = point.join("d");
+        std::fs::create_dir(&dir)?;
         let options = Options {
             dev: false,
             end_sessions: false,
