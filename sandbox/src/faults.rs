@@ -3,7 +3,7 @@
 //! | variable | |
 //! |---|---|
 //! | `AGENTCORED_ABLATE` | names to leave out, separated by commas: of the plan ([`crate::plan::Plan::names`]), limits of [`crate::cgroup::Step`], `agent.<stage>` of [`crate::agent`], `shim.capabilities`, `refusal.<call>`, `idmap.session_range` (all sessions have the first one's range), `env.clear` and `shim.env` (shim and agent inherit the daemon's environment) |
-//! | `AGENTCORED_FAIL_STEP` | name of [`crate::steps`] that fails with `EIO`, or a place of the supervisor's that panics; `@` and a path: a file that holds such a name, read anew at each step |
+//! | `AGENTCORED_FAIL_STEP` | name of [`crate::steps`] that fails with `EIO`, or a place of the supervisor's that panics or aborts; `@` and a path: a file that holds such a name, read anew at each step |
 //!
 //! In an ordinary build the functions below are constants, and the variables are never read. Which measure shows in
 //! which probe is `tests/agents/measures.md`.
@@ -58,6 +58,13 @@ mod variables {
         assert!(strike(place).is_ok(), "fault injection at {place}");
     }
 
+    /// Ends this process at once, as a kill would, if this place is to.
+    pub fn abort_at(place: &str) {
+        if strike(place).is_err() {
+            std::process::abort();
+        }
+    }
+
     /// What an agent inherits of its shim's environment: nothing.
     pub(crate) fn inherited() -> Vec<String> {
         if !is_off("shim.env") {
@@ -101,6 +108,9 @@ mod variables {
     /// Goes on.
     pub const fn panic_at(_place: &str) {}
 
+    /// Goes on.
+    pub const fn abort_at(_place: &str) {}
+
     pub(crate) const fn settle() {}
 
     pub(crate) const fn inherited() -> Vec<String> {
@@ -112,5 +122,5 @@ mod variables {
     }
 }
 
+pub use variables::{abort_at, is_off, panic_at};
 pub(crate) use variables::{inherited, settle, shim_environment, strike};
-pub use variables::{is_off, panic_at};

@@ -28,6 +28,7 @@ pub mod occupancy;
 pub mod openapi;
 mod process;
 pub mod reply;
+pub mod resumable;
 pub mod router;
 pub mod runtimes;
 pub mod s3;

@@ -83,12 +83,6 @@ pub async fn cancel_unclaimed(broker: &Arc<Broker>) {
     }
 }
 
-/// The same for a session that was found frozen: what it has kept is known only when it is thawed. Those who keep invocations
-/// claim theirs here, before the rest is cancelled.
-pub async fn thawed(handle: &SessionHandle) {
-    cancel_kept(handle).await;
-}
-
 async fn cancel_kept(handle: &SessionHandle) {
     for kept in handle.take_kept().await {
         tracing::warn!(

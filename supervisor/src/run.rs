@@ -128,11 +128,10 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         .load_catalogue()
         .await
         .map_err(|error| open(&error))?;
-    recovery::cancel_unclaimed(&broker).await;
-
     tasks::recover(&broker)
         .await
         .map_err(|error| open(&error))?;
+    recovery::cancel_unclaimed(&broker).await;
 
     tokio::spawn(tasks::keep_running(Arc::clone(&broker)));
     tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));

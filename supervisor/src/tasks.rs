@@ -22,19 +22,21 @@ mod stored;
 mod submit;
 mod watchers;
 
-pub use dispatch::{keep_running, recover};
+pub use dispatch::{keep_running, recover, thawed};
 pub use end::{cancel, runtime_deleted};
 pub use retention::keep_swept;
 pub use run::attended;
-pub use submit::{Order, submit};
+pub use submit::{BODY_TIME, Order, submit};
 
 use crate::broker::Broker;
 use crate::owner::{Owner, Principal};
+use crate::progress::{Reported, carry_checkpoint};
 use crate::store::{Store, StoreError, TaskRow};
 use answer::Answer;
 use proto::api::Task;
 use proto::ids::{RuntimeId, SessionId, TaskId};
 use queue::Queue;
+use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,8 @@ struct State {
     /// The newest task that was read from the store.
     seen: i64,
     running: HashMap<i64, Arc<Running>>,
+    /// Tasks of an earlier daemon in sessions that were found frozen: what those have kept is known when they are thawed.
+    frozen: Vec<TaskRow>,
     /// How many of those have one of the places.
     places: u32,
     /// Of one runtime.
@@ -86,7 +90,9 @@ pub struct Running {
     session: OnceLock<SessionId>,
     cancelled: CancellationToken,
     why: OnceLock<String>,
-    /// The newest progress record that is not written down yet.
+    /// The newest progress record.
+    reported: Mutex<Option<Map<String, Value>>>,
+    /// The same, while it is not written down yet.
     progress: watch::Sender<Option<String>>,
     /// The answer of the attempt that goes on.
     answer: watch::Sender<Option<Arc<Answer>>>,
@@ -102,6 +108,7 @@ impl Running {
             session: OnceLock::new(),
             cancelled: CancellationToken::new(),
             why: OnceLock::new(),
+            reported: Mutex::default(),
             progress: watch::Sender::new(None),
             answer: watch::Sender::new(None),
         })
@@ -111,6 +118,29 @@ impl Running {
     fn cancel(&self, why: &str) {
         let _ = self.why.set(why.to_owned());
         self.cancelled.cancel();
+    }
+
+    /// What it reported before this run.
+    fn reported(&self, row: &TaskRow) {
+        let record = row.progress.as_deref();
+        *self.newest() = record.and_then(|text| serde_json::from_str(text).ok());
+    }
+
+    /// Takes a progress record.
+    fn report(&self, mut record: Map<String, Value>) {
+        let mut newest = self.newest();
+        if let Some(older) = &*newest {
+            carry_checkpoint(older, &mut record);
+        }
+        if let Ok(text) = serde_json::to_string(&record) {
+            *newest = Some(record);
+            self.progress.send_replace(Some(text));
+        }
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Option<Map<String, Value>>> {
+        // Nothing panics while it holds the lock.
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its answer, as soon as it has begun; `None` if the attempt ends without one.
@@ -231,24 +261,29 @@ impl Tasks {
         task
     }
 
-    /// Takes a progress record of a session's agent: the text of a JSON object, of at most `proto::api::MAX_PROGRESS` bytes. It
-    /// is of the task that it names, or of the only one that runs in this session; of no other session's. Of several in a
-    /// short time the newest is written down. False if there is no such task: then nobody is told.
-    pub fn progress(&self, session: &SessionId, task: Option<&TaskId>, record: String) -> bool {
-        if record.len() > proto::api::MAX_PROGRESS {
-            return false;
+    /// Takes progress records that a session's agent printed. One is of the task that it names, or of the only one that runs in
+    /// this session; of no other session's. What is of none is only in the log. Of several in a short time the newest is
+    /// written down, with the checkpoint of those before it.
+    pub fn progress(&self, session: &SessionId, records: Vec<Reported>) {
+        for Reported { task, record } in records {
+            let state = self.state();
+            let mut theirs = state
+                .running
+                .values()
+                .filter(|running| running.session.get() == Some(session))
+                .filter(|running| task.is_none() || running.id.get() == task.as_ref());
+            if let (Some(running), None) = (theirs.next(), theirs.next()) {
+                running.report(record);
+            }
         }
-        let state = self.state();
-        let mut theirs = state
-            .running
-            .values()
-            .filter(|running| running.session.get() == Some(session))
-            .filter(|running| task.is_none() || running.id.get() == task);
-        let (Some(running), None) = (theirs.next(), theirs.next()) else {
-            return false;
-        };
-        running.progress.send_replace(Some(record));
-        true
+    }
+
+    /// Takes a task out of those whose session was found frozen.
+    fn takes_frozen(&self, seq: i64) -> bool {
+        let mut state = self.state();
+        let before = state.frozen.len();
+        state.frozen.retain(|row| row.seq != seq);
+        state.frozen.len() < before
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

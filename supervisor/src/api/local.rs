@@ -7,6 +7,7 @@ use super::identify::Caller;
 use super::intake::check_length;
 use super::invoke::{AgentErrors, Answer, Call, REQUEST_ID, SESSION_ID};
 use super::reply::{ApiError, ERROR_TYPE};
+use super::resumable::{self, Wanted};
 use super::router::request_id;
 use super::session_header::{fresh_session_id, session_id, set_session};
 use super::turn::turn;
@@ -94,7 +95,7 @@ async fn pass(
     id: &str,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let (version, key) = session_of(broker, presented, Action::INVOKE, &parts).await?;
+    let (version, key, owner) = session_of(broker, presented, Action::INVOKE, &parts).await?;
     let session = key.client.clone();
     check_length(broker, &parts.headers)?;
     let call = Call {
@@ -112,6 +113,19 @@ async fn pass(
         agent_errors: AgentErrors::Passed,
         version,
     };
+    match Wanted::of(parts.uri.query())? {
+        Wanted::No => {}
+        Wanted::Begin => {
+            let principal = owner.principal.clone();
+            let patience = call.version.spec.timeouts.invocation;
+            let intake = attempts::begin(broker, principal, patience, body).await?;
+            return resumable::begin(broker, call, owner, intake).await;
+        }
+        Wanted::Again(task) => {
+            let runtime = call.version.runtime.clone();
+            return resumable::again(broker, &runtime, &owner, &task, &parts.headers).await;
+        }
+    }
     let answer = attempts::answer(broker, call, body).await?;
     own_words(answer, &session)
 }
@@ -137,7 +151,7 @@ async fn open(
 ) -> Result<Response, ApiError> {
     let switch = Switch::of(&mut request)?;
     let (parts, _body) = request.into_parts();
-    let (version, key) = session_of(broker, presented, Action::WEB_SOCKET, &parts).await?;
+    let (version, key, _owner) = session_of(broker, presented, Action::WEB_SOCKET, &parts).await?;
     let session = key.client.clone();
     let mut headers = headers_in(
         &parts.headers,
@@ -156,13 +170,13 @@ async fn open(
     }
 }
 
-/// The session that a request means, at the default runtime.
+/// The session that a request means, at the default runtime, and who calls, also of one that is everybody's.
 async fn session_of(
     broker: &Arc<Broker>,
     presented: &Presented,
     action: Action,
     parts: &Parts,
-) -> Result<(Arc<RuntimeVersion>, SessionKey), ApiError> {
+) -> Result<(Arc<RuntimeVersion>, SessionKey, Owner), ApiError> {
     let (version, caller) = called(broker, presented, action, parts).await?;
     turn(broker, Kind::Data, &caller).await?;
     let owner = caller.owner(broker, &parts.headers)?;
@@ -173,10 +187,10 @@ async fn session_of(
         owner: if version.config.shared {
             Owner::everybody()
         } else {
-            owner
+            owner.clone()
         },
     };
-    Ok((version, key))
+    Ok((version, key, owner))
 }
 
 /// The default runtime, and who calls it.

@@ -10,6 +10,7 @@ use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::launcher::client::Removed;
 use crate::launcher::message::Exited;
+use crate::progress::Scanner;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
 use crate::store::SessionEnd;
@@ -84,6 +85,8 @@ struct Driver {
     /// Invocations of an earlier daemon that nobody has claimed yet.
     kept: Vec<KeptWork>,
     notes: Notes,
+    /// Finds what the agent says of its tasks' progress.
+    progress: Scanner,
     freezer: Freezer,
     completions: Completions,
     permit: Permit,
@@ -273,6 +276,10 @@ impl Driver {
         match event {
             ShimEvent::Health(health) => self.health(health),
             ShimEvent::Log(log) => {
+                let records = self.progress.scan(&log.lines);
+                if !records.is_empty() {
+                    self.broker.tasks.progress(&self.handle.id, records);
+                }
                 let within = self.handle.log.append(log, Instant::now());
                 self.pace(within);
             }

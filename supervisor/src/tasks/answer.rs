@@ -149,6 +149,12 @@ impl Answer {
         matches!(&*self.body(), Body::Memory(begun) if begun.len() + more > SMALL)
     }
 
+    /// Whether it is in a file, which a daemon that is killed leaves.
+    #[must_use]
+    pub fn is_filed(&self) -> bool {
+        matches!(&*self.body(), Body::File(_))
+    }
+
     /// Moves what there is into a file.
     pub async fn file(&self) -> io::Result<()> {
         let begun = match &*self.body() {

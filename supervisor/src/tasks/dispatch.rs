@@ -3,9 +3,12 @@
 use super::run::{self, machine};
 use super::{Running, end};
 use crate::broker::Broker;
-use crate::store::{StoreError, Timestamp, Unfinished};
-use proto::api::TaskStatus;
+use crate::session::handle::{KeptWork, SessionHandle};
+use crate::store::{StoreError, TaskRow, Timestamp, Unfinished};
+use proto::api::{Phase, TaskStatus};
+use proto::ids::SessionId;
 use session_core::task::Event;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -20,8 +23,13 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 /// How long a stopping daemon's runs are given to write down how they end.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// Looks after tasks that an earlier daemon left without an outcome. Before anybody is served, and after sessions were adopted.
+/// Looks after tasks that an earlier daemon left without an outcome: those whose session has kept them go on. Before anybody is
+/// served, and after sessions were adopted; what they have kept of no task is then still to be cancelled.
 pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
+    let mut kept = HashMap::new();
+    for handle in broker.registry.all() {
+        take_kept(&handle, &mut kept).await;
+    }
     let mut ending = JoinSet::new();
     loop {
         let seen = broker.tasks.state().seen;
@@ -29,17 +37,88 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
         let Some(last) = page.last() else { break };
         broker.tasks.state().seen = last.seq;
         for task in page {
-            match task.status {
-                TaskStatus::Queued => enqueue(broker, &task),
-                _ => {
+            if task.status == TaskStatus::Queued {
+                enqueue(broker, &task);
+                continue;
+            }
+            let Some(row) = broker.store.task_at(task.seq).await? else {
+                continue;
+            };
+            if row.status == TaskStatus::Running
+                && let Some((handle, work)) = kept.remove(&invocation_of(&row))
+            {
+                tracing::info!(task = %row.id, session_id = %handle.id, "a task goes on");
+                run::resumed(broker, row, handle, work);
+            } else if row.status == TaskStatus::Running && sleeps(broker, &row) {
+                let handle = row.session.as_ref().and_then(|id| broker.registry.get(id));
+                broker.tasks.state().frozen.push(row);
+                if let Some(handle) = handle {
                     let broker = Arc::clone(broker);
-                    ending.spawn(async move { found(&broker, task).await });
+                    // It can end without being thawed.
+                    tokio::spawn(async move {
+                        handle.over().await;
+                        thawed(&broker, &handle).await;
+                    });
                 }
+            } else {
+                let broker = Arc::clone(broker);
+                ending.spawn(async move { end::found(&broker, row).await });
             }
         }
     }
     while ending.join_next().await.is_some() {}
+    nobodys(kept);
     Ok(())
+}
+
+type KeptOf = HashMap<(Option<SessionId>, Option<u64>), (Arc<SessionHandle>, KeptWork)>;
+
+fn invocation_of(row: &TaskRow) -> (Option<SessionId>, Option<u64>) {
+    (row.session.clone(), row.invocation)
+}
+
+async fn take_kept(handle: &Arc<SessionHandle>, kept: &mut KeptOf) {
+    for one in handle.take_kept().await {
+        let key = (Some(handle.id.clone()), Some(one.kept.id.0));
+        kept.insert(key, (Arc::clone(handle), one));
+    }
+}
+
+/// What no task claims is ended: no daemon on this state knows of it any more.
+fn nobodys(kept: KeptOf) {
+    for (handle, one) in kept.into_values() {
+        let invocation_id = one.kept.id.0;
+        tracing::warn!(session_id = %handle.id, invocation_id, "an invocation of an earlier daemon is nobody's, and is cancelled");
+        one.cancel();
+    }
+}
+
+/// Whether its session was found frozen.
+fn sleeps(broker: &Broker, row: &TaskRow) -> bool {
+    let handle = row.session.as_ref().and_then(|id| broker.registry.get(id));
+    handle.is_some_and(|handle| handle.view().phase == Phase::Frozen)
+}
+
+/// A session that was found frozen is awake, or over: its tasks go on, or are lost.
+pub async fn thawed(broker: &Arc<Broker>, handle: &Arc<SessionHandle>) {
+    let mut kept = KeptOf::new();
+    take_kept(handle, &mut kept).await;
+    let theirs: Vec<TaskRow> = {
+        let mut state = broker.tasks.state();
+        let frozen = std::mem::take(&mut state.frozen);
+        let (theirs, others) = frozen
+            .into_iter()
+            .partition(|row| row.session.as_ref() == Some(&handle.id));
+        state.frozen = others;
+        theirs
+    };
+    for row in theirs {
+        match kept.remove(&invocation_of(&row)) {
+            Some((handle, work)) => run::resumed(broker, row, handle, work),
+            None => end::found(broker, row).await,
+        }
+    }
+    nobodys(kept);
 }
 
 fn enqueue(broker: &Broker, task: &Unfinished) {
@@ -50,14 +129,6 @@ fn enqueue(broker: &Broker, task: &Unfinished) {
         task.deadline_at,
         Timestamp::now(),
     );
-}
-
-/// One that an earlier daemon had begun.
-async fn found(broker: &Arc<Broker>, task: Unfinished) {
-    let Ok(Some(row)) = broker.store.task_at(task.seq).await else {
-        return;
-    };
-    end::found(broker, row).await;
 }
 
 /// Begins tasks until this daemon stops.

@@ -39,17 +39,22 @@ pub async fn cancel(broker: &Arc<Broker>, id: &TaskId, why: &str) -> Result<Task
         if row.status.is_final() {
             return Ok(row);
         }
-        let running = broker.tasks.find(row.seq);
-        match running {
-            Some(running) => running.cancel(why),
-            None if row.status == TaskStatus::Queued => {
-                broker.tasks.state().queue.remove(row.seq);
-                if over(broker, &row, Event::Cancel, why).await? {
-                    continue;
+        if let Some(running) = broker.tasks.find(row.seq) {
+            running.cancel(why);
+        } else {
+            let nobodys = match row.status {
+                TaskStatus::Queued => {
+                    broker.tasks.state().queue.remove(row.seq);
+                    true
                 }
+                // Its session sleeps. What that has kept is nobody's when it wakes.
+                TaskStatus::Running => broker.tasks.takes_frozen(row.seq),
+                // It changes hands.
+                _ => false,
+            };
+            if nobodys && over(broker, &row, Event::Cancel, why).await? {
+                continue;
             }
-            // It changes hands.
-            None => {}
         }
         // Its owner may have been between two looks: it is asked again, whether or not something was heard.
         let look = (tokio::time::Instant::now() + Duration::from_millis(100)).min(until);
@@ -128,6 +133,16 @@ pub(super) async fn ended(broker: &Broker, row: &TaskRow, bytes: u64) {
     }
     if bytes == 0 {
         Tasks::remove(broker.tasks.result_path(&row.id)).await;
+    }
+}
+
+/// One whose run has come to grief.
+pub(super) async fn orphan(broker: &Arc<Broker>, seq: i64) {
+    if let Some(Some(row)) = written(broker, seq, || broker.store.task_at(seq)).await
+        && !row.status.is_final()
+        && row.status != TaskStatus::Queued
+    {
+        found(broker, row).await;
     }
 }
 

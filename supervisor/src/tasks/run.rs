@@ -4,27 +4,29 @@
 //! |---|---|---|
 //! | submitted ▸ STARTING written | QUEUED | runs it |
 //! | STARTING ▸ RUNNING written | STARTING, nothing sent | runs it |
-//! | RUNNING written ▸ request sent ▸ answer kept | RUNNING | LOST, or a retry if that is allowed |
-//! | answer kept ▸ outcome written | RUNNING | the same |
-//! | outcome written ▸ told | the outcome | tells it |
+//! | RUNNING written ▸ request sent | RUNNING, of which the session's shim knows nothing | LOST, or a retry if that is allowed: whether it was sent is not known |
+//! | request sent ▸ head ▸ bytes in the file ▸ answer whole | RUNNING, kept by the shim | goes on from the byte that the file has not |
+//! | answer whole ▸ outcome written | RUNNING, kept with its end | reads on, and writes the same outcome |
+//! | outcome written ▸ shim told | the outcome | ends what the shim kept: nobody claims it |
+//!
+//! A session that is gone when the daemon comes back has kept nothing: LOST, or a retry.
 
 mod attempt;
 pub(super) mod machine;
 
 use super::answer::Answer;
-use super::exchange::Payload;
+use super::exchange::{Invocation, Payload};
 use super::{Running, dispatch, end, written};
 use crate::api::obtain::obtain;
 use crate::api::reply::ApiError;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::owner::Owner;
-use crate::session::handle::{Purpose, SessionHandle, SessionKey, Work};
-use crate::store::{Begun, Inline, Over, TaskRow, Timestamp, Waits};
-use attempt::{Attempt, Ran};
+use crate::session::handle::{KeptWork, Purpose, SessionHandle, SessionKey, Work};
+use crate::store::{Begun, Inline, Over, TaskKind, TaskRow, Timestamp, Waits};
+use attempt::{Attempt, Ran, Start};
 use proto::api::TaskStatus;
 use proto::code::ErrorCode;
-use proto::ids::InvocationId;
 use session_core::task::{Effect, Event, Hindrance, State, Task};
 use std::pin::pin;
 use std::sync::Arc;
@@ -68,6 +70,31 @@ pub fn attended(
     running
 }
 
+/// Goes on with a task that an earlier daemon sent, and whose session has kept it.
+pub(super) fn resumed(
+    broker: &Arc<Broker>,
+    row: TaskRow,
+    handle: Arc<SessionHandle>,
+    kept: KeptWork,
+) {
+    let running = Running::new(row.seq, row.runtime_id.clone(), row.kind == TaskKind::Task);
+    broker.tasks.state().insert(&running);
+    let leave = Leave(Arc::clone(broker), Arc::clone(&running));
+    tokio::spawn(async move {
+        let mut run = Run::of(&leave, row, Vec::new());
+        let invocation = Invocation {
+            link: Arc::clone(&kept.work.link),
+            id: kept.kept.id,
+        };
+        run.task.step(machine::now(), Event::Found { kept: true });
+        let start = Start::Kept(kept.kept);
+        let done = run.exchange(&handle, kept.work, invocation, start).await;
+        if done.is_some() {
+            run.again();
+        }
+    });
+}
+
 /// Whatever happens to its future, a task's place is given back.
 struct Leave(Arc<Broker>, Arc<Running>);
 
@@ -75,6 +102,11 @@ impl Drop for Leave {
     fn drop(&mut self) {
         let Self(broker, running) = self;
         broker.tasks.state().remove(running);
+        if std::thread::panicking() {
+            // A defect of this daemon's interrupts a task as its end would.
+            let (broker, seq) = (Arc::clone(broker), running.seq);
+            tokio::spawn(async move { end::orphan(&broker, seq).await });
+        }
         // Nobody waits for an answer that does not come.
         running.cancel("it is over");
         broker.tasks.wake();
@@ -82,22 +114,10 @@ impl Drop for Leave {
 }
 
 async fn drive(leave: Leave, row: TaskRow, headers: Vec<(String, String)>) {
-    let Leave(broker, running) = &leave;
-    let _ = running.id.set(row.id.clone());
-    let mut run = Run {
-        broker: Arc::clone(broker),
-        running: Arc::clone(running),
-        task: machine::of(&row),
-        row,
-        headers,
-        charged: 0,
-    };
+    let mut run = Run::of(&leave, row, headers);
     // Somebody else has changed it, or this daemon stops: either way it is not this run's any more.
-    let Some(()) = run.attempt().await else {
-        return;
-    };
-    if let State::Queued { .. } = run.task.state() {
-        dispatch::again(&run.broker, &run.task, run.row.seq, &run.running);
+    if run.attempt().await.is_some() {
+        run.again();
     }
 }
 
@@ -133,6 +153,27 @@ impl Note {
 struct Ended(Event, String);
 
 impl Run {
+    fn of(leave: &Leave, row: TaskRow, headers: Vec<(String, String)>) -> Self {
+        let Leave(broker, running) = leave;
+        let _ = running.id.set(row.id.clone());
+        running.reported(&row);
+        Self {
+            broker: Arc::clone(broker),
+            running: Arc::clone(running),
+            task: machine::of(&row),
+            row,
+            headers,
+            charged: 0,
+        }
+    }
+
+    /// Back into the queue, if it waits.
+    fn again(&self) {
+        if let State::Queued { .. } = self.task.state() {
+            dispatch::again(&self.broker, &self.task, self.row.seq, &self.running);
+        }
+    }
+
     /// One attempt: until the task has its outcome, or waits again.
     async fn attempt(&mut self) -> Option<()> {
         if self.task.state() != State::Starting {
@@ -142,7 +183,7 @@ impl Run {
         if self.task.state() != State::Starting {
             return Some(());
         }
-        sandbox::faults::panic_at("task.starting");
+        sandbox::faults::abort_at("task.starting");
         let (handle, work) = match self.obtain().await {
             Ok(obtained) => obtained,
             Err(Ended(event, reason)) => {
@@ -150,11 +191,14 @@ impl Run {
                 return Some(());
             }
         };
-        let id = InvocationId(work.link.next_id());
+        let invocation = Invocation {
+            link: Arc::clone(&work.link),
+            id: work.link.kept_id(),
+        };
         let begun = Begun {
             attempt: self.task.attempts() + 1,
             session: handle.id.clone(),
-            invocation: id.0,
+            invocation: invocation.id.0,
         };
         let note = Note {
             begun: Some(begun),
@@ -164,9 +208,8 @@ impl Run {
         if effects.last() != Some(&Effect::Send) {
             return Some(());
         }
-        let _ = self.running.session.set(handle.id.clone());
-        sandbox::faults::panic_at("task.running");
-        self.exchange(&handle, work, id).await
+        sandbox::faults::abort_at("task.running");
+        self.exchange(&handle, work, invocation, Start::Fresh).await
     }
 
     /// A session, and work on it.
@@ -182,7 +225,9 @@ impl Run {
             client: self.row.client_id.clone(),
             owner,
         };
-        let obtaining = pin!(obtain(&self.broker, &key, &version, Purpose::Invocation));
+        let left = self.row.deadline_at.0.saturating_sub(Timestamp::now().0);
+        let purpose = Purpose::Kept(Duration::from_millis(u64::try_from(left).unwrap_or(0)));
+        let obtaining = pin!(obtain(&self.broker, &key, &version, purpose));
         match until_ended(&self.running, &self.task, obtaining).await {
             Ok(Ok(obtained)) => Ok(obtained),
             Ok(Err(error)) => Err(not_obtained(&error)),
@@ -210,13 +255,15 @@ impl Run {
         }
     }
 
-    /// Sends it, keeps what comes, and writes down what that means.
+    /// Sends it, or goes on with it; keeps what comes, and writes down what that means.
     async fn exchange(
         &mut self,
         handle: &Arc<SessionHandle>,
         work: Work,
-        id: InvocationId,
+        invocation: Invocation,
+        start: Start,
     ) -> Option<()> {
+        let _ = self.running.session.set(handle.id.clone());
         let payload = match self.row.payload_filed {
             true => Payload::Filed(
                 self.broker.tasks.payload_path(&self.row.id),
@@ -237,8 +284,7 @@ impl Run {
             headers: self.headers.clone(),
         };
         let mut progress = attempt.keep_progress();
-        // Held until what it comes to is written down: dropping it tells the agent.
-        let mut answering = Box::pin(attempt.run(work, id, payload));
+        let mut answering = Box::pin(attempt.run(invocation.clone(), start, payload));
         let ran = until_ended(&self.running, &self.task, answering.as_mut()).await;
         progress
             .stop(&self.broker, &self.running, self.row.seq)
@@ -257,17 +303,22 @@ impl Run {
         };
         self.charged = charged;
         let answer = self.running.answer.borrow().clone();
+        let complete = matches!(event, Event::Answered { .. });
         let note = Note {
             reason,
-            complete: matches!(event, Event::Answered { .. }),
+            complete,
             answer,
             begun: None,
         };
-        sandbox::faults::panic_at("task.answered");
-        let done = self.event(event, note).await;
+        sandbox::faults::abort_at("task.answered");
+        // While this daemon cannot write it down, the shim has it.
+        self.event(event, note).await?;
+        sandbox::faults::abort_at("task.over");
         drop(answering);
+        invocation.settled(complete);
+        drop(work);
         self.after(handle).await;
-        done.map(|_| ())
+        Some(())
     }
 
     /// Takes an event, and writes down what it changes. `None` if the task is not this run's any more.

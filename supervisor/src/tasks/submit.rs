@@ -2,7 +2,6 @@
 
 use super::answer::{blocking, sync_directory};
 use super::stored::{Charge, OVERHEAD};
-use crate::api::attempts;
 use crate::api::intake::{Bounded, Intake};
 use crate::api::reply::ApiError;
 use crate::api::session_header::fresh_session_id;
@@ -11,7 +10,6 @@ use crate::catalogue::RuntimeVersion;
 use crate::owner::Owner;
 use crate::relay::exchange::RequestBody;
 use crate::store::{Inline, NewTask, Submitted, TaskKind, TaskRow, Timestamp};
-use axum::body::Body;
 use http_body_util::BodyExt as _;
 use proto::code::ErrorCode;
 use proto::ids::{ClientSessionId, EndpointName, TaskId};
@@ -23,8 +21,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the body of a submission may take to come.
-const BODY_TIME: Duration = Duration::from_secs(900);
+/// How long the body of a submission, or its next piece, may take to come.
+pub const BODY_TIME: Duration = Duration::from_secs(900);
 
 /// A task that somebody wants, checked.
 #[derive(Debug)]
@@ -53,16 +51,14 @@ pub struct Order {
     pub callback: Option<String>,
 }
 
-/// Reads the payload and writes the task down. What is answered, and whether it is a new one.
+/// Reads the rest of the payload and writes the task down. What is answered, and whether it is a new one.
 pub async fn submit(
     broker: &Arc<Broker>,
     order: Order,
-    body: Body,
+    intake: Intake,
 ) -> Result<(TaskRow, bool), ApiError> {
     let most = broker.config().tasks.max_queued;
     let place = broker.tasks.enter(most).ok_or_else(|| too_many(most))?;
-    let caller = order.owner.principal.clone();
-    let intake = attempts::begin(broker, caller, BODY_TIME, body).await?;
     let room = broker.config().tasks.max_stored.0;
     let whose = &order.owner.principal;
     let charge = broker.tasks.stored.charge(whose, OVERHEAD, room);

@@ -11,11 +11,12 @@ use crate::api::identify::Caller;
 use crate::api::intake::{Intake, check_length};
 use crate::api::invoke::{AgentErrors, Answer, Attempt, Call};
 use crate::api::reply::ApiError;
+use crate::api::resumable::{self, Wanted};
 use crate::api::router::request_id;
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
 use crate::api::turn::turn;
 use crate::broker::Broker;
-use crate::owner::Principal;
+use crate::owner::{Owner, Principal};
 use crate::rates::Kind;
 use crate::relay::exchange::{BodyError, RequestBody};
 use axum::body::Body;
@@ -26,7 +27,7 @@ use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use proto::code::ErrorCode;
 use proto::config::Protocol;
-use proto::ids::ClientSessionId;
+use proto::ids::{ClientSessionId, RuntimeId};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,15 @@ pub(super) async fn invoke(
     let key = call.key.clone();
     let session = key.client.clone();
     let trace = echoed(&call.headers);
+    match resumed(broker, caller, &parts, call.version.runtime.clone()).await {
+        Ok(Resumed::No) => {}
+        Ok(Resumed::Begin(owner)) => {
+            let begun = resumable::begin(broker, call, owner, intake).await;
+            return Ok(begun.unwrap_or_else(|error| failed_in(&error, &session, &failed)));
+        }
+        Ok(Resumed::Again(response)) => return Ok(response),
+        Err(error) => return Ok(failed_in(&error, &session, &failed)),
+    }
     let mut response = match attempts::answer_to(broker, call, intake).await {
         Ok(answer) => {
             let call = whole
@@ -93,6 +103,43 @@ pub(super) async fn invoke(
         mcp::set_session(response.headers_mut(), &session);
     }
     Ok(response)
+}
+
+/// A failure, with the session's id.
+fn failed_in(
+    error: &ApiError,
+    session: &ClientSessionId,
+    failed: &impl Fn(&ApiError) -> Response,
+) -> Response {
+    let mut response = failed(error);
+    set_session(response.headers_mut(), session);
+    response
+}
+
+/// What a call is to a stream that can be come back to.
+enum Resumed {
+    No,
+    Begin(Owner),
+    Again(Response),
+}
+
+async fn resumed(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    parts: &Parts,
+    runtime: RuntimeId,
+) -> Result<Resumed, ApiError> {
+    let wanted = Wanted::of(parts.uri.query())?;
+    if wanted == Wanted::No {
+        return Ok(Resumed::No);
+    }
+    let owner = caller.owner(broker, &parts.headers)?;
+    let Wanted::Again(id) = wanted else {
+        return Ok(Resumed::Begin(owner));
+    };
+    resumable::again(broker, &runtime, &owner, &id, &parts.headers)
+        .await
+        .map(Resumed::Again)
 }
 
 /// Whose a body is while it is held.

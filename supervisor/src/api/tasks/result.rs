@@ -285,10 +285,17 @@ async fn event(answer: &Arc<Answer>, at: u64, streamed: bool) -> Result<u64, Api
         let some = answer.read(begin + before.len() as u64, at).await;
         before.extend_from_slice(&some.map_err(|error| ApiError::internal(&error))?);
     }
-    match at == 0 || ends_event(&before) {
-        true => Ok(at),
-        false => Err(fault("is not the id of an event of this stream")),
+    if at > 0 && !ends_event(&before) {
+        return Err(fault("is not the id of an event of this stream"));
     }
+    // An event is numbered when its empty line is seen to be one, which is before the line feed that may follow its return.
+    let end = answer.told().bytes;
+    if before.last() == Some(&b'\r') && at < end {
+        let next = answer.read(at, at + 1).await;
+        let next = next.map_err(|error| ApiError::internal(&error))?;
+        return Ok(at + u64::from(next.starts_with(b"\n")));
+    }
+    Ok(at)
 }
 
 /// What is still coming when its daemon stops, comes from the next one: that end must not look like one.

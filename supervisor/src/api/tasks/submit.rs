@@ -1,5 +1,6 @@
 //! `POST /v1/runtimes/{name}/tasks`.
 
+use crate::api::attempts;
 use crate::api::authorize::Presented;
 use crate::api::aws::headers::headers_in;
 use crate::api::identify::Caller;
@@ -11,6 +12,7 @@ use crate::api::router::RequestId;
 use crate::api::runtimes::{respond, runtime_name};
 use crate::api::session_header::{fresh_session_id, session_id, set_session};
 use crate::broker::Broker;
+use crate::callback::CallbackUrl;
 use crate::catalogue::RuntimeVersion;
 use crate::config::duration;
 use crate::store::TaskKind;
@@ -19,7 +21,7 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, LOCATION};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use proto::api::{FieldFault, IDEMPOTENCY_KEY, Task};
 use proto::code::ErrorCode;
 use proto::ids::{EndpointName, RuntimeName};
@@ -39,9 +41,6 @@ const MAX_BACKOFF: Duration = Duration::from_secs(3600);
 
 /// Longest key.
 const MAX_KEY: usize = 255;
-
-/// Longest callback.
-const MAX_CALLBACK: usize = 2048;
 
 /// Query of the submission.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -93,7 +92,9 @@ pub async fn create(
     let result = async {
         let (parts, body) = request.into_parts();
         let order = order(&broker, &caller, &name, query, &parts.headers)?;
-        let (row, new) = tasks::submit(&broker, order, body).await?;
+        let caller = order.owner.principal.clone();
+        let intake = attempts::begin(&broker, caller, tasks::BODY_TIME, body).await?;
+        let (row, new) = tasks::submit(&broker, order, intake).await?;
         let status = match new {
             true => StatusCode::ACCEPTED,
             false => StatusCode::OK,
@@ -124,7 +125,8 @@ fn order(
             .map_err(|error| ApiError::field("qualifier", error.to_string()))?,
     };
     let version = version(broker, &name, &endpoint)?;
-    let bounds = broker.config().tasks;
+    let config = broker.config();
+    let bounds = config.tasks;
     let mut faults = Vec::new();
     let mut fault = |name: &str, message: String| {
         faults.push(FieldFault {
@@ -168,15 +170,15 @@ fn order(
             BACKOFF
         }
     };
-    if let Some(url) = &query.callback
-        && !is_callback(url)
-    {
-        fault(
-            "callback",
-            format!(
-                "must be an http or https URL of at most {MAX_CALLBACK} characters, without a user in it"
-            ),
-        );
+    if let Some(text) = &query.callback {
+        let policy = &config.callbacks.policy;
+        let refused = match CallbackUrl::parse(text) {
+            Ok(url) => policy.may_submit(&url).err().map(|why| why.to_string()),
+            Err(why) => Some(why.to_string()),
+        };
+        if let Some(message) = refused {
+            fault("callback", message);
+        }
     }
     let once = match key(headers) {
         Ok(once) => once,
@@ -247,37 +249,4 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, String> {
     });
     text.map(|text| Some(text.to_owned()))
         .ok_or_else(|| format!("must be 1 to {MAX_KEY} visible ASCII characters"))
-}
-
-fn is_callback(url: &str) -> bool {
-    let Ok(uri) = url.parse::<Uri>() else {
-        return false;
-    };
-    let scheme = uri.scheme_str();
-    let user = uri
-        .authority()
-        .is_none_or(|authority| authority.as_str().contains('@'));
-    url.len() <= MAX_CALLBACK && matches!(scheme, Some("http" | "https")) && !user
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn callbacks_are_urls_of_the_web_without_credentials() {
-        for good in ["https://example.com/x?y=z", "http://127.0.0.1:9/"] {
-            assert!(is_callback(good), "{good}");
-        }
-        for bad in [
-            "ftp://a/",
-            "/x",
-            "https://u:p@a/",
-            "https://",
-            "",
-            "javascript:1",
-        ] {
-            assert!(!is_callback(bad), "{bad}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ use super::{COMPLETIONS, Completion, Driver, Running};
 use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::progress::Scanner;
 use crate::store::FrozenNote;
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
@@ -156,6 +157,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         events: None,
         work: FuturesUnordered::new(),
         kept: Vec::new(),
+        progress: Scanner::default(),
         notes: Notes::default(),
         freezer: Freezer::default(),
         completions,

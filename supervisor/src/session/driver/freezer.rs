@@ -217,7 +217,8 @@ impl Driver {
                 let stood = found.map_or(Duration::ZERO, |(_, stood)| stood);
                 self.found(*running, stood);
                 let handle = Arc::clone(&self.handle);
-                tokio::spawn(async move { crate::recovery::thawed(&handle).await });
+                let broker = Arc::clone(&self.broker);
+                tokio::spawn(async move { crate::tasks::thawed(&broker, &handle).await });
                 if let (Some(grace), Some(link)) = (self.freezer.shutdown.take(), self.link.clone())
                 {
                     let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);

@@ -1,16 +1,16 @@
 //! One attempt: the request goes to the agent, the answer is kept as it comes, and what it comes to is an event of the task's.
 
-use super::super::Running;
-use super::super::answer::Answer;
-use super::super::exchange::{Exchange, Payload, SendError};
+use super::super::answer::{Answer, blocking};
+use super::super::exchange::{Exchange, Invocation, Payload, SendError};
+use super::super::{Running, written};
 use crate::api::evidence::{AgentEvidence, BODY_BYTES};
 use crate::api::invoke::{self, AgentErrors, Call, REQUEST_ID, SESSION_ID};
 use crate::broker::Broker;
 use crate::owner::Principal;
-use crate::relay::exchange::BodyError;
+use crate::relay::kept::{Outcome, Piece};
 use crate::relay::link::CallError;
-use crate::session::handle::{SessionHandle, Work};
-use crate::store::{Head, TaskRow};
+use crate::session::handle::SessionHandle;
+use crate::store::{Head, TaskRow, Timestamp};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use proto::api::{
@@ -18,7 +18,7 @@ use proto::api::{
 };
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
-use proto::shim::Invoke;
+use proto::shim::{Invoke, Kept};
 use session_core::task::{Cause, Event};
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,38 +63,68 @@ pub(super) fn charged(broker: &Broker, running: &Running, whose: &Principal) -> 
     bytes
 }
 
+/// Where an attempt begins.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// With its request.
+    Fresh,
+    /// In the middle: its session's shim has kept it.
+    Kept(Kept),
+}
+
 impl Attempt {
-    /// See the module.
-    pub(super) async fn run(self, work: Work, id: InvocationId, payload: Payload) -> Ran {
-        let mut exchange = match Exchange::send(work, id, self.request(), payload).await {
+    /// See the module. Giving it up ends nothing at the agent: see [`Invocation::settled`].
+    pub(super) async fn run(self, invocation: Invocation, start: Start, payload: Payload) -> Ran {
+        let path = self.broker.tasks.result_path(&self.row.id);
+        let filed = match (&start, self.row.result_filed) {
+            (Start::Kept(_), true) => match length_of(path.clone()).await {
+                Ok(bytes) => Some(bytes),
+                Err(error) => {
+                    let (cause, told) = self.not_kept(&error);
+                    return broke(cause, told);
+                }
+            },
+            (Start::Kept(_) | Start::Fresh, _) => None,
+        };
+        let sent = match &start {
+            Start::Fresh => {
+                let left = self.row.deadline_at.0.saturating_sub(Timestamp::now().0);
+                let left = Duration::from_millis(u64::try_from(left).unwrap_or(0).max(1));
+                invocation.begin(left, self.request(), payload).await
+            }
+            Start::Kept(kept) => invocation.resume(kept, filed.unwrap_or(0), payload).await,
+        };
+        let mut exchange = match sent {
             Ok(exchange) => exchange,
             Err(error) => return self.not_answered(error).await,
         };
-        let status = exchange.head.status;
+        sandbox::faults::abort_at("task.sent");
+        let status = exchange.head().status;
         // A shim lets through only what it was asked for, and is not believed.
         if !(200..600).contains(&status) {
-            return broke(
-                Cause::Agent,
-                format!("the agent answered with status {status}"),
-            );
+            let told = format!("the agent answered with status {status}");
+            return broke(Cause::Agent, told);
         }
         let head = Head {
             status,
-            content_type: content_type(&exchange.head.headers),
+            content_type: content_type(&exchange.head().headers),
         };
         let streamed = head
             .content_type
             .as_deref()
             .is_some_and(|kind| kind.starts_with("text/event-stream"));
-        let path = self.broker.tasks.result_path(&self.row.id);
-        let answer = match Answer::begin(path, head, streamed).await {
+        let answer = match filed {
+            Some(_) => Answer::again(path, head).await,
+            None => Answer::begin(path, head, streamed).await,
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 let (cause, told) = self.not_kept(&error);
                 return broke(cause, told);
             }
         };
-        if streamed {
+        if streamed && filed.is_none() {
             self.note_head(&answer).await;
         }
         self.running.answer.send_replace(Some(Arc::clone(&answer)));
@@ -107,13 +137,15 @@ impl Attempt {
         let bounds = self.broker.config().tasks;
         let whose = &self.row.owner.principal;
         let mut charge = self.broker.tasks.stored.charge(whose, 0, u64::MAX);
-        let mut begun = Vec::new();
         let mut room = 0_u64;
         let cut = loop {
             let bytes = match exchange.next().await {
-                None => break None,
-                Some(Err(error)) => break Some(self.cut_off(&error).await),
-                Some(Ok(bytes)) => bytes,
+                Ok(Piece::End(Outcome::Complete)) => break None,
+                Ok(Piece::End(Outcome::Failed(error))) => {
+                    break Some(self.cut_off(&error.message, false).await);
+                }
+                Err(error) => break Some(self.cut_off(&error.to_string(), true).await),
+                Ok(Piece::Data(bytes)) => bytes,
             };
             let more = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
             let total = answer.told().bytes.saturating_add(more);
@@ -125,7 +157,7 @@ impl Attempt {
                 break Some((Cause::Agent, told));
             }
             if total > room {
-                let piece = more.max(PIECE.min(bounds.max_result.0 - room));
+                let piece = (total - room).max(PIECE.min(bounds.max_result.0 - room));
                 let taken = charge
                     .as_mut()
                     .is_some_and(|charge| charge.more(piece, bounds.max_stored.0));
@@ -135,12 +167,12 @@ impl Attempt {
                 }
                 room += piece;
             }
-            if begun.len() < BODY_BYTES {
-                let some = bytes.len().min(BODY_BYTES - begun.len());
-                begun.extend_from_slice(bytes.get(..some).unwrap_or_default());
-            }
             if let Err(error) = self.push(answer, bytes).await {
                 break Some(self.not_kept(&error));
+            }
+            if answer.is_filed() {
+                exchange.ack(total).await;
+                sandbox::faults::abort_at("task.filed");
             }
         };
         // As much as it has, no more.
@@ -152,7 +184,7 @@ impl Attempt {
         }
         let ran = match cut {
             Some((cause, told)) => broke(cause, told),
-            None => self.answered(answer, &begun).await,
+            None => self.answered(answer).await,
         };
         Ran {
             charged: bytes,
@@ -168,18 +200,18 @@ impl Attempt {
         answer.push(bytes).await
     }
 
-    /// What an answer in a file is, for a daemon that finds it.
+    /// What an answer in a file is, for a daemon that finds it: nothing of it is acknowledged before that is known.
     async fn note_head(&self, answer: &Arc<Answer>) {
         let seq = self.row.seq;
-        let noted = self.broker.store.task_answers(seq, answer.head.clone());
-        if let Err(error) = noted.await {
-            // It is written again with the outcome.
-            tracing::warn!(task = seq, error = %crate::fault::chain(&error), "beginning of an answer not written down");
-        }
+        let store = &self.broker.store;
+        written(&self.broker, seq, || {
+            store.task_answers(seq, answer.head.clone())
+        })
+        .await;
     }
 
     /// The whole answer is here.
-    async fn answered(&self, answer: &Arc<Answer>, begun: &[u8]) -> Ran {
+    async fn answered(&self, answer: &Arc<Answer>) -> Ran {
         let status = answer.head.status;
         if status < 400 {
             return Ran {
@@ -189,7 +221,14 @@ impl Attempt {
             };
         }
         self.handle.log.settled().await;
-        let evidence = AgentEvidence::answered(status, begun, self.handle.log.tail());
+        let most = u64::try_from(BODY_BYTES).unwrap_or(u64::MAX);
+        let end = answer.told().bytes.min(most);
+        // What cannot be read is not said.
+        let begun = match end {
+            0 => Bytes::new(),
+            _ => answer.read(0, end).await.unwrap_or_default(),
+        };
+        let evidence = AgentEvidence::answered(status, &begun, self.handle.log.tail());
         let mut reason = format!(
             "the agent answered with status {status}: {}",
             evidence.said()
@@ -226,22 +265,27 @@ impl Attempt {
         broke(cause, told.message)
     }
 
-    /// The answer broke off.
-    async fn cut_off(&self, error: &BodyError) -> (Cause, String) {
+    /// The answer broke off; whether at the link.
+    async fn cut_off(&self, error: &str, link: bool) -> (Cause, String) {
         let ending = tokio::time::timeout(REASON_PATIENCE, self.handle.ending()).await;
-        let told = match ending.ok().flatten() {
-            Some(end) => format!(
-                "the session ended before the answer was complete: {}",
-                end.detail
-            ),
+        match ending.ok().flatten() {
+            Some(end) => {
+                let detail = end.detail;
+                let told = format!("the session ended before the answer was complete: {detail}");
+                (self.cause(), told)
+            }
+            None if link => (Cause::Interrupted, error.to_owned()),
             None => {
                 self.handle.log.settled().await;
-                let words = self.handle.log.tail().last_words;
+                let words = AgentEvidence::logged(self.handle.log.tail()).last_words();
                 let words = words.map(|words| format!("; its log ends with: {words}"));
-                format!("{error}{}", words.unwrap_or_default())
+                let told = format!(
+                    "the agent's answer ended early: {error}{}",
+                    words.unwrap_or_default()
+                );
+                (Cause::Agent, told)
             }
-        };
-        (self.cause(), told)
+        }
     }
 
     /// Whose doing it was.
@@ -347,6 +391,11 @@ async fn write_record(broker: &Broker, running: &Running, seq: i64) {
             tracing::warn!(task = seq, error = %crate::fault::chain(&error), "progress not written down");
         }
     }
+}
+
+/// Bytes of a file.
+async fn length_of(path: std::path::PathBuf) -> std::io::Result<u64> {
+    blocking(move || Ok(std::fs::metadata(path)?.len())).await
 }
 
 /// Headers that a task's request has of this daemon.
