@@ -22,6 +22,7 @@ use crate::rates::Rates;
 use crate::registry::Registry;
 use crate::room::Room;
 use crate::session::handle::SessionHandle;
+use crate::session::journal::SessionJournal;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::tasks::Tasks;
@@ -132,6 +133,8 @@ pub struct Broker {
     pub work_places: Arc<Semaphore>,
     /// Memory for bodies on their way to agents.
     pub bodies: Arc<Room>,
+    /// Where what agents write is copied to, if the operator wants it.
+    pub journal: Option<SessionJournal>,
     /// Time for decisions.
     pub clock: Clock,
     /// Fences daemons that came before.
@@ -157,6 +160,15 @@ const FORGET_PAUSE: Duration = Duration::from_secs(1);
 fn work_places() -> usize {
     let (soft, _hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((FEWEST_FILES, FEWEST_FILES));
     usize::try_from(soft / 8).unwrap_or(Semaphore::MAX_PERMITS)
+}
+
+/// A journal that is wanted and cannot be reached is told of, and done without: sessions' own logs have everything.
+fn journal(config: &Config) -> Option<SessionJournal> {
+    let open = config.log.sessions.then(SessionJournal::open)?;
+    open.inspect_err(|error| {
+        tracing::warn!(%error, "what agents write is not copied to the journal (log.sessions)");
+    })
+    .ok()
 }
 
 /// What every Unix grants.
@@ -197,6 +209,7 @@ impl Broker {
             stops: Stops::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
             bodies: Room::new(config.limits.body_memory.0),
+            journal: journal(&config),
             clock: Clock::start(),
             epoch,
             config: RwLock::new(Arc::new(config)),
@@ -217,6 +230,12 @@ impl Broker {
     /// Puts a reloaded configuration in force. Versions that exist keep what they were compiled with.
     pub fn set_config(&self, config: Config) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// Invocations, commands and shells that are in flight.
+    #[must_use]
+    pub fn work_in_flight(&self) -> usize {
+        work_places().saturating_sub(self.work_places.available_permits())
     }
 
     /// Takes no new sessions from now on.

@@ -148,8 +148,10 @@ pub enum Base {
 pub struct Log {
     /// Filter directives of `tracing_subscriber::EnvFilter`, checked.
     pub level: String,
-    /// Form of the lines.
-    pub format: LogFormat,
+    /// Its form; absent: the journal's where standard error is the journal, else JSON.
+    pub format: Option<LogFormat>,
+    /// Whether what agents write is copied to the journal.
+    pub sessions: bool,
 }
 
 /// Form of log lines.
@@ -160,6 +162,8 @@ pub enum LogFormat {
     Text,
     /// One object a line.
     Json,
+    /// Fields of systemd's journal.
+    Journal,
 }
 
 /// Bounds of the daemon itself.

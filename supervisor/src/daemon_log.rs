@@ -1,16 +1,32 @@
 //! The daemon's own log: its form, and its level, which a reload changes. Not for what agents say (`session::log`).
+//!
+//! Under systemd it goes to the journal in the journal's own form, so that its fields can be asked for:
+//! `journalctl AGENTCORE_SESSION_ID=…`. Elsewhere it is lines on standard error.
 
 use crate::config::{Log, LogFormat};
-use tracing_subscriber::layer::SubscriberExt;
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
+use tracing_journald::{Priority, PriorityMappings};
+use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 /// Level names, least first.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// Before the names of fields in the journal, so that they are nobody else's.
+pub(crate) const PREFIX: &str = "AGENTCORE";
+
 /// What is logged from now on; broker and launcher have one each, and a reload reaches the broker's.
 #[derive(Debug, Clone)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+/// The connection to the journal, to be let go and taken up again.
+type Journal = Option<tracing_journald::Layer>;
+type JournalHandle = reload::Handle<Journal, Layered<reload::Layer<EnvFilter, Registry>, Registry>>;
+
+/// There where the log goes to the journal.
+static JOURNAL: OnceLock<JournalHandle> = OnceLock::new();
 
 impl LogLevel {
     /// Puts a checked level in force.
@@ -20,23 +36,77 @@ impl LogLevel {
     }
 }
 
-/// Begins to log to stderr.
+/// Begins to log, in the form that is wanted; without a journal that is wanted, in lines.
 #[must_use]
 pub fn begin(log: &Log) -> LogLevel {
     let (level, handle) = reload::Layer::new(filter(&log.level));
-    let lines = fmt::layer()
-        // To a file on a full disk a line cannot be written, nor that it could not: that would be a panic.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     let registry = tracing_subscriber::registry().with(level);
+    let lines = || {
+        fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+    };
+    let unsaid = || match stderr_is_the_journals() {
+        true => LogFormat::Journal,
+        false => LogFormat::Json,
+    };
     // Fails only if a subscriber is set already, which nothing does before this.
-    let set = match log.format {
-        LogFormat::Text => registry.with(lines).try_init(),
-        LogFormat::Json => registry.with(lines.json()).try_init(),
+    let set = match log.format.unwrap_or_else(unsaid) {
+        LogFormat::Text => registry.with(lines()).try_init(),
+        LogFormat::Json => registry.with(lines().json()).try_init(),
+        LogFormat::Journal => match journal() {
+            Ok(journal) => {
+                let (journal, handle) = reload::Layer::new(Some(journal));
+                let _ = JOURNAL.set(handle);
+                registry.with(journal).try_init()
+            }
+            Err(error) => {
+                let set = registry.with(lines()).try_init();
+                tracing::warn!(%error, "the journal cannot be reached; logging to standard error");
+                set
+            }
+        },
     };
     drop(set);
     LogLevel(handle)
+}
+
+/// Does something that closes descriptors which it does not know. The journal's would be one of them, and its number would
+/// soon be another's, who would get the messages.
+pub fn away_from<T>(closing: impl FnOnce() -> T) -> T {
+    let Some(handle) = JOURNAL.get() else {
+        return closing();
+    };
+    // Both fail only if the subscriber is gone, which it never is.
+    let _ = handle.reload(None);
+    let done = closing();
+    let _ = handle.reload(journal().ok());
+    done
+}
+
+/// What is no error is no cause for a look, either.
+pub(crate) fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    }
+}
+
+fn journal() -> std::io::Result<tracing_journald::Layer> {
+    Ok(tracing_journald::layer()?
+        .with_field_prefix(Some(PREFIX.to_owned()))
+        .with_syslog_identifier("agentcored".to_owned())
+        .with_priority_mappings(priorities()))
+}
+
+/// Whether what is written to standard error comes to the journal (systemd.exec(5), `$JOURNAL_STREAM`).
+fn stderr_is_the_journals() -> bool {
+    let Ok(found) = nix::sys::stat::fstat(std::io::stderr().as_fd()) else {
+        return false;
+    };
+    std::env::var("JOURNAL_STREAM")
+        .is_ok_and(|stream| stream == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 /// Checks `log.level`: levels and `target=level`, separated by commas. (The library would read a misspelt level as the name

@@ -143,8 +143,9 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
     let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));
     tracing::info!(instance = %broker.ground.instance, listen = ?broker.ground.listen, "ready");
-    systemd::ready("serving");
+    systemd::ready(&broker);
     tokio::spawn(systemd::keep_watchdog_quiet());
+    tokio::spawn(systemd::keep_status_told(Arc::clone(&broker)));
 
     let outcome = loop {
         tokio::select! {
@@ -152,7 +153,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
             _ = hangups.recv() => {
                 systemd::reloading();
                 reload(&broker, &args, &log_level);
-                systemd::ready("serving");
+                systemd::ready(&broker);
             }
             () = broker.launcher.closed() => break Err(RunError::LauncherGone),
             error = broker.store.failed() => break Err(RunError::Store(chain(&error))),
@@ -161,7 +162,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     };
     if outcome.is_ok() {
         tracing::info!("stopping");
-        systemd::stopping("calls in flight are finished");
+        systemd::stopping("stopping; calls in flight are finished");
         broker.drain();
         // Nobody waits for the listeners' last request longer than this, nor after a second signal.
         stop.send_replace(true);

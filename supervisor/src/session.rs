@@ -4,6 +4,7 @@
 pub mod boot;
 pub mod driver;
 pub mod handle;
+pub mod journal;
 pub mod log;
 pub mod log_retention;
 mod notes;

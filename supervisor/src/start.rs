@@ -119,7 +119,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     // What a careless parent left open must be in reach of neither half of the daemon. Nothing of ours is open yet; the
     // configuration, which may have come by such a descriptor, has been read.
     let mut sockets = Sockets::inherited().map_err(io("take over", "a socket that was passed"))?;
-    close_range::close_all_except(&sockets.descriptors())
+    daemon_log::away_from(|| close_range::close_all_except(&sockets.descriptors()))
         .map_err(io("close", "inherited descriptors"))?;
     // Sessions, connections and invocations are descriptors here, and select(2) is not used.
     open_files_to_the_limit().map_err(|source| StartError::Io {

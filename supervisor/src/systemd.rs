@@ -3,6 +3,7 @@
 //! Sockets are passed as sd_listen_fds(3) has it, words as sd_notify(3). Without a service manager, or under another one that
 //! knows neither, nothing here does anything.
 
+use crate::broker::Broker;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
@@ -10,7 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Between two looks at whether the status is another: a person reads it.
+const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
 /// Sockets that came with the program's start, listening already.
 #[derive(Debug, Default)]
@@ -83,8 +88,35 @@ impl Sockets {
 }
 
 /// Callers are served.
-pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub fn ready(broker: &Broker) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&status(broker))]);
+}
+
+/// What there is, for `systemctl status`.
+fn status(broker: &Broker) -> String {
+    let sessions = broker.registry.len();
+    let calls = broker.work_in_flight();
+    format!("serving; sessions: {sessions}, calls in flight: {calls}")
+}
+
+/// Tells what there is whenever it is something else, until the daemon stops.
+pub async fn keep_status_told(broker: Arc<Broker>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let mut told = String::new();
+    let mut ticks = tokio::time::interval(STATUS_PERIOD);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = broker.stopping() => return,
+        }
+        let now = status(&broker);
+        if now != told {
+            tell(&[NotifyState::Status(&now)]);
+            told = now;
+        }
+    }
 }
 
 /// The configuration is being read anew; [`ready`] ends that.

@@ -111,14 +111,8 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
             level: r.checked("log.level", "info".to_owned(), |text: &String| {
                 check_level(text)
             }),
-            format: r.or(
-                "log.format",
-                if dev {
-                    LogFormat::Text
-                } else {
-                    LogFormat::Json
-                },
-            ),
+            format: r.take("log.format").or(dev.then_some(LogFormat::Text)),
+            sessions: r.or("log.sessions", false),
         },
         defaults: r.defaults(&ceilings),
         ceilings,

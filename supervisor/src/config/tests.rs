@@ -70,7 +70,7 @@ fn nothing_given_gives_the_documented_defaults() {
     assert_eq!(config.defaults, Settings::BUILT_IN);
     assert_eq!(config.ceilings, Settings::BUILT_IN_CEILINGS);
     assert_eq!(config.limits.max_body, MemoryBytes(100_000_000));
-    assert_eq!(config.log.format, LogFormat::Json);
+    assert_eq!(config.log.format, None);
     assert!(!config.end_sessions_on_exit);
 }
 
@@ -87,7 +87,7 @@ fn developer_mode_listens_on_loopback_and_ends_its_sessions() {
     assert_eq!(auth("'sigv4'"), checked(true, false));
     assert_eq!(auth("'jwt'"), checked(false, true));
     assert_eq!(auth("['jwt', 'sigv4']"), checked(true, true));
-    assert_eq!(config.log.format, LogFormat::Text);
+    assert_eq!(config.log.format, Some(LogFormat::Text));
     assert!(config.end_sessions_on_exit);
     let elsewhere = Ground::new()
         .flags(&["--dev", "--listen", "[::1]:9999"])
@@ -448,6 +448,7 @@ fn the_example_file_means_the_defaults() {
                 "allow =",
                 "ceiling_allow",
                 "issuers =",
+                "format =",
             ]
             .iter()
             .any(|k| line.starts_with(k))

@@ -3,6 +3,7 @@
 use super::ground::Ground;
 use super::message::{Limits, MAX_PACKET};
 use super::service::Launcher;
+use crate::daemon_log;
 use crate::fault::chain;
 use proto::ids::InstanceId;
 use sandbox::privileges;
@@ -185,7 +186,7 @@ fn prepare(setup: &LauncherSetup, link: &Seqpacket) -> Result<Ground, super::gro
     };
     step(
         "close inherited descriptors for",
-        close_range::close_all_except(&[link.as_fd()]),
+        daemon_log::away_from(|| close_range::close_all_except(&[link.as_fd()])),
     )?;
     // A session's setgroups is denied, so groups that it does not inherit are the only ones it does not have.
     step(

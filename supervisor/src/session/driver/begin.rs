@@ -138,6 +138,9 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         mailbox,
         view: watcher,
     });
+    if let Some(journal) = &broker.journal {
+        journal.follow(&handle);
+    }
     let policy = handle.version.lifecycle_policy(&config);
     let now = broker.clock.now();
     let (session, completions, lives) = match found {
