@@ -6,5 +6,6 @@ pub mod driver;
 pub mod handle;
 pub mod log;
 pub mod log_retention;
+pub mod memo;
 mod notes;
 mod storage;
