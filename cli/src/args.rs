@@ -79,6 +79,11 @@ pub(crate) enum Verb {
     Doctor,
     /// Serve this folder's agent on localhost, in a real session, reloaded when files change
     Dev(Dev),
+    /// Copy the daemon's database to a file, while it is used
+    Backup {
+        /// The file to make; it must not be there
+        file: PathBuf,
+    },
     /// Print a completion script for a shell
     Completion {
         /// For which shell: bash, zsh or fish

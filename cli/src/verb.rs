@@ -7,6 +7,7 @@ use crate::screen::Screen;
 use crate::signer::Signer;
 use std::process::ExitCode;
 
+mod backup;
 mod completion;
 mod configure;
 mod destroy;
@@ -54,6 +55,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Destroy(args) => destroy::run(&desk, &args).await,
         Verb::Doctor => return doctor::run(&desk).await,
         Verb::Dev(args) => dev::run(&desk, &args).await,
+        Verb::Backup { file } => backup::run(&desk, &file).await,
         Verb::Completion { shell } => completion::run(&desk, shell),
         Verb::Manual { directory } => manual::run(&directory),
         Verb::Version { client } => version::run(&desk, client).await,

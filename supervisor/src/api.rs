@@ -9,6 +9,7 @@ pub mod audit;
 pub mod authenticate;
 pub mod authorize;
 pub mod aws;
+pub mod backup;
 pub mod bearer;
 pub mod callback_secret;
 pub mod endpoints;

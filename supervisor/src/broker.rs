@@ -131,6 +131,10 @@ pub struct Broker {
     /// Work that may be in flight at once, whoever's it is: each piece holds descriptors, and a daemon without any left
     /// can end no session in order.
     pub work_places: Arc<Semaphore>,
+    /// What was found at the start where only this instance's things are, and is not known to be its own.
+    pub strangers: std::sync::OnceLock<Vec<String>>,
+    /// Held while a backup is made and handed over.
+    pub backups: Arc<tokio::sync::Mutex<()>>,
     /// Memory for bodies on their way to agents.
     pub bodies: Arc<Room>,
     /// Where what agents write is copied to, if the operator wants it.
@@ -208,6 +212,8 @@ impl Broker {
             attempts: Attempts::default(),
             stops: Stops::default(),
             work_places: Arc::new(Semaphore::new(work_places())),
+            strangers: std::sync::OnceLock::new(),
+            backups: Arc::default(),
             bodies: Room::new(config.limits.body_memory.0),
             journal: journal(&config),
             clock: Clock::start(),

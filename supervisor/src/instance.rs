@@ -142,24 +142,5 @@ impl Instance {
     }
 }
 
-impl Layout {
-    /// Removes what earlier daemons left in `sessions/`. An entry's session is its name up to the first dot; the entries
-    /// of those that `is_alive` says live stay. Returns the names of the sessions that were cleared away.
-    pub fn clear_stale_sessions(&self, is_alive: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-        let mut cleared = Vec::new();
-        for name in self.sessions.names()? {
-            let session = name.to_string_lossy();
-            let session = session.split('.').next().unwrap_or_default();
-            if !is_alive(session) {
-                self.sessions.remove_tree(Path::new(&name))?;
-                cleared.push(session.to_owned());
-            }
-        }
-        cleared.sort();
-        cleared.dedup();
-        Ok(cleared)
-    }
-}
-
 #[cfg(test)]
 mod tests;

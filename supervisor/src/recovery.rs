@@ -4,6 +4,7 @@
 //! row of a live session ─▶ its version runs here still? ─▶ launcher: cgroup, uids and PID 1 are those of the row?
 //!   ─▶ its shim knows the token and takes this daemon's epoch (later, if it is frozen)? ─▶ a driver of its own, as if this daemon had launched it
 //!       └─ no, anywhere: killed, removed, recorded with the reason
+//! what lives and is in no row ─▶ ended and removed, if it is where only this instance's sessions are; else left and told
 //! ```
 //!
 //! A session is known by the names that were written down before it was made, and proven by what was noted when it was
@@ -72,7 +73,37 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
         );
         burying.detach_all();
     }
+    clear_orphans(broker).await;
     Ok(())
+}
+
+/// Ends what lives of this instance and is in no row (the database is from a backup, or a launch was not written down), and
+/// removes what it left. What cannot be told to be this instance's is left, and told (`agentcore doctor`).
+async fn clear_orphans(broker: &Broker) {
+    match broker.launcher.clear_orphans().await {
+        Ok(found) => {
+            for session in &found.ended {
+                tracing::warn!(session_id = %session, "a session that no record knows is ended");
+            }
+            if found.files > 0 {
+                tracing::info!(
+                    files = found.files,
+                    "files of sessions that are over removed"
+                );
+            }
+            for stranger in &found.strangers {
+                tracing::warn!(
+                    what = stranger,
+                    "not known to be this daemon's, and left alone"
+                );
+            }
+            // Once, at the start.
+            let _ = broker.strangers.set(found.strangers);
+        }
+        Err(fault) => {
+            tracing::error!(fault = %fault, "what earlier daemons left was not looked for");
+        }
+    }
 }
 
 /// Ends what the shims of adopted sessions have kept and nobody has claimed: no daemon on this state knows of it any more. To be
@@ -212,6 +243,7 @@ async fn adopt(
         uid_base: row.uid_base,
         pid: launched.pid,
         age: since_boot().saturating_sub(ticks(launched.start_time)),
+        memo: left.memo.clone(),
         lives,
         completions,
     };
@@ -284,11 +316,11 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
     let (reason, detail) = ended(record.as_ref(), usage.oom_kills, why);
     let end = SessionEnd {
         reason,
-        was_ready: row.launched.is_some(),
+        was_ready: left.memo.was_ready,
         detail: Some(detail),
         usage,
-        egress_refused: 0,
-        log_lines_dropped: 0,
+        egress_refused: left.memo.egress_refused,
+        log_lines_dropped: left.memo.log_lines_dropped,
     };
     match broker.store.end_session(&row.id, end).await {
         Ok(_) => {

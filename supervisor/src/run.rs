@@ -11,7 +11,7 @@ use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
 use crate::objects::Objects;
 use crate::recovery;
-use crate::session::log_retention;
+use crate::session::{log_retention, memo};
 use crate::slots;
 use crate::store::{self, Names, Reserve, Store};
 use crate::systemd;
@@ -137,6 +137,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
+    tokio::spawn(memo::keep_written(Arc::clone(&broker)));
     tokio::spawn(store::keep_tidy(Arc::clone(&broker)));
     tokio::spawn(reserve.keep_looking());
     let (stop, stopped) = watch::channel(false);

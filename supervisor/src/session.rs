@@ -7,5 +7,6 @@ pub mod handle;
 pub mod journal;
 pub mod log;
 pub mod log_retention;
+pub mod memo;
 mod notes;
 mod storage;

@@ -19,10 +19,12 @@
 
 mod artifacts;
 mod audit;
+mod backup;
 mod endpoints;
 mod error;
 mod frozen;
 mod keys;
+mod memo;
 mod migrate;
 mod objects;
 mod once;
@@ -41,10 +43,12 @@ mod worker;
 
 pub use artifacts::NewArtifact;
 pub use audit::{AuditRow, Refusal};
+pub use backup::Copied;
 pub use endpoints::{EndpointRecord, NewEndpoint};
 pub use error::StoreError;
 pub use frozen::FrozenNote;
 pub use keys::{KeyRow, NewKey};
+pub use memo::Memo;
 pub use objects::{Change, NewObject, ObjectRow};
 pub use once::{Done, Once};
 pub use page::PageRequest;
@@ -108,6 +112,12 @@ impl Store {
     /// begun that will have to be written down.
     pub fn room(&self) -> Result<(), StoreError> {
         self.reserve.as_ref().map_or(Ok(()), Reserve::room)
+    }
+
+    /// Why there is no room for new work, if there is none.
+    #[must_use]
+    pub fn short(&self) -> Option<Arc<str>> {
+        self.reserve.as_ref().and_then(Reserve::short)
     }
 
     /// Resolves, with the reason, when the store can no longer be used: the daemon must then exit and start again.

@@ -6,7 +6,7 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, callback_secret, endpoints, exec, freezer, keys, local, openapi,
+    artifacts, audit, aws, backup, callback_secret, endpoints, exec, freezer, keys, local, openapi,
     runtimes, s3, sessions, system, tasks,
 };
 use crate::broker::Broker;
@@ -57,6 +57,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(keys::create, keys::list))
         .routes(routes!(keys::revoke))
         .routes(routes!(audit::list))
+        .routes(routes!(backup::backup))
         .split_for_parts();
     let described = openapi::Description::openapi().nest("/v1", described);
     let v1 = v1

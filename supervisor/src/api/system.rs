@@ -64,7 +64,7 @@ pub async fn doctor(
 ) -> Response {
     match broker.launcher.probe().await {
         Ok(probed) => {
-            let checks = probed
+            let checks: Vec<Check> = probed
                 .into_iter()
                 .map(|(name, state, detail)| Check {
                     name,
@@ -75,9 +75,43 @@ pub async fn doctor(
                     },
                     detail,
                 })
+                .chain(own_checks(&broker))
                 .collect();
             Json(Doctor { checks }).into_response()
         }
         Err(fault) => ApiError::internal(&fault).problem(&id),
     }
+}
+
+/// What the host cannot tell.
+fn own_checks(broker: &Broker) -> [Check; 2] {
+    let short = broker.store.short();
+    let strangers = broker.strangers.get().map_or(&[][..], Vec::as_slice);
+    [
+        Check {
+            name: "state directory".to_owned(),
+            state: match short {
+                None => CheckState::On,
+                Some(_) => CheckState::Off,
+            },
+            detail: match short {
+                None => "has room for new work".to_owned(),
+                Some(why) => format!("{why}: no new work is taken"),
+            },
+        },
+        Check {
+            name: "leftovers".to_owned(),
+            state: match strangers {
+                [] => CheckState::On,
+                [_, ..] => CheckState::Degraded,
+            },
+            detail: match strangers {
+                [] => "none of earlier daemons".to_owned(),
+                [_, ..] => format!(
+                    "not known to be this daemon's, and left alone: {}",
+                    strangers.join(", ")
+                ),
+            },
+        },
+    ]
 }

@@ -4,7 +4,7 @@ use super::{InstanceError, Result};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, Uid, fchown};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// Uid and gid of root.
 pub(super) const ROOT: (u32, u32) = (0, 0);
-/// How deep [`Directory::remove_tree`] and the hand-over go. What daemons make is a few levels deep.
+/// How deep the hand-over goes. What daemons make is a few levels deep.
 pub(super) const MAX_DEPTH: usize = 64;
 
 /// A directory, held open. The path is for messages, and for programs that take only a path.
@@ -173,30 +173,6 @@ impl Directory {
             Ok(names)
         };
         list().map_err(at("list", &self.path))
-    }
-
-    /// Removes a name below and all that is below that.
-    pub(super) fn remove_tree(&self, name: &Path) -> Result<()> {
-        self.remove_levels(name, MAX_DEPTH)
-    }
-
-    fn remove_levels(&self, name: &Path, levels: usize) -> Result<()> {
-        let path = self.path.join(name);
-        let Some(found) = self.look_at(name)? else {
-            return Ok(());
-        };
-        if !is_directory(&found) {
-            return unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)
-                .map_err(at("remove", &path));
-        }
-        let Some(levels) = levels.checked_sub(1) else {
-            return Err(at("remove", &path)(Errno::ENAMETOOLONG));
-        };
-        let dir = self.open_dir(name)?;
-        for below in dir.names()? {
-            dir.remove_levels(Path::new(&below), levels)?;
-        }
-        unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir).map_err(at("remove", &path))
     }
 
     /// Writes what was renamed or made here to disk.

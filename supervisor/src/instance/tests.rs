@@ -311,40 +311,6 @@ fn a_user_with_roots_uid_is_no_broker() {
 }
 
 #[test]
-fn leftovers_of_dead_sessions_go_and_living_ones_stay() {
-    let Some(ground) = Ground::new() else { return };
-    let layout = ground.open("a").expect("opens").into_layout();
-    let sessions = ground.path("a-run/sessions");
-    let outside = ground.path("outside");
-    fs::create_dir_all(outside.join("deep")).expect("directory");
-    for name in ["dead1", "alive1"] {
-        fs::create_dir_all(sessions.join(name).join("sub")).expect("directory");
-        fs::write(sessions.join(name).join("record"), "{}").expect("writes");
-        symlink(&outside, sessions.join(name).join("sub/link")).expect("links");
-    }
-    fs::write(sessions.join("dead2.sock"), "").expect("writes");
-    fs::write(sessions.join("alive1.sock"), "").expect("writes");
-    let cleared = layout
-        .clear_stale_sessions(|name| name == "alive1")
-        .expect("clears");
-    assert_eq!(cleared, ["dead1", "dead2"]);
-    let mut left: Vec<_> = fs::read_dir(&sessions)
-        .expect("lists")
-        .map(|entry| {
-            entry
-                .expect("entry")
-                .file_name()
-                .into_string()
-                .expect("text")
-        })
-        .collect();
-    left.sort();
-    assert_eq!(left, ["alive1", "alive1.sock"]);
-    assert!(sessions.join("alive1/record").exists());
-    assert!(outside.join("deep").exists(), "a link was followed");
-}
-
-#[test]
 fn the_api_socket_is_the_brokers_and_its_groups() {
     let Some(ground) = Ground::new() else { return };
     let instance = ground.open("a").expect("opens");

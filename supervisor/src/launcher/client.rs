@@ -2,7 +2,7 @@
 
 use super::message::{
     AdoptOrder, Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Metered,
-    Order, OrderFault, Ordered, Reply,
+    Order, OrderFault, Ordered, Orphans, Reply,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -228,6 +228,14 @@ impl LauncherClient {
                 }
             }
             tokio::time::sleep(REMOVE_PAUSE).await;
+        }
+    }
+
+    /// Ends and removes what an earlier launcher left and nobody has adopted or is removing.
+    pub async fn clear_orphans(&self) -> Result<Orphans, OrderFault> {
+        match self.order(Order::ClearOrphans, &[]).await? {
+            (Reply::Orphans(found), _) => Ok(found),
+            (other, _) => Err(unexpected(&other)),
         }
     }
 

@@ -81,6 +81,10 @@ pub enum Order {
         /// Which.
         runtime: RuntimeId,
     },
+    /// End every session that an earlier launcher made and that was neither adopted nor is being removed, and remove files of
+    /// sessions that are no more. To be given when all that is known was asked for. Safe: only what is below our own cgroup
+    /// and in our own directory, by names that only sessions have; nothing that this launcher has made.
+    ClearOrphans,
     /// What this host offers. Safe: reads only.
     Probe,
     /// The broker is about to end in order: when it is gone, leave nothing of this instance behind that no session needs.
@@ -202,8 +206,21 @@ pub enum Reply {
         /// For `proto::shim::ExitRecord::from_numbers`.
         record: Option<ExitNumbers>,
     },
+    /// What was found, and what was left.
+    Orphans(Orphans),
     /// What this host offers: name, 0 on · 1 degraded · 2 off, detail.
     Probed(Vec<(String, u8, String)>),
+}
+
+/// What earlier launchers have left.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphans {
+    /// Sessions that are ended now; the first some of them.
+    pub ended: Vec<SessionId>,
+    /// Files that were removed.
+    pub files: u32,
+    /// What is not known to be this instance's, in words; the first some of it.
+    pub strangers: Vec<String>,
 }
 
 /// What a meter needs of a session.

@@ -8,6 +8,7 @@ mod foreign;
 mod freezer;
 mod metering;
 mod orders;
+mod orphans;
 mod removal;
 mod storage;
 

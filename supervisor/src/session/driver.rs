@@ -237,6 +237,10 @@ impl Driver {
         let start = self.handle.version.spec.timeouts.start;
         let ending = running.attached.ending && running.attached.exited.is_none();
         let kept = running.attached.kept.clone();
+        let was_ready = self
+            .handle
+            .was_ready
+            .load(std::sync::atomic::Ordering::Relaxed);
         self.attached(running, |attached| {
             let was_healthy = match attached.health.as_ref().map(|health| &health.status) {
                 Some(HealthStatus::Healthy | HealthStatus::HealthyBusy) => true,
@@ -246,7 +250,7 @@ impl Driver {
                 None => false,
             };
             // Nothing begins in a session that has not been healthy.
-            if was_healthy || !attached.kept.is_empty() {
+            if was_healthy || was_ready || !attached.kept.is_empty() {
                 let idle = Duration::from_millis(attached.idle_ms);
                 Event::Found {
                     idle: idle.saturating_sub(stood),

@@ -13,7 +13,7 @@ use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use proto::shim::Kept;
 use session_core::lifecycle::Refusal;
 use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -328,6 +328,8 @@ pub struct SessionHandle {
     pub(super) processes: Arc<Semaphore>,
     /// The daemon's places for work.
     pub(super) places: Arc<Semaphore>,
+    /// Its agent was healthy once, as far as anybody has looked.
+    pub(super) was_ready: AtomicBool,
     /// The id that an MCP server gave a session of its own: what it is to be told.
     pub(super) mcp: Mutex<Option<String>>,
     pub(super) mailbox: mpsc::Sender<Command>,

@@ -12,7 +12,7 @@ use proto::api::LogRecord;
 use proto::shim::{Log, LogStream};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +30,9 @@ pub const FILE_BYTES: u64 = 8 * 1024 * 1024;
 
 /// Bytes of a file that [`read_last`] returns at most.
 pub const READ_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bytes of a file whose lines are known again when its session is.
+const RECALLED: u64 = 64 * 1024;
 
 /// How long nothing must come for [`SessionLog::settled`]: a shim sends output every 5 ms while there is some.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -85,6 +88,19 @@ impl SessionLog {
                 broken: false,
             }),
             follow,
+        }
+    }
+
+    /// Knows again what an earlier daemon knew: how many lines were dropped, and the last ones that were not. Blocks, shortly.
+    pub fn recall(&self, dropped: u64) {
+        let last = last_bytes(&self.path, RECALLED).unwrap_or_default();
+        let mut inner = self.inner();
+        inner.dropped = dropped;
+        for line in last.split(|byte| *byte == b'\n') {
+            // The first one is cut.
+            if let Ok(record) = serde_json::from_slice::<LogRecord>(line) {
+                inner.newest.take(&record.text, record.stream.is_some());
+            }
         }
     }
 
@@ -177,6 +193,10 @@ impl SessionLog {
             inner.file = Some(file);
         }
         if let Some(file) = inner.file.as_mut() {
+            if inner.broken {
+                // Some of a line may have been written: it must not swallow this one.
+                file.write_all(b"\n")?;
+            }
             file.write_all(line)?;
             inner.written += u64::try_from(line.len()).unwrap_or(u64::MAX);
             inner.broken = false;
@@ -245,6 +265,15 @@ impl Line {
         bytes.push(b'\n');
         Some(Self { record, bytes })
     }
+}
+
+fn last_bytes(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn rotated(path: &Path) -> PathBuf {
@@ -363,6 +392,31 @@ mod tests {
             let (elapsed, ()) = tokio::join!(settled, lines(count));
             assert_eq!(elapsed, waited);
         }
+    }
+
+    #[test]
+    fn an_earlier_daemons_lines_are_known_again_and_half_a_line_swallows_none() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("s.log");
+        let before = log_at(path.clone());
+        for number in 0..2000 {
+            before.append(
+                line(&format!("line {number} {}", "x".repeat(90))),
+                Instant::now(),
+            );
+        }
+        let after = log_at(path.clone());
+        after.recall(7);
+        assert_eq!(after.dropped(), 7);
+        assert_eq!(after.tail(), before.tail());
+        assert!(after.tail().last_words.is_some());
+        // A disk that was full in the middle of a line.
+        let mut file = OpenOptions::new().append(true).open(&path).expect("open");
+        file.write_all(b"{\"at\":\"half").expect("written");
+        after.inner().broken = true;
+        after.append(line("whole"), Instant::now());
+        let last = read_last(&path, 1).expect("read");
+        assert_eq!(last[0].text, "whole");
     }
 
     #[test]

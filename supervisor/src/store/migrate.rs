@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     MAKERS,
     TASKS,
     FROZEN,
+    MEMO,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -200,6 +201,14 @@ const FROZEN: &str = "
 ALTER TABLE sessions ADD COLUMN frozen_by TEXT;
 ALTER TABLE sessions ADD COLUMN frozen_at INTEGER;
 ALTER TABLE sessions ADD COLUMN frozen_reason TEXT;
+";
+
+/// What a daemon that finds a live session again cannot see (`store/memo.rs`). Those from before count as they did: launched, they
+/// were ready.
+const MEMO: &str = "
+ALTER TABLE sessions ADD COLUMN was_ready INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN mcp TEXT;
+UPDATE sessions SET was_ready = 1 WHERE ended_at IS NULL AND pid IS NOT NULL;
 ";
 
 fn newest() -> i64 {

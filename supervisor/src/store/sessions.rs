@@ -1,6 +1,7 @@
 //! Sessions: which uid ranges are taken, what a restarted daemon needs to find them again, and how they ended.
 
 use super::frozen::{self, FrozenNote};
+use super::memo::{self, Memo};
 use super::runtimes::{config, parsed, seq_and_latest};
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp};
@@ -130,6 +131,8 @@ pub struct LiveSession {
     pub artifact: ArtifactId,
     /// Whether its runtime has been deleted meanwhile: it is then to be stopped.
     pub runtime_deleted: bool,
+    /// What was last written down of it.
+    pub memo: Memo,
 }
 
 /// Which sessions to list. Every part that is given must fit.
@@ -313,7 +316,7 @@ impl Store {
     /// Every session that has not ended, oldest first: what a daemon that starts has to look for.
     pub async fn live_sessions(&self) -> Result<Vec<LiveSession>, StoreError> {
         self.read(|db| {
-            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL\n    FROM sessions s";
+            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped\n    FROM sessions s";
             let select = SESSION.replacen("\n    FROM sessions s", columns, 1);
             let rows = db
                 .prepare_cached(&format!(
@@ -326,6 +329,7 @@ impl Store {
                         config: config(row, 27)?,
                         artifact: parsed(row, 28, ArtifactId::parse)?,
                         runtime_deleted: row.get(29)?,
+                        memo: memo::read(row, 30)?,
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;

@@ -6,6 +6,7 @@ mod pages;
 mod runtimes;
 mod sessions;
 mod tasks;
+mod upkeep;
 mod writing;
 
 use super::*;

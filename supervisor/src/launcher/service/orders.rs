@@ -42,6 +42,7 @@ impl Launcher {
                 // Answers by itself, when it is done.
                 self.forget_storage(number, runtime).map(|()| None)
             }
+            Order::ClearOrphans => self.clear_orphans().map(Some),
             Order::Probe => Ok(Some(self.probe())),
             Order::Retire => {
                 self.retiring = true;

@@ -10,13 +10,13 @@ use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::progress::Scanner;
-use crate::store::FrozenNote;
+use crate::store::{FrozenNote, Memo};
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
 use proto::ids::SessionId;
 use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -68,6 +68,8 @@ pub struct Found {
     pub pid: i32,
     /// How long that process has been there.
     pub age: Duration,
+    /// What was last written down of it.
+    pub memo: Memo,
     /// How it is.
     pub lives: Lives,
     /// Its exit notice finds its way here since before it was taken over.
@@ -109,6 +111,9 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         frozen: None,
         pid: found.as_ref().map(|found| found.pid),
     });
+    let memo = found.as_ref().map(|found| found.memo.clone());
+    let known = memo.is_some();
+    let memo = memo.unwrap_or_default();
     let config = broker.config();
     let exchanges = config.limits.max_invocations_per_session;
     let exchanges = usize::try_from(exchanges).unwrap_or(Semaphore::MAX_PERMITS);
@@ -124,7 +129,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         version: begun.version,
         uid_base: OnceLock::new(),
         created_at: begun.at,
-        egress_refused: AtomicU64::new(0),
+        egress_refused: AtomicU64::new(memo.egress_refused),
         egress_places: Arc::new(Semaphore::new(
             usize::try_from(config.network.max_connections).unwrap_or(256),
         )),
@@ -134,10 +139,14 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         exchanges: Arc::new(Semaphore::new(exchanges)),
         processes: Arc::new(Semaphore::new(MAX_EXECS)),
         places: Arc::clone(&broker.work_places),
-        mcp: Mutex::default(),
+        was_ready: AtomicBool::new(memo.was_ready),
+        mcp: Mutex::new(memo.mcp),
         mailbox,
         view: watcher,
     });
+    if known {
+        handle.log.recall(memo.log_lines_dropped);
+    }
     if let Some(journal) = &broker.journal {
         journal.follow(&handle);
     }

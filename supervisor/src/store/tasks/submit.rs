@@ -64,7 +64,7 @@ impl Store {
     ///
     /// A stream's begins as STARTING: its caller is there, and nobody else takes it up.
     pub async fn submit_task(&self, new: NewTask) -> Result<Submitted, StoreError> {
-        self.write(Durability::Durable, move |db| insert(db, &new))
+        self.write_new(Durability::Durable, move |db| insert(db, &new))
             .await
     }
 }
