@@ -592,3 +592,50 @@ fn a_daemon_that_is_killed_forgets_nothing_and_repeats_nothing() -> Result {
         Ok(())
     })
 }
+
+#[test]
+fn a_retry_is_told_what_the_attempt_before_it_reported() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        task::deploy(&client, "worker", json!({}))?;
+        let code = "if headers['x-agentcore-task-attempt'] == '1':\n  print('::agentcore-progress:: {\"checkpoint\": {\"page\": 7}}', flush=True); time.sleep(1.5)\n  print('::agentcore-progress:: {\"message\": \"Zürich\"}', flush=True); time.sleep(1.5)\n  status = 500\nelse:\n  answer = headers.get('x-agentcore-task-checkpoint')";
+        let submitted = task::submit(&client, "worker", "retries=1&backoff=0", code)?;
+        let seen = wait::until(30, "progress", || {
+            Ok(task::get(&client, &submitted)?.progress)
+        })?;
+        ensure!(seen["checkpoint"]["page"] == 7, "{seen}");
+        let done = task::reaches(&client, &submitted, TaskStatus::Succeeded)?;
+        ensure!(done.attempts == 2, "{done:?}");
+        let told = task::result(&client, &submitted)?;
+        let told: serde_json::Value = serde_json::from_str(told.as_str().context("a checkpoint")?)?;
+        // A checkpoint stays until there is another one.
+        ensure!(
+            told == json!({"checkpoint": {"page": 7}, "message": "Zürich"}),
+            "{told}"
+        );
+        let events = client
+            .send(Request::get(format!(
+                "/v1/tasks/{}/events",
+                submitted.task_id
+            )))?
+            .expect(200)?
+            .text()?;
+        ensure!(events.contains("event: progress\n"), "{events}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_task_may_take_longer_than_an_invocation() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        let short = json!({"lifecycle": {"invocation_timeout": 1}});
+        task::deploy(&client, "worker", short)?;
+        let submitted = task::submit(&client, "worker", "", "time.sleep(4); answer = 'late'")?;
+        task::reaches(&client, &submitted, TaskStatus::Succeeded)?;
+        ensure!(task::result(&client, &submitted)? == "late");
+        Ok(())
+    })
+}

@@ -24,6 +24,7 @@ mod signed;
 mod streams;
 mod subject;
 mod table;
+mod tasks;
 mod websockets;
 mod wire;
 
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, signed); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, signed, tasks); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -80,7 +81,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 9] = [
+const MEASUREMENTS: [&str; 10] = [
     "launch",
     "python",
     "bodies",
@@ -90,6 +91,7 @@ const MEASUREMENTS: [&str; 9] = [
     "websockets",
     "ready",
     "signed",
+    "tasks",
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -143,6 +145,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("signed") {
             signed::measure(effort, &mut table)?;
+        }
+        if wanted("tasks") {
+            tasks::measure(effort, &mut table)?;
         }
         Ok(())
     })();

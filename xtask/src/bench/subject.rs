@@ -40,6 +40,14 @@ impl Subject {
         Self::with(options(""))
     }
 
+    /// As [`Self::start`], with more configuration, in a directory of its own or in this one.
+    pub(crate) fn with_more(config: &str, dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        Self::with(Options {
+            dir,
+            ..options(config)
+        })
+    }
+
     fn with(options: Options) -> anyhow::Result<Self> {
         let daemon = Daemon::start(options)?;
         let subject = Self { daemon };

@@ -14,6 +14,8 @@ pub(crate) enum Promise {
     RatioAtLeast(f64),
     /// Ours is at most this.
     AtMost(f64),
+    /// Ours is at least this.
+    AtLeast(f64),
     /// Nothing; the figure helps to read the others.
     Context,
 }
@@ -48,6 +50,7 @@ impl Row {
             Promise::RatioAtMost(bound) => Some(ratio.is_some_and(|r| r <= bound)),
             Promise::RatioAtLeast(bound) => Some(ratio.is_some_and(|r| r >= bound)),
             Promise::AtMost(bound) => Some(self.ours.median() <= bound),
+            Promise::AtLeast(bound) => Some(self.ours.median() >= bound),
             Promise::Context => None,
         }
     }
@@ -67,6 +70,7 @@ impl Row {
                 Promise::RatioAtMost(bound) => format!("≤ {bound} ×"),
                 Promise::RatioAtLeast(bound) => format!("≥ {bound} ×"),
                 Promise::AtMost(bound) => format!("≤ {bound} {}", self.unit),
+                Promise::AtLeast(bound) => format!("≥ {bound} {}", self.unit),
                 Promise::Context => String::new(),
             },
             match self.held() {

@@ -51,14 +51,15 @@ pub(crate) enum Length {
     Chunked,
 }
 
-/// The head, once all of it is there. Anything but 200 is an error that shows the answer.
+/// The head, once all of it is there. Anything but 200 and 202 is an error that shows the answer.
 pub(crate) fn head(bytes: &[u8]) -> anyhow::Result<Option<Head>> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };
     let text = std::str::from_utf8(&bytes[..end]).context("head")?;
     let all = || String::from_utf8_lossy(bytes).into_owned();
-    ensure!(text.starts_with("HTTP/1.1 200 "), "{}", all());
+    let taken = text.starts_with("HTTP/1.1 200 ") || text.starts_with("HTTP/1.1 202 ");
+    ensure!(taken, "{}", all());
     let field = |name: &str| {
         text.lines().find_map(|line| {
             let (found, value) = line.split_once(':')?;
