@@ -16,7 +16,7 @@ const SUITES: &[(&str, u32, Programs)] = &[
     ("sandbox", 300, Programs::Built),
     ("session", 120, Programs::Built),
     ("launcher", 120, Programs::Built),
-    ("systemd", 600, Programs::Built),
+    ("systemd", 900, Programs::Built),
     ("isolation", 900, Programs::Installed),
     ("limits", 900, Programs::Installed),
     ("cross_session", 300, Programs::Installed),
