@@ -184,30 +184,33 @@ pub(super) fn length(bytes: &Bytes) -> u64 {
     u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
-/// Sends a body from its byte `sent` on, which is where `body` begins.
+/// Sends a body from its byte `sent` on, which is where `body` begins. Whether it did not break itself: that the other end does not
+/// want it is no fault of the body's.
 pub(super) async fn send_body<B>(
     link: Arc<Link>,
     id: InvocationId,
     mut sent: u64,
     mut body: B,
     mut writer: OwnedWriteHalf,
-) where
+) -> bool
+where
     B: Body<Data = Bytes> + Unpin,
 {
     while let Some(frame) = body.frame().await {
         // A broken request body (client gone, over the limit) is an abort: the stream closes without `body.end`.
-        let Ok(frame) = frame else { return };
+        let Ok(frame) = frame else { return false };
         let Ok(data) = frame.into_data() else {
             continue;
         };
         if writer.write_all(&data).await.is_err() {
             // The agent answered without reading everything; that is its right.
-            return;
+            return true;
         }
-        sent += length(&data);
+        sent = sent.saturating_add(length(&data));
     }
     link.body_end(id, sent).await;
     let _ = writer.shutdown().await;
+    true
 }
 
 pub(super) fn assemble(
@@ -215,7 +218,7 @@ pub(super) fn assemble(
     stream: NearEnd,
     end: oneshot::Receiver<u64>,
     cancel: CancelOnDrop,
-    pump: Option<AbortOnDropHandle<()>>,
+    pump: Option<AbortOnDropHandle<bool>>,
 ) -> Exchange {
     let expected = head.content_length;
     let mut body = ResponseBody {
@@ -243,7 +246,7 @@ pub struct ResponseBody {
     read: u64,
     expected: Option<u64>,
     /// The request's body, while there is more of it.
-    _pump: Option<AbortOnDropHandle<()>>,
+    _pump: Option<AbortOnDropHandle<bool>>,
 }
 
 #[derive(Debug)]

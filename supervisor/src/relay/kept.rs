@@ -104,7 +104,7 @@ enum End {
     Never,
 }
 
-/// Begins an invocation that is kept until `deadline`, and waits for the agent's head. `id` is from [`Link::kept_id`] of this
+/// Begins an invocation that is kept until `deadline`, and waits for the agent's head. A body that breaks cancels it. `id` is from [`Link::kept_id`] of this
 /// link. A request that is not whole here has its length in `request.content_length`, if that is known.
 pub async fn begin<B>(
     link: &Arc<Link>,
@@ -248,12 +248,15 @@ where
         let (link, id, from) = (Arc::clone(&self.link), self.id, self.from);
         let pump = match self.rest.take() {
             None => return,
-            Some((Rest::Whole(body), writer)) => {
-                tokio::spawn(send_body(link, id, from, body, writer))
-            }
-            Some((Rest::Stream(body), writer)) => {
-                tokio::spawn(send_body(link, id, from, body, writer))
-            }
+            Some((Rest::Whole(body), writer)) => tokio::spawn(async move {
+                send_body(link, id, from, body, writer).await;
+            }),
+            Some((Rest::Stream(body), writer)) => tokio::spawn(async move {
+                // To the shim it looks like a broker that was killed, and the agent would wait for the rest up to its deadline.
+                if !send_body(Arc::clone(&link), id, from, body, writer).await {
+                    link.cancel_kept(id);
+                }
+            }),
         };
         self.pump = Some(AbortOnDropHandle::new(pump));
     }

@@ -269,6 +269,32 @@ async fn going_away_cancels_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_that_cannot_be_read_on_cancels_it() {
+    let mut shim = Shim::new();
+    let link = Arc::clone(&shim.link);
+    let begun = tokio::spawn(async move {
+        let piece = http_body::Frame::data(Bytes::from_static(b"half"));
+        let frames = [Ok(piece), Err(std::io::Error::other("the disk is gone"))];
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+        let body = RequestBody::Stream(body);
+        let id = link.kept_id();
+        begin(&link, id, Duration::from_secs(60), request(), body).await
+    });
+    let order = shim.hear().await;
+    let cancel = shim.hear().await;
+    assert_eq!(cancel.method, "cancel");
+    assert_eq!(cancel.params["id"], order.params["id"]);
+    let refused = jsonrpc::ErrorObject {
+        code: ErrorCode::Cancelled.row().rpc,
+        message: "cancelled".to_owned(),
+    };
+    let rpc = order.rpc.expect("a request");
+    shim.say(&jsonrpc::error(rpc, &refused));
+    let error = begun.await.expect("no panic").expect_err("no head");
+    assert_eq!(error.code(), ErrorCode::Cancelled);
+}
+
+#[tokio::test]
 async fn an_end_that_is_none_is_an_error() {
     let mut shim = Shim::new();
     let (mut exchange, stream) = shim.begun().await;
