@@ -96,7 +96,10 @@ pub fn ready(broker: &Broker) {
 fn status(broker: &Broker) -> String {
     let sessions = broker.registry.len();
     let calls = broker.work_in_flight();
-    format!("serving; sessions: {sessions}, calls in flight: {calls}")
+    let (running, queued) = (broker.tasks.running(), broker.tasks.queued());
+    format!(
+        "serving; sessions: {sessions}, calls in flight: {calls}, tasks: {running} running, {queued} queued"
+    )
 }
 
 /// Tells what there is whenever it is something else, until the daemon stops.
