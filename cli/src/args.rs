@@ -3,6 +3,7 @@
 //! For: parsing, and nothing else; values that can be checked without the daemon are checked here (exit code 2).
 
 use crate::endpoint::{self, Endpoint};
+use crate::verb::Sort;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 use clap_complete::Shell;
 use proto::config::{Language, NetworkMode, Protocol};
@@ -62,15 +63,17 @@ pub(crate) enum Verb {
     /// List, follow and cancel asynchronous tasks, and get their answers
     #[command(subcommand)]
     Task(TaskVerb),
-    /// List, inspect, freeze, thaw and stop sessions
+    /// List, inspect, limit, freeze, thaw and stop sessions
     #[command(subcommand)]
     Session(SessionVerb),
-    /// List, inspect and delete runtimes
+    /// List, inspect, limit and delete runtimes
     #[command(subcommand)]
     Runtime(RuntimeVerb),
     /// Make, list and revoke access keys for signed requests over TCP
     #[command(subcommand)]
     Keys(KeysVerb),
+    /// Show live sessions and what they use, renewed every few seconds; stop and freeze them from there
+    Top(Top),
     /// Run a command inside a session, beside its agent
     Exec(Exec),
     /// Delete a runtime with all its versions, and stop its sessions
@@ -258,6 +261,17 @@ pub(crate) enum SessionVerb {
         #[arg(short = 'a', long = "agent", value_name = "NAME")]
         agent: Option<String>,
     },
+    /// Show a session's limits as the kernel has them, or change them while it runs
+    Limits {
+        /// Our id or the caller's
+        session: String,
+        /// What to change.
+        #[command(flatten)]
+        change: LimitFlags,
+        /// If several runtimes know the session
+        #[arg(short = 'a', long = "agent", value_name = "NAME")]
+        agent: Option<String>,
+    },
     /// Let frozen sessions go on where they were
     Thaw {
         /// Our ids or the callers'
@@ -267,6 +281,20 @@ pub(crate) enum SessionVerb {
         #[arg(short = 'a', long = "agent", value_name = "NAME")]
         agent: Option<String>,
     },
+}
+
+/// New limits of sessions that run.
+#[derive(Debug, Args)]
+pub(crate) struct LimitFlags {
+    /// Memory, for example 1G
+    #[arg(long, value_name = "SIZE", value_parser = MemoryBytes::parse)]
+    pub(crate) memory: Option<MemoryBytes>,
+    /// CPUs, for example 2 or 0.5
+    #[arg(long, value_name = "NUMBER", value_parser = cpus)]
+    pub(crate) cpus: Option<CpuMillis>,
+    /// Processes and threads
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) pids: Option<u32>,
 }
 
 /// `runtime …`.
@@ -283,6 +311,14 @@ pub(crate) enum RuntimeVerb {
     Versions {
         /// Its name
         name: String,
+    },
+    /// Change resources of a runtime: its next version has them, and so have the sessions that live
+    Limits {
+        /// Its name
+        name: String,
+        /// What to change.
+        #[command(flatten)]
+        change: LimitFlags,
     },
     /// Make an earlier version the newest again: its code and configuration, as a version of its own
     Rollback {
@@ -334,6 +370,31 @@ pub(crate) enum KeysVerb {
         #[arg(required = true, value_name = "KEY")]
         keys: Vec<String>,
     },
+}
+
+/// `top`.
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// Which runtime's.
+    #[command(flatten)]
+    pub(crate) target: OnlyAgent,
+    /// Between two looks, in seconds; at least 1.1
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) delay: std::time::Duration,
+    /// Print so many tables and end [default: 1 where there is no terminal]
+    #[arg(short, long, value_name = "NUMBER", value_parser = value_parser!(u32).range(1..))]
+    pub(crate) number: Option<u32>,
+    /// What comes first
+    #[arg(long, value_enum, default_value = "cpu", value_name = "COLUMN")]
+    pub(crate) sort: Sort,
+}
+
+/// Perhaps only one runtime's.
+#[derive(Debug, Args)]
+pub(crate) struct OnlyAgent {
+    /// Only of this runtime
+    #[arg(short = 'a', long = "agent", value_name = "NAME")]
+    pub(crate) agent: Option<String>,
 }
 
 /// `exec`.

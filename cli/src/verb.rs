@@ -23,7 +23,10 @@ mod runtime;
 mod session;
 mod status;
 mod task;
+mod top;
 mod version;
+
+pub(crate) use top::Sort;
 
 /// What every verb works with.
 #[derive(Debug, Clone)]
@@ -51,6 +54,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
         Verb::Keys(args) => keys::run(&desk, &args).await,
+        Verb::Top(args) => top::run(&desk, &args).await,
         Verb::Exec(args) => return exec::run(&desk, args).await,
         Verb::Destroy(args) => destroy::run(&desk, &args).await,
         Verb::Doctor => return doctor::run(&desk).await,

@@ -24,7 +24,7 @@ pub use storage::SessionStorage;
 use crate::egress::{AllowList, Target};
 use faults::Faults;
 use proto::api::FieldFault;
-use proto::config::{Concurrency, Language, Protocol, RuntimeConfig};
+use proto::config::{Concurrency, Language, Protocol, Resources, RuntimeConfig};
 use proto::ids::RuntimeName;
 use proto::shim::{AgentStart, AgentWire};
 use proto::units::{CpuMillis, MemoryBytes};
@@ -90,6 +90,15 @@ pub struct Limits {
     pub tmp_size: MemoryBytes,
     /// Open files of one process.
     pub open_files: u32,
+}
+
+/// What is wrong with limits that a session or runtime is to have, each as `resources.<name>`: the same rules as for a
+/// configuration.
+#[must_use]
+pub fn limit_faults(asked: &Resources, policy: &HostPolicy) -> Vec<FieldFault> {
+    let mut faults = Faults::default();
+    let _ = quantities::limits(asked, policy, &mut faults);
+    faults.finish().err().unwrap_or_default()
 }
 
 /// Timeouts of a session, none above the operator's ceilings, and `idle` never above `max_lifetime`.

@@ -16,6 +16,8 @@
 //! | `GET /v1/sessions/{id}` | ▸ [`Session`]; `{id}` is ours, or the client's with `?runtime=` if several runtimes know it |
 //! | `DELETE /v1/sessions/{id}` | ▸ 202 [`Session`]; waits for the end with `?wait=true` (200) |
 //! | `POST /v1/sessions/{id}/freeze?reason=` · `…/thaw` | ▸ [`Session`]: all its processes stopped, or going on again |
+//! | `GET`, `PATCH /v1/sessions/{id}/limits` | [`LimitsPatch`] ▸ [`SessionLimits`], as the kernel has them |
+//! | `PATCH /v1/runtimes/{name}/resources` | [`LimitsPatch`] ▸ [`ResourcesChanged`]: a next version, and the live sessions |
 //! | `GET /v1/sessions/{id}/logs?tail=&follow=` | (`tail` at most 10,000 lines, of which the last 4 MiB) ▸ `text/plain` lines, or NDJSON of [`LogRecord`] with `Accept: application/x-ndjson` |
 //! | `POST /v1/sessions/{id}/exec` | [`ExecRequest`] ▸ 101, `Upgrade: agentcore-exec`, then [frames](ExecChannel) |
 //! | `GET /openapi.json` | ▸ all of this, as OpenAPI 3.1 |
@@ -44,6 +46,7 @@ use crate::ids::{
 };
 use crate::object::{object, optional_object};
 use crate::shim::{LogStream, TtySize};
+use crate::units::{CpuMillis, MemoryBytes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -363,10 +366,89 @@ pub struct Session {
     pub uid_base: Option<u32>,
     /// What it used.
     pub usage: Usage,
+    /// How much it waits: of a list, where it was asked for (`?pressure=true`) and the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
     /// Outbound connections refused by policy.
     pub egress_refused: u64,
     /// Lines of output dropped.
     pub log_lines_dropped: u64,
+}
+
+/// Shares of the last ten seconds, in percent, in which some process of a session waited (the kernel's PSI).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Pressure {
+    /// For a processor.
+    pub cpu: f64,
+    /// For memory.
+    pub memory: f64,
+    /// For a disk.
+    pub io: f64,
+}
+
+/// Limits that a session has now, read back from its cgroup; absent: none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct SessionLimits {
+    /// Which session.
+    pub id: SessionId,
+    /// Memory of all its processes, tmpfs included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryBytes>,
+    /// CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuMillis>,
+    /// Processes and threads, the shim included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+    /// What it uses of them.
+    pub usage: Usage,
+    /// How much it waits, where the kernel tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+}
+
+/// New limits; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitsPatch {
+    /// Memory of a session, tmpfs included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryBytes>,
+    /// CPUs of a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuMillis>,
+    /// Processes and threads of a session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
+}
+
+/// A runtime whose resources were changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ResourcesChanged {
+    /// With its next version, which new sessions run.
+    pub runtime: Runtime,
+    /// Live sessions that have the new limits now.
+    pub changed: Vec<SessionLimits>,
+    /// Those that keep theirs, and why.
+    pub unchanged: Vec<Unchanged>,
+}
+
+/// A live session that keeps its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Unchanged {
+    /// Which.
+    pub id: SessionId,
+    /// Why.
+    pub reason: String,
 }
 
 /// Body of `POST /v1/keys`.

@@ -17,6 +17,7 @@ use crate::exits::Exits;
 use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::launcher::message::OrderFault;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::rates::Rates;
 use crate::registry::Registry;
@@ -139,6 +140,8 @@ pub struct Broker {
     pub bodies: Arc<Room>,
     /// Where what agents write is copied to, if the operator wants it.
     pub journal: Option<SessionJournal>,
+    /// Figures.
+    pub metrics: Metrics,
     /// Time for decisions.
     pub clock: Clock,
     /// Fences daemons that came before.
@@ -193,6 +196,7 @@ impl Broker {
             access: ground.access.clone(),
             ground,
             launcher,
+            metrics: Metrics::new(kept.store.commits()),
             store: kept.store,
             artifacts: kept.artifacts,
             objects: kept.objects,
@@ -427,6 +431,7 @@ impl Broker {
             pid: None,
             uid_base: None,
             usage: Usage::default(),
+            pressure: None,
             egress_refused: 0,
             log_lines_dropped: 0,
         }

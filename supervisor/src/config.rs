@@ -89,6 +89,8 @@ pub struct Config {
     pub store: StoreKeys,
     /// Asynchronous tasks.
     pub tasks: TaskBounds,
+    /// Whether anybody may read `/metrics`.
+    pub metrics_public: bool,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that

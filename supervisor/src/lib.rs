@@ -24,6 +24,7 @@ pub mod key_file;
 pub mod keys;
 pub mod launcher;
 pub mod manual;
+pub mod metrics;
 pub mod objects;
 pub mod owner;
 pub mod permit;

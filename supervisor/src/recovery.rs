@@ -54,9 +54,11 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
     while let Some(tried) = adopting.join_next().await {
         match tried {
             Ok((session, Ok(()))) => {
+                broker.metrics.adopted(true);
                 tracing::info!(session_id = %session.session.id, "session adopted");
             }
             Ok((session, Err(why))) => {
+                broker.metrics.adopted(false);
                 broker.exits.forget(&session.session.id);
                 let broker = Arc::clone(broker);
                 burying.spawn(async move { bury(&broker, &session, why).await });
@@ -253,6 +255,10 @@ async fn adopt(
         .find_or_insert(&key, || driver::resume(broker, begun, found));
     // Live rows have different keys, and nobody is served yet; if that should ever fail, it must not go unseen.
     if handle.id == id {
+        // They may have been changed while it ran.
+        if let Ok(enforced) = broker.launcher.limits(id).await {
+            handle.note_limits(enforced);
+        }
         Ok(())
     } else {
         Err("another session has its id".into())

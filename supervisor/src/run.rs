@@ -266,8 +266,10 @@ fn reload(broker: &Broker, args: &Args, log_level: &LogLevel) {
             }
             log_level.set(&reloaded.config.log.level);
             broker.set_config(reloaded.config);
+            broker.metrics.reloaded(true);
         }
         Err(faults) => {
+            broker.metrics.reloaded(false);
             tracing::error!(%faults, "configuration not reloaded; the old one stays in force");
         }
     }

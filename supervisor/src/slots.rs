@@ -53,6 +53,13 @@ impl Slots {
         ready.unwrap_or_else(fresh_name)
     }
 
+    /// Names on the shelf.
+    #[must_use]
+    pub fn prepared(&self) -> usize {
+        let shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        shelf.len()
+    }
+
     /// Says that a session is starting.
     pub fn underway(&self) -> Underway {
         self.starting.send_modify(|starting| *starting += 1);

@@ -65,6 +65,7 @@ pub use timestamp::Timestamp;
 pub use upkeep::{Keep, Retention, keep_tidy};
 pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,21 +82,31 @@ pub struct Store {
     path: Arc<Path>,
     /// Refusals that are kept; whoever writes one holds to it, so that a flood of them has no time to fill the disk.
     refusals: Arc<AtomicU32>,
+    commits: Histogram,
 }
 
 impl Store {
+    /// How long transactions take, for whoever shows it.
+    #[must_use]
+    pub fn commits(&self) -> &Histogram {
+        &self.commits
+    }
+
     /// Opens the database at `path` or makes it, checks and migrates it, and starts the threads. Blocks: call it at
     /// start-up. The parent directory must exist.
     pub fn open(path: &Path, names: Names) -> Result<Self, StoreError> {
         let writer = open::writer(path)?;
         let reader = open::reader(path)?;
+        // From a tenth of a millisecond to some three seconds.
+        let commits = Histogram::new(exponential_buckets(0.0001, 2.0, 16));
         Ok(Self {
-            writer: Worker::start("store-writer", writer)?,
-            reader: Worker::start("store-reader", reader)?,
+            writer: Worker::start("store-writer", writer, Some(commits.clone()))?,
+            reader: Worker::start("store-reader", reader, None)?,
             names: Arc::new(names),
             reserve: None,
             path: Arc::from(path),
             refusals: Arc::new(AtomicU32::new(Retention::BUILT_IN.refusals.most)),
+            commits,
         })
     }
 

@@ -18,6 +18,9 @@ pub(super) async fn run(desk: &Desk, verb: &RuntimeVerb) -> Result<(), Failure> 
         RuntimeVerb::Inspect { name } => inspect(desk, name).await,
         RuntimeVerb::Versions { name } => versions(desk, name).await,
         RuntimeVerb::Rollback { name, to } => rollback(desk, name, *to).await,
+        RuntimeVerb::Limits { name, change } => {
+            super::session::limits::runtime(desk, name, change).await
+        }
         RuntimeVerb::Delete { name, yes } => delete(desk, name, *yes).await,
     }
 }

@@ -1,4 +1,4 @@
-//! `agentcore session list|inspect|stop|freeze|thaw`.
+//! `agentcore session list|inspect|stop|freeze|thaw|limits`.
 
 use super::Desk;
 use crate::args::SessionVerb;
@@ -11,6 +11,7 @@ use proto::api::{EndReason, Phase, Session};
 use std::time::SystemTime;
 
 mod freezer;
+pub(super) mod limits;
 
 /// Does what the verb says.
 pub(super) async fn run(desk: &Desk, verb: &SessionVerb) -> Result<(), Failure> {
@@ -27,6 +28,11 @@ pub(super) async fn run(desk: &Desk, verb: &SessionVerb) -> Result<(), Failure> 
             reason,
             agent,
         } => freezer::freeze(desk, sessions, reason.as_deref(), agent.as_deref()).await,
+        SessionVerb::Limits {
+            session,
+            change,
+            agent,
+        } => limits::session(desk, session, change, agent.as_deref()).await,
         SessionVerb::Thaw { sessions, agent } => {
             freezer::thaw(desk, sessions, agent.as_deref()).await
         }
@@ -165,7 +171,7 @@ fn show_stopped(desk: &Desk, stopped: &[Session], none_is_news: bool) -> Result<
     })
 }
 
-const fn phase_word(phase: Phase) -> &'static str {
+pub(super) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Requested => "requested",
         Phase::Launching => "launching",

@@ -70,6 +70,14 @@ pub enum CgroupError {
         /// What was looked for.
         what: &'static str,
     },
+    /// A memory limit below what is in use and cannot be given back.
+    #[error("{} uses {used} bytes that cannot be given back", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Bytes in use now.
+        used: u64,
+    },
     /// Something took too long.
     #[error("{} did not become {what} in time", path.display())]
     Late {
@@ -87,7 +95,7 @@ impl CgroupError {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Self::MissingController { .. } => libc::ENODEV,
-            Self::InternalProcesses { .. } => libc::EBUSY,
+            Self::InternalProcesses { .. } | Self::InUse { .. } => libc::EBUSY,
             Self::Occupied { .. } => libc::EEXIST,
             Self::Name(_) | Self::Limit { .. } => libc::EINVAL,
             Self::Unknown(_) => libc::ENOENT,

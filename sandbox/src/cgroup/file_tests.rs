@@ -380,3 +380,72 @@ fn a_symlink_in_place_of_a_session_is_not_followed() {
     assert!(root.create("s1").is_err());
     assert_eq!(text(elsewhere.join("memory.max")), "");
 }
+
+#[test]
+fn v2_limits_are_read_back_and_changed_one_by_one() {
+    let (top, found) = v2("cpu memory pids");
+    let root = CgroupRoot::open_in(&found, "t1", None).expect("opens");
+    let session = root.create("s1").expect("creates");
+    let dir = top.path().join("agentcore-t1/s1");
+    fill(
+        &dir,
+        &[
+            ("memory.max", "max\n"),
+            ("cpu.max", "max 100000\n"),
+            ("pids.max", "max\n"),
+            ("memory.current", "1000000\n"),
+            ("memory.stat", "anon 400000\nfile 600000\nshmem 0\n"),
+        ],
+    );
+    let none = Enforced {
+        memory_bytes: None,
+        cpu_millis: None,
+        pids: None,
+    };
+    assert_eq!(session.enforced().expect("reads"), none);
+    let soon = || std::time::Instant::now() + std::time::Duration::from_secs(1);
+    session.set_memory(64 << 20, soon()).expect("writes");
+    session.set_cpu(2500).expect("writes");
+    session.set_pids(12).expect("writes");
+    assert_eq!(text(dir.join("cpu.max")), "250000 100000");
+    let changed = Enforced {
+        memory_bytes: Some(64 << 20),
+        cpu_millis: Some(2500),
+        pids: Some(12),
+    };
+    assert_eq!(session.enforced().expect("reads"), changed);
+    // Below what is held: nothing is written, least of all `memory.max`, which would kill.
+    fill(
+        &dir,
+        &[
+            ("memory.stat", "anon 900000\nshmem 90000\n"),
+            ("memory.reclaim", ""),
+        ],
+    );
+    let fault = session.set_memory(900_000, soon()).expect_err("in use");
+    assert!(
+        matches!(
+            fault,
+            CgroupError::InUse {
+                used: 1_000_000,
+                ..
+            }
+        ),
+        "{fault}"
+    );
+    assert_eq!(text(dir.join("memory.reclaim")), "");
+    assert_eq!(session.enforced().expect("reads"), changed);
+}
+
+#[test]
+fn pressure_is_that_of_the_last_ten_seconds() {
+    let (top, found) = v2("cpu memory pids");
+    let root = CgroupRoot::open_in(&found, "t1", None).expect("opens");
+    let session = root.create("s1").expect("creates");
+    assert_eq!(session.pressure().expect("reads"), None);
+    let line = "some avg10=12.50 avg60=1.00 avg300=0.00 total=7\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=7\n";
+    let dir = top.path().join("agentcore-t1/s1");
+    fill(&dir, &[("memory.pressure", line)]);
+    let found = session.pressure().expect("reads").expect("is there");
+    assert_eq!((found.memory, found.cpu), (12.5, 0.0));
+}

@@ -652,3 +652,41 @@ fn capabilities_tell_this_hosts_layout() {
     assert_eq!(of("cgroup.memory"), Support::On);
     assert!(found.iter().all(|c| !c.detail.is_empty()));
 }
+
+#[test]
+fn limits_of_a_session_that_runs_are_changed_and_read_back() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let session = ground.0.create("s1").expect("creates");
+        session.apply(&LIMITS).expect("applies");
+        let as_applied = Enforced {
+            memory_bytes: Some(LIMITS.memory_bytes),
+            cpu_millis: Some(LIMITS.cpu_millis),
+            pids: Some(LIMITS.pids),
+        };
+        assert_eq!(session.enforced().expect("reads"), as_applied);
+        // Holds 24 MiB, says so, and keeps them.
+        let hold = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); while :; do sleep 0.1; done";
+        let mut child = run(&session, hold);
+        await_that("it holds memory", || {
+            session.counters().expect("reads").memory_bytes > 24 << 20
+        });
+        let fault = session.set_memory(16 << 20, soon()).expect_err("in use");
+        assert!(matches!(fault, CgroupError::InUse { .. }), "{fault}");
+        assert_eq!(session.enforced().expect("reads"), as_applied);
+        session.set_memory(512 << 20, soon()).expect("more");
+        session.set_memory(128 << 20, soon()).expect("less");
+        session.set_cpu(100).expect("less");
+        session.set_pids(7).expect("fewer");
+        let changed = Enforced {
+            memory_bytes: Some(128 << 20),
+            cpu_millis: Some(100),
+            pids: Some(7),
+        };
+        assert_eq!(session.enforced().expect("reads"), changed);
+        assert_eq!(session.counters().expect("reads").oom_kills, 0);
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        child.wait().expect("waits");
+        session.remove(soon()).expect("removes");
+    }
+}

@@ -127,7 +127,7 @@ fn throttles(io: &IoLimits) -> [(&'static str, Option<u64>); 4] {
 
 /// Memory, and memory plus swap to the same value: no swap on top. The kernel holds `limit <= memsw` at every moment, so
 /// the order depends on the direction.
-fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
+pub(super) fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
     let limit = format!("{name}/memory.limit_in_bytes");
     let with_swap = format!("{name}/memory.memsw.limit_in_bytes");
     let text = bytes.to_string();
@@ -146,7 +146,7 @@ fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
 /// Buffers of TCP and UDP sockets. v1 counts them beside the rest, and only in a cgroup that has been given a limit for
 /// them; without one a session's buffers are the host's (`net.ipv4.tcp_mem` is one for all). A session may have as much
 /// of them as of memory, so up to twice its limit. Where the file is missing, the kernel counts no memory of its own.
-fn socket_memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
+pub(super) fn socket_memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
     /// The kernel rounds down to a page, of which the largest that there are have this many bytes.
     const PAGE: u64 = 64 << 10;
     let limit = format!("{name}/memory.kmem.tcp.limit_in_bytes");

@@ -1,8 +1,9 @@
 //! The agent's answer on its way to the caller: while it goes on the work counts, and both size and time are bounded.
 
 use super::attempts::Reading;
+use crate::metrics::OfAgent;
 use crate::relay::exchange::{BodyError, ResponseBody};
-use crate::session::handle::Work;
+use crate::session::handle::{SessionHandle, Work};
 use crate::session::log::SessionLog;
 use axum::body::Body;
 use bytes::Bytes;
@@ -50,12 +51,20 @@ struct Inner {
     bounds: Bounds,
     /// The session's, for what its answer's status can no longer say.
     log: Arc<SessionLog>,
+    /// Its runtime's figures.
+    meters: Arc<OfAgent>,
     /// The work, until somebody has to wait; then the watch has it.
     work: Option<Work>,
     /// Ends work and exchange at the deadline, or with this body.
     watch: Option<AbortOnDropHandle<()>>,
     /// Set at the deadline, before the exchange ends over it: what its end looks like must not be taken for the cause.
     late: Arc<AtomicBool>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.meters.given(self.body.bytes());
+    }
 }
 
 impl Inner {
@@ -91,11 +100,12 @@ impl Inner {
 
 impl AnswerBody {
     /// The agent's body, which holds the work until it ends.
-    pub fn new(body: ResponseBody, work: Work, bounds: Bounds, log: &Arc<SessionLog>) -> Self {
+    pub fn new(body: ResponseBody, work: Work, bounds: Bounds, of: &SessionHandle) -> Self {
         Self(Source::Live(Inner {
             body,
             bounds,
-            log: Arc::clone(log),
+            log: Arc::clone(&of.log),
+            meters: Arc::clone(&of.meters),
             work: Some(work),
             watch: None,
             late: Arc::default(),

@@ -111,6 +111,28 @@ pub async fn relay(
     call: &Call,
     intake: Intake,
 ) -> Result<Answer, ApiError> {
+    let began = Instant::now();
+    let bytes = match &intake.body {
+        RequestBody::Whole(body) => u64::try_from(body.len()).unwrap_or(u64::MAX),
+        RequestBody::Stream(_) => intake.length.unwrap_or(0),
+    };
+    handle.meters.taken(bytes);
+    let answer = pass(broker, handle, work, call, intake).await;
+    let (streamed, status) = match &answer {
+        Ok(answer) => (answer.streamed, answer.status),
+        Err(error) => (false, error.code.row().http),
+    };
+    handle.meters.answered(streamed, status, began.elapsed());
+    answer
+}
+
+async fn pass(
+    broker: &Broker,
+    handle: &SessionHandle,
+    work: Work,
+    call: &Call,
+    intake: Intake,
+) -> Result<Answer, ApiError> {
     let Intake {
         body,
         length,
@@ -210,7 +232,7 @@ pub(super) fn assemble(
             deadline,
             named,
         };
-        AnswerBody::new(exchange.body, work, bounds, &handle.log)
+        AnswerBody::new(exchange.body, work, bounds, handle)
     };
     Ok(Answer {
         status: exchange.head.status,

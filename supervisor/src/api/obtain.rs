@@ -12,7 +12,7 @@ use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::RuntimeName;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long, beyond its grace period, a caller waits for the end of a session whose id it wants to use anew.
 const ENDING_PATIENCE: Duration = Duration::from_secs(15);
@@ -80,11 +80,13 @@ async fn create(
     // Its end could not be written down.
     broker.store.room()?;
     let config = broker.config();
+    let began = Instant::now();
     let admitted = tokio::select! {
         // Another call of the same id has what this one waits for.
         handle = broker.registry.appears(key) => return Ok(handle),
         admitted = broker.admission.admit(key, &config.limits, broker.clock) => admitted,
     };
+    broker.metrics.admitted(missing(&admitted), began.elapsed());
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
     // It may have been told to while this call waited.
     not_while_stopping(broker)?;
@@ -97,6 +99,17 @@ async fn create(
             permit,
         )
     }))
+}
+
+/// What a session that is not admitted did not get.
+fn missing<T>(admitted: &Result<T, Refused>) -> Option<&'static str> {
+    match admitted {
+        Ok(_) => None,
+        Err(Refused::Caller) => Some("caller"),
+        Err(Refused::Runtime) => Some("runtime"),
+        Err(Refused::Daemon) => Some("daemon"),
+        Err(Refused::Pace(_)) => Some("pace"),
+    }
 }
 
 fn not_while_stopping(broker: &Broker) -> Result<(), ApiError> {

@@ -6,8 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, backup, callback_secret, endpoints, exec, freezer, keys, local, openapi,
-    runtimes, s3, sessions, system, tasks,
+    artifacts, audit, aws, backup, callback_secret, endpoints, exec, freezer, keys, limits, local,
+    metrics, openapi, runtimes, s3, sessions, system, tasks,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -20,6 +20,7 @@ use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Method, StatusCode, Version};
 use proto::code::ErrorCode;
 use std::sync::Arc;
+use std::time::Instant;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -47,6 +48,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(sessions::logs))
         .routes(routes!(freezer::freeze))
         .routes(routes!(freezer::thaw))
+        .routes(routes!(limits::show, limits::change))
+        .routes(routes!(limits::change_runtime))
         .routes(routes!(exec::exec))
         .routes(routes!(tasks::create))
         .routes(routes!(tasks::list))
@@ -72,6 +75,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/livez", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .route("/version", get(system::version))
+        .route("/metrics", get(metrics::scrape))
         .route("/invocations", post(local::invocations))
         .route("/ping", get(local::ping))
         .route("/ws", get(local::websocket))
@@ -93,7 +97,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
 async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Next) -> Response {
     let id = uuid::Uuid::new_v4().to_string();
     request.extensions_mut().insert(RequestId(id.clone()));
-    let area = Area::of(request.uri().path());
+    let began = Instant::now();
+    let operation = metrics::operation(request.method(), request.uri().path());
+    let mut area = Area::of(request.uri().path());
+    if request.uri().path() == "/metrics" && broker.config().metrics_public {
+        area = Area::Health;
+    }
     let visit = Visit::of(&request);
     let expects = request.version() <= Version::HTTP_11 && request.headers().contains_key(EXPECT);
     let (mut head, body) = request.into_parts();
@@ -118,6 +127,8 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         Err(error) => (refused(area, &visit.path, &error, &id), None),
     };
     set_request_id(response.headers_mut(), &id);
+    let status = response.status().as_u16();
+    broker.metrics.requested(operation, status, began.elapsed());
     if expects && !response.status().is_success() {
         // Whoever waits for a 100 and is refused sends no body, but its next request: on this connection the two could
         // not be told apart (RFC 9110 §10.1.1).

@@ -46,6 +46,12 @@ pub struct Filter {
     /// In this phase.
     #[param(value_type = Option<Phase>)]
     phase: Option<String>,
+    /// Only live ones.
+    #[serde(default)]
+    live: bool,
+    /// With what the kernel tells of how much live ones wait.
+    #[serde(default)]
+    pressure: bool,
 }
 
 /// Which of the sessions that share a caller's id.
@@ -233,7 +239,10 @@ pub async fn list(
                     .map_err(|error| ApiError::field("phase", error.to_string()))
             })
             .transpose()?;
-        let over = phase.map(|phase| matches!(phase, Phase::Ended | Phase::Failed));
+        let over = match filter.live {
+            true => Some(false),
+            false => phase.map(|phase| matches!(phase, Phase::Ended | Phase::Failed)),
+        };
         let wanted = SessionFilter {
             runtime: filter.runtime.as_deref().map(runtime_param).transpose()?,
             over,
@@ -253,6 +262,11 @@ pub async fn list(
             let mut session = row.to_api();
             if let Some(handle) = broker.registry.get(&session.id) {
                 session = view(&broker, Some(session), &handle).await;
+                if filter.pressure {
+                    let pressure = broker.launcher.pressure(handle.id.clone()).await;
+                    let pressure = pressure.ok().flatten();
+                    session.pressure = pressure.map(|pressure| pressure.to_api());
+                }
             }
             // The store knows only whether it is over; the rest of the phase is the driver's.
             if phase.is_none_or(|phase| phase == session.phase) {

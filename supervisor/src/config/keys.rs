@@ -144,6 +144,7 @@ pub const KEYS: &[Key] = &[
     live("tasks.max_stored", "\"8G\"", "Bytes of all tasks' payloads and answers, and 2 KiB for each task; beyond it new ones are refused (507). One caller gets half of it at most, the next half of what is left, and so on."),
     live("tasks.keep", "86400", "How long a task, its answer and its events are kept after its outcome, and its Idempotency-Key with it."),
     live("tasks.keep_streams", "3600", "The same for a resumable stream: how long its client may come back after its end."),
+    live("metrics.public", "false", "Whether anybody who can connect may read /metrics; otherwise operators only."),
     live("ping.interval", "2", "Period of health checks once a session is healthy."),
     live("ping.timeout", "5", "How long one health check may take."),
     live("ping.unhealthy_after", "30", "A session whose health checks fail for this long ends."),

@@ -124,6 +124,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         storage: r.storage(),
         store: r.store(),
         tasks: r.tasks(),
+        metrics_public: r.take("metrics.public").unwrap_or(false),
         ping: r.ping(),
         notes,
         state_dir,

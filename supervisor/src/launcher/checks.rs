@@ -1,7 +1,7 @@
 //! What an order may say. The broker has checked all this too; the launcher does not know that.
 
 use super::ground::Ground;
-use super::message::{LaunchOrder, Limits, OrderFault, StorageOrder};
+use super::message::{LaunchOrder, Limits, OrderFault, SetLimits, StorageOrder};
 use nix::sys::stat::{SFlag, fstat};
 use sandbox::memfd;
 use sandbox::shim_entry::MAX_BOOT;
@@ -61,6 +61,39 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
         .storage
         .as_ref()
         .map_or(Ok(()), |asked| storage_order(asked, ground))
+}
+
+/// New limits of a session that runs: as a launch may ask for them.
+pub(super) fn set_limits(order: &SetLimits, ground: &Ground) -> Result<(), OrderFault> {
+    let top = &ground.ceilings;
+    let asked = [
+        (
+            "memory",
+            order.memory_bytes,
+            FLOORS.memory_bytes,
+            top.memory_bytes,
+        ),
+        (
+            "cpu",
+            order.cpu_millis.map(u64::from),
+            FLOORS.cpu_millis.into(),
+            top.cpu_millis.into(),
+        ),
+        (
+            "pids",
+            order.pids.map(u64::from),
+            FLOORS.pids.into(),
+            top.pids.into(),
+        ),
+    ];
+    for (name, asked, floor, ceiling) in asked {
+        if let Some(asked) = asked
+            && !(floor..=ceiling).contains(&asked)
+        {
+            return refused(format!("{name} must be {floor} to {ceiling}, is {asked}"));
+        }
+    }
+    Ok(())
 }
 
 /// What a launch says of its storage. That the runtime's id is one was checked when the order was read.

@@ -1,8 +1,8 @@
 //! The broker's end of the launcher's link: numbered orders out, answers and exit notices in.
 
 use super::message::{
-    AdoptOrder, Counters, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET, Metered,
-    Order, OrderFault, Ordered, Orphans, Reply,
+    AdoptOrder, Counters, Enforced, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET,
+    Metered, Order, OrderFault, Ordered, Orphans, Pressure, Reply, SetLimits,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -176,6 +176,31 @@ impl LauncherClient {
     /// Lets them go on.
     pub async fn thaw(&self, session: SessionId) -> Result<(), OrderFault> {
         self.done(Order::Thaw { session }).await
+    }
+
+    /// The limits that a session has.
+    pub async fn limits(&self, session: SessionId) -> Result<Enforced, OrderFault> {
+        self.enforced(Order::Limits { session }).await
+    }
+
+    /// Changes limits of a session that runs; the answer is what the kernel has now.
+    pub async fn set_limits(&self, order: SetLimits) -> Result<Enforced, OrderFault> {
+        self.enforced(Order::SetLimits(order)).await
+    }
+
+    async fn enforced(&self, order: Order) -> Result<Enforced, OrderFault> {
+        match self.order(order, &[]).await? {
+            (Reply::Limits(enforced), _) => Ok(enforced),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// How much a session's processes wait; `None` where the kernel does not tell.
+    pub async fn pressure(&self, session: SessionId) -> Result<Option<Pressure>, OrderFault> {
+        match self.order(Order::Pressure { session }, &[]).await? {
+            (Reply::Pressure(pressure), _) => Ok(pressure),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
 
     /// Kills every process of a session at once. What remains is for [`Self::remove`].

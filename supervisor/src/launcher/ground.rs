@@ -149,7 +149,8 @@ impl Ground {
             uid_base,
             tmp_bytes: limits.tmp_bytes,
             nofile: limits.nofile.into(),
-            nproc: limits.pids.into(),
+            // Nobody outside can raise it later, and the cgroup's limit can be; that is the one that counts.
+            nproc: limits.pids.max(self.ceilings.pids).into(),
             staging: self.staging.clone(),
             storage,
             core_is_piped: self.core_is_piped,

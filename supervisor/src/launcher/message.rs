@@ -51,6 +51,19 @@ pub enum Order {
         /// Which.
         session: SessionId,
     },
+    /// Read back the limits that a session has. Safe: reads our own cgroup's files.
+    Limits {
+        /// Which.
+        session: SessionId,
+    },
+    /// Change limits of a session that runs, and read them back. Safe: only by our own cgroup's name, and only within the floors
+    /// and ceilings of a launch; less memory than is in use is refused rather than killed for, and tried for a bounded time.
+    SetLimits(SetLimits),
+    /// Read how much a session's processes wait for processor, memory and disk. Safe: reads our own cgroup's files.
+    Pressure {
+        /// Which.
+        session: SessionId,
+    },
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.
     Kill {
         /// Which.
@@ -140,6 +153,54 @@ pub struct StorageOrder {
     pub scratch: bool,
 }
 
+/// New limits of a session that runs; what is absent stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetLimits {
+    /// Which.
+    pub session: SessionId,
+    /// Memory, bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU, thousandths of one.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// Limits that are in force, by the kernel's word; `None`: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enforced {
+    /// Memory, bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU, thousandths of one.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+}
+
+/// Shares of the last ten seconds, in hundredths of a percent, in which some process waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// For a processor.
+    pub cpu: u32,
+    /// For memory.
+    pub memory: u32,
+    /// For a disk.
+    pub io: u32,
+}
+
+impl Pressure {
+    /// As the API shows it.
+    #[must_use]
+    pub fn to_api(self) -> proto::api::Pressure {
+        let percent = |hundredths: u32| f64::from(hundredths) / 100.0;
+        proto::api::Pressure {
+            cpu: percent(self.cpu),
+            memory: percent(self.memory),
+            io: percent(self.io),
+        }
+    }
+}
+
 /// Limits of one session, enforced by cgroups, mounts and rlimits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -195,6 +256,10 @@ pub enum Reply {
         /// It was told to freeze, and nobody has thawed it.
         frozen: bool,
     },
+    /// Limits as they are (now).
+    Limits(Enforced),
+    /// Pressure, where the kernel tells it.
+    Pressure(Option<Pressure>),
     /// Counters.
     Usage(Counters),
     /// In the order of the question; none of a session that does not run.
@@ -302,6 +367,12 @@ pub enum OrderFault {
         detail: String,
         /// Its errno.
         errno: i32,
+    },
+    /// Less memory than the session uses and cannot give back.
+    #[error("the session uses {used} bytes of memory that it cannot give back now")]
+    MemoryInUse {
+        /// Bytes in use.
+        used: u64,
     },
     /// The session's storage might not fit; what is to be done about it is in the text.
     #[error("{0}")]

@@ -6,6 +6,7 @@
 
 mod foreign;
 mod freezer;
+mod limits;
 mod metering;
 mod orders;
 mod orphans;

@@ -156,6 +156,11 @@ impl Session {
         }
     }
 
+    /// Whether it is a session by now, and still one.
+    pub(super) fn is_launched(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Adopted { .. })
+    }
+
     /// Whether a process of this launcher's is still to be waited for.
     pub(super) fn has_process(&self) -> bool {
         self.opening.is_some() || self.has_own_process()

@@ -53,6 +53,7 @@ impl From<OrderFault> for LaunchFailure {
             OrderFault::StorageFull(_) => Some(ErrorCode::StorageFull),
             OrderFault::StorageBusy => Some(ErrorCode::RetryableConflict),
             OrderFault::Refused(_)
+            | OrderFault::MemoryInUse { .. }
             | OrderFault::Step { .. }
             | OrderFault::Host { .. }
             | OrderFault::Unknown => None,

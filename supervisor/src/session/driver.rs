@@ -372,7 +372,11 @@ impl Driver {
     fn publish(&mut self) {
         let phase = self.session.phase();
         if !matches!(phase, Phase::Requested | Phase::Launching | Phase::Starting) {
-            self.underway = None;
+            let starting = self.underway.take();
+            if starting.is_some() && matches!(phase, Phase::Ready | Phase::Busy) {
+                let took = self.handle.created_at.elapsed().unwrap_or_default();
+                self.broker.metrics.started(&self.handle.meters, took);
+            }
         }
         let end = self.session.end_reason().map(|reason| End {
             reason,
@@ -529,6 +533,13 @@ impl Driver {
                 .load(std::sync::atomic::Ordering::Relaxed),
             log_lines_dropped: self.handle.log.dropped(),
         };
+        self.broker.metrics.ended(
+            &self.handle.meters,
+            end.reason,
+            end.usage.cpu_seconds,
+            end.usage.oom_kills,
+            end.egress_refused,
+        );
         // While anything of it may be alive its uids are nobody else's: its row stays, and the next daemon ends it.
         if !self.remains {
             self.broker.record_end(&self.handle, end).await;

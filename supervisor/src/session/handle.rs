@@ -2,6 +2,8 @@
 
 use crate::ask::ask;
 use crate::config::Limits;
+use crate::launcher::message::Enforced;
+use crate::metrics::{InFlight, OfAgent};
 use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::{SessionLog, Tail};
@@ -11,6 +13,7 @@ use proto::code::ErrorCode;
 use proto::config::Concurrency;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, SessionId};
 use proto::shim::Kept;
+use proto::units::{CpuMillis, MemoryBytes};
 use session_core::lifecycle::Refusal;
 use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -186,6 +189,8 @@ pub struct Work {
     pub(super) turn: Option<OwnedSemaphorePermit>,
     /// One of the session's seats.
     pub(super) seat: Option<OwnedSemaphorePermit>,
+    /// Counts it while it lives, if it is an invocation.
+    pub(super) metered: Option<InFlight>,
 }
 
 impl Work {
@@ -296,6 +301,29 @@ pub enum NoTurn {
     Unusable(#[from] Unusable),
 }
 
+/// What a session may have; see [`SessionHandle::limits`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limited {
+    /// Memory.
+    pub memory: MemoryBytes,
+    /// CPU.
+    pub cpus: CpuMillis,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+impl Limited {
+    /// Those of a version.
+    #[must_use]
+    pub fn of(limits: &session_core::spec::Limits) -> Self {
+        Self {
+            memory: limits.memory,
+            cpus: limits.cpus,
+            pids: limits.pids,
+        }
+    }
+}
+
 /// A session, to everyone but its driver.
 #[derive(Debug)]
 pub struct SessionHandle {
@@ -309,6 +337,11 @@ pub struct SessionHandle {
     pub log: Arc<SessionLog>,
     /// First host uid, once reserved.
     pub uid_base: std::sync::OnceLock<u32>,
+    /// Memory, CPU and processes that it may have now: those of its version, unless they were changed since. The kernel has
+    /// the truth; this is for who must not ask it.
+    pub limits: Mutex<Limited>,
+    /// Its runtime's figures.
+    pub meters: Arc<OfAgent>,
     /// When it was asked for.
     pub created_at: std::time::SystemTime,
     /// Outbound connections refused by policy.
@@ -337,6 +370,24 @@ pub struct SessionHandle {
 }
 
 impl SessionHandle {
+    /// What it may have now.
+    #[must_use]
+    pub fn limited(&self) -> Limited {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel has these limits now; whether that is news.
+    pub fn note_limits(&self, enforced: Enforced) -> bool {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *limits;
+        *limits = Limited {
+            memory: enforced.memory_bytes.map_or(before.memory, MemoryBytes),
+            cpus: enforced.cpu_millis.map_or(before.cpus, CpuMillis),
+            pids: enforced.pids.unwrap_or(before.pids),
+        };
+        *limits != before
+    }
+
     /// The phase now.
     #[must_use]
     pub fn view(&self) -> View {
@@ -400,6 +451,10 @@ impl SessionHandle {
         let mut work = self.when_ready(limits.admission_wait, hold).await?;
         work.turn = turn;
         work.seat = Some(seat);
+        work.metered = match purpose {
+            Purpose::Invocation | Purpose::Kept(_) => Some(self.meters.begin()),
+            Purpose::Exchange | Purpose::Process => None,
+        };
         Ok(work)
     }
 

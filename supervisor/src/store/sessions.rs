@@ -365,6 +365,7 @@ impl SessionRow {
             pid: self.launched.filter(|_| !over).map(|launched| launched.pid),
             uid_base: (!over).then_some(self.uid_base),
             usage: end.map(|end| end.usage).unwrap_or_default(),
+            pressure: None,
             egress_refused: end.map_or(0, |end| end.egress_refused),
             log_lines_dropped: end.map_or(0, |end| end.log_lines_dropped),
         }

@@ -2,10 +2,12 @@
 
 use super::{StoreError, open};
 use crate::ask::ask;
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::Connection;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Jobs that may wait. Whoever finds the queue full waits in his own task, so the bound is on memory only: a job is a few
@@ -91,14 +93,18 @@ where
 
 impl Worker {
     /// Starts the thread.
-    pub(super) fn start(name: &str, db: Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        name: &str,
+        db: Connection,
+        commits: Option<Histogram>,
+    ) -> Result<Self, StoreError> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
         let (tell, failure) = watch::channel(None);
         std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 // Taken apart so that the file is closed before whoever asked for that hears of it.
-                let closed = serve(&db, &mut queue, &tell);
+                let closed = serve(&db, &mut queue, &tell, commits.as_ref());
                 drop(db);
                 drop((closed, queue));
             })
@@ -150,6 +156,7 @@ fn serve(
     db: &Connection,
     queue: &mut mpsc::Receiver<Message>,
     failure: &watch::Sender<Option<StoreError>>,
+    commits: Option<&Histogram>,
 ) -> Option<oneshot::Sender<()>> {
     let mut synced = None;
     let mut held = None;
@@ -170,9 +177,16 @@ fn serve(
         }
         let outcome = match durability {
             Durability::ReadOnly => run_each(db, &mut jobs),
-            Durability::Durable | Durability::Volatile => set_sync(db, durability, &mut synced)
-                .and_then(|()| transact(db, &mut jobs))
-                .map_err(|error| open::read_only_told(db, error)),
+            Durability::Durable | Durability::Volatile => {
+                let began = Instant::now();
+                let outcome = set_sync(db, durability, &mut synced)
+                    .and_then(|()| transact(db, &mut jobs))
+                    .map_err(|error| open::read_only_told(db, error));
+                if let Some(commits) = commits {
+                    commits.observe(began.elapsed().as_secs_f64());
+                }
+                outcome
+            }
         };
         let fatal = outcome
             .as_ref()

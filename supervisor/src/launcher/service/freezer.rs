@@ -4,7 +4,7 @@
 use super::orders::cgroup_fault;
 use super::{Launcher, host_fault};
 use crate::launcher::message::{OrderFault, Reply};
-use crate::launcher::session::{Freezing, Phase};
+use crate::launcher::session::Freezing;
 use nix::errno::Errno;
 use proto::ids::SessionId;
 use std::time::{Duration, Instant};
@@ -16,8 +16,7 @@ impl Launcher {
     /// Begins to freeze a session; the answer comes when all of it stands still.
     pub(super) fn freeze(&mut self, number: u64, id: &SessionId) -> Result<(), OrderFault> {
         let session = self.sessions.get_mut(id).ok_or(OrderFault::Unknown)?;
-        let runs = matches!(session.phase, Phase::Running | Phase::Adopted { .. });
-        if !runs || session.removal.is_some() {
+        if !session.is_launched() || session.removal.is_some() {
             return Err(OrderFault::Refused(format!("{id} does not run")));
         }
         if session.freezing.is_some() {

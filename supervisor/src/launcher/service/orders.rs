@@ -26,6 +26,9 @@ impl Launcher {
             // Answers by itself, when everything stands still.
             Order::Freeze { session } => self.freeze(number, &session).map(|()| None),
             Order::Thaw { session } => self.thaw(&session).map(|()| Some(Reply::Done)),
+            Order::Limits { session } => self.limits(&session).map(Some),
+            Order::SetLimits(order) => self.set_limits(&order).map(Some),
+            Order::Pressure { session } => self.pressure(&session).map(Some),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
             Order::Meter { sessions, tmp } => self.meter(&sessions, tmp).map(Some),

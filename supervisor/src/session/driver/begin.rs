@@ -1,7 +1,7 @@
 //! A session's first moment in this daemon: made anew, or taken over from an earlier one. Either way it gets a handle for
 //! everybody and the one task that owns it.
 
-use super::super::handle::{MAILBOX, SessionHandle, SessionKey, View};
+use super::super::handle::{Limited, MAILBOX, SessionHandle, SessionKey, View};
 use super::super::log::SessionLog;
 use super::super::notes::Notes;
 use super::freezer::Freezer;
@@ -126,6 +126,8 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         )),
         id: begun.id,
         key: begun.key,
+        meters: broker.metrics.of(&begun.version.name),
+        limits: Mutex::new(Limited::of(&begun.version.spec.limits)),
         version: begun.version,
         uid_base: OnceLock::new(),
         created_at: begun.at,

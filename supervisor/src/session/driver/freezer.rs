@@ -159,7 +159,11 @@ impl Driver {
             (Some(_) | None, _) => None,
         };
         self.after_the_last(async move {
+            let began = std::time::Instant::now();
             let thawed = thaw(&broker, &id, link, gap, token).await;
+            if thawed.is_ok() {
+                broker.metrics.thawed(began.elapsed());
+            }
             forget(&broker, &id).await;
             Switched::Thawed(thawed)
         });
@@ -200,6 +204,9 @@ impl Driver {
             Switched::Noted => {}
             Switched::Froze(Ok(())) => {
                 self.handle.log.note("session frozen");
+                if let Some(holds) = self.session.frozen_by() {
+                    self.broker.metrics.froze(&holds.causes());
+                }
                 self.step(Event::Froze);
             }
             Switched::Froze(Err(fault)) => {

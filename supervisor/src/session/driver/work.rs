@@ -64,6 +64,7 @@ impl Driver {
             place,
             turn: None,
             seat: None,
+            metered: None,
         })
     }
 

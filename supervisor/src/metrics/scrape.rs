@@ -1,0 +1,84 @@
+//! A scrape: what is there now, and the text of all figures, in OpenMetrics or in the older form that every collector reads.
+
+use super::Metrics;
+use super::labels::{self, Resource, State};
+use crate::broker::Broker;
+use std::collections::HashMap;
+use std::sync::PoisonError;
+
+/// Content type of OpenMetrics.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Content type of the older text form.
+pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Metrics {
+    /// All figures, as OpenMetrics.
+    #[must_use]
+    pub fn text(&self, broker: &Broker) -> String {
+        let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now: HashMap<State, i64> = HashMap::new();
+        for handle in broker.registry.all() {
+            let state = State {
+                state: labels::state(handle.view().phase),
+                agent: handle.meters.agent.agent.clone(),
+            };
+            *now.entry(state).or_default() += 1;
+        }
+        self.sessions.clear();
+        for (state, count) in now {
+            self.sessions.get_or_create(&state).set(count);
+        }
+        self.prepared
+            .set(i64::try_from(broker.slots.prepared()).unwrap_or(i64::MAX));
+        for resource in ["cpu", "memory", "io"] {
+            // Not there without PSI.
+            let text = std::fs::read_to_string(format!("/proc/pressure/{resource}"));
+            if let Some(percent) = text.ok().as_deref().and_then(some_avg10) {
+                let ratio = self.psi.get_or_create(&Resource { resource });
+                ratio.set(percent / 100.0);
+            }
+        }
+        let mut text = String::new();
+        // Only a writer could fail, and a string does not.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn some_avg10(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let value = some.split(' ').find_map(|word| word.strip_prefix("avg10="));
+    value?.parse().ok()
+}
+
+/// The same in the older form: a counter is described by the name that its samples have, and no line ends the text.
+#[must_use]
+pub fn classic(open_metrics: &str) -> String {
+    let mut counters = Vec::new();
+    for line in open_metrics.lines() {
+        if let Some(described) = line.strip_prefix("# TYPE ")
+            && let Some((name, "counter")) = described.split_once(' ')
+        {
+            counters.push(name);
+        }
+    }
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let described = line
+            .strip_prefix("# HELP ")
+            .map(|rest| ("# HELP ", rest))
+            .or_else(|| line.strip_prefix("# TYPE ").map(|rest| ("# TYPE ", rest)));
+        match described.and_then(|(what, rest)| Some((what, rest.split_once(' ')?))) {
+            Some((what, (name, rest))) if counters.contains(&name) => {
+                text.push_str(&format!("{what}{name}_total {rest}\n"));
+            }
+            Some(_) | None if line == "# EOF" => {}
+            Some(_) | None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
