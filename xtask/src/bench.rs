@@ -11,6 +11,7 @@
 //!  as installed, fresh ▸ memory, fresh ▸ streams, fresh ▸ websockets   pinned to one core ▸ ready invocations
 //! ```
 
+mod adopt;
 mod bodies;
 mod direct;
 mod facts;
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, signed, tasks); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, adopt, signed, tasks); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -81,7 +82,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 10] = [
+const MEASUREMENTS: [&str; 11] = [
     "launch",
     "python",
     "bodies",
@@ -90,6 +91,7 @@ const MEASUREMENTS: [&str; 10] = [
     "streams",
     "websockets",
     "ready",
+    "adopt",
     "signed",
     "tasks",
 ];
@@ -142,6 +144,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("ready") {
             ready::measure(&mut subject, effort, &mut table)?;
+        }
+        if wanted("adopt") {
+            adopt::measure(&mut table)?;
         }
         if wanted("signed") {
             signed::measure(effort, &mut table)?;

@@ -48,6 +48,24 @@ impl Subject {
         })
     }
 
+    /// Starts one whose sessions outlive it.
+    pub(crate) fn outlived() -> anyhow::Result<Self> {
+        Self::with(Options {
+            end_sessions: false,
+            ..options("")
+        })
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon.kill()
+    }
+
+    /// Starts it again, until it answers.
+    pub(crate) fn come_back(&mut self) -> anyhow::Result<()> {
+        self.daemon.restart()
+    }
+
     fn with(options: Options) -> anyhow::Result<Self> {
         let daemon = Daemon::start(options)?;
         let subject = Self { daemon };
