@@ -140,6 +140,25 @@ answer = {{'done': True}}"
 }
 
 #[test]
+fn a_program_of_any_language_reports_with_a_line() -> Result {
+    ground!(Daemon, Python);
+    with_puppet(Options::quick(), |daemon| {
+        // As docs/tasks.md has it, without the task's id, and after output that has no line end.
+        let code = r#"
+import subprocess
+line = """printf half-a-line; echo '::agentcore-progress:: {"fraction": 0.4, "message": "page 2 of 5"}'"""
+subprocess.run(["sh", "-c", line], check=True)
+answer = 1"#;
+        let id = submit(daemon, code, &[])?;
+        let (_, shown) = expect(daemon, 0, &["task", "wait", &id])?;
+        ensure!(shown.contains("40% page 2 of 5"), "{shown}");
+        let (log, _) = expect(daemon, 0, &["task", "logs", &id])?;
+        ensure!(log.contains("half-a-line::agentcore-progress::"), "{log}");
+        Ok(())
+    })
+}
+
+#[test]
 fn every_outcome_is_an_exit_code() -> Result {
     ground!(Daemon, Python);
     with_puppet(Options::quick(), |daemon| {
