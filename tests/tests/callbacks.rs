@@ -274,6 +274,42 @@ fn a_receiver_that_wants_to_hear_no_more_does_not_and_redirects_lead_nowhere() -
 }
 
 #[test]
+fn a_receiver_that_is_silent_holds_up_nobody_else() -> Result {
+    ground!(Daemon, Python);
+    // Longer than this test waits for the other one.
+    let options = Options::quick().config("[callbacks]\nallow_private = true\ntimeout = 60");
+    with_teller(options, |daemon| {
+        let client = daemon.client();
+        // The kernel takes its connections, and nobody answers.
+        let silent = TcpListener::bind(("127.0.0.1", 0))?;
+        let url = format!("http://{}/", silent.local_addr()?);
+        let mut waiting = Vec::new();
+        for _ in 0..12 {
+            waiting.push(submit(&client, &url)?);
+        }
+        for id in &waiting {
+            told(&client, id, CallbackState::Due)?;
+        }
+        let began = std::time::Instant::now();
+        let receiver = Receiver::start(&[DONE])?;
+        let id = submit(&client, &receiver.url())?;
+        told(&client, &id, CallbackState::Delivered)?;
+        ensure!(
+            began.elapsed() < Duration::from_secs(45),
+            "it waited for another"
+        );
+        for id in &waiting {
+            let callback = task(&client, id)?.callback.context("no callback")?;
+            ensure!(
+                callback.state == CallbackState::Due && callback.attempts == 0,
+                "{callback:?}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn addresses_inside_are_not_called() -> Result {
     ground!(Daemon, Python);
     with_teller(
