@@ -8,11 +8,12 @@
 //! - [`post`] makes one call: no redirect is followed, nothing of the answer is read but its head, all of it has one bound of
 //!   time. Certificates are verified by this host's authorities.
 //! - [`signature`] signs it as [Standard Webhooks](https://www.standardwebhooks.com) has it, so receivers find libraries.
-//! - [`pace`] says when the next attempt is, and when there is none.
+//! - [`pace`] says when the next attempt is, and when there is none; [`delivery`] makes them.
 //!
 //! An attempt is made at least once for each outcome; a receiver may see one twice (an answer that was lost, a daemon that was
 //! killed), with the same `webhook-id`.
 
+pub mod delivery;
 pub mod pace;
 pub mod policy;
 pub mod post;

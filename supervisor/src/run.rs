@@ -3,6 +3,7 @@
 use crate::api::listener::{self, Listeners};
 use crate::artifacts::{Bounds, Library};
 use crate::broker::{Broker, Ground, Kept};
+use crate::callback;
 use crate::callback::signature::Secrets;
 use crate::config::{Args, Config};
 use crate::daemon_log::LogLevel;
@@ -135,6 +136,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
 
     tokio::spawn(tasks::keep_running(Arc::clone(&broker)));
     tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));
+    tokio::spawn(callback::delivery::keep_told(Arc::clone(&broker)));
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     tokio::spawn(memo::keep_written(Arc::clone(&broker)));

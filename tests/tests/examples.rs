@@ -77,6 +77,7 @@ fn every_example_has_a_test_here() -> Result {
     let tested = [
         "aws_sdk",
         "echo",
+        "long_task",
         "native",
         "node",
         "strands_agent",
@@ -104,6 +105,31 @@ fn echo_and_streaming() -> Result {
         let events = text(&client, "streaming", &json!({"prompt": "a b c"}))?;
         assert_eq!(events.matches("data: ").count(), 4, "{events}");
         ensure!(events.contains(r#"{"done": true, "words": 3}"#), "{events}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_long_task_reports_its_progress() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::default(), |daemon| {
+        launch(daemon, "long_task", &[])?;
+        let payload = r#"{"pages": 3, "seconds": 0.1}"#;
+        let words = ["invoke", "--async", "-q", "-a", "long_task", payload];
+        let id = daemon.cli().args(words).output()?.stdout;
+        let id = String::from_utf8(id)?;
+        let waited = daemon
+            .cli()
+            .args(["task", "wait", id.trim_end()])
+            .output()?;
+        let shown = String::from_utf8_lossy(&waited.stderr).into_owned();
+        ensure!(waited.status.success(), "{id}: {shown}");
+        let answer: Value = serde_json::from_slice(&waited.stdout)?;
+        assert_eq!(
+            answer,
+            json!({"pages": 3, "words": 750, "attempt": 1, "went_on_from": 0})
+        );
+        ensure!(shown.contains("page 3 of 3"), "{shown}");
         Ok(())
     })
 }

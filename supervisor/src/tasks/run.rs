@@ -286,6 +286,14 @@ impl Run {
         let mut progress = attempt.keep_progress();
         let mut answering = Box::pin(attempt.run(invocation.clone(), start, payload));
         let ran = until_ended(&self.running, &self.task, answering.as_mut()).await;
+        // A shim tells of output after it has told of an answer: the last record, and with it where another attempt goes on.
+        let repeats = match &ran {
+            Ok(ran) => ran.event != Event::Answered { ok: true } && self.row.retries > 0,
+            Err(_) => false,
+        };
+        if repeats || self.running.newest().is_some() {
+            handle.log.settled().await;
+        }
         progress
             .stop(&self.broker, &self.running, self.row.seq)
             .await;

@@ -42,6 +42,20 @@ impl Store {
         .await
     }
 
+    /// Others come first: these are due again at `at`, without having been tried.
+    pub async fn callbacks_later(&self, seqs: Vec<i64>, at: Timestamp) -> Result<(), StoreError> {
+        self.write(Durability::Volatile, move |db| {
+            let mut statement = db.prepare_cached(
+                "UPDATE tasks SET callback_at = ?2 WHERE seq = ?1 AND callback_state = 1",
+            )?;
+            for seq in &seqs {
+                statement.execute(params![seq, at])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// It was told, and acknowledged.
     pub async fn callback_done(&self, seq: i64) -> Result<(), StoreError> {
         self.write(Durability::Durable, move |db| {

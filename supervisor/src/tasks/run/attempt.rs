@@ -19,6 +19,7 @@ use proto::api::{
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use proto::shim::{Invoke, Kept};
+use serde_json::{Map, Value, json};
 use session_core::task::{Cause, Event};
 use std::sync::Arc;
 use std::time::Duration;
@@ -326,7 +327,7 @@ impl Attempt {
         headers.push((TASK_ID_HEADER.to_owned(), self.row.id.to_string()));
         headers.push((TASK_ATTEMPT_HEADER.to_owned(), self.number.to_string()));
         let checkpoint = self.row.progress.as_deref().filter(|_| self.number > 1);
-        if let Some(checkpoint) = checkpoint.and_then(in_ascii) {
+        if let Some(checkpoint) = checkpoint.and_then(checkpoint_header) {
             headers.push((TASK_CHECKPOINT_HEADER.to_owned(), checkpoint));
         }
         let version = &self.handle.version;
@@ -427,6 +428,15 @@ fn content_type(headers: &[(String, String)]) -> Option<String> {
 /// Longest `Content-Type` that is kept.
 const MAX_CONTENT_TYPE: usize = 1024;
 
+/// What a record says to a later attempt: all of it, or its checkpoint alone where that fits and all does not.
+fn checkpoint_header(record: &str) -> Option<String> {
+    in_ascii(record).or_else(|| {
+        let record: Map<String, Value> = serde_json::from_str(record).ok()?;
+        let checkpoint = record.get("checkpoint")?;
+        in_ascii(&json!({ "checkpoint": checkpoint }).to_string())
+    })
+}
+
 /// JSON as a header's value: what is not ASCII is escaped.
 fn in_ascii(json: &str) -> Option<String> {
     let mut text = String::with_capacity(json.len());
@@ -477,5 +487,11 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
         assert_eq!(read(&text), read(record));
         assert_eq!(in_ascii(&"x".repeat(MAX_CHECKPOINT + 1)), None);
+        let long = |checkpoint: usize| {
+            let record = json!({ "message": "x".repeat(MAX_CHECKPOINT), "checkpoint": "y".repeat(checkpoint) });
+            checkpoint_header(&record.to_string())
+        };
+        assert_eq!(long(2).as_deref(), Some(r#"{"checkpoint":"yy"}"#));
+        assert_eq!(long(MAX_CHECKPOINT), None);
     }
 }
