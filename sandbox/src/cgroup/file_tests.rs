@@ -403,6 +403,11 @@ fn v2_limits_are_read_back_and_changed_one_by_one() {
         pids: None,
     };
     assert_eq!(session.enforced().expect("reads"), none);
+    // A file of the kernel's has what was written last, and no more of what was there before.
+    fill(
+        &dir,
+        &["memory.max", "cpu.max", "pids.max"].map(|file| (file, "")),
+    );
     let soon = || std::time::Instant::now() + std::time::Duration::from_secs(1);
     session.set_memory(64 << 20, soon()).expect("writes");
     session.set_cpu(2500).expect("writes");
