@@ -37,7 +37,7 @@ fn orders(to: &Path) {
         let packet = postcard::to_stdvec(&Ordered { number: 300, order }).expect("writable");
         fs::write(to.join(name), packet).expect("written");
     }
-    let exited = Exited { session: session("s0123456789"), code: 137, oom_kills: 1 };
+    let exited = Exited { session: session("s0123456789"), code: Some(137), oom_kills: 1 };
     let told = [
         ("done", FromLauncher::Replied(Replied { number: 1, reply: Ok(Reply::Done) })),
         ("exited", FromLauncher::Exited(exited)),
