@@ -24,6 +24,7 @@ mod session;
 mod status;
 mod task;
 mod top;
+mod usage;
 mod version;
 
 pub(crate) use top::Sort;
@@ -53,6 +54,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Task(args) => task::run(&desk, &args).await,
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
+        Verb::Usage(args) => usage::run(&desk, &args).await,
         Verb::Keys(args) => keys::run(&desk, &args).await,
         Verb::Top(args) => top::run(&desk, &args).await,
         Verb::Exec(args) => return exec::run(&desk, args).await,

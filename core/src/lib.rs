@@ -11,5 +11,6 @@ pub mod meter;
 pub mod moment;
 pub mod pace;
 pub mod prices;
+pub mod shares;
 pub mod spec;
 pub mod task;

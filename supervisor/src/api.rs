@@ -43,4 +43,5 @@ pub mod system;
 pub mod tasks;
 mod to_the_end;
 mod turn;
+pub mod usage;
 mod websocket;
