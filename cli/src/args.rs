@@ -72,6 +72,9 @@ pub(crate) enum Verb {
     Runtime(RuntimeVerb),
     /// Show what runtimes, sessions and users used, and what it costs; or verify the records
     Usage(usage::Usage),
+    /// List budgets that are used up, and approve more
+    #[command(subcommand)]
+    Budget(usage::BudgetVerb),
     /// Make, list and revoke access keys for signed requests over TCP
     #[command(subcommand)]
     Keys(KeysVerb),

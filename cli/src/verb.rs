@@ -8,6 +8,7 @@ use crate::signer::Signer;
 use std::process::ExitCode;
 
 mod backup;
+mod budget;
 mod completion;
 mod configure;
 mod destroy;
@@ -55,6 +56,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
         Verb::Usage(args) => usage::run(&desk, &args).await,
+        Verb::Budget(args) => budget::run(&desk, &args).await,
         Verb::Keys(args) => keys::run(&desk, &args).await,
         Verb::Top(args) => top::run(&desk, &args).await,
         Verb::Exec(args) => return exec::run(&desk, args).await,

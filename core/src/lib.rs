@@ -5,6 +5,7 @@
 //! against a model without waiting. The shell that performs the effects is `supervisor`.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod egress;
 pub mod lifecycle;
 pub mod meter;

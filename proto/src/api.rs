@@ -33,6 +33,7 @@
 //! | `GET /v1/runtimes/{name}/callback-secret` | ▸ [`CallbackSecret`] |
 //! | `GET /v1/usage?by=&runtime=&owner=&userId=&since=&until=` | ▸ [`Page<UsageRecord>`]: by `runtime`, `session`, `user` or `day` |
 //! | `GET /v1/usage/invocations?session=&task=` | ▸ [`Page<InvocationRecord>`], the newest first |
+//! | `GET /v1/budgets` · `POST /v1/budgets/approve?scope=&key=` | ▸ [`Page<BudgetState>`]: those that are used up · 204 |
 //! | `GET /v1/usage/verify` | ▸ [`LedgerCheck`]: whether the records are what was written |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
@@ -42,7 +43,7 @@ mod task;
 
 pub use task::*;
 mod usage;
-pub use usage::{Amounts, InvocationRecord, LedgerCheck, LedgerFault, UsageRecord};
+pub use usage::{Amounts, BudgetState, InvocationRecord, LedgerCheck, LedgerFault, UsageRecord};
 
 use crate::config::RuntimeConfig;
 use crate::ids::{

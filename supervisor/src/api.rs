@@ -11,6 +11,7 @@ pub mod authorize;
 pub mod aws;
 pub mod backup;
 pub mod bearer;
+pub mod budgets;
 pub mod callback_secret;
 pub mod endpoints;
 pub mod evidence;

@@ -16,6 +16,7 @@
 //! Nothing here is on an invocation's way but a lock of its session's account, at its begin and at its end.
 
 pub mod account;
+pub mod budgets;
 pub mod chain;
 pub mod checkpoint;
 pub mod record;
@@ -28,6 +29,7 @@ pub use rounds::keep_going;
 use crate::launcher::message::Counters;
 use crate::store::{LiveUse, Store, StoreError, Timestamp};
 use account::Boot;
+use budgets::{Budgets, Scope};
 use checkpoint::Checkpoints;
 use nix::time::{ClockId, clock_gettime};
 use proto::api::EndReason;
@@ -60,6 +62,7 @@ pub struct Ledger {
     /// Invocations of sessions that are over.
     ended: Mutex<Vec<Invocation>>,
     room: Arc<AtomicUsize>,
+    budgets: Budgets,
 }
 
 impl Ledger {
@@ -72,6 +75,10 @@ impl Ledger {
                 "the meter of a session was changed by somebody else; it begins anew"
             );
         }
+        let approved = store.approved_budgets().await?.into_iter();
+        let approved =
+            approved.filter_map(|(scope, key, times)| Some(((Scope::of(&scope)?, key), times)));
+        let approved = approved.collect();
         let left = left
             .into_iter()
             .map(|saved| (saved.subject.session.clone(), saved))
@@ -86,6 +93,7 @@ impl Ledger {
             left: Mutex::new(left),
             ended: Mutex::default(),
             room: Arc::new(AtomicUsize::new(DETAILED)),
+            budgets: Budgets::new(approved),
         })
     }
 
@@ -227,5 +235,7 @@ fn since_boot_ms() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
 }
 
+#[cfg(test)]
+mod speed;
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,7 @@
 mod artifacts;
 mod audit;
 mod backup;
+mod budgets;
 mod endpoints;
 mod error;
 mod frozen;

@@ -6,7 +6,7 @@ use e2e::client::{Client, session_name};
 use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, InvocationRecord, LedgerCheck, Page, UsageRecord};
+use proto::api::{BudgetState, EndReason, InvocationRecord, LedgerCheck, Page, Phase, UsageRecord};
 use serde_json::json;
 use std::process::{Command, Output};
 
@@ -136,11 +136,11 @@ fn a_session_is_charged_what_its_cgroup_counted_though_its_daemon_is_killed() ->
                 "{by}: {sum:?}"
             );
         }
+        wait::until_true(10, "the last invocation to be on record", || {
+            Ok(verify(daemon)?.0.invocations == 3)
+        })?;
         let (check, said) = verify(daemon)?;
-        ensure!(
-            check.ok && check.sessions == 1 && check.invocations == 3,
-            "{check:?}"
-        );
+        ensure!(check.ok && check.sessions == 1, "{check:?}");
         ensure!(said.status.success(), "{said:?}");
         Ok(())
     })
@@ -324,8 +324,81 @@ fn usage_is_shown_in_tables_json_and_csv_and_bad_questions_are_refused() -> Resu
             ("by=runtime&owner=local", "owner"),
             ("runtime=..", "runtime"),
         ] {
-            let answer = client.send(e2e::http::Request::get(&format!("/v1/usage?{query}")))?;
+            let answer = client.send(e2e::http::Request::get(format!("/v1/usage?{query}")))?;
             e2e::client::expect_problem(answer, 400, field)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_budget_that_is_used_up_freezes_tells_why_and_goes_on_when_approved() -> Result {
+    ground!(Daemon, Python);
+    let options = installed().config("[budgets]\nsession = { cpu_seconds = 1.5 }\n");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "spends", json!({}))?;
+        let id = session_name("spends");
+        puppet::run(&client, "spends", &id, "answer = 1")?;
+        // It is in the middle of its work when its budget ends.
+        let endless = puppet::payload(&burn(1000.0));
+        let working = client.in_background("spends", &id, &endless);
+        let frozen = |client: &Client| -> anyhow::Result<bool> {
+            Ok(client.session(&id)?.phase == Phase::Frozen)
+        };
+        wait::until_true(20, "it to be frozen", || frozen(&client))?;
+        let session = client.session(&id)?;
+        let shim = session.pid.context("pid")?;
+        let stood = counted(shim)?;
+        let refused = |client: &Client| -> Result {
+            let call = Client::invocation("spends", &id, &puppet::payload("answer = 1"));
+            let answer = client.send(call)?;
+            let name = "ServiceQuotaExceededException";
+            e2e::client::expect_aws_error(answer, 402, name, "of the session, cpu_seconds")?;
+            Ok(())
+        };
+        refused(&client)?;
+        // A restart changes nothing.
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        wait::until_true(10, "it to be held again", || {
+            Ok(!client
+                .get::<Page<BudgetState>>("/v1/budgets")?
+                .items
+                .is_empty())
+        })?;
+        ensure!(frozen(&client)?, "it runs after the restart");
+        refused(&client)?;
+        ensure!(
+            (counted(shim)? - stood).abs() < 0.05,
+            "it used CPU time while it was frozen"
+        );
+        let run = |args: &[&str]| -> anyhow::Result<Output> {
+            Ok(daemon.cli().arg("budget").args(args).output()?)
+        };
+        let listed = run(&["list", "-q"])?;
+        let key = String::from_utf8(listed.stdout)?;
+        ensure!(key.trim() == session.id.as_str(), "{key}");
+        let wrong = run(&["approve", "runtime", "spends"])?;
+        ensure!(wrong.status.code() == Some(4), "{wrong:?}");
+        let approved = run(&["approve", "session", key.trim()])?;
+        ensure!(approved.status.success(), "{approved:?}");
+        // Whether its agent goes on with work whose caller is gone is the agent's affair.
+        let more = client.in_background("spends", &id, &endless);
+        wait::until_true(30, "it to have used what was approved", || {
+            let all: Page<BudgetState> = client.get("/v1/budgets")?;
+            Ok(all.items.iter().any(|each| each.approvals == 1) && frozen(&client)?)
+        })?;
+        let ran = counted(shim)? - stood;
+        ensure!(ran > 1.0, "it ran for {ran} s after the approval");
+        // Or it ends.
+        client.stop(&id)?;
+        let ended = client.ended(session.id.as_str(), 20)?;
+        ensure!(ended.end_reason == Some(EndReason::Stopped), "{ended:?}");
+        for caller in [working, more] {
+            // Both have lost their answer, with their daemon or with their session.
+            drop(e2e::client::joined(caller));
         }
         Ok(())
     })

@@ -72,3 +72,18 @@ impl By {
         }
     }
 }
+
+/// `budget …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BudgetVerb {
+    /// List budgets that are used up; their sessions are frozen
+    List,
+    /// Add the same amount to a budget once more; its sessions run again
+    Approve {
+        /// Whose: session, user or runtime
+        #[arg(value_name = "SCOPE", value_parser = ["session", "user", "runtime"])]
+        scope: String,
+        /// Which of them, as `budget list` shows it
+        key: String,
+    },
+}

@@ -142,3 +142,22 @@ pub struct LedgerFault {
     /// What is wrong with it.
     pub message: String,
 }
+
+/// A budget that is used up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetState {
+    /// Whose: `session`, `user` or `runtime`.
+    pub scope: String,
+    /// Which of them: our name of the session, the runtime's name, or the owner and its user.
+    pub key: String,
+    /// What is used up: `cpu_seconds`, `gb_seconds`, `wall_seconds` or `cost`.
+    pub measure: String,
+    /// How much there was.
+    pub limit: f64,
+    /// How much was used.
+    pub used: f64,
+    /// How often it was approved before.
+    pub approvals: u32,
+}

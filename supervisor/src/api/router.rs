@@ -6,8 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, backup, callback_secret, endpoints, exec, freezer, keys, limits, local,
-    metrics, openapi, runtimes, s3, sessions, system, tasks, usage,
+    artifacts, audit, aws, backup, budgets, callback_secret, endpoints, exec, freezer, keys,
+    limits, local, metrics, openapi, runtimes, s3, sessions, system, tasks, usage,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -62,6 +62,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(audit::list))
         .routes(routes!(backup::backup))
         .routes(routes!(usage::list))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::approve))
         .routes(routes!(usage::invocations))
         .routes(routes!(usage::verify))
         .split_for_parts();

@@ -129,6 +129,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         metrics_public: r.take("metrics.public").unwrap_or(false),
         ledger: r.ledger(),
         prices: r.prices(),
+        budgets: r.budgets(),
         ping: r.ping(),
         notes,
         state_dir,

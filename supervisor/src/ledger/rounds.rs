@@ -65,6 +65,8 @@ impl Rounds {
         self.waiting.extend(read_all(broker, tmp).await);
         self.write_invocations(ledger).await;
         ledger.cut_days(broker.clock.now()).await;
+        let fresh = self.number % SAVE_ROUNDS == 1;
+        ledger.look_at_budgets(broker, fresh).await;
         if self.number % SAVE_ROUNDS == 1 {
             let durable = self
                 .durably_saved

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     FROZEN,
     MEMO,
     USAGE,
+    BUDGETS,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -315,6 +316,17 @@ CREATE TABLE usage_anchors (
     day   INTEGER NOT NULL,
     mac   BLOB NOT NULL CHECK (length(mac) = 32),
     seal  BLOB NOT NULL CHECK (length(seal) = 32)
+) STRICT, WITHOUT ROWID;
+";
+
+/// How often budgets were approved: each adds the same amount once more.
+const BUDGETS: &str = "
+CREATE TABLE budget_approvals (
+    scope TEXT NOT NULL CHECK (scope IN ('session', 'user', 'runtime')),
+    key   TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    at    INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)
 ) STRICT, WITHOUT ROWID;
 ";
 

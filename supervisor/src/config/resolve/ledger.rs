@@ -1,9 +1,13 @@
 //! Keys of the ledger: how long records are kept, and what usage costs.
 
 use super::Resolver;
-use crate::config::Keep;
+use crate::config::{Budgets, Keep};
+use session_core::budget::Budget;
 use session_core::prices::Prices;
 use std::time::Duration;
+
+/// The largest amount of a budget.
+const MOST: f64 = 1e15;
 
 /// The most that anything may cost.
 const DEAREST: f64 = 1e6;
@@ -16,6 +20,25 @@ impl Resolver<'_> {
             keep_invocations: self.duration("ledger.keep_invocations", 30 * day, day..=366 * day),
             max_invocations: self.within("ledger.max_invocations", 1_000_000, 1000..=1_000_000_000),
         }
+    }
+
+    pub(super) fn budgets(&mut self) -> Budgets {
+        Budgets {
+            session: self.budget("budgets.session"),
+            user: self.budget("budgets.user"),
+            runtime: self.budget("budgets.runtime"),
+        }
+    }
+
+    fn budget(&mut self, key: &'static str) -> Budget {
+        self.checked(key, Budget::default(), |budget: &Budget| {
+            for (name, amount) in budget.amounts() {
+                if amount.is_some_and(|amount| !(amount > 0.0 && amount <= MOST)) {
+                    return Err(format!("must have {name} above 0 and at most {MOST}"));
+                }
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn prices(&mut self) -> Prices {
