@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 mod task;
 pub(crate) use task::{Submission, TaskVerb};
+pub(crate) mod usage;
 
 /// Heading of the flags that every verb has.
 const GLOBAL: &str = "Global options";
@@ -69,6 +70,11 @@ pub(crate) enum Verb {
     /// List, inspect, limit and delete runtimes
     #[command(subcommand)]
     Runtime(RuntimeVerb),
+    /// Show what runtimes, sessions and users used, and what it costs; or verify the records
+    Usage(usage::Usage),
+    /// List budgets that are used up, and approve more
+    #[command(subcommand)]
+    Budget(usage::BudgetVerb),
     /// Make, list and revoke access keys for signed requests over TCP
     #[command(subcommand)]
     Keys(KeysVerb),

@@ -8,6 +8,7 @@ use crate::signer::Signer;
 use std::process::ExitCode;
 
 mod backup;
+mod budget;
 mod completion;
 mod configure;
 mod destroy;
@@ -24,6 +25,7 @@ mod session;
 mod status;
 mod task;
 mod top;
+mod usage;
 mod version;
 
 pub(crate) use top::Sort;
@@ -53,6 +55,8 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Task(args) => task::run(&desk, &args).await,
         Verb::Session(args) => session::run(&desk, &args).await,
         Verb::Runtime(args) => runtime::run(&desk, &args).await,
+        Verb::Usage(args) => usage::run(&desk, &args).await,
+        Verb::Budget(args) => budget::run(&desk, &args).await,
         Verb::Keys(args) => keys::run(&desk, &args).await,
         Verb::Top(args) => top::run(&desk, &args).await,
         Verb::Exec(args) => return exec::run(&desk, args).await,

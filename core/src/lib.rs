@@ -5,11 +5,13 @@
 //! against a model without waiting. The shell that performs the effects is `supervisor`.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod egress;
 pub mod lifecycle;
 pub mod meter;
 pub mod moment;
 pub mod pace;
 pub mod prices;
+pub mod shares;
 pub mod spec;
 pub mod task;

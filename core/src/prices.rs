@@ -46,7 +46,8 @@ impl Prices {
 
 /// For sums that people read; 2^53 is far above what a machine can use.
 #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-pub(crate) fn number(count: u64) -> f64 {
+#[must_use]
+pub fn number(count: u64) -> f64 {
     count as f64
 }
 

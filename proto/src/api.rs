@@ -31,6 +31,10 @@
 //! | `GET /v1/tasks/{id}/result?follow=` | ▸ the agent's answer; 409 while it is not complete, unless it is followed. Goes on from `Range: bytes=N-`, of event streams from `Last-Event-ID` |
 //! | `GET /v1/tasks/{id}/events` | ▸ events, each a [`TaskEvent`], until the task has its outcome; goes on from `Last-Event-ID` |
 //! | `GET /v1/runtimes/{name}/callback-secret` | ▸ [`CallbackSecret`] |
+//! | `GET /v1/usage?by=&runtime=&owner=&userId=&since=&until=` | ▸ [`Page<UsageRecord>`]: by `runtime`, `session`, `user` or `day` |
+//! | `GET /v1/usage/invocations?session=&task=` | ▸ [`Page<InvocationRecord>`], the newest first |
+//! | `GET /v1/budgets` · `POST /v1/budgets/approve?scope=&key=` | ▸ [`Page<BudgetState>`]: those that are used up · 204 |
+//! | `GET /v1/usage/verify` | ▸ [`LedgerCheck`]: whether the records are what was written |
 //! | `GET /v1/doctor` | ▸ [`Doctor`]: what this host offers |
 //!
 //! Every list takes `maxResults` (1–1,000, default 100) and `nextToken`. Errors are [`Problem`] (RFC 9457).
@@ -38,6 +42,8 @@
 mod task;
 
 pub use task::*;
+mod usage;
+pub use usage::{Amounts, BudgetState, InvocationRecord, LedgerCheck, LedgerFault, UsageRecord};
 
 use crate::config::RuntimeConfig;
 use crate::ids::{

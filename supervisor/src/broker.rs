@@ -17,6 +17,7 @@ use crate::exits::Exits;
 use crate::gate::Gate;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::launcher::message::OrderFault;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::rates::Rates;
@@ -82,6 +83,8 @@ pub struct Kept {
     pub callback_secrets: Secrets,
     /// Asynchronous tasks.
     pub tasks: Tasks,
+    /// What everybody used.
+    pub ledger: Ledger,
 }
 
 /// See the module.
@@ -101,6 +104,8 @@ pub struct Broker {
     pub objects: Objects,
     /// Asynchronous tasks.
     pub tasks: Arc<Tasks>,
+    /// What everybody used.
+    pub ledger: Ledger,
     /// Deployed runtimes.
     pub catalogue: Catalogue,
     /// Held while the catalogue is brought up to what the store says.
@@ -201,6 +206,7 @@ impl Broker {
             artifacts: kept.artifacts,
             objects: kept.objects,
             tasks: Arc::new(kept.tasks),
+            ledger: kept.ledger,
             catalogue: Catalogue::default(),
             catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::default(),

@@ -26,7 +26,9 @@ use crate::tokens::IssuerPolicy;
 use given::Given;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
+use session_core::budget::Budget;
 use session_core::egress::AllowList;
+use session_core::prices::Prices;
 use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -91,6 +93,12 @@ pub struct Config {
     pub tasks: TaskBounds,
     /// Whether anybody may read `/metrics`.
     pub metrics_public: bool,
+    /// Records of usage.
+    pub ledger: Keep,
+    /// What usage costs.
+    pub prices: Prices,
+    /// How much may be used before somebody approves more.
+    pub budgets: Budgets,
     /// Health checks.
     pub ping: Ping,
     /// Things a person should hear about though nothing is wrong with them (environment variables with our prefix that
@@ -252,6 +260,28 @@ pub struct Network {
     pub dial_timeout: Duration,
     /// Open outbound connections of one session.
     pub max_connections: u32,
+}
+
+/// How much may be used before somebody approves more.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Budgets {
+    /// By each session.
+    pub session: Budget,
+    /// By all sessions of a caller and its user.
+    pub user: Budget,
+    /// By all sessions of a runtime.
+    pub runtime: Budget,
+}
+
+/// How long records of usage are kept. Sums by day stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Those of sessions.
+    pub keep: Duration,
+    /// Those of invocations.
+    pub keep_invocations: Duration,
+    /// The newest of those, at most.
+    pub max_invocations: u64,
 }
 
 /// Session storage.

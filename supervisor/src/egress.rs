@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio_util::io::{InspectReader, InspectWriter};
 
 /// How long the agent may take to say what it wants.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -192,7 +193,7 @@ async fn connection(
             return refuse(&mut agent, 408, "Request Timeout", "no request came").await;
         }
     };
-    let mut server = match dial(broker, session, &head.target).await {
+    let server = match dial(broker, session, &head.target).await {
         Ok(server) => server,
         Err(Dial::Refused(refused)) => {
             let asked = format!("{}:{}", head.target.host, head.target.port);
@@ -223,9 +224,17 @@ async fn connection(
             .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
             .await?;
     }
+    let account = &session.account;
+    let server = InspectReader::new(server, |bytes: &[u8]| account.egress(wide(bytes.len()), 0));
+    let mut server =
+        InspectWriter::new(server, |bytes: &[u8]| account.egress(0, wide(bytes.len())));
     server.write_all(&head.forward).await?;
     copy_bidirectional(&mut agent, &mut server).await?;
     Ok(())
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 async fn read_head(agent: &mut AgentStream) -> Result<Head, HeadError> {

@@ -23,6 +23,7 @@ pub mod instance;
 pub mod key_file;
 pub mod keys;
 pub mod launcher;
+pub mod ledger;
 pub mod manual;
 pub mod metrics;
 pub mod objects;

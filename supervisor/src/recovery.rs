@@ -13,15 +13,16 @@
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::fault::chain;
-use crate::launcher::message::{AdoptOrder, OrderFault};
+use crate::launcher::message::{AdoptOrder, Counters, OrderFault};
+use crate::ledger::record::Subject;
 use crate::owner::Principal;
 use crate::relay::link::Link;
 use crate::session::driver::{self, Begun, Found, FoundFrozen, Lives, Running};
 use crate::session::handle::{SessionHandle, SessionKey};
-use crate::store::{FrozenNote, LiveSession, SessionEnd, StoreError, Timestamp};
+use crate::store::{FrozenNote, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
-use proto::api::{EndReason, FreezeCause, Usage};
+use proto::api::{EndReason, FreezeCause};
 use proto::ids::{RuntimeId, SessionId, VersionNumber};
 use proto::shim::{ExitCause, ExitRecord};
 use session_core::spec::RuntimeSpec;
@@ -314,12 +315,18 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
         // The next daemon tries again.
         Err(_launcher_gone) => return,
     };
-    let usage = removed
+    let counters = removed
         .as_ref()
-        .map_or_else(Usage::default, |removed| removed.usage.to_api());
+        .map_or_else(Counters::default, |removed| removed.usage);
+    let usage = counters.to_api();
     let record = removed.and_then(|removed| removed.record);
     let record = record.and_then(|(cause, agent)| ExitRecord::from_numbers(cause, agent));
+    let until_now = matches!(why, NotAdopted::Because(_));
     let (reason, detail) = ended(record.as_ref(), usage.oom_kills, why);
+    let record = subject(row).map(|subject| {
+        let ledger = &broker.ledger;
+        ledger.bury(subject, counters, reason, until_now)
+    });
     let end = SessionEnd {
         reason,
         was_ready: left.memo.was_ready,
@@ -327,6 +334,7 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
         usage,
         egress_refused: left.memo.egress_refused,
         log_lines_dropped: left.memo.log_lines_dropped,
+        record,
     };
     match broker.store.end_session(&row.id, end).await {
         Ok(_) => {
@@ -336,6 +344,18 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
             tracing::error!(session_id = %row.id, error = %chain(&error), "end of a session not recorded");
         }
     }
+}
+
+/// Whom a session is charged to.
+fn subject(row: &SessionRow) -> Option<Subject> {
+    let key = SessionKey {
+        runtime: row.runtime_id.clone(),
+        endpoint: row.endpoint.clone(),
+        client: row.client_id.clone(),
+        owner: row.owner.clone()?,
+    };
+    let version = (row.runtime.clone(), row.version);
+    Some(Subject::new(row.id.clone(), &key, version, row.created_at))
 }
 
 /// How a session ended that this daemon did not see end: its shim may have left word.

@@ -10,6 +10,7 @@ use crate::daemon_log::LogLevel;
 use crate::fault::chain;
 use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
+use crate::ledger::{self, Ledger};
 use crate::objects::Objects;
 use crate::recovery;
 use crate::session::{log_retention, memo};
@@ -106,6 +107,9 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     )
     .await
     .map_err(|error| open(&error))?;
+    let ledger = Ledger::open(&ground.directory, store.clone(), &ground.boot_id)
+        .await
+        .map_err(|error| open(&error))?;
     let callback_secrets =
         Secrets::open(&ground.directory.join("callback.key")).map_err(|error| open(&error))?;
     let tasks = Tasks::open(&ground.directory, &store)
@@ -117,6 +121,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         objects,
         callback_secrets,
         tasks,
+        ledger,
     };
     let broker = Broker::new(config, ground, launcher, kept, gate, epoch);
     // Sessions that are taken over may end at once.
@@ -142,6 +147,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     tokio::spawn(memo::keep_written(Arc::clone(&broker)));
     tokio::spawn(store::keep_tidy(Arc::clone(&broker)));
     tokio::spawn(reserve.keep_looking());
+    tokio::spawn(ledger::keep_going(Arc::clone(&broker)));
     let (stop, stopped) = watch::channel(false);
     let listeners = listeners(unix, tcp).map_err(|error| open(&error))?;
     let mut serving = tokio::spawn(listener::serve(Arc::clone(&broker), listeners, stopped));
@@ -181,6 +187,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         if broker.config().end_sessions_on_exit {
             end_sessions(&broker, &mut signals, hurried).await;
         }
+        broker.ledger.settle(&broker).await;
         for slot in broker.slots.drain() {
             // A slot that is gone already needs no removal.
             let _ = broker.launcher.remove(slot).await;

@@ -20,6 +20,7 @@
 mod artifacts;
 mod audit;
 mod backup;
+mod budgets;
 mod endpoints;
 mod error;
 mod frozen;
@@ -38,6 +39,7 @@ mod tags;
 mod tasks;
 mod timestamp;
 mod upkeep;
+mod usage;
 mod versions;
 mod worker;
 
@@ -63,8 +65,13 @@ pub use tasks::{
 };
 pub use timestamp::Timestamp;
 pub use upkeep::{Keep, Retention, keep_tidy};
+pub use usage::{
+    ChainHead, ChainPage, Chained, InvocationRow, LiveUse, SumRow, UsageBy, UsageQuery, UsageRow,
+};
+pub(crate) use usage::{day_of, end_of};
 pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};
 
+use crate::ledger::chain::ChainKey;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use rusqlite::Connection;
 use std::path::Path;
@@ -83,6 +90,8 @@ pub struct Store {
     /// Refusals that are kept; whoever writes one holds to it, so that a flood of them has no time to fill the disk.
     refusals: Arc<AtomicU32>,
     commits: Histogram,
+    /// Proves the records of usage.
+    chain: Arc<ChainKey>,
 }
 
 impl Store {
@@ -95,6 +104,8 @@ impl Store {
     /// Opens the database at `path` or makes it, checks and migrates it, and starts the threads. Blocks: call it at
     /// start-up. The parent directory must exist.
     pub fn open(path: &Path, names: Names) -> Result<Self, StoreError> {
+        let chain = ChainKey::open(&path.with_file_name("ledger.key"));
+        let chain = chain.map_err(|error| StoreError::Secret(Arc::new(error)))?;
         let writer = open::writer(path)?;
         let reader = open::reader(path)?;
         // From a tenth of a millisecond to some three seconds.
@@ -103,6 +114,7 @@ impl Store {
             writer: Worker::start("store-writer", writer, Some(commits.clone()))?,
             reader: Worker::start("store-reader", reader, None)?,
             names: Arc::new(names),
+            chain: Arc::new(chain),
             reserve: None,
             path: Arc::from(path),
             refusals: Arc::new(AtomicU32::new(Retention::BUILT_IN.refusals.most)),
@@ -129,6 +141,12 @@ impl Store {
     #[must_use]
     pub fn short(&self) -> Option<Arc<str>> {
         self.reserve.as_ref().and_then(Reserve::short)
+    }
+
+    /// What proves the records of usage.
+    #[must_use]
+    pub fn chain(&self) -> &ChainKey {
+        &self.chain
     }
 
     /// Resolves, with the reason, when the store can no longer be used: the daemon must then exit and start again.

@@ -1,6 +1,7 @@
 //! The agent's answer on its way to the caller: while it goes on the work counts, and both size and time are bounded.
 
 use super::attempts::Reading;
+use crate::ledger::Charge;
 use crate::metrics::OfAgent;
 use crate::relay::exchange::{BodyError, ResponseBody};
 use crate::session::handle::{SessionHandle, Work};
@@ -53,6 +54,8 @@ struct Inner {
     log: Arc<SessionLog>,
     /// Its runtime's figures.
     meters: Arc<OfAgent>,
+    /// What its bytes are charged to.
+    charge: Option<Arc<Charge>>,
     /// The work, until somebody has to wait; then the watch has it.
     work: Option<Work>,
     /// Ends work and exchange at the deadline, or with this body.
@@ -106,6 +109,7 @@ impl AnswerBody {
             bounds,
             log: Arc::clone(&of.log),
             meters: Arc::clone(&of.meters),
+            charge: work.charge(),
             work: Some(work),
             watch: None,
             late: Arc::default(),
@@ -133,6 +137,9 @@ impl HttpBody for Inner {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(charge)) = (&polled, &self.charge) {
+            charge.went(frame.data_ref().map_or(0, Bytes::len));
+        }
         // In the middle of an answer the connection breaks, so it cannot look complete.
         if self.poll_over(cx).is_ready() && !matches!(polled, Poll::Ready(None)) {
             let fault = BodyError::TooLong(self.bounds.named);

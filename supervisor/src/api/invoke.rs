@@ -6,17 +6,22 @@ use super::intake::Intake;
 use super::reply::ApiError;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::ledger::Charge;
 use crate::owner::Owner;
 use crate::relay::exchange::{self, Exchange, RequestBody};
 use crate::relay::link::CallError;
 use crate::session::handle::{SessionHandle, SessionKey, Work};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use proto::code::ErrorCode;
 use proto::config::Protocol;
 use proto::ids::InvocationId;
 use proto::shim::Invoke;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -150,6 +155,13 @@ async fn pass(
         port: call.port,
         keep: None,
     };
+    let charge = work.charge();
+    if let Some(charge) = &charge
+        && (call.method.as_str(), call.target.as_str()) == ("GET", "/ping")
+    {
+        charge.waive();
+    }
+    let body = counted(body, charge);
     let timeout = handle.version.spec.timeouts.invocation;
     let deadline = Instant::now() + timeout;
     let answered =
@@ -171,6 +183,48 @@ async fn pass(
         remember_mcp_session(handle, &answer.headers);
     }
     Ok(answer)
+}
+
+/// A request's body whose bytes are charged as they go.
+fn counted<B>(body: RequestBody<B>, charge: Option<Arc<Charge>>) -> RequestBody<Counted<B>> {
+    match body {
+        RequestBody::Whole(bytes) => {
+            if let Some(charge) = charge {
+                charge.came(bytes.len());
+            }
+            RequestBody::Whole(bytes)
+        }
+        RequestBody::Stream(body) => RequestBody::Stream(Counted { body, charge }),
+    }
+}
+
+struct Counted<B> {
+    body: B,
+    charge: Option<Arc<Charge>>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Counted<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let (Poll::Ready(Some(Ok(frame))), Some(charge)) = (&polled, &self.charge) {
+            charge.came(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// An agent's answer from its head and body; `deadline` is that of the invocation.

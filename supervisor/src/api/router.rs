@@ -6,8 +6,8 @@ use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
-    artifacts, audit, aws, backup, callback_secret, endpoints, exec, freezer, keys, limits, local,
-    metrics, openapi, runtimes, s3, sessions, system, tasks,
+    artifacts, audit, aws, backup, budgets, callback_secret, endpoints, exec, freezer, keys,
+    limits, local, metrics, openapi, runtimes, s3, sessions, system, tasks, usage,
 };
 use crate::broker::Broker;
 use crate::store::Refusal;
@@ -61,6 +61,11 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(keys::revoke))
         .routes(routes!(audit::list))
         .routes(routes!(backup::backup))
+        .routes(routes!(usage::list))
+        .routes(routes!(budgets::list))
+        .routes(routes!(budgets::approve))
+        .routes(routes!(usage::invocations))
+        .routes(routes!(usage::verify))
         .split_for_parts();
     let described = openapi::Description::openapi().nest("/v1", described);
     let v1 = v1

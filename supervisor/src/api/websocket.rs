@@ -25,6 +25,7 @@ use proto::shim::Invoke;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::io::{InspectReader, InspectWriter};
 
 /// Where an agent serves it (contract §1.1).
 const PATH: &str = "/ws";
@@ -138,10 +139,17 @@ impl Switch {
         let bounds = broker.config().limits.websocket;
         let told = stopping(Arc::clone(broker));
         let (on_upgrade, place) = (self.on_upgrade, self.place);
+        let (came, went) = (work.charge(), work.charge());
         broker.open.spawn(async move {
             // A caller that does not take the upgrade leaves halves that are dropped, which cancels the exchange.
             if let Ok(upgraded) = on_upgrade.await {
                 let (from_caller, to_caller) = tokio::io::split(TokioIo::new(upgraded));
+                let from_caller = InspectReader::new(from_caller, |bytes: &[u8]| {
+                    came.iter().for_each(|charge| charge.came(bytes.len()));
+                });
+                let to_caller = InspectWriter::new(to_caller, |bytes: &[u8]| {
+                    went.iter().for_each(|charge| charge.went(bytes.len()));
+                });
                 let caller = (tunnel::Caller(from_caller), tunnel::Caller(to_caller));
                 let agent = (from_agent, to_agent);
                 tunnel(caller, agent, bounds, told, agent_gone(&handle)).await;

@@ -1,5 +1,7 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
+mod ledger;
+
 use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
 use super::given::Given;
@@ -125,6 +127,9 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         store: r.store(),
         tasks: r.tasks(),
         metrics_public: r.take("metrics.public").unwrap_or(false),
+        ledger: r.ledger(),
+        prices: r.prices(),
+        budgets: r.budgets(),
         ping: r.ping(),
         notes,
         state_dir,

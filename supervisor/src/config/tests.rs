@@ -401,6 +401,9 @@ fn example() -> String {
             }
             "limits.objects_per_caller" => "\"2G\"",
             "storage.per_caller" => "\"10G\"",
+            "budgets.session" => "{ cpu_seconds = 3600, cost = 5 }",
+            "budgets.user" => "{ cost = 100 }",
+            "budgets.runtime" => "{ gb_seconds = 1000000 }",
             path => {
                 assert!(
                     !key.default.starts_with('<'),

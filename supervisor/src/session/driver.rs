@@ -402,6 +402,7 @@ impl Driver {
             );
         }
         let frozen = self.frozen_note();
+        self.handle.account.phase(self.broker.clock.now(), phase);
         self.view.send_modify(|view| {
             view.frozen = frozen;
             // The last phase is told when the end is on record, see `release`.
@@ -522,16 +523,24 @@ impl Driver {
             .end
             .as_ref()
             .map_or(EndReason::Stopped, |end| end.reason);
+        let reason = self.notes.recorded(reason);
+        let last = self.notes.usage.unwrap_or_default();
+        let account = &self.handle.account;
+        let record = self
+            .broker
+            .ledger
+            .close(account, self.broker.clock.now(), last, reason);
         let end = SessionEnd {
-            reason: self.notes.recorded(reason),
+            reason,
             was_ready: self.session.was_live(),
             detail: view.end.map(|end| end.detail),
-            usage: self.notes.usage.unwrap_or_default().to_api(),
+            usage: last.to_api(),
             egress_refused: self
                 .handle
                 .egress_refused
                 .load(std::sync::atomic::Ordering::Relaxed),
             log_lines_dropped: self.handle.log.dropped(),
+            record: Some(record),
         };
         self.broker.metrics.ended(
             &self.handle.meters,

@@ -3,6 +3,7 @@
 use crate::ask::ask;
 use crate::config::Limits;
 use crate::launcher::message::Enforced;
+use crate::ledger::{Account, Charge};
 use crate::metrics::{InFlight, OfAgent};
 use crate::owner::Owner;
 use crate::relay::link::Link;
@@ -191,9 +192,17 @@ pub struct Work {
     pub(super) seat: Option<OwnedSemaphorePermit>,
     /// Counts it while it lives, if it is an invocation.
     pub(super) metered: Option<InFlight>,
+    /// What it is charged by, from when it has its turn.
+    pub(super) charge: Option<Arc<Charge>>,
 }
 
 impl Work {
+    /// What it is charged by: for who knows its bytes.
+    #[must_use]
+    pub fn charge(&self) -> Option<Arc<Charge>> {
+        self.charge.clone()
+    }
+
     /// Ends the work, for the session and its idle clock; what is left of its answer keeps its place among the daemon's.
     pub fn end(self) -> OwnedSemaphorePermit {
         self.place
@@ -335,6 +344,8 @@ pub struct SessionHandle {
     pub version: Arc<crate::catalogue::RuntimeVersion>,
     /// Its output.
     pub log: Arc<SessionLog>,
+    /// What it uses.
+    pub account: Arc<Account>,
     /// First host uid, once reserved.
     pub uid_base: std::sync::OnceLock<u32>,
     /// Memory, CPU and processes that it may have now: those of its version, unless they were changed since. The kernel has
@@ -455,6 +466,7 @@ impl SessionHandle {
             Purpose::Invocation | Purpose::Kept(_) => Some(self.meters.begin()),
             Purpose::Exchange | Purpose::Process => None,
         };
+        work.charge = Some(self.account.charge());
         Ok(work)
     }
 

@@ -85,6 +85,9 @@ pub enum StoreError {
         #[source]
         source: Arc<std::io::Error>,
     },
+    /// The key that proves the records of usage cannot be used.
+    #[error(transparent)]
+    Secret(Arc<crate::key_file::KeyFileError>),
     /// SQLite failed in a way that should not happen.
     #[error("the database failed")]
     Database(#[source] Arc<rusqlite::Error>),
@@ -108,6 +111,7 @@ impl StoreError {
             | Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::File { .. }
+            | Self::Secret(_)
             | Self::Database(_) => ErrorCode::Internal,
             Self::Stopped => ErrorCode::Unavailable,
         }
@@ -133,6 +137,7 @@ impl StoreError {
             | Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::File { .. }
+            | Self::Secret(_)
             | Self::Stopped => false,
         }
     }

@@ -19,6 +19,8 @@ const MIGRATIONS: &[&str] = &[
     TASKS,
     FROZEN,
     MEMO,
+    USAGE,
+    BUDGETS,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -209,6 +211,123 @@ const MEMO: &str = "
 ALTER TABLE sessions ADD COLUMN was_ready INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN mcp TEXT;
 UPDATE sessions SET was_ready = 1 WHERE ended_at IS NULL AND pid IS NOT NULL;
+";
+
+/// The ledger (`crate::ledger`). Sums are those of `session_core::meter::Totals`.
+const USAGE: &str = "
+-- Whom usage is counted for. A row outlives the session's own, and its runtime.
+CREATE TABLE usage_subjects (
+    ref        INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+    session    TEXT NOT NULL UNIQUE,
+    client_id  TEXT NOT NULL,
+    runtime    TEXT NOT NULL,
+    runtime_id TEXT NOT NULL,
+    version    INTEGER NOT NULL,
+    endpoint   TEXT NOT NULL,
+    owner      TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX usage_subjects_by_runtime ON usage_subjects (runtime, ref);
+CREATE INDEX usage_subjects_by_owner ON usage_subjects (owner, ref);
+CREATE INDEX usage_subjects_by_time ON usage_subjects (created_at, ref);
+
+-- Parts of sessions, none longer than a day; reason IS NULL: the session lives on. Numbers have no gap.
+CREATE TABLE usage_sessions (
+    seq                  INTEGER NOT NULL PRIMARY KEY,
+    subject              INTEGER NOT NULL REFERENCES usage_subjects (ref),
+    at                   INTEGER NOT NULL,
+    reason               TEXT,
+    wall_ms              INTEGER NOT NULL,
+    active_ms            INTEGER NOT NULL,
+    frozen_ms            INTEGER NOT NULL,
+    cpu_us               INTEGER NOT NULL,
+    memory_kbs           INTEGER NOT NULL,
+    memory_peak_kbs      INTEGER NOT NULL,
+    memory_aws_kbs       INTEGER NOT NULL,
+    allocated_memory_kbs INTEGER NOT NULL,
+    allocated_cpu_ms     INTEGER NOT NULL,
+    invocations          INTEGER NOT NULL,
+    bytes_in             INTEGER NOT NULL,
+    bytes_out            INTEGER NOT NULL,
+    egress_in            INTEGER NOT NULL,
+    egress_out           INTEGER NOT NULL,
+    peak_bytes           INTEGER NOT NULL,
+    tmp_bytes            INTEGER NOT NULL,
+    mac                  BLOB NOT NULL CHECK (length(mac) = 32)
+) STRICT;
+CREATE INDEX usage_sessions_by_subject ON usage_sessions (subject);
+
+-- Invocations; `count` > 1: several that came too fast to be told apart.
+CREATE TABLE usage_invocations (
+    seq       INTEGER NOT NULL PRIMARY KEY,
+    subject   INTEGER NOT NULL REFERENCES usage_subjects (ref),
+    at        INTEGER NOT NULL,
+    task      TEXT,
+    count     INTEGER NOT NULL,
+    wall_ms   INTEGER NOT NULL,
+    bytes_in  INTEGER NOT NULL,
+    bytes_out INTEGER NOT NULL,
+    cpu_us    INTEGER NOT NULL,
+    mac       BLOB NOT NULL CHECK (length(mac) = 32)
+) STRICT;
+CREATE INDEX usage_invocations_by_subject ON usage_invocations (subject, seq);
+CREATE INDEX usage_invocations_by_task ON usage_invocations (task) WHERE task IS NOT NULL;
+
+-- Sums of usage_sessions by day, kept with every record. dimension 0: of all; 1: of a runtime, by name; 2: of an owner.
+CREATE TABLE usage_sums (
+    dimension            INTEGER NOT NULL CHECK (dimension BETWEEN 0 AND 2),
+    key                  TEXT NOT NULL,
+    day                  INTEGER NOT NULL,
+    sessions             INTEGER NOT NULL,
+    wall_ms              INTEGER NOT NULL,
+    active_ms            INTEGER NOT NULL,
+    frozen_ms            INTEGER NOT NULL,
+    cpu_us               INTEGER NOT NULL,
+    memory_kbs           INTEGER NOT NULL,
+    memory_peak_kbs      INTEGER NOT NULL,
+    memory_aws_kbs       INTEGER NOT NULL,
+    allocated_memory_kbs INTEGER NOT NULL,
+    allocated_cpu_ms     INTEGER NOT NULL,
+    invocations          INTEGER NOT NULL,
+    bytes_in             INTEGER NOT NULL,
+    bytes_out            INTEGER NOT NULL,
+    egress_in            INTEGER NOT NULL,
+    egress_out           INTEGER NOT NULL,
+    peak_bytes           INTEGER NOT NULL,
+    tmp_bytes            INTEGER NOT NULL,
+    mac                  BLOB NOT NULL CHECK (length(mac) = 32),
+    PRIMARY KEY (dimension, key, day)
+) STRICT, WITHOUT ROWID;
+
+-- Meters of live sessions: what a daemon that was killed leaves to the next.
+CREATE TABLE usage_meters (
+    subject  INTEGER NOT NULL PRIMARY KEY REFERENCES usage_subjects (ref),
+    boot_id  TEXT NOT NULL,
+    boot_ms  INTEGER NOT NULL,
+    saved_at INTEGER NOT NULL,
+    state    TEXT NOT NULL CHECK (json_valid(state)),
+    mac      BLOB NOT NULL CHECK (length(mac) = 32)
+) STRICT;
+
+-- Up to which record a chain was removed for its age, and the last day that they were of.
+CREATE TABLE usage_anchors (
+    chain TEXT NOT NULL PRIMARY KEY,
+    seq   INTEGER NOT NULL,
+    day   INTEGER NOT NULL,
+    mac   BLOB NOT NULL CHECK (length(mac) = 32),
+    seal  BLOB NOT NULL CHECK (length(seal) = 32)
+) STRICT, WITHOUT ROWID;
+";
+
+/// How often budgets were approved: each adds the same amount once more.
+const BUDGETS: &str = "
+CREATE TABLE budget_approvals (
+    scope TEXT NOT NULL CHECK (scope IN ('session', 'user', 'runtime')),
+    key   TEXT NOT NULL,
+    times INTEGER NOT NULL,
+    at    INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)
+) STRICT, WITHOUT ROWID;
 ";
 
 fn newest() -> i64 {

@@ -13,8 +13,9 @@ pub struct PageRequest {
 /// Items of a page if the caller does not say.
 const DEFAULT_RESULTS: u16 = 100;
 
-/// Longest `nextToken` that we ever give out: a name (48) and its mark.
-const MAX_TOKEN: usize = 128;
+/// Longest `nextToken` that we take. Most are a number or a name (48) and a mark; that of usage by user is an owner, which an
+/// issuer of tokens may have named at length.
+const MAX_TOKEN: usize = 16 * 1024;
 
 impl Default for PageRequest {
     fn default() -> Self {

@@ -4,7 +4,8 @@ use super::frozen::{self, FrozenNote};
 use super::memo::{self, Memo};
 use super::runtimes::{config, parsed, seq_and_latest};
 use super::worker::Durability;
-use super::{PageRequest, Store, StoreError, Timestamp};
+use super::{PageRequest, Store, StoreError, Timestamp, usage};
+use crate::ledger::record::SessionPart;
 use crate::owner::Owner;
 use proto::api::{EndReason, Page, Phase, Session, Usage};
 use proto::config::RuntimeConfig;
@@ -16,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// Most bytes of `detail`.
 const MAX_DETAIL: usize = 4096;
@@ -80,6 +82,8 @@ pub struct SessionEnd {
     pub egress_refused: u64,
     /// Lines of output dropped.
     pub log_lines_dropped: u64,
+    /// The last record of what it used, if it ever used anything; not told back.
+    pub record: Option<SessionPart>,
 }
 
 /// A session as the store knows it.
@@ -237,9 +241,10 @@ impl Store {
         end: SessionEnd,
     ) -> Result<SessionRow, StoreError> {
         let id = id.clone();
+        let key = Arc::clone(&self.chain);
         self.write(Durability::Durable, move |db| {
             let phase = if end.was_ready { Phase::Ended } else { Phase::Failed };
-            db.prepare_cached(
+            let ended = db.prepare_cached(
                 "UPDATE sessions SET phase = ?2, ended_at = ?3, reason = ?4, detail = ?5, cpu_seconds = ?6,
                      memory_peak_bytes = ?7, oom_kills = ?8, egress_refused = ?9, log_lines_dropped = ?10,
                      token = NULL, frozen_by = NULL, frozen_at = NULL, frozen_reason = NULL
@@ -258,6 +263,9 @@ impl Store {
                 end.egress_refused.cast_signed(),
                 end.log_lines_dropped.cast_signed(),
             ])?;
+            if let Some(record) = end.record.as_ref().filter(|_| ended > 0) {
+                usage::append(db, &key, record)?;
+            }
             one(db, &id)
         })
         .await
@@ -464,6 +472,7 @@ fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
             },
             egress_refused: unsigned(21)?,
             log_lines_dropped: unsigned(22)?,
+            record: None,
         }),
     };
     Ok(SessionRow {
@@ -488,14 +497,14 @@ fn session_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
 }
 
 /// The word of one of our enums, as its JSON form has it.
-fn word<T: Serialize>(value: &T) -> String {
+pub(super) fn word<T: Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         Ok(_) | Err(_) => unreachable!("only enums without data come here"),
     }
 }
 
-fn from_word<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+pub(super) fn from_word<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
     serde_json::from_value(serde_json::Value::String(text)).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())

@@ -152,5 +152,6 @@ fn end(reason: EndReason) -> SessionEnd {
         },
         egress_refused: 3,
         log_lines_dropped: 4,
+        record: None,
     }
 }

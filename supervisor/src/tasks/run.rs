@@ -191,6 +191,10 @@ impl Run {
                 return Some(());
             }
         };
+        if let Some(charge) = work.charge() {
+            charge.for_task(&self.row.id.to_string());
+            charge.came(usize::try_from(self.row.payload_bytes).unwrap_or(usize::MAX));
+        }
         let invocation = Invocation {
             link: Arc::clone(&work.link),
             id: work.link.kept_id(),

@@ -9,6 +9,8 @@ use super::{COMPLETIONS, Completion, Driver, Running};
 use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::ledger::Account;
+use crate::ledger::record::Subject;
 use crate::progress::Scanner;
 use crate::store::{FrozenNote, Memo};
 use futures_util::stream::FuturesUnordered;
@@ -16,6 +18,8 @@ use proto::api::Phase;
 use proto::ids::SessionId;
 use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
+use session_core::meter::Allocated;
+use session_core::moment::Moment;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -117,7 +121,10 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     let config = broker.config();
     let exchanges = config.limits.max_invocations_per_session;
     let exchanges = usize::try_from(exchanges).unwrap_or(Semaphore::MAX_PERMITS);
+    let now = broker.clock.now();
+    let account = open_account(broker, &begun, found.as_ref(), now);
     let handle = Arc::new(SessionHandle {
+        account,
         log: Arc::new(SessionLog::new(
             broker.log_path(&begun.id),
             begun.at,
@@ -153,7 +160,6 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         journal.follow(&handle);
     }
     let policy = handle.version.lifecycle_policy(&config);
-    let now = broker.clock.now();
     let (session, completions, lives) = match found {
         None => (Session::new(now, policy), completions(), None),
         Some(found) => {
@@ -185,4 +191,35 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     };
     tokio::spawn(driver.run(commands, lives));
     handle
+}
+
+fn open_account(
+    broker: &Broker,
+    begun: &Begun,
+    found: Option<&Found>,
+    now: Moment,
+) -> Arc<Account> {
+    let version = &begun.version;
+    let subject = Subject::new(
+        begun.id.clone(),
+        &begun.key,
+        (version.name.clone(), version.number),
+        begun.at.into(),
+    );
+    let allocated = Allocated {
+        memory_bytes: version.spec.limits.memory.0,
+        cpu_millis: version.spec.limits.cpus.0,
+    };
+    match found {
+        None => broker.ledger.begin(subject, allocated, now),
+        Some(found) => {
+            let active = match &found.lives {
+                Lives::Runs(running) => running.attached.idle_ms == 0,
+                Lives::Frozen(_) => false,
+            };
+            broker
+                .ledger
+                .resume(subject, allocated, now, (found.age, active))
+        }
+    }
 }

@@ -65,6 +65,7 @@ impl Driver {
             turn: None,
             seat: None,
             metered: None,
+            charge: None,
         })
     }
 
@@ -101,6 +102,7 @@ impl Driver {
             if in_turn {
                 work.turn = Arc::clone(&self.handle.turns).try_acquire_owned().ok();
             }
+            work.charge = Some(self.handle.account.charge());
             self.kept.push(KeptWork { kept: *one, work });
         }
     }

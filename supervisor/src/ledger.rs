@@ -1,0 +1,241 @@
+//! The ledger: what every session and every invocation used, in records that nobody can change unseen.
+//!
+//! ```text
+//! launcher ──one order a second for all that are awake──▶ round ──▶ account (a meter, work in flight)
+//!                                                          │             │ end of the session: its last part,
+//!                     invocations · meters · checkpoints ◀─┘             ▼ in the transaction of the end
+//!                                     store: two chains, sums by day ◀───┘
+//! ```
+//!
+//! **What is promised.** A session's CPU time is the kernel's counter at its end, exact whatever happened between; its end is not
+//! told before its record is on disk. A daemon that is killed loses at most what its last round did not see: a second's readings
+//! of memory (the readings on both sides stand in for them), and the records of invocations that ended in its last second; their
+//! CPU time is in the session's all the same. A power cut ends all sessions, and what is left of each is its meter as it was
+//! written down durably, at most [`DURABLE_EVERY`] before.
+//!
+//! Nothing here is on an invocation's way but a lock of its session's account, at its begin and at its end.
+
+pub mod account;
+pub mod budgets;
+pub mod chain;
+pub mod checkpoint;
+pub mod record;
+mod rounds;
+pub mod verdict;
+
+pub use account::{Account, Charge};
+pub use rounds::keep_going;
+
+use crate::launcher::message::Counters;
+use crate::store::{LiveUse, Store, StoreError, Timestamp};
+use account::Boot;
+use budgets::{Budgets, Scope};
+use checkpoint::Checkpoints;
+use nix::time::{ClockId, clock_gettime};
+use proto::api::EndReason;
+use proto::ids::SessionId;
+use record::{Invocation, SavedMeter, SessionPart, Subject};
+use session_core::meter::{Allocated, Meter, Reading, Totals};
+use session_core::moment::Moment;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often meters are written so that they survive a power cut.
+pub const DURABLE_EVERY: Duration = Duration::from_secs(60);
+
+/// Invocations that have a record of their own, in one round; the others of a session share one. It bounds what a flood costs.
+const DETAILED: usize = 1000;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    store: Store,
+    boot: Boot,
+    checkpoints: Checkpoints,
+    /// Of live sessions.
+    accounts: Mutex<HashMap<SessionId, Arc<Account>>>,
+    /// Meters that an earlier daemon left, until their session is taken over or buried.
+    left: Mutex<HashMap<SessionId, SavedMeter>>,
+    /// Invocations of sessions that are over.
+    ended: Mutex<Vec<Invocation>>,
+    room: Arc<AtomicUsize>,
+    budgets: Budgets,
+}
+
+impl Ledger {
+    /// Opens it on the broker's directory and reads what an earlier daemon left.
+    pub async fn open(directory: &Path, store: Store, boot_id: &str) -> Result<Self, StoreError> {
+        let (left, changed) = store.left_meters().await?;
+        for session in changed {
+            tracing::error!(
+                session_id = session,
+                "the meter of a session was changed by somebody else; it begins anew"
+            );
+        }
+        let approved = store.approved_budgets().await?.into_iter();
+        let approved =
+            approved.filter_map(|(scope, key, times)| Some(((Scope::of(&scope)?, key), times)));
+        let approved = approved.collect();
+        let left = left
+            .into_iter()
+            .map(|saved| (saved.subject.session.clone(), saved))
+            .collect();
+        Ok(Self {
+            store,
+            boot: Boot {
+                id: boot_id.to_owned(),
+            },
+            checkpoints: Checkpoints::at(directory),
+            accounts: Mutex::default(),
+            left: Mutex::new(left),
+            ended: Mutex::default(),
+            room: Arc::new(AtomicUsize::new(DETAILED)),
+            budgets: Budgets::new(approved),
+        })
+    }
+
+    /// Opens a session's account.
+    pub fn begin(&self, subject: Subject, allocated: Allocated, now: Moment) -> Arc<Account> {
+        let meter = Meter::new(now, allocated);
+        self.add(subject, meter, (Totals::default(), Totals::default()))
+    }
+
+    /// Goes on with the account of a session that is taken over. `active`: work is in flight in it.
+    pub fn resume(
+        &self,
+        subject: Subject,
+        allocated: Allocated,
+        now: Moment,
+        (age, active): (Duration, bool),
+    ) -> Arc<Account> {
+        let left = locked(&self.left).remove(&subject.session);
+        match left.filter(|saved| saved.boot_id == self.boot.id) {
+            Some(saved) => {
+                let gap = since_boot_ms().saturating_sub(saved.boot_ms);
+                let gap = Duration::from_millis(gap);
+                let meter = Meter::resume(saved.meter, now, gap, active);
+                self.add(subject, meter, (saved.counted, saved.recorded))
+            }
+            // Its daemon was killed in its first second.
+            None => {
+                let meter = Meter::new(now.before(age), allocated);
+                self.add(subject, meter, (Totals::default(), Totals::default()))
+            }
+        }
+    }
+
+    fn add(&self, subject: Subject, meter: Meter, sums: (Totals, Totals)) -> Arc<Account> {
+        let session = subject.session.clone();
+        let account = Arc::new(Account::new(subject, meter, sums, Arc::clone(&self.room)));
+        locked(&self.accounts).insert(session, Arc::clone(&account));
+        account
+    }
+
+    /// A session is over: what to record with its end.
+    pub fn close(
+        &self,
+        account: &Account,
+        now: Moment,
+        last: Counters,
+        reason: EndReason,
+    ) -> SessionPart {
+        let (part, ended) = account.close(now, reading(last), reason);
+        locked(&self.ended).extend(ended);
+        locked(&self.accounts).remove(&account.subject.session);
+        part
+    }
+
+    /// The same of one that ended while no daemon was there. `until_now`: it was there until now; otherwise nobody knows when it
+    /// ended, and it is charged until it was read last.
+    pub fn bury(
+        &self,
+        subject: Subject,
+        last: Counters,
+        reason: EndReason,
+        until_now: bool,
+    ) -> SessionPart {
+        let left = locked(&self.left).remove(&subject.session);
+        let now = Moment(u64::MAX / 2);
+        let (mut meter, counted, recorded, at) = match left {
+            Some(saved) => {
+                let same_boot = saved.boot_id == self.boot.id;
+                let gap = since_boot_ms().saturating_sub(saved.boot_ms);
+                let gap = Duration::from_millis(if same_boot && until_now { gap } else { 0 });
+                let at = if until_now {
+                    Timestamp::now()
+                } else {
+                    saved.saved_at
+                };
+                let meter = Meter::resume(saved.meter, now, gap, false);
+                (meter, saved.counted, saved.recorded, at)
+            }
+            None => {
+                let nothing = Allocated {
+                    memory_bytes: 0,
+                    cpu_millis: 0,
+                };
+                let meter = Meter::new(now, nothing);
+                (
+                    meter,
+                    Totals::default(),
+                    Totals::default(),
+                    Timestamp::now(),
+                )
+            }
+        };
+        meter.close(now, reading(last));
+        SessionPart {
+            subject,
+            at,
+            reason: Some(reason),
+            used: meter.totals().plus(&counted).since(&recorded),
+        }
+    }
+
+    /// What live sessions have used that is in no record.
+    #[must_use]
+    pub fn live(&self, now: Moment) -> Vec<LiveUse> {
+        let accounts = self.all();
+        let live = accounts.iter();
+        live.filter_map(|account| account.unrecorded(now)).collect()
+    }
+
+    /// The account of a live session.
+    #[must_use]
+    pub fn of(&self, session: &SessionId) -> Option<Arc<Account>> {
+        locked(&self.accounts).get(session).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Account>> {
+        locked(&self.accounts).values().cloned().collect()
+    }
+}
+
+fn reading(last: Counters) -> Reading {
+    Reading {
+        cpu_us: last.cpu_us,
+        memory_bytes: 0,
+        peak_bytes: last.memory_peak_bytes,
+        tmp_bytes: None,
+    }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The clock that steps of the wall clock do not move, and that goes on from one daemon to the next.
+fn since_boot_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod speed;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! Once a second: read what is awake, write down what has ended, and now and then meters and a checkpoint.
+
+use super::checkpoint::Checkpoint;
+use super::record::{Invocation, SavedMeter};
+use super::{Account, DETAILED, DURABLE_EVERY, Ledger, checkpoint, locked};
+use crate::broker::Broker;
+use crate::fault::chain;
+use crate::launcher::message::{MAX_METERED, Metered};
+use crate::store::{StoreError, Timestamp};
+use session_core::meter::Reading;
+use session_core::moment::Moment;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior};
+
+/// Between two readings.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// Meters of sessions that only wait are written every so many rounds.
+const SAVE_ROUNDS: u64 = 10;
+
+/// A checkpoint is made every so many rounds, if there are records that it does not know.
+const CHECKPOINT_ROUNDS: u64 = 10;
+
+/// Old records and checkpoints are removed every so many rounds.
+const SWEEP_ROUNDS: u64 = 600;
+
+/// Invocations that wait for a disk that takes none, at most; beyond them the oldest are given up, which is logged. They are
+/// in their sessions' sums all the same.
+const MOST_WAITING: usize = 100_000;
+
+/// Records of one write.
+const BATCH: usize = 500;
+
+/// Does rounds for as long as the daemon is there.
+pub async fn keep_going(broker: Arc<Broker>) {
+    let mut ticks = tokio::time::interval(ROUND);
+    // A late round has read everything that a missed one would have.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rounds = Rounds::default();
+    loop {
+        ticks.tick().await;
+        rounds.round(&broker).await;
+    }
+}
+
+#[derive(Debug, Default)]
+struct Rounds {
+    number: u64,
+    durably_saved: Option<Instant>,
+    /// What a checkpoint knows.
+    known: Option<Checkpoint>,
+    /// What could not be written.
+    waiting: Vec<Invocation>,
+}
+
+impl Rounds {
+    async fn round(&mut self, broker: &Broker) {
+        let ledger = &broker.ledger;
+        self.number += 1;
+        ledger.room.store(DETAILED, Ordering::Relaxed);
+        self.waiting.append(&mut locked(&ledger.ended));
+        let tmp = self.number % SAVE_ROUNDS == 1;
+        self.waiting.extend(read_all(broker, tmp).await);
+        self.write_invocations(ledger).await;
+        ledger.cut_days(broker.clock.now()).await;
+        let fresh = self.number % SAVE_ROUNDS == 1;
+        ledger.look_at_budgets(broker, fresh).await;
+        if self.number % SAVE_ROUNDS == 1 {
+            let durable = self
+                .durably_saved
+                .is_none_or(|at| at.elapsed() >= DURABLE_EVERY);
+            if durable {
+                self.durably_saved = Some(Instant::now());
+            }
+            ledger.save(durable).await;
+        } else {
+            // A session that is new, or works, is written down each time: its daemon may be killed.
+            ledger.save_urgent().await;
+        }
+        if self.number.is_multiple_of(CHECKPOINT_ROUNDS) {
+            self.known = ledger.checkpoint(self.known).await;
+        }
+        if self.number % SWEEP_ROUNDS == 2 {
+            ledger.sweep(broker, self.known).await;
+        }
+    }
+
+    async fn write_invocations(&mut self, ledger: &Ledger) {
+        while !self.waiting.is_empty() {
+            let some = self.waiting.len().min(BATCH);
+            let batch: Vec<Invocation> = self.waiting.iter().take(some).cloned().collect();
+            match ledger.store.record_invocations(batch).await {
+                Ok(()) => drop(self.waiting.drain(..some)),
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), waiting = self.waiting.len(), "invocations not recorded; tried again");
+                    let over = self.waiting.len().saturating_sub(MOST_WAITING);
+                    if over > 0 {
+                        self.waiting.drain(..over);
+                        tracing::error!(
+                            given_up = over,
+                            "records of invocations given up; their sessions' sums have them"
+                        );
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Reads every account that is awake. Gives what has ended in all of them.
+async fn read_all(broker: &Broker, tmp: bool) -> Vec<Invocation> {
+    let (awake, asleep): (Vec<_>, Vec<_>) = broker
+        .ledger
+        .all()
+        .into_iter()
+        .partition(|account| account.awake());
+    let mut ended: Vec<Invocation> = asleep.iter().flat_map(|account| account.unread()).collect();
+    for some in awake.chunks(MAX_METERED) {
+        let names = some
+            .iter()
+            .map(|account| account.subject.session.clone())
+            .collect();
+        let found = broker.launcher.meter(names, tmp).await;
+        let now = broker.clock.now();
+        match found {
+            Ok(found) => {
+                let found = found.into_iter().chain(std::iter::repeat(None));
+                for (account, metered) in some.iter().zip(found) {
+                    ended.extend(take(account, now, metered));
+                }
+            }
+            Err(fault) => {
+                tracing::warn!(fault = %fault, "sessions not read");
+                ended.extend(some.iter().flat_map(|account| account.unread()));
+            }
+        }
+    }
+    ended
+}
+
+fn take(account: &Account, now: Moment, metered: Option<Metered>) -> Vec<Invocation> {
+    match metered {
+        Some(Metered {
+            cpu_us,
+            memory_bytes,
+            peak_bytes,
+            tmp_bytes,
+        }) => account.read(
+            now,
+            Reading {
+                cpu_us,
+                memory_bytes,
+                peak_bytes,
+                tmp_bytes,
+            },
+        ),
+        // On its way here or away: its end has the last reading.
+        None => account.unread(),
+    }
+}
+
+impl Ledger {
+    /// Records the parts of a day that is over.
+    async fn cut_days(&self, now: Moment) {
+        let accounts = self.all();
+        let (cut, parts): (Vec<_>, Vec<_>) = accounts
+            .iter()
+            .filter_map(|account| Some((account, account.part(now, &self.boot)?)))
+            .unzip();
+        if parts.is_empty() {
+            return;
+        }
+        let saved: Vec<SavedMeter> = parts.iter().map(|(_, saved)| saved.clone()).collect();
+        match self.store.record_parts(parts).await {
+            Ok(()) => {
+                for (account, saved) in cut.into_iter().zip(&saved) {
+                    account.parted(saved);
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "parts of sessions not recorded; tried again");
+            }
+        }
+    }
+
+    /// Writes down the meters that changed.
+    pub(super) async fn save(&self, durable: bool) {
+        self.save_some(durable, |_| true).await;
+    }
+
+    async fn save_urgent(&self) {
+        self.save_some(false, Account::is_urgent).await;
+    }
+
+    async fn save_some(&self, durable: bool, which: impl Fn(&Account) -> bool) {
+        let accounts = self.all();
+        let (from, meters): (Vec<_>, Vec<_>) = accounts
+            .iter()
+            .filter(|account| which(account))
+            .filter_map(|account| Some((account, account.to_save(&self.boot)?)))
+            .unzip();
+        for (from, meters) in from.chunks(BATCH).zip(meters.chunks(BATCH)) {
+            if let Err(error) = self.store.save_meters(meters.to_vec(), durable).await {
+                tracing::error!(error = %chain(&error), "meters not written down; tried again");
+                for account in from {
+                    account.not_saved();
+                }
+            }
+        }
+    }
+
+    /// Makes a checkpoint, if there are records that `known` does not know; gives the newest.
+    pub(super) async fn checkpoint(&self, known: Option<Checkpoint>) -> Option<Checkpoint> {
+        match self.try_checkpoint(known).await {
+            Ok(newest) => newest,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "no checkpoint of the ledger; tried again");
+                known
+            }
+        }
+    }
+
+    async fn try_checkpoint(
+        &self,
+        known: Option<Checkpoint>,
+    ) -> Result<Option<Checkpoint>, StoreError> {
+        let heads = self.store.heads().await?;
+        if known.is_some_and(|known| known.heads == heads) || heads.iter().all(|h| h.seq == 0) {
+            return Ok(known);
+        }
+        let newest = Checkpoint {
+            at: Timestamp::now(),
+            heads: self.store.settled_heads().await?,
+        };
+        let file = self.checkpoints.clone();
+        let store = self.store.clone();
+        let added = tokio::task::spawn_blocking(move || file.add(&newest, store.chain())).await;
+        match added {
+            Ok(Ok(())) => {
+                let [sessions, invocations] = newest.heads;
+                tracing::debug!(
+                    target: "ledger",
+                    sessions = sessions.seq,
+                    sessions_head = checkpoint::hex(&sessions.mac),
+                    invocations = invocations.seq,
+                    invocations_head = checkpoint::hex(&invocations.mac),
+                    "checkpoint"
+                );
+                Ok(Some(newest))
+            }
+            Ok(Err(source)) => Err(StoreError::File {
+                verb: "add to",
+                path: self.checkpoints.path().to_owned(),
+                source: Arc::new(source),
+            }),
+            Err(_cancelled) => Ok(known),
+        }
+    }
+
+    /// Before the daemon ends: writes down all there is.
+    pub async fn settle(&self, broker: &Broker) {
+        let mut rounds = Rounds::default();
+        rounds.waiting.append(&mut locked(&self.ended));
+        rounds.waiting.extend(read_all(broker, false).await);
+        rounds.write_invocations(self).await;
+        self.save(true).await;
+        self.checkpoint(None).await;
+    }
+
+    /// Removes what is older than the operator wants to keep.
+    async fn sweep(&self, broker: &Broker, known: Option<Checkpoint>) {
+        let now = Timestamp::now();
+        let config = broker.config();
+        let keep = &config.ledger;
+        if let Some(known) = known {
+            for (chain_of, before, rows) in [
+                (
+                    super::chain::Chain::Sessions,
+                    now.before(keep.keep),
+                    i64::MAX,
+                ),
+                (
+                    super::chain::Chain::Invocations,
+                    now.before(keep.keep_invocations),
+                    i64::try_from(keep.max_invocations).unwrap_or(i64::MAX),
+                ),
+            ] {
+                let proven = known.of(chain_of).seq;
+                loop {
+                    match self.store.prune_usage(chain_of, before, rows, proven).await {
+                        Ok(0) => break,
+                        Ok(_) => tokio::task::yield_now().await,
+                        Err(error) => {
+                            tracing::error!(error = %chain(&error), "old records of usage not removed");
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        let mut after = 0;
+        while let Ok(Some(next)) = self.store.prune_subjects(after).await {
+            after = next;
+        }
+        let file = self.checkpoints.clone();
+        let store = self.store.clone();
+        let thinned = tokio::task::spawn_blocking(move || file.thin(store.chain(), now)).await;
+        if let Ok(Err(error)) = thinned {
+            tracing::error!(error = %error, "old checkpoints of the ledger not removed");
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The ledger: what sessions and invocations used, whatever becomes of them and of their daemon; and that nobody changes it
+//! unseen. Tier: root.
+
+use anyhow::{Context as _, ensure};
+use e2e::client::{Client, session_name};
+use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proto::api::{BudgetState, EndReason, InvocationRecord, LedgerCheck, Page, Phase, UsageRecord};
+use serde_json::json;
+use std::process::{Command, Output};
+
+/// A daemon as it is installed: its sessions outlive it.
+fn installed() -> Options {
+    Options {
+        dev: false,
+        end_sessions: false,
+        ..Options::quick()
+    }
+}
+
+fn usage(client: &Client, query: &str) -> anyhow::Result<Vec<UsageRecord>> {
+    let page: Page<UsageRecord> = client.get(&format!("/v1/usage?{query}"))?;
+    Ok(page.items)
+}
+
+/// What is told of one session, by our name of it.
+fn of_session(client: &Client, id: &str) -> anyhow::Result<UsageRecord> {
+    let all = usage(client, "by=session&maxResults=1000")?;
+    let found = all
+        .into_iter()
+        .find(|record| record.id.as_ref().is_some_and(|found| found.as_str() == id));
+    found.with_context(|| format!("no usage of {id}"))
+}
+
+/// CPU seconds by the kernel's own counter of a session's cgroup.
+fn counted(shim: i32) -> anyhow::Result<f64> {
+    if let Some(nanos) = cgroup::value(shim, "cpuacct", &["cpuacct.usage"]) {
+        return Ok(nanos.parse::<f64>()? / 1e9);
+    }
+    let stat = cgroup::value(shim, "cpu", &["cpu.stat"]).context("cpu.stat")?;
+    let micros = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "));
+    Ok(micros.context("usage_usec")?.parse::<f64>()? / 1e6)
+}
+
+fn verify(daemon: &Daemon) -> anyhow::Result<(LedgerCheck, Output)> {
+    let check = daemon.client().get("/v1/usage/verify")?;
+    Ok((check, daemon.cli().args(["usage", "verify"]).output()?))
+}
+
+/// Burns so many CPU seconds.
+fn burn(seconds: f64) -> String {
+    format!(
+        "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\nanswer = 1"
+    )
+}
+
+#[test]
+fn a_session_is_charged_what_its_cgroup_counted_though_its_daemon_is_killed() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "busy", json!({}))?;
+        let id = session_name("busy");
+        puppet::run(&client, "busy", &id, &burn(1.5))?;
+        puppet::run(
+            &client,
+            "busy",
+            &id,
+            "import time\nkept['x'] = bytearray(100_000_000)\ntime.sleep(2.5)\nanswer = 'y' * 5000",
+        )?;
+        let session = client.session(&id)?;
+        let ours = session.id.as_str();
+        let records: Vec<InvocationRecord> = wait::until(10, "both invocations on record", || {
+            let page: Page<InvocationRecord> =
+                client.get(&format!("/v1/usage/invocations?session={ours}"))?;
+            Ok((page.items.len() == 2).then_some(page.items))
+        })?;
+        // The newest first. The one that burnt has what was burnt; the one that slept next to nothing.
+        let [slept, burnt] = records.as_slice() else {
+            anyhow::bail!("{records:?}")
+        };
+        ensure!(burnt.cpu_us > 1_400_000, "{burnt:?}");
+        ensure!(slept.cpu_us < 700_000, "{slept:?}");
+        ensure!(
+            slept.wall_ms >= 2500 && slept.bytes_out >= 5000,
+            "{slept:?}"
+        );
+        ensure!(slept.bytes_in > 50, "{slept:?}");
+
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        puppet::run(&client, "busy", &id, &burn(0.5))?;
+        // It lives, and its figures are there.
+        let live = of_session(&client, ours)?;
+        ensure!(live.live == 1 && live.sessions == 0, "{live:?}");
+        // It has ended its work: what is counted from now until its end is next to nothing.
+        let counter = counted(session.pid.context("pid")?)?;
+        client.stop(&id)?;
+        client.ended(&id, 20)?;
+        let ended = of_session(&client, ours)?;
+        let cpu = ended.used.cpu_seconds;
+        ensure!(
+            cpu >= counter && cpu <= counter * 1.01 + 0.1,
+            "{cpu} s on record, {counter} s counted before its end: {ended:?}"
+        );
+        ensure!((ended.live, ended.sessions) == (0, 1), "{ended:?}");
+        ensure!(ended.used.invocations == 3, "{ended:?}");
+        ensure!(ended.used.bytes_out >= 5000, "{ended:?}");
+        ensure!(ended.used.peak_bytes > 100_000_000, "{ended:?}");
+        ensure!(ended.used.active_seconds > 4.0, "{ended:?}");
+        ensure!(
+            ended.used.wall_seconds >= ended.used.active_seconds,
+            "{ended:?}"
+        );
+        // At least the 2.5 s with 100 MB.
+        ensure!(ended.used.memory_gb_seconds > 0.25, "{ended:?}");
+        ensure!(
+            ended.used.memory_gb_seconds <= ended.used.memory_peak_gb_seconds
+                && ended.used.memory_peak_gb_seconds <= ended.used.memory_aws_gb_seconds,
+            "{ended:?}"
+        );
+        ensure!(ended.cost > 0.0 && ended.aws_cost > 0.0, "{ended:?}");
+        let of = |query: &str| -> anyhow::Result<UsageRecord> {
+            let mut found = usage(&client, query)?;
+            ensure!(found.len() == 1, "{query}: {found:?}");
+            found.pop().context("one")
+        };
+        for by in ["by=runtime", "by=user", "by=day", "by=day&runtime=busy"] {
+            let sum = of(by)?;
+            ensure!(
+                (sum.used.cpu_seconds - cpu).abs() < 1e-6 && sum.sessions == 1,
+                "{by}: {sum:?}"
+            );
+        }
+        wait::until_true(10, "the last invocation to be on record", || {
+            Ok(verify(daemon)?.0.invocations == 3)
+        })?;
+        let (check, said) = verify(daemon)?;
+        ensure!(check.ok && check.sessions == 1, "{check:?}");
+        ensure!(said.status.success(), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn idle_time_costs_nothing_here() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "rests", json!({}))?;
+        let id = session_name("rests");
+        puppet::run(&client, "rests", &id, "answer = 1")?;
+        let ours = client.session(&id)?.id;
+        let before = wait::until(10, "it to be idle", || {
+            // Before its first round it is not known.
+            let record = of_session(&client, ours.as_str()).ok();
+            Ok(record.filter(|record| record.used.wall_seconds > 2.0))
+        })?;
+        wait::until_true(20, "three more seconds to pass", || {
+            let record = of_session(&client, ours.as_str())?;
+            Ok(record.used.wall_seconds > before.used.wall_seconds + 3.0)
+        })?;
+        let after = of_session(&client, ours.as_str())?;
+        ensure!(
+            (after.cost - before.cost).abs() < 1e-12,
+            "{before:?} {after:?}"
+        );
+        ensure!(after.aws_cost > before.aws_cost, "{before:?} {after:?}");
+        client.stop(&id)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn every_end_has_its_last_record_also_without_a_daemon() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "ends", json!({"resources": {"memory": "128M"}}))?;
+        let (starves, killed) = (session_name("starves"), session_name("killed"));
+        for id in [&starves, &killed] {
+            puppet::run(&client, "ends", id, &burn(0.3))?;
+        }
+        let starving = client.session(&starves)?;
+        let hunger = puppet::payload("kept['x'] = [bytearray(1 << 20) for _ in range(4096)]");
+        let refused = client.send(Client::invocation("ends", &starves, &hunger))?;
+        ensure!(refused.status == 424, "{}", refused.status);
+        let ended = client.ended(starving.id.as_str(), 20)?;
+        ensure!(
+            ended.end_reason == Some(EndReason::OutOfMemory),
+            "{ended:?}"
+        );
+        let record = of_session(&client, starving.id.as_str())?;
+        ensure!(
+            record.sessions == 1 && record.used.cpu_seconds >= 0.3,
+            "{record:?}"
+        );
+        ensure!(
+            (100_000_000..=140_000_000).contains(&record.used.peak_bytes),
+            "{record:?}"
+        );
+
+        let dying = client.session(&killed)?;
+        let shim = dying.pid.context("pid")?;
+        wait::until_true(10, "its invocation to be on record", || {
+            let ours = &dying.id;
+            let page: Page<InvocationRecord> =
+                client.get(&format!("/v1/usage/invocations?session={ours}"))?;
+            Ok(page.items.len() == 1)
+        })?;
+        daemon.kill()?;
+        kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+        wait::until_true(20, "its end", || Ok(!host::alive(shim)))?;
+        daemon.restart()?;
+        let client = daemon.client();
+        let record = of_session(&client, dying.id.as_str())?;
+        ensure!(record.sessions == 1 && record.live == 0, "{record:?}");
+        ensure!(record.used.cpu_seconds >= 0.3, "{record:?}");
+        ensure!(record.used.invocations == 1, "{record:?}");
+        let (check, _) = verify(daemon)?;
+        ensure!(check.ok && check.sessions == 2, "{check:?}");
+        Ok(())
+    })
+}
+
+/// Changes the database, as somebody would who has it and not the key.
+fn tamper(daemon: &Daemon, sql: &str) -> Result {
+    let database = daemon.state_dir().join("broker/agentcore.db");
+    let code = "import sqlite3, sys\n\
+        db = sqlite3.connect(sys.argv[1])\n\
+        done = db.execute(sys.argv[2]).rowcount\n\
+        db.commit()\n\
+        assert done == 1, done\n";
+    let done = Command::new("python3")
+        .args(["-c", code])
+        .arg(database)
+        .arg(sql)
+        .output()?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn whoever_changes_a_record_or_cuts_the_end_off_is_seen() -> Result {
+    ground!(Daemon, Python);
+    for (sql, words) in [
+        (
+            "UPDATE usage_sessions SET cpu_us = 1 WHERE seq = 1",
+            "sessions, record 1",
+        ),
+        ("DELETE FROM usage_sessions WHERE seq = 2", "cut off"),
+    ] {
+        Daemon::with(installed(), |daemon| {
+            let client = daemon.client();
+            puppet::deploy(&client, "honest", json!({}))?;
+            for name in ["first", "second"] {
+                let id = session_name(name);
+                puppet::run(&client, "honest", &id, "answer = 1")?;
+                client.stop(&id)?;
+                client.ended(&id, 20)?;
+            }
+            // In order: a checkpoint knows of both.
+            ensure!(daemon.terminate()?.success());
+            tamper(daemon, sql)?;
+            daemon.restart()?;
+            let (check, said) = verify(daemon)?;
+            ensure!(!check.ok, "not seen: {sql}");
+            ensure!(said.status.code() == Some(1), "{said:?}");
+            let text = String::from_utf8_lossy(&said.stderr).into_owned();
+            ensure!(text.contains(words), "{text}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn usage_is_shown_in_tables_json_and_csv_and_bad_questions_are_refused() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "shown", json!({}))?;
+        let id = session_name("shown");
+        puppet::run(&client, "shown", &id, "answer = 1")?;
+        client.stop(&id)?;
+        client.ended(&id, 20)?;
+        let run = |args: &[&str]| -> anyhow::Result<String> {
+            let output = daemon.cli().arg("usage").args(args).output()?;
+            ensure!(output.status.success(), "{output:?}");
+            Ok(String::from_utf8(output.stdout)?)
+        };
+        let table = run(&[])?;
+        ensure!(
+            table.contains("RUNTIME") && table.contains("shown"),
+            "{table}"
+        );
+        ensure!(table.contains("AT AWS USD"), "{table}");
+        let json: Vec<UsageRecord> = serde_json::from_str(&run(&["--by", "user", "--json"])?)?;
+        ensure!(
+            json.first().is_some_and(|first| first.owner.is_some()),
+            "{json:?}"
+        );
+        let csv = run(&["--by", "session", "--csv"])?;
+        let lines: Vec<&str> = csv.lines().collect();
+        ensure!(
+            lines.len() == 2 && lines[0].starts_with("runtime,id,"),
+            "{csv}"
+        );
+        ensure!(lines[1].starts_with("shown,"), "{csv}");
+        ensure!(run(&["--until", "2020-01-01", "-q"])?.trim().is_empty());
+        let today = run(&["--by", "day", "-q"])?;
+        ensure!(run(&["--since", today.trim(), "-q"])?.trim() == "shown");
+        for (query, field) in [
+            ("by=week", "by"),
+            ("since=yesterday", "since"),
+            ("since=2026-02-30", "since"),
+            ("since=2026-02-02&until=2026-02-01", "until"),
+            ("userId=x", "userId"),
+            ("by=user&runtime=shown", "runtime"),
+            ("by=runtime&owner=local", "owner"),
+            ("runtime=..", "runtime"),
+        ] {
+            let answer = client.send(e2e::http::Request::get(format!("/v1/usage?{query}")))?;
+            e2e::client::expect_problem(answer, 400, field)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_budget_that_is_used_up_freezes_tells_why_and_goes_on_when_approved() -> Result {
+    ground!(Daemon, Python);
+    let options = installed().config("[budgets]\nsession = { cpu_seconds = 1.5 }\n");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "spends", json!({}))?;
+        let id = session_name("spends");
+        puppet::run(&client, "spends", &id, "answer = 1")?;
+        // It is in the middle of its work when its budget ends.
+        let endless = puppet::payload(&burn(1000.0));
+        let working = client.in_background("spends", &id, &endless);
+        let frozen = |client: &Client| -> anyhow::Result<bool> {
+            Ok(client.session(&id)?.phase == Phase::Frozen)
+        };
+        wait::until_true(20, "it to be frozen", || frozen(&client))?;
+        let session = client.session(&id)?;
+        let shim = session.pid.context("pid")?;
+        let stood = counted(shim)?;
+        let refused = |client: &Client| -> Result {
+            let call = Client::invocation("spends", &id, &puppet::payload("answer = 1"));
+            let answer = client.send(call)?;
+            let name = "ServiceQuotaExceededException";
+            e2e::client::expect_aws_error(answer, 402, name, "of the session, cpu_seconds")?;
+            Ok(())
+        };
+        refused(&client)?;
+        // A restart changes nothing.
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        wait::until_true(10, "it to be held again", || {
+            Ok(!client
+                .get::<Page<BudgetState>>("/v1/budgets")?
+                .items
+                .is_empty())
+        })?;
+        ensure!(frozen(&client)?, "it runs after the restart");
+        refused(&client)?;
+        ensure!(
+            (counted(shim)? - stood).abs() < 0.05,
+            "it used CPU time while it was frozen"
+        );
+        let run = |args: &[&str]| -> anyhow::Result<Output> {
+            Ok(daemon.cli().arg("budget").args(args).output()?)
+        };
+        let listed = run(&["list", "-q"])?;
+        let key = String::from_utf8(listed.stdout)?;
+        ensure!(key.trim() == session.id.as_str(), "{key}");
+        let wrong = run(&["approve", "runtime", "spends"])?;
+        ensure!(wrong.status.code() == Some(4), "{wrong:?}");
+        let approved = run(&["approve", "session", key.trim()])?;
+        ensure!(approved.status.success(), "{approved:?}");
+        // Whether its agent goes on with work whose caller is gone is the agent's affair.
+        let more = client.in_background("spends", &id, &endless);
+        wait::until_true(30, "it to have used what was approved", || {
+            let all: Page<BudgetState> = client.get("/v1/budgets")?;
+            Ok(all.items.iter().any(|each| each.approvals == 1) && frozen(&client)?)
+        })?;
+        let ran = counted(shim)? - stood;
+        ensure!(ran > 1.0, "it ran for {ran} s after the approval");
+        // Or it ends.
+        client.stop(&id)?;
+        let ended = client.ended(session.id.as_str(), 20)?;
+        ensure!(ended.end_reason == Some(EndReason::Stopped), "{ended:?}");
+        for caller in [working, more] {
+            // Both have lost their answer, with their daemon or with their session.
+            drop(e2e::client::joined(caller));
+        }
+        Ok(())
+    })
+}
