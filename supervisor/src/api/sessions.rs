@@ -331,7 +331,7 @@ pub async fn stop(
         let runtime = query.runtime.as_deref().map(runtime_param).transpose()?;
         let handle = live(&broker, &session, runtime.as_ref())?;
         handle.stop(EndReason::Stopped).await;
-        handle.ending().await;
+        handle.stopping().await;
         if query.wait {
             handle.over().await;
         }

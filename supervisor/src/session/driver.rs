@@ -59,6 +59,8 @@ pub enum Completion {
     Pid(i32),
     /// A freeze or a thaw.
     Switched(Switched),
+    /// Shim or launcher know that it ends.
+    Told,
     /// The shim closed its link a while ago.
     LinkGone,
 }
@@ -199,6 +201,7 @@ impl Driver {
                 self.view.send_modify(|view| view.pid = Some(pid));
             }
             Completion::Switched(switched) => self.switched(switched),
+            Completion::Told => self.view.send_modify(|view| view.told = true),
             Completion::LinkGone => {
                 self.notes
                     .fault
@@ -434,17 +437,23 @@ impl Driver {
             return;
         };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        tokio::spawn(async move { link.shutdown(Shutdown { grace_ms }).await });
+        let done = self.completions.0.clone();
+        tokio::spawn(async move {
+            link.shutdown(Shutdown { grace_ms }).await;
+            let _ = done.send(Completion::Told).await;
+        });
     }
 
     fn kill(&self) {
         let broker = Arc::clone(&self.broker);
         let id = self.handle.id.clone();
+        let done = self.completions.0.clone();
         tokio::spawn(async move {
             // Not launched yet, or gone already: removal will see to it.
             if let Err(fault) = broker.launcher.kill(id.clone()).await {
                 tracing::debug!(session_id = %id, fault = %fault, "kill");
             }
+            let _ = done.send(Completion::Told).await;
         });
     }
 

@@ -46,11 +46,16 @@ pub struct View {
     pub phase: Phase,
     /// Set as soon as it starts to end.
     pub end: Option<End>,
+    /// Whether shim or launcher have been told of that: from then on it ends whatever becomes of this daemon.
+    pub told: bool,
     /// While it is frozen.
     pub frozen: Option<FrozenNote>,
     /// Host pid of PID 1, once launched.
     pub pid: Option<i32>,
 }
+
+/// How long a stop is answered later because its session cannot be told of it.
+const TOLD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a session ends or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -586,6 +591,17 @@ impl SessionHandle {
     pub async fn stop(&self, reason: EndReason) {
         // A driver that is gone has ended it already.
         let _ = self.mailbox.send(Command::Stop(reason)).await;
+    }
+
+    /// After [`Self::stop`]: waits until it takes no more work, and ends even if this daemon does. So a stop that was answered
+    /// is not lost.
+    pub async fn stopping(&self) {
+        let mut view = self.view.clone();
+        let told = view.wait_for(|view| {
+            view.end.is_some() && view.told || matches!(view.phase, Phase::Ended | Phase::Failed)
+        });
+        // One that was found frozen hears it when it is thawed; and a shim that does not listen is killed all the same.
+        let _ = tokio::time::timeout(TOLD_PATIENCE, told).await;
     }
 
     /// Waits until it has begun to end, and says how.

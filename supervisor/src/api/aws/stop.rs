@@ -52,7 +52,7 @@ pub(super) async fn stop(
             .before(&principal, token, &key, Instant::now())?
     {
         if let Some(handle) = broker.registry.get(&stopped) {
-            handle.ending().await;
+            handle.stopping().await;
         }
         return Ok(stopped_answer(&session));
     }
@@ -75,7 +75,7 @@ pub(super) async fn stop(
     to_the_end(async move {
         handle.stop(EndReason::Stopped).await;
         // Answers once the session accepts no more work; its end takes up to the grace period (contract §2.4).
-        handle.ending().await;
+        handle.stopping().await;
         Ok(())
     })
     .await?;

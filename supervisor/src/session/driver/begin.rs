@@ -112,6 +112,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     let (view, watcher) = watch::channel(View {
         phase: Phase::Requested,
         end: None,
+        told: false,
         frozen: None,
         pid: found.as_ref().map(|found| found.pid),
     });
