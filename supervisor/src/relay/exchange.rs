@@ -123,24 +123,23 @@ where
                 return Err(CallError::LinkClosed);
             }
             // Its length is declared, which is its end: no `body.end` is needed.
-            let (head, end) = link.invoke(&request, theirs.as_fd()).await?;
+            let (head, end) = link.invoke(&request, theirs.as_fd(), || {}).await?;
             drop(theirs);
             Ok(assemble(head, ours, end, cancel, None))
         }
         RequestBody::Stream(body) => {
             let (ours, writer) = ours.split().map_err(no_stream)?;
-            // Ends with the exchange, however that ends: a client that stopped in the middle of its body has no other end.
-            let pump = AbortOnDropHandle::new(tokio::spawn(send_body(
-                Arc::clone(link),
-                id,
-                0,
-                body,
-                writer,
-            )));
-            let answered = link.invoke(&request, theirs.as_fd()).await;
+            // Ends with the exchange, however that ends: a client that stopped in the middle of its body has no other end. It
+            // begins when the order has left: a shim does not know the `body.end` of an invocation that it has not heard of.
+            let mut pump = None;
+            let begin = || {
+                let sending = send_body(Arc::clone(link), id, 0, body, writer);
+                pump = Some(AbortOnDropHandle::new(tokio::spawn(sending)));
+            };
+            let answered = link.invoke(&request, theirs.as_fd(), begin).await;
             drop(theirs);
             match answered {
-                Ok((head, end)) => Ok(assemble(head, ours, end, cancel, Some(pump))),
+                Ok((head, end)) => Ok(assemble(head, ours, end, cancel, pump)),
                 Err(error) => {
                     // The shim has already forgotten it.
                     cancel.armed = matches!(error, CallError::Shape(_));

@@ -194,11 +194,12 @@ impl Link {
     }
 
     /// Orders an invocation; the result is the agent's response head, the receiver tells the length of its body once
-    /// the shim has sent all of it.
+    /// the shim has sent all of it. `then` runs when the order has left.
     pub async fn invoke(
         &self,
         invoke: &Invoke,
         stream: BorrowedFd<'_>,
+        then: impl FnOnce(),
     ) -> Result<(InvokeHead, oneshot::Receiver<u64>), CallError> {
         let (end, receiver) = oneshot::channel();
         let body = PendingBody { end, sent: false };
@@ -207,6 +208,7 @@ impl Link {
             if let Some(body) = self.waiting().bodies.get_mut(&invoke.id) {
                 body.sent = true;
             }
+            then();
         };
         let head = self.call_noting("invoke", invoke, &[stream], sent).await;
         if head.is_err() {

@@ -48,7 +48,7 @@ pub async fn upgrade(link: &Arc<Link>, mut request: Invoke) -> Result<Upgrade, C
         id,
         armed: true,
     };
-    match link.invoke(&request, theirs.as_fd()).await {
+    match link.invoke(&request, theirs.as_fd(), || {}).await {
         Ok((mut head, end)) => {
             // What follows a 101 has no length, whatever its head says.
             head.content_length = head.content_length.filter(|_| head.status != 101);
