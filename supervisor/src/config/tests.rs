@@ -452,6 +452,9 @@ fn the_example_file_means_the_defaults() {
                 "ceiling_allow",
                 "issuers =",
                 "format =",
+                "session =",
+                "user =",
+                "runtime =",
             ]
             .iter()
             .any(|k| line.starts_with(k))
