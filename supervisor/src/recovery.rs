@@ -258,7 +258,7 @@ async fn adopt(
     if handle.id == id {
         // They may have been changed while it ran.
         if let Ok(enforced) = broker.launcher.limits(id).await {
-            handle.note_limits(enforced);
+            handle.note_limits(enforced, broker.clock.now());
         }
         Ok(())
     } else {

@@ -190,7 +190,7 @@ async fn apply(
     };
     let changed = broker.launcher.set_limits(order).await;
     let enforced = changed.map_err(|fault| told(handle, &fault))?;
-    if handle.note_limits(enforced) {
+    if handle.note_limits(enforced, broker.clock.now()) {
         let now = handle.limited();
         let text = format!(
             "limits are now memory {}, cpus {}, pids {}",

@@ -17,6 +17,8 @@ use proto::shim::Kept;
 use proto::units::{CpuMillis, MemoryBytes};
 use session_core::lifecycle::Refusal;
 use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
+use session_core::meter::Allocated;
+use session_core::moment::Moment;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -392,8 +394,8 @@ impl SessionHandle {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel has these limits now; whether that is news.
-    pub fn note_limits(&self, enforced: Enforced) -> bool {
+    /// The kernel has these limits now, and they are charged from now on; whether that is news.
+    pub fn note_limits(&self, enforced: Enforced, now: Moment) -> bool {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *limits;
         *limits = Limited {
@@ -401,7 +403,15 @@ impl SessionHandle {
             cpus: enforced.cpu_millis.map_or(before.cpus, CpuMillis),
             pids: enforced.pids.unwrap_or(before.pids),
         };
-        *limits != before
+        let news = *limits != before;
+        if news {
+            let allocated = Allocated {
+                memory_bytes: limits.memory.0,
+                cpu_millis: limits.cpus.0,
+            };
+            self.account.allocate(now, allocated);
+        }
+        news
     }
 
     /// The phase now.

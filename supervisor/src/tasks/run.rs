@@ -191,10 +191,6 @@ impl Run {
                 return Some(());
             }
         };
-        if let Some(charge) = work.charge() {
-            charge.for_task(&self.row.id.to_string());
-            charge.came(usize::try_from(self.row.payload_bytes).unwrap_or(usize::MAX));
-        }
         let invocation = Invocation {
             link: Arc::clone(&work.link),
             id: work.link.kept_id(),
@@ -268,6 +264,12 @@ impl Run {
         start: Start,
     ) -> Option<()> {
         let _ = self.running.session.set(handle.id.clone());
+        // One that was kept is charged from its adoption on, and for all of its bytes: the daemon before had not told of them.
+        let charge = work.charge();
+        if let Some(charge) = &charge {
+            charge.for_task(&self.row.id.to_string());
+            charge.came(usize::try_from(self.row.payload_bytes).unwrap_or(usize::MAX));
+        }
         let payload = match self.row.payload_filed {
             true => Payload::Filed(
                 self.broker.tasks.payload_path(&self.row.id),
@@ -314,6 +316,10 @@ impl Run {
             },
         };
         self.charged = charged;
+        if let Some(charge) = &charge {
+            charge.went(usize::try_from(charged).unwrap_or(usize::MAX));
+        }
+        drop(charge);
         let answer = self.running.answer.borrow().clone();
         let complete = matches!(event, Event::Answered { .. });
         let note = Note {
