@@ -3,10 +3,12 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::client::{Client, session_name};
-use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, task, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{BudgetState, EndReason, InvocationRecord, LedgerCheck, Page, Phase, UsageRecord};
+use proto::api::{
+    BudgetState, EndReason, InvocationRecord, LedgerCheck, Page, Phase, TaskStatus, UsageRecord,
+};
 use serde_json::json;
 use std::process::{Command, Output};
 
@@ -399,6 +401,48 @@ fn a_budget_that_is_used_up_freezes_tells_why_and_goes_on_when_approved() -> Res
         for caller in [working, more] {
             // Both have lost their answer, with their daemon or with their session.
             drop(e2e::client::joined(caller));
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_task_is_charged_for_its_answer_also_when_another_daemon_takes_it() -> Result {
+    ground!(Daemon, Python, Command("renice"));
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        task::deploy(&client, "works", json!({}))?;
+        let here = task::submit(&client, "works", "", "answer = 'y' * 7000")?;
+        // It answers when it is told to, which can be done from outside and be seen from inside.
+        let waits = "while os.getpriority(os.PRIO_PROCESS, os.getpid()) != 7: time.sleep(0.02)\nanswer = 'z' * 9000";
+        let there = task::submit(&client, "works", "", waits)?;
+        task::reaches(&client, &here, TaskStatus::Succeeded)?;
+        let running = task::reaches(&client, &there, TaskStatus::Running)?;
+        let session = client.session(running.session.context("a session")?.as_str())?;
+        let shim = session.pid.context("pid")?;
+        let agent = *host::children(shim).first().context("an agent")?;
+        daemon.kill()?;
+        daemon.restart()?;
+        let reniced = Command::new("renice")
+            .args(["-n", "7", "-p", &agent.to_string()])
+            .output()?;
+        ensure!(reniced.status.success(), "{reniced:?}");
+        let client = daemon.client();
+        task::reaches(&client, &there, TaskStatus::Succeeded)?;
+        for (task, bytes) in [(&here, 7000), (&there, 9000)] {
+            let id = task.task_id.as_str();
+            let records = wait::until(10, &format!("the record of {id}"), || {
+                let page: Page<InvocationRecord> =
+                    client.get("/v1/usage/invocations?maxResults=1000")?;
+                let mut items = page.items;
+                items.retain(|record| record.task_id.as_deref() == Some(id));
+                Ok((!items.is_empty()).then_some(items))
+            })?;
+            let [record] = records.as_slice() else {
+                anyhow::bail!("{records:?}")
+            };
+            ensure!(record.bytes_out == bytes + 2, "{record:?}");
+            ensure!(record.bytes_in > 20, "{record:?}");
         }
         Ok(())
     })
