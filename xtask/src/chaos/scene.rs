@@ -46,7 +46,7 @@ impl Scene {
             ..Options::quick()
         }
         .config(&format!(
-            "[limits]\nmax_sessions = {SESSIONS}\nadmission_wait = 5\nnew_session_rate = 0\n"
+            "[limits]\nmax_sessions = {SESSIONS}\nadmission_wait = 5\nnew_session_rate = 0\n[defaults]\nidle_timeout = 15\n"
         ));
         let daemon = Daemon::start(options)?;
         let client = daemon.client();
