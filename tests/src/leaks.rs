@@ -143,8 +143,12 @@ impl Snapshot {
             {
                 continue;
             }
-            // The database's own files come and go with its transactions.
-            if name.ends_with("-wal") || name.ends_with("-shm") || name.ends_with("-journal") {
+            // The database's own files come and go with its transactions; the ledger's signatures with its first ones.
+            if name.ends_with("-wal")
+                || name.ends_with("-shm")
+                || name.ends_with("-journal")
+                || name == "ledger.checkpoints"
+            {
                 continue;
             }
             let path = entry.path();
