@@ -137,9 +137,15 @@ fn repeated(scene: &Scene, pages: &mut Pages) -> anyhow::Result<()> {
 /// Every session that is over says why; the others can be stopped.
 fn sessions(client: &Client, pages: &mut Pages) -> anyhow::Result<()> {
     for session in client.live_sessions()? {
-        client
-            .stop(session.id.as_str())
-            .with_context(|| format!("stop {}", session.id))?;
+        let path = format!("/v1/sessions/{}?wait=true", session.id);
+        let answer = client.send(Request::new("DELETE", path))?;
+        // It may have ended by itself since.
+        ensure!(
+            matches!(answer.status, 200 | 404),
+            "stop {}: {}",
+            session.id,
+            answer.status
+        );
     }
     let mut over = 0_u64;
     for session in client.sessions(&format!("runtime={RUNTIME}"))? {
