@@ -173,7 +173,9 @@ fn start_failure(end: &End) -> ApiError {
     )
     .evidence(AgentEvidence::logged(end.log_tail.clone()));
     match code {
-        ErrorCode::RetryableConflict => error.retry_after(Duration::from_secs(1)),
+        ErrorCode::RetryableConflict | ErrorCode::Throttled => {
+            error.retry_after(Duration::from_secs(1))
+        }
         _ => error,
     }
 }

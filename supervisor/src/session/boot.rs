@@ -8,11 +8,13 @@ use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
 use crate::relay::link::Link;
 use crate::store::StoreError;
+use nix::errno::Errno;
 use proto::code::ErrorCode;
 use proto::shim::{Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
 use session_core::egress::AllowList;
 use session_core::spec::NetworkPolicy;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -52,6 +54,7 @@ impl From<OrderFault> for LaunchFailure {
         let code = match fault {
             OrderFault::StorageFull(_) => Some(ErrorCode::StorageFull),
             OrderFault::StorageBusy => Some(ErrorCode::RetryableConflict),
+            OrderFault::Host { errno, .. } if crowded(errno) => Some(ErrorCode::Throttled),
             OrderFault::Refused(_)
             | OrderFault::MemoryInUse { .. }
             | OrderFault::Step { .. }
@@ -62,6 +65,23 @@ impl From<OrderFault> for LaunchFailure {
             detail: chain(&fault),
             code,
         }
+    }
+}
+
+/// Whether this is for want of open files: load, which passes.
+fn crowded(errno: i32) -> bool {
+    [Errno::EMFILE, Errno::ENFILE].contains(&Errno::from_raw(errno))
+}
+
+/// A failure of this daemon's own, from the error and all that it came from.
+fn of_error(what: &str, error: &(dyn std::error::Error + 'static)) -> LaunchFailure {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let errno = causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+        .next();
+    LaunchFailure {
+        detail: format!("{what}{}", chain(error)),
+        code: errno.is_some_and(crowded).then_some(ErrorCode::Throttled),
     }
 }
 
@@ -81,9 +101,9 @@ pub(super) async fn launch(
         let boot = boot(broker, handle, &token);
         let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
         let boot =
-            memfd::sealed(&boot).map_err(|error| format!("memory file for the shim: {error}"))?;
+            memfd::sealed(&boot).map_err(|error| of_error("memory file for the shim: ", &error))?;
         let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
-        Ok::<_, LaunchFailure>((boot, tree.map_err(|error| chain(&error))?))
+        Ok::<_, LaunchFailure>((boot, tree.map_err(|error| of_error("", &error))?))
     };
     let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files)?;
     // Set once: a session is launched once.
@@ -108,7 +128,7 @@ pub(super) async fn launch(
     let (link, attached, events) =
         Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| of_error("", &error))?;
     Ok(Running {
         link,
         attached,
