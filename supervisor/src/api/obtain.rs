@@ -173,7 +173,7 @@ fn start_failure(end: &End) -> ApiError {
     )
     .evidence(AgentEvidence::logged(end.log_tail.clone()));
     match code {
-        ErrorCode::RetryableConflict | ErrorCode::Throttled => {
+        ErrorCode::RetryableConflict | ErrorCode::Throttled | ErrorCode::Unavailable => {
             error.retry_after(Duration::from_secs(1))
         }
         _ => error,

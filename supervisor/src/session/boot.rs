@@ -55,6 +55,10 @@ impl From<OrderFault> for LaunchFailure {
             OrderFault::StorageFull(_) => Some(ErrorCode::StorageFull),
             OrderFault::StorageBusy => Some(ErrorCode::RetryableConflict),
             OrderFault::Host { errno, .. } if crowded(errno) => Some(ErrorCode::Throttled),
+            // This daemon ends with its launcher, and both are started anew.
+            OrderFault::Host { errno, .. } if errno == Errno::EPIPE as i32 => {
+                Some(ErrorCode::Unavailable)
+            }
             OrderFault::Refused(_)
             | OrderFault::MemoryInUse { .. }
             | OrderFault::Step { .. }
