@@ -36,6 +36,7 @@ use proto::ids::{InstanceId, RuntimeId, SessionId};
 use session_core::spec::{HostPolicy, Interpreters};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
@@ -153,6 +154,7 @@ pub struct Broker {
     pub epoch: u64,
     config: RwLock<Arc<Config>>,
     draining: CancellationToken,
+    over: AtomicBool,
     /// WebSockets and shells, which a stopping daemon says goodbye to.
     pub open: TaskTracker,
     started_at: SystemTime,
@@ -230,6 +232,7 @@ impl Broker {
             epoch,
             config: RwLock::new(Arc::new(config)),
             draining: CancellationToken::new(),
+            over: AtomicBool::new(false),
             open: TaskTracker::new(),
             started_at: SystemTime::now(),
         });
@@ -268,6 +271,17 @@ impl Broker {
     /// Resolves when this daemon is told to stop.
     pub async fn stopping(&self) {
         self.draining.cancelled().await;
+    }
+
+    /// From now on work is broken off wherever it is: nobody knows what came of a request that is still here.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// Where callers reach this daemon.

@@ -195,6 +195,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         // A launcher that is gone has nothing to retire from.
         let _ = broker.launcher.retire().await;
     }
+    broker.end();
     outcome
 }
 

@@ -60,6 +60,9 @@ const REQUESTS_PER_SECOND: f64 = 20.0;
 /// Faults come somewhat faster than they must.
 const HURRY: f64 = 1.4;
 
+/// What the daemon logs of a request that failed by its own fault.
+const FAILED: &str = "request failed";
+
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(
         e2e::ground::missing(&[e2e::ground::Ground::Root]).is_none(),
@@ -115,7 +118,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let ended = toll.and_then(|toll| Ok((toll, balance::balance(&scene, &mut pages)?)));
     println!("requests:\n{pages}");
     let log = build::directory(false).with_file_name("chaos.log");
-    std::fs::write(&log, scene.daemon().log())?;
+    let told = scene.daemon().log();
+    std::fs::write(&log, &told)?;
+    for line in told.lines().filter(|line| line.contains(FAILED)) {
+        println!("  {line}");
+    }
     println!("the daemon's log: {}", log.display());
     let (disk, daemon) = scene.strike();
     let (toll, ends) = ended?;

@@ -131,6 +131,11 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         }
         Err(error) => (refused(area, &visit.path, &error, &id), None),
     };
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR && broker.is_over() {
+        // Its work was broken off with the runtime that ends, and may be done all the same. A refusal would be a lie; whose
+        // connection is cut asks again.
+        std::future::pending::<()>().await;
+    }
     set_request_id(response.headers_mut(), &id);
     let status = response.status().as_u16();
     broker.metrics.requested(operation, status, began.elapsed());
