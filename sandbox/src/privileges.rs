@@ -1,9 +1,10 @@
 //! Giving up privileges, for good: how the broker becomes an ordinary user after the launcher has been forked, and how the
 //! launcher keeps only what sessions are made with. Each looks at the outcome before it returns.
 
-use crate::faults;
+use crate::seccomp::{FilterError, broker_filter};
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::{errno_of, fork};
+use crate::{faults, sys};
 use caps::Capability;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -48,6 +49,9 @@ pub enum PrivilegeError {
         "the capabilities {0} are needed to make sessions, and this process does not have them"
     )]
     Missing(String),
+    /// The broker's filter could not be made.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// All calls succeeded, and yet `/proc/self/status` shows something left.
     #[error("privileges were dropped, and yet {0}")]
     Left(String),
@@ -107,7 +111,8 @@ fn own_status() -> Result<Status, PrivilegeError> {
 }
 
 /// Makes the calling process, which must have one thread, an ordinary one of `uid` and `gid`: no groups, no capability in
-/// any of the five sets, no way to gain any, not readable for others of its uid.
+/// any of the five sets, no way to gain any, not readable for others of its uid, and under [`broker_filter`], which threads to
+/// come inherit.
 pub fn become_broker(uid: u32, gid: u32) -> Result<(), PrivilegeError> {
     if uid == 0 || gid == 0 {
         return step("become an unprivileged user", Err(Errno::EINVAL.into()));
@@ -140,8 +145,15 @@ pub fn become_broker(uid: u32, gid: u32) -> Result<(), PrivilegeError> {
         "become unreadable",
         prctl::set_dumpable(false).map_err(Into::into),
     )?;
+    step(
+        "install the broker's seccomp filter",
+        sys::seccomp::install(&broker_filter()?),
+    )?;
     verify(uid, gid)
 }
+
+/// `SECCOMP_MODE_FILTER`, as `/proc/PID/status` tells it.
+const FILTERED: u32 = 2;
 
 fn verify(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
     let status = own_status()?;
@@ -161,6 +173,8 @@ fn verify(uid: Uid, gid: Gid) -> Result<(), PrivilegeError> {
         "capabilities are left"
     } else if status.nonewprivs != Some(1) {
         "no_new_privs is not set"
+    } else if status.seccomp != Some(FILTERED) {
+        "it is under no seccomp filter"
     } else if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
         "root can be taken back"
     } else {
@@ -175,6 +189,7 @@ impl PrivilegeError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::Step { source, .. } => errno_of(source),
+            Self::Filter(_) => Errno::EINVAL as i32,
             Self::Missing(_) | Self::Left(_) => Errno::EPERM as i32,
         }
     }

@@ -1,4 +1,4 @@
-//! The two seccomp filters that every process of a session runs under.
+//! The two seccomp filters that every process of a session runs under, and that of the broker ([`broker_filter`]).
 //!
 //! 1. The **allow-list** ([`allowed`]): a number that is not on it answers `ENOSYS`, as on a kernel that does not have
 //!    it, so that libraries fall back to older calls (clone3 is such a one: its flags are in memory, where a filter cannot
@@ -11,8 +11,11 @@
 //! The agent may add filters of its own; it cannot remove these.
 
 mod allowed;
+mod broker;
 mod forbidden;
 mod tree;
+
+pub use broker::broker_filter;
 
 use crate::faults;
 use crate::plan::Filters;
@@ -116,19 +119,24 @@ fn allow_list() -> BpfProgram {
 }
 
 fn refusals() -> Result<BpfProgram, FilterError> {
-    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = BTreeMap::new();
-    for refusal in forbidden::refusals()? {
-        rules.entry(refusal.call).or_default().extend(refusal.rules);
-    }
-    let refuse = SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned());
-    let by_argument = SeccompFilter::new(rules, SeccompAction::Allow, refuse, ARCH)?;
     let mut program = foreign_tables();
     program.extend(tree::search(
         numbers(forbidden::GROUPS),
         errno(Errno::EPERM),
     ));
-    program.extend(BpfProgram::try_from(by_argument)?);
+    program.extend(by_argument()?);
     Ok(program)
+}
+
+/// Refuses calls by their arguments and allows the rest.
+fn by_argument() -> Result<BpfProgram, FilterError> {
+    let mut rules: BTreeMap<libc::c_long, Vec<SeccompRule>> = BTreeMap::new();
+    for refusal in forbidden::refusals()? {
+        rules.entry(refusal.call).or_default().extend(refusal.rules);
+    }
+    let refuse = SeccompAction::Errno((Errno::EPERM as i32).cast_unsigned());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, ARCH)?;
+    Ok(BpfProgram::try_from(filter)?)
 }
 
 /// The verdict that answers with success: the errno 0.
