@@ -301,6 +301,9 @@ pub(crate) struct LimitFlags {
     /// Processes and threads
     #[arg(long, value_name = "NUMBER")]
     pub(crate) pids: Option<u32>,
+    /// Share of the processors where others want them too; 100 is what everybody has
+    #[arg(long, value_name = "NUMBER", value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(crate) cpu_weight: Option<u32>,
 }
 
 /// `runtime …`.

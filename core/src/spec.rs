@@ -86,6 +86,8 @@ pub struct Limits {
     pub cpus: CpuMillis,
     /// Processes and threads, the shim included.
     pub pids: u32,
+    /// Share of the processors where others want them too.
+    pub cpu_weight: u32,
     /// Size of `/tmp` and of `$HOME`, each.
     pub tmp_size: MemoryBytes,
     /// Open files of one process.

@@ -410,6 +410,9 @@ pub struct SessionLimits {
     /// Processes and threads, the shim included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
+    /// Share of the processors where others want them too; 100 is what everybody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
     /// What it uses of them.
     pub usage: Usage,
     /// How much it waits, where the kernel tells.
@@ -431,6 +434,9 @@ pub struct LimitsPatch {
     /// Processes and threads of a session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
+    /// Share of the processors where others want them too, 1 to 10000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
 }
 
 /// A runtime whose resources were changed.

@@ -249,6 +249,9 @@ pub struct Resources {
     /// Processes and threads. Default 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pids: Option<u32>,
+    /// Share of the processors where others want them too, 1 to 10000. Default 100, which is what everybody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
     /// Size of `/tmp` and of `$HOME`, each. Default 64M.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tmp_size: Option<MemoryBytes>,

@@ -22,6 +22,7 @@ mod hierarchy;
 mod limits;
 mod owner;
 mod session;
+mod slice;
 mod step;
 mod unified;
 mod v1;
@@ -30,9 +31,10 @@ mod v2;
 pub use capability::{Capability, Support};
 pub use error::CgroupError;
 pub use gauge::{GAUGE_FILES, Gauge, Sample};
-pub use limits::{Enforced, Pressure};
+pub use limits::{Enforced, Pressure, WEIGHT};
 pub use owner::{Member, Owner};
 pub use session::SessionCgroup;
+pub use slice::Slice;
 pub use step::Step;
 
 use dir::Dir;
@@ -51,6 +53,8 @@ pub struct Limits {
     pub cpu_millis: u32,
     /// Processes and threads.
     pub pids: u32,
+    /// Share of the processors where others want them too, 1 to 10,000; [`WEIGHT`] is what everybody has.
+    pub cpu_weight: u32,
     /// Block device limits, where wanted. Refused where the host cannot enforce them.
     pub io: Option<IoLimits>,
 }

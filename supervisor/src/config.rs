@@ -20,6 +20,7 @@ pub use interval::duration;
 pub use keys::{KEYS, Key};
 
 use crate::callback::Callbacks;
+use crate::launcher::message::Slice;
 use crate::rates::PerCaller;
 use crate::store::{Quotas, Retention};
 use crate::tokens::IssuerPolicy;
@@ -181,6 +182,8 @@ pub enum LogFormat {
 pub struct Limits {
     /// Live sessions.
     pub max_sessions: u32,
+    /// What all of them may have together.
+    pub all_sessions: Slice,
     /// Live sessions of one runtime; 0 is any number.
     pub max_sessions_per_runtime: u32,
     /// Live sessions of one caller; 0 is any number.

@@ -24,6 +24,15 @@ const RECORD_PAUSE: Duration = Duration::from_millis(500);
 impl Broker {
     /// Loads what every runtime's endpoints lead to, and goes on making what an earlier daemon was making.
     pub async fn load_catalogue(self: &Arc<Self>) -> Result<(), StoreError> {
+        self.refresh_catalogue().await?;
+        for record in self.store.unfinished_versions().await? {
+            self.make_in_background(record);
+        }
+        Ok(())
+    }
+
+    /// Brings the catalogue up to what the store says of every runtime, and to what this host grants.
+    pub async fn refresh_catalogue(&self) -> Result<(), StoreError> {
         let mut token = None;
         loop {
             let request = store::PageRequest::parse(Some(1000), token.as_deref())?;
@@ -33,13 +42,9 @@ impl Broker {
             }
             token = page.next_token;
             if token.is_none() {
-                break;
+                return Ok(());
             }
         }
-        for record in self.store.unfinished_versions().await? {
-            self.make_in_background(record);
-        }
-        Ok(())
     }
 
     /// Brings the catalogue up to what the store says of a runtime. A version that this host no longer grants is left out,

@@ -39,7 +39,7 @@ use session_core::meter::{Allocated, Meter, Reading, Totals};
 use session_core::moment::Moment;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,8 @@ pub struct Ledger {
     ended: Mutex<Vec<Invocation>>,
     room: Arc<AtomicUsize>,
     budgets: Budgets,
+    /// When this daemon signed a checkpoint last, milliseconds since 1970; 0 is never.
+    checkpointed: AtomicU64,
 }
 
 impl Ledger {
@@ -94,6 +96,7 @@ impl Ledger {
             ended: Mutex::default(),
             room: Arc::new(AtomicUsize::new(DETAILED)),
             budgets: Budgets::new(approved),
+            checkpointed: AtomicU64::new(0),
         })
     }
 
@@ -209,7 +212,14 @@ impl Ledger {
         locked(&self.accounts).get(session).cloned()
     }
 
-    fn all(&self) -> Vec<Arc<Account>> {
+    /// When this daemon signed a checkpoint last, since 1970; zero is never.
+    #[must_use]
+    pub fn checkpointed_at(&self) -> Duration {
+        Duration::from_millis(self.checkpointed.load(Ordering::Relaxed))
+    }
+
+    /// The accounts of live sessions.
+    pub fn all(&self) -> Vec<Arc<Account>> {
         locked(&self.accounts).values().cloned().collect()
     }
 }

@@ -39,6 +39,7 @@ pub mod run;
 pub mod seqpacket;
 pub mod session;
 pub mod signature;
+pub mod slice;
 pub mod slots;
 pub mod spool;
 pub mod start;

@@ -15,7 +15,8 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
         &[
             (
                 "SIGTERM, SIGINT",
-                "Drain and end: no new work is taken, /readyz says 503, synchronous calls in flight may finish (30 s). Sessions \
+                "Drain and end: no new work is taken, /readyz says 503 (a caller of a socket of the service manager's waits there \
+                 for the next daemon), synchronous calls in flight may finish (30 s). Sessions \
                  live on, and the next daemon takes them over, unless end_sessions_on_exit says otherwise. A second signal \
                  waits for nothing.",
             ),

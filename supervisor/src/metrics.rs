@@ -7,12 +7,13 @@ mod agent;
 mod labels;
 mod scrape;
 
-pub use agent::{InFlight, OfAgent};
+pub use agent::{InFlight, OfAgent, OpenStream};
+pub use labels::Stage;
 pub use scrape::{CLASSIC, OPEN_METRICS, classic};
 
 use labels::{
-    Adopted, Agent, Build, Cause, Decision, Ended, Invocation, Operation, Request, Resource, Start,
-    State,
+    Adopted, Agent, Build, Cause, Decision, Ended, Invocation, Operation, Outcome, Request,
+    Resource, Start, StartStage, State, StreamKind, TaskState,
 };
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,6 +22,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use proto::api::{EndReason, FreezeCause};
 use proto::ids::RuntimeName;
+use session_core::meter::Totals;
 use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,8 +57,14 @@ pub struct Metrics {
     response_bytes: Family<Agent, Counter>,
     sessions: Family<State, Gauge>,
     start_seconds: Family<Start, Histogram>,
+    stage_seconds: Family<StartStage, Histogram>,
+    streams: Family<StreamKind, Gauge>,
+    resumes: Family<Outcome, Counter>,
+    tasks: Family<TaskState, Gauge>,
+    queue_age: Ratio,
     ended: Family<Ended, Counter>,
     cpu_seconds: Family<Agent, Seconds>,
+    memory_gb_seconds: Family<Agent, Seconds>,
     oom_kills: Family<Agent, Counter>,
     egress_denied: Family<Agent, Counter>,
     freezes: Family<Cause, Counter>,
@@ -65,6 +73,9 @@ pub struct Metrics {
     admission_seconds: Histogram,
     adopted: Family<Adopted, Counter>,
     prepared: Gauge,
+    pool_target: Gauge,
+    pool_misses: Counter,
+    checkpoint: Ratio,
     reload_successful: Gauge,
     psi: Family<Resource, Ratio>,
 }
@@ -87,8 +98,14 @@ impl Metrics {
             response_bytes: Family::default(),
             sessions: Family::default(),
             start_seconds: Family::new_with_constructor(seconds),
+            stage_seconds: Family::new_with_constructor(seconds),
+            streams: Family::default(),
+            resumes: Family::default(),
+            tasks: Family::default(),
+            queue_age: Ratio::default(),
             ended: Family::default(),
             cpu_seconds: Family::default(),
+            memory_gb_seconds: Family::default(),
             oom_kills: Family::default(),
             egress_denied: Family::default(),
             freezes: Family::default(),
@@ -97,6 +114,9 @@ impl Metrics {
             admission_seconds: seconds(),
             adopted: Family::default(),
             prepared: Gauge::default(),
+            pool_target: Gauge::default(),
+            pool_misses: Counter::default(),
+            checkpoint: Ratio::default(),
             reload_successful: Gauge::default(),
             psi: Family::default(),
             registry: Registry::default(),
@@ -169,12 +189,47 @@ impl Metrics {
             "Time from the wish for a session to its first healthy answer",
             each.clone(),
         );
+        let each = &self.stage_seconds;
+        to.register(
+            "session_start_stage_seconds",
+            "Time of the parts of a start: what is written down and made of files, the launcher's work, the shim's answer, the agent's",
+            each.clone(),
+        );
+        let each = &self.streams;
+        to.register(
+            "streams_open",
+            "Answers that are streams of events, and WebSockets and shells (sockets), open now",
+            each.clone(),
+        );
+        let each = &self.resumes;
+        to.register(
+            "stream_resumes",
+            "Clients that came back for the rest of a stream",
+            each.clone(),
+        );
+        let each = &self.tasks;
+        to.register(
+            "tasks",
+            "Tasks that wait for their turn, and tasks that have a session or are getting one",
+            each.clone(),
+        );
+        to.register(
+            "task_queue_age_seconds",
+            "How long the task has waited that has waited longest since it may begin",
+            self.queue_age.clone(),
+        );
         let each = &self.ended;
         to.register("sessions_ended", "Sessions that are over", each.clone());
         let each = &self.cpu_seconds;
         to.register(
             "session_cpu_seconds",
-            "CPU time of sessions, counted when they are over",
+            "CPU time of sessions, as the ledger has it",
+            each.clone(),
+        );
+        let each = &self.memory_gb_seconds;
+        to.register(
+            "session_memory_gb_seconds",
+            "Memory of sessions over time, GB (10^9 bytes) for a second, as the ledger has it",
             each.clone(),
         );
         let each = &self.oom_kills;
@@ -219,6 +274,21 @@ impl Metrics {
             self.prepared.clone(),
         );
         to.register(
+            "pool_target",
+            "Launches that are to be prepared (limits.prepared_launches)",
+            self.pool_target.clone(),
+        );
+        to.register(
+            "pool_misses",
+            "Sessions that began when no launch was prepared",
+            self.pool_misses.clone(),
+        );
+        to.register(
+            "ledger_last_checkpoint_timestamp_seconds",
+            "When the ledger's last checkpoint was signed, since 1970; 0: none by this daemon",
+            self.checkpoint.clone(),
+        );
+        to.register(
             "config_last_reload_successful",
             "1 if the configuration in force is the one on disk when it was last told to reload",
             self.reload_successful.clone(),
@@ -259,6 +329,7 @@ impl Metrics {
             request_bytes: self.request_bytes.get_or_create_owned(&agent),
             response_bytes: self.response_bytes.get_or_create_owned(&agent),
             invocations: self.invocations.clone(),
+            streams: self.events(),
             agent,
         })
     }
@@ -285,13 +356,45 @@ impl Metrics {
         seconds.observe(took.as_secs_f64());
     }
 
+    fn events(&self) -> Gauge {
+        let events = StreamKind { kind: "events" };
+        self.streams.get_or_create_owned(&events)
+    }
+
+    /// A stream of events that is read from what is kept is open.
+    #[must_use]
+    pub fn stream(&self) -> OpenStream {
+        OpenStream::of(&self.events())
+    }
+
+    /// A client came back for the rest of a stream, and this is what it got.
+    pub fn resumed(&self, result: &'static str) {
+        self.resumes.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// A part of a start took so long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        let seconds = self.stage_seconds.get_or_create(&StartStage::of(stage));
+        seconds.observe(took.as_secs_f64());
+    }
+
+    /// What sessions of a runtime used that was not told here yet.
+    pub fn used(&self, agent: &OfAgent, more: &Totals) {
+        self.used_by(&agent.agent, more);
+    }
+
+    fn used_by(&self, agent: &Agent, more: &Totals) {
+        // Both are far below 2^53.
+        #[expect(clippy::cast_precision_loss, reason = "sums of one daemon's life")]
+        let (cpu, memory) = (more.cpu_us as f64 / 1e6, more.memory_kbs as f64 / 1e6);
+        self.cpu_seconds.get_or_create(agent).inc_by(cpu);
+        self.memory_gb_seconds.get_or_create(agent).inc_by(memory);
+    }
+
     /// A session is over.
-    pub fn ended(&self, agent: &OfAgent, reason: EndReason, cpu: f64, oom: u64, denied: u64) {
+    pub fn ended(&self, agent: &OfAgent, reason: EndReason, oom: u64, denied: u64) {
         self.ended.get_or_create(&Ended::of(reason)).inc();
         let agent = &agent.agent;
-        if cpu.is_finite() && cpu > 0.0 {
-            self.cpu_seconds.get_or_create(agent).inc_by(cpu);
-        }
         self.oom_kills.get_or_create(agent).inc_by(oom);
         self.egress_denied.get_or_create(agent).inc_by(denied);
     }

@@ -16,7 +16,7 @@ use crate::recovery;
 use crate::session::{log_retention, memo};
 use crate::slots;
 use crate::store::{self, Names, Reserve, Store};
-use crate::systemd;
+use crate::systemd::{self, Origin};
 use crate::tasks::{self, Tasks};
 use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
@@ -59,9 +59,9 @@ pub struct Start {
     /// To the launcher.
     pub launcher: Seqpacket,
     /// The API socket, bound.
-    pub unix: std::os::unix::net::UnixListener,
+    pub unix: (std::os::unix::net::UnixListener, Origin),
     /// TCP addresses, bound.
-    pub tcp: Vec<std::net::TcpListener>,
+    pub tcp: Vec<(std::net::TcpListener, Origin)>,
 }
 
 /// Runs until told to stop.
@@ -127,6 +127,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     // Sessions that are taken over may end at once.
     let exits = Arc::clone(&broker);
     tokio::spawn(async move { exits.exits.route(notices).await });
+    limit_all_sessions(&broker).await?;
     recovery::recover(&broker)
         .await
         .map_err(|error| open(&error))?;
@@ -161,7 +162,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
             () = signals.terminate() => break Ok(()),
             _ = hangups.recv() => {
                 systemd::reloading();
-                reload(&broker, &args, &log_level);
+                reload(&broker, &args, &log_level).await;
                 systemd::ready(&broker);
             }
             () = broker.launcher.closed() => break Err(RunError::LauncherGone),
@@ -221,19 +222,19 @@ impl Signals {
 }
 
 fn listeners(
-    unix: std::os::unix::net::UnixListener,
-    tcp: Vec<std::net::TcpListener>,
+    (unix, origin): (std::os::unix::net::UnixListener, Origin),
+    tcp: Vec<(std::net::TcpListener, Origin)>,
 ) -> std::io::Result<Listeners> {
     unix.set_nonblocking(true)?;
     let tcp = tcp
         .into_iter()
-        .map(|listener| {
+        .map(|(listener, origin)| {
             listener.set_nonblocking(true)?;
-            tokio::net::TcpListener::from_std(listener)
+            Ok((tokio::net::TcpListener::from_std(listener)?, origin))
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<std::io::Result<_>>()?;
     Ok(Listeners {
-        unix: tokio::net::UnixListener::from_std(unix)?,
+        unix: (tokio::net::UnixListener::from_std(unix)?, origin),
         tcp,
     })
 }
@@ -267,16 +268,40 @@ async fn end_sessions(broker: &Arc<Broker>, signals: &mut Signals, hurried: bool
     }
 }
 
-fn reload(broker: &Broker, args: &Args, log_level: &LogLevel) {
+/// Sessions of an earlier daemon may be in the way, which is no reason to leave them alone.
+async fn limit_all_sessions(broker: &Broker) -> Result<(), RunError> {
+    match broker.limit_all_sessions(&broker.config()).await {
+        Ok(()) => Ok(()),
+        Err(error) if error.will_pass() => {
+            tracing::error!(%error, "what all sessions may have together stays as it was");
+            Ok(())
+        }
+        Err(error) => Err(RunError::Open(chain(&error))),
+    }
+}
+
+async fn reload(broker: &Broker, args: &Args, log_level: &LogLevel) {
     match broker.config().reload(args) {
         Ok(reloaded) => {
+            if let Err(error) = broker.limit_all_sessions(&reloaded.config).await {
+                broker.metrics.reloaded(false);
+                tracing::error!(%error, "configuration not reloaded; the old one stays in force");
+                return;
+            }
             tracing::info!(changed = ?reloaded.changed, "configuration reloaded");
             if !reloaded.needs_restart.is_empty() {
                 tracing::warn!(keys = ?reloaded.needs_restart, "these changed keys wait for a restart");
             }
             log_level.set(&reloaded.config.log.level);
+            let granted = broker.host_policy();
             broker.set_config(reloaded.config);
             broker.metrics.reloaded(true);
+            // Versions that ask for more are not served any more, and those that did are again.
+            if granted.ceilings.cpus != broker.host_policy().ceilings.cpus
+                && let Err(error) = broker.refresh_catalogue().await
+            {
+                tracing::error!(error = %chain(&error), "runtimes not looked through again");
+            }
         }
         Err(faults) => {
             broker.metrics.reloaded(false);

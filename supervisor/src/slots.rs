@@ -11,6 +11,7 @@
 use crate::broker::Broker;
 use proto::ids::SessionId;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -27,6 +28,8 @@ const FIRST_CALL: Duration = Duration::from_millis(5);
 pub struct Slots {
     shelf: Mutex<VecDeque<SessionId>>,
     taken: Notify,
+    /// Names that were wanted when there was none.
+    missed: AtomicU64,
     /// Sessions that are starting.
     starting: Arc<watch::Sender<usize>>,
 }
@@ -50,7 +53,16 @@ impl Slots {
             .unwrap_or_else(PoisonError::into_inner)
             .pop_front();
         self.taken.notify_one();
-        ready.unwrap_or_else(fresh_name)
+        ready.unwrap_or_else(|| {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            fresh_name()
+        })
+    }
+
+    /// How often there was nothing on the shelf.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// Names on the shelf.

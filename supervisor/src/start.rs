@@ -17,7 +17,7 @@ use crate::launcher::{self, LauncherSetup, StorageSetup};
 use crate::manual;
 use crate::run::{self, Start};
 use crate::store::UidBlock;
-use crate::systemd::Sockets;
+use crate::systemd::{Origin, Sockets};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
@@ -143,8 +143,11 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
         tracing::warn!("{note}");
     }
     let unix = match sockets.take_unix(&config.socket) {
-        Some(passed) => instance::receive_api_socket(passed, &config.socket)?,
-        None => instance.bind_api_socket(&config.socket)?,
+        Some(passed) => {
+            let passed = instance::receive_api_socket(passed, &config.socket)?;
+            (passed, Origin::Passed)
+        }
+        None => (instance.bind_api_socket(&config.socket)?, Origin::Own),
     };
     let tcp = bind_tcp(&config, &mut sockets)?;
     for address in sockets.left() {
@@ -155,7 +158,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     }
     drop(sockets);
     let mut listen = vec![format!("unix:{}", config.socket.display())];
-    for listener in &tcp {
+    for (listener, _) in &tcp {
         let address = listener
             .local_addr()
             .map_err(io("ask the address of", "a listener"))?;
@@ -230,10 +233,16 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     Ok(outcome?)
 }
 
-fn bind_tcp(config: &Config, passed: &mut Sockets) -> Result<Vec<TcpListener>, StartError> {
+fn bind_tcp(
+    config: &Config,
+    passed: &mut Sockets,
+) -> Result<Vec<(TcpListener, Origin)>, StartError> {
     let listener = |address: &SocketAddr| match passed.take_tcp(*address) {
-        Some(passed) => Ok(passed),
-        None => TcpListener::bind(address).map_err(io("listen on", &address.to_string())),
+        Some(passed) => Ok((passed, Origin::Passed)),
+        None => match TcpListener::bind(address) {
+            Ok(bound) => Ok((bound, Origin::Own)),
+            Err(error) => Err(io("listen on", &address.to_string())(error)),
+        },
     };
     config.listen.iter().map(listener).collect()
 }
@@ -243,6 +252,7 @@ fn ceilings(config: &Config) -> Limits {
         memory_bytes: config.ceilings.memory.0,
         cpu_millis: config.ceilings.cpus.0,
         pids: config.ceilings.pids,
+        cpu_weight: config.ceilings.cpu_weight,
         tmp_bytes: config.ceilings.tmp_size.0,
         nofile: config.open_files,
     }

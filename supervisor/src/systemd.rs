@@ -17,6 +17,15 @@ use std::time::Duration;
 /// Between two looks at whether the status is another: a person reads it.
 const STATUS_PERIOD: Duration = Duration::from_secs(1);
 
+/// Whose a listening socket is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// This daemon's: it goes with it.
+    Own,
+    /// The service manager's: it is there for the next daemon.
+    Passed,
+}
+
 /// Sockets that came with the program's start, listening already.
 #[derive(Debug, Default)]
 pub struct Sockets {

@@ -31,7 +31,7 @@ pub use submit::{BODY_TIME, Order, submit};
 use crate::broker::Broker;
 use crate::owner::{Owner, Principal};
 use crate::progress::{Reported, carry_checkpoint};
-use crate::store::{Store, StoreError, TaskRow};
+use crate::store::{Store, StoreError, TaskRow, Timestamp};
 use answer::Answer;
 use proto::api::Task;
 use proto::ids::{RuntimeId, SessionId, TaskId};
@@ -218,6 +218,12 @@ impl Tasks {
         self.state().queue.len()
     }
 
+    /// How long the one has waited that has waited longest since it may begin.
+    #[must_use]
+    pub fn longest_wait(&self, now: Timestamp) -> Duration {
+        self.state().queue.longest_wait(now)
+    }
+
     /// Where a task's payload is that is too large for the database.
     #[must_use]
     pub fn payload_path(&self, id: &TaskId) -> PathBuf {
@@ -396,7 +402,12 @@ where
         match write().await {
             Ok(done) => return Some(done),
             Err(error) => {
-                tracing::error!(task = seq, error = %crate::fault::chain(&error), "a task's change is not written down yet");
+                let id = broker
+                    .tasks
+                    .find(seq)
+                    .and_then(|task| task.id.get().cloned());
+                let id = id.as_ref().map(TaskId::as_str);
+                tracing::error!(task_id = id, number = seq, error = %crate::fault::chain(&error), "a task's change is not written down yet");
             }
         }
         tokio::select! {

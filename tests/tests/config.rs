@@ -1,7 +1,7 @@
 //! The daemon's configuration and its neighbours: precedence, faults, reload, two daemons side by side. Tier: root.
 
 use anyhow::{Context as _, ensure};
-use e2e::client::session_name;
+use e2e::client::{Client, expect_problem, session_name};
 use e2e::daemon::new_dir;
 use e2e::http::Request;
 use e2e::{Daemon, Options, Result, chaos, ground, leaks, wait};
@@ -251,6 +251,44 @@ fn term_finishes_calls_and_a_stale_lock_is_no_lock() -> Result {
     })
 }
 
+#[test]
+fn while_calls_finish_it_is_alive_and_not_ready() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let callers = [daemon.client(), daemon.tcp()?];
+        chaos::deploy(&client, "drains", "sdk", json!({}))?;
+        let id = session_name("drains");
+        client.invoke("drains", &id, &json!({"do": "echo"}))?;
+        let call = client.in_background("drains", &id, &json!({"do": "sleep", "seconds": 6}));
+        wait::until_true(10, "the call to be in flight", || {
+            Ok(client.session(&id)?.in_flight == 1)
+        })?;
+        for caller in &callers {
+            caller.send(Request::get("/readyz"))?.expect(200)?;
+        }
+        daemon.signal(Signal::SIGTERM)?;
+        for caller in &callers {
+            wait::until_true(5, "it to be not ready", || {
+                Ok(caller.send(Request::get("/readyz"))?.status == 503)
+            })?;
+            caller.send(Request::get("/healthz"))?.expect(200)?;
+            // New work is refused in words, also for a session that is there.
+            let refused = caller.send(Client::invocation("drains", &id, &json!({"do": "echo"})))?;
+            ensure!(refused.status == 503, "{}", refused.status);
+            ensure!(refused.header("retry-after") == Some("1"));
+            ensure!(refused.text()?.contains("is stopping"));
+            expect_problem(caller.send(Request::get("/v1/sessions"))?, 503, "stopping")?;
+        }
+        client.send(Request::get("/metrics"))?.expect(200)?;
+        ensure!(!call.is_finished(), "what is in flight goes on");
+        let status = daemon.exited(30)?;
+        ensure!(status.code() == Some(0), "{status}");
+        e2e::client::joined(call)?.expect(200)?;
+        Ok(())
+    })
+}
+
 /// A daemon as it is installed: not for developers, and its sessions outlive it.
 fn installed() -> Options {
     Options {
@@ -323,8 +361,8 @@ fn a_second_term_hurries() -> Result {
             Ok(client.session(&id)?.in_flight == 1)
         })?;
         daemon.signal(Signal::SIGTERM)?;
-        wait::until_true(10, "the daemon to take no more connections", || {
-            Ok(client.send(Request::get("/healthz")).is_err())
+        wait::until_true(10, "the daemon to stop", || {
+            Ok(client.send(Request::get("/readyz"))?.status == 503)
         })?;
         ensure!(
             !call.is_finished() && e2e::host::alive(daemon.pid()),
@@ -420,6 +458,10 @@ fn the_broker_has_no_privilege_and_the_launcher_no_listener() -> Result {
             ensure!(
                 status["NoNewPrivs"] == "1",
                 "broker thread {tid} may gain privileges"
+            );
+            ensure!(
+                status["Seccomp"] == "2",
+                "broker thread {tid} is under no filter"
             );
             ensure!(
                 status["Groups"].split_whitespace().all(|g| g != "0"),

@@ -1,9 +1,10 @@
 //! `GET /metrics`: what Prometheus reads, in both its forms, and who may read it. Tier: root.
 
 use anyhow::{Context as _, ensure};
-use e2e::client::{Client, session_name};
+use e2e::client::{Client, SESSION_HEADER, session_name};
 use e2e::http::Request;
-use e2e::{Daemon, Options, Result, ground, puppet, venv, wait};
+use e2e::{Daemon, Options, Result, ground, puppet, task, venv, wait};
+use proto::api::TaskStatus;
 use serde_json::json;
 
 fn scrape(client: &Client, accept: &str) -> anyhow::Result<(String, String)> {
@@ -72,6 +73,14 @@ fn what_happens_is_counted() -> Result {
         ensure!(of("agentcore_session_start_seconds_count", &[agent])? == 1.0);
         ensure!(of("agentcore_sessions_ended_total", &["reason=\"stopped\""])? == 1.0);
         ensure!(of("agentcore_session_cpu_seconds_total", &[agent])? > 0.0);
+        ensure!(of("agentcore_session_memory_gb_seconds_total", &[agent])? > 0.0);
+        for stage in ["reserve", "launch", "attach", "ready"] {
+            let stage = format!("stage=\"{stage}\"");
+            let count = of("agentcore_session_start_stage_seconds_count", &[&stage])?;
+            ensure!(count == 1.0, "{stage}: {count}");
+        }
+        ensure!(of("agentcore_pool_target", &[])? > 0.0);
+        ensure!(of("agentcore_tasks", &["state=\"queued\""])? == 0.0);
         ensure!(of("agentcore_freezes_total", &["cause=\"operator\""])? == 1.0);
         ensure!(of("agentcore_thaw_seconds_count", &[])? == 1.0);
         ensure!(of("agentcore_admission_total", &["decision=\"admitted\""])? == 1.0);
@@ -85,6 +94,166 @@ fn what_happens_is_counted() -> Result {
         );
         ensure!(!text.contains(&id), "a session's id is a label");
         Ok(())
+    })
+}
+
+/// The names that operators expect (field.md §5), once there was something to count for each.
+#[test]
+fn the_names_are_those_that_operators_expect() -> Result {
+    ground!(Daemon, Python);
+    let options = Options {
+        dev: false,
+        end_sessions: false,
+        ..Options::quick()
+    };
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        task::deploy(&client, "named", json!({}))?;
+        let (adopted, over) = (session_name("adopted"), session_name("over"));
+        let call = |id: &str| client.invoke("named", id, &json!({"code": "answer = 1"}));
+        call(&adopted)?;
+        daemon.kill()?;
+        daemon.restart()?;
+        call(&over)?;
+        client.stop(&over)?;
+        for verb in ["freeze", "thaw"] {
+            let path = format!("/v1/sessions/{adopted}/{verb}");
+            client.send(Request::post(path, ""))?.expect(200)?;
+        }
+        let nobodys = "/runtimes/named/invocations?resumable=t0000000000000000000000000";
+        let nobodys = Request::post(nobodys, "{}").header(SESSION_HEADER, &over);
+        client.send(nobodys)?.expect(404)?;
+        let (_, text) = scrape(&client, "*/*")?;
+        for (name, kind) in [
+            ("agentcore_build_info", "gauge"),
+            ("agentcore_sessions", "gauge"),
+            ("agentcore_session_start_seconds", "histogram"),
+            ("agentcore_session_start_stage_seconds", "histogram"),
+            ("agentcore_invocations_total", "counter"),
+            ("agentcore_invocation_duration_seconds", "histogram"),
+            ("agentcore_time_to_first_byte_seconds", "histogram"),
+            ("agentcore_inflight_invocations", "gauge"),
+            ("agentcore_streams_open", "gauge"),
+            ("agentcore_stream_resumes_total", "counter"),
+            ("agentcore_tasks", "gauge"),
+            ("agentcore_task_queue_age_seconds", "gauge"),
+            ("agentcore_pool_size", "gauge"),
+            ("agentcore_pool_target", "gauge"),
+            ("agentcore_pool_misses_total", "counter"),
+            ("agentcore_freezes_total", "counter"),
+            ("agentcore_thaw_seconds", "histogram"),
+            ("agentcore_sessions_ended_total", "counter"),
+            ("agentcore_session_cpu_seconds_total", "counter"),
+            ("agentcore_session_memory_gb_seconds_total", "counter"),
+            ("agentcore_egress_denied_total", "counter"),
+            ("agentcore_admission_total", "counter"),
+            ("agentcore_psi_some_ratio", "gauge"),
+            ("agentcore_adopted_sessions_total", "counter"),
+            ("agentcore_config_last_reload_successful", "gauge"),
+            (
+                "agentcore_ledger_last_checkpoint_timestamp_seconds",
+                "gauge",
+            ),
+        ] {
+            let line = format!("# TYPE {name} {kind}");
+            ensure!(
+                text.lines().any(|each| each == line),
+                "no {line:?} in {text}"
+            );
+        }
+        client.stop(&adopted)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn streams_and_tasks_are_told_while_they_last() -> Result {
+    ground!(Daemon, Python);
+    let options = Options {
+        dev: false,
+        ..Options::quick().config("[tasks]\nconcurrency = 1")
+    };
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        task::deploy(&client, "flows", json!({}))?;
+        let shown = |name: &str, labels: &[&str]| -> anyhow::Result<f64> {
+            let (_, text) = scrape(&client, "*/*")?;
+            value(&text, name, labels).with_context(|| format!("no {name}{labels:?} in {text}"))
+        };
+        let open = || shown("agentcore_streams_open", &["kind=\"events\""]);
+        ensure!(open()? == 0.0);
+        // A stream is open as long as somebody reads it, one of a call and one that is kept.
+        let events =
+            "stream()\nfor n in range(1000):\n  say(b'data: %d\\r\\n\\r\\n' % n); time.sleep(0.1)";
+        let id = session_name("flows");
+        let begin = |query: &str, more: (&str, &str)| {
+            let body = json!({ "code": events }).to_string();
+            let request = Request::post(format!("/runtimes/flows/invocations{query}"), body)
+                .header("content-type", "application/json")
+                .header(SESSION_HEADER, &id);
+            client.send(request.header(more.0, more.1))
+        };
+        let mut plain = begin("", ("accept", "text/event-stream"))?.expect(200)?;
+        plain.piece()?;
+        ensure!(open()? == 1.0);
+        drop(plain);
+        wait::until_true(20, "the stream to be closed", || Ok(open()? == 0.0))?;
+        let mut kept = begin("?resumable=true", ("accept", "*/*"))?.expect(200)?;
+        let number = kept
+            .header("x-agentcore-task-id")
+            .context("no id")?
+            .to_owned();
+        kept.piece()?;
+        ensure!(open()? == 1.0);
+        drop(kept);
+        let again = format!("?resumable={number}");
+        let mut back = begin(&again, ("last-event-id", "0"))?.expect(200)?;
+        back.piece()?;
+        begin("?resumable=t0000000000000000000000000", ("accept", "*/*"))?.expect(404)?;
+        let resumes = |result: &str| {
+            shown(
+                "agentcore_stream_resumes_total",
+                &[&format!("result=\"{result}\"")],
+            )
+        };
+        ensure!((resumes("resumed")?, resumes("unknown")?) == (1.0, 1.0));
+        // What a session uses is told while it runs.
+        let used = || {
+            shown(
+                "agentcore_session_memory_gb_seconds_total",
+                &["agent=\"flows\""],
+            )
+        };
+        let before = used()?;
+        wait::until_true(10, "the session's memory to be counted", || {
+            Ok(used()? > before)
+        })?;
+        drop(back);
+        client.stop(&id)?;
+        wait::until_true(20, "the kept stream to be over", || {
+            Ok(shown("agentcore_tasks", &["state=\"running\""])? == 0.0)
+        })?;
+        // One task at a time: the other waits.
+        let first = task::submit(&client, "flows", "", "time.sleep(600)")?;
+        task::reaches(&client, &first, TaskStatus::Running)?;
+        let second = task::submit(&client, "flows", "", "answer = 1")?;
+        let tasks = |state: &str| shown("agentcore_tasks", &[&format!("state=\"{state}\"")]);
+        ensure!((tasks("queued")?, tasks("running")?) == (1.0, 1.0));
+        wait::until_true(10, "it to have waited for a second", || {
+            Ok(shown("agentcore_task_queue_age_seconds", &[])? >= 1.0)
+        })?;
+        for task in [&second, &first] {
+            client
+                .send(Request::post(
+                    format!("/v1/tasks/{}/cancel", task.task_id),
+                    "",
+                ))?
+                .expect(200)?;
+        }
+        ensure!(shown("agentcore_task_queue_age_seconds", &[])? == 0.0);
+        wait::until_true(20, "a checkpoint of what was used", || {
+            Ok(shown("agentcore_ledger_last_checkpoint_timestamp_seconds", &[])? > 1.7e9)
+        })
     })
 }
 

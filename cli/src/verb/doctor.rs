@@ -148,6 +148,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
             memory: None,
             cpus: None,
             pids: None,
+            cpu_weight: None,
             tmp_size: Some(TMP),
         },
         network: Network {

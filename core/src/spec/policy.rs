@@ -13,6 +13,8 @@ pub struct Settings {
     pub cpus: CpuMillis,
     /// Processes and threads, the shim included.
     pub pids: u32,
+    /// Share of the processors where others want them too.
+    pub cpu_weight: u32,
     /// Size of `/tmp` and of `$HOME`, each.
     pub tmp_size: MemoryBytes,
     /// A session idle for this long ends.
@@ -27,12 +29,16 @@ pub struct Settings {
     pub invocation_timeout: Seconds,
 }
 
+/// What every session weighs that does not say, as everything else on a host does.
+const NORMAL_WEIGHT: u32 = 100;
+
 impl Settings {
     /// What a session gets where neither the runtime nor the operator says anything (interfaces.md, contract §3.5).
     pub const BUILT_IN: Self = Self {
         memory: MemoryBytes::mib(512),
         cpus: CpuMillis(1000),
         pids: 256,
+        cpu_weight: NORMAL_WEIGHT,
         tmp_size: MemoryBytes::mib(64),
         idle_timeout: Seconds(900),
         max_lifetime: Seconds(28_800),
@@ -47,6 +53,8 @@ impl Settings {
         memory: MemoryBytes::mib(16 * 1024),
         cpus: CpuMillis(16_000),
         pids: 4096,
+        // Nobody takes from the others unless the operator says so.
+        cpu_weight: NORMAL_WEIGHT,
         tmp_size: MemoryBytes::mib(4 * 1024),
         idle_timeout: Seconds(1_209_600),
         max_lifetime: Seconds(1_209_600),

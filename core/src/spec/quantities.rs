@@ -100,6 +100,13 @@ pub(super) fn limits(asked: &Resources, policy: &HostPolicy, faults: &mut Faults
             (MIN_PIDS, ceilings.pids),
             faults,
         ),
+        cpu_weight: bounded(
+            "resources.cpu_weight",
+            asked.cpu_weight,
+            defaults.cpu_weight,
+            (1, ceilings.cpu_weight),
+            faults,
+        ),
         tmp_size: bounded(
             "resources.tmp_size",
             asked.tmp_size,

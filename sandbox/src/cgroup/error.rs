@@ -78,6 +78,18 @@ pub enum CgroupError {
         /// Bytes in use now.
         used: u64,
     },
+    /// A CPU quota for all below what one may have.
+    #[error(
+        "session {session} may have {has} thousandths of a CPU, and all together are to have {asked}"
+    )]
+    Above {
+        /// The one.
+        session: String,
+        /// What it may have.
+        has: u32,
+        /// What all were to have.
+        asked: u32,
+    },
     /// Something took too long.
     #[error("{} did not become {what} in time", path.display())]
     Late {
@@ -97,7 +109,7 @@ impl CgroupError {
             Self::MissingController { .. } => libc::ENODEV,
             Self::InternalProcesses { .. } | Self::InUse { .. } => libc::EBUSY,
             Self::Occupied { .. } => libc::EEXIST,
-            Self::Name(_) | Self::Limit { .. } => libc::EINVAL,
+            Self::Name(_) | Self::Limit { .. } | Self::Above { .. } => libc::EINVAL,
             Self::Unknown(_) => libc::ENOENT,
             Self::Content { .. } => libc::EPROTO,
             Self::Late { .. } => libc::ETIMEDOUT,

@@ -9,6 +9,7 @@ const LIMITS: Limits = Limits {
     memory_bytes: 256 << 20,
     cpu_millis: 1500,
     pids: 99,
+    cpu_weight: 50,
     io: None,
 };
 
@@ -55,6 +56,7 @@ fn v2_writes_limits_and_reads_counters() {
         "memory.swap.max",
         "memory.oom.group",
         "cpu.max",
+        "cpu.weight",
         "pids.max",
         "io.max",
     ];
@@ -76,6 +78,7 @@ fn v2_writes_limits_and_reads_counters() {
         "0",
         "1",
         "150000 100000",
+        "50",
         "99",
         "254:0 rbps=max wbps=1048576 riops=max wiops=max",
     ];
@@ -241,7 +244,11 @@ fn v1_writes_limits_in_each_hierarchy() {
     );
     fill(
         &dir("cpu,cpuacct"),
-        &[("cpu.cfs_period_us", ""), ("cpu.cfs_quota_us", "")],
+        &[
+            ("cpu.cfs_period_us", ""),
+            ("cpu.cfs_quota_us", ""),
+            ("cpu.shares", ""),
+        ],
     );
     fill(&dir("pids"), &[("pids.max", "")]);
     fill(
@@ -259,6 +266,7 @@ fn v1_writes_limits_in_each_hierarchy() {
         "268435456"
     );
     assert_eq!(text(dir("cpu,cpuacct").join("cpu.cfs_quota_us")), "150000");
+    assert_eq!(text(dir("cpu,cpuacct").join("cpu.shares")), "512");
     assert_eq!(text(dir("pids").join("pids.max")), "99");
     assert_eq!(text(dir("devices").join("devices.deny")), "a");
     assert_eq!(text(dir("devices").join("devices.allow")), "c 136:* rw");
@@ -285,7 +293,10 @@ fn io_limits_are_refused_where_no_hierarchy_enforces_them() {
     let session = root.create("s1").expect("creates");
     for (hierarchy, files) in [
         ("memory", &["memory.limit_in_bytes"][..]),
-        ("cpu,cpuacct", &["cpu.cfs_period_us", "cpu.cfs_quota_us"]),
+        (
+            "cpu,cpuacct",
+            &["cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"],
+        ),
         ("pids", &["pids.max"]),
         ("devices", &["devices.deny", "devices.allow"]),
     ] {
@@ -392,6 +403,7 @@ fn v2_limits_are_read_back_and_changed_one_by_one() {
         &[
             ("memory.max", "max\n"),
             ("cpu.max", "max 100000\n"),
+            ("cpu.weight", "100\n"),
             ("pids.max", "max\n"),
             ("memory.current", "1000000\n"),
             ("memory.stat", "anon 400000\nfile 600000\nshmem 0\n"),
@@ -401,22 +413,25 @@ fn v2_limits_are_read_back_and_changed_one_by_one() {
         memory_bytes: None,
         cpu_millis: None,
         pids: None,
+        cpu_weight: WEIGHT,
     };
     assert_eq!(session.enforced().expect("reads"), none);
     // A file of the kernel's has what was written last, and no more of what was there before.
     fill(
         &dir,
-        &["memory.max", "cpu.max", "pids.max"].map(|file| (file, "")),
+        &["memory.max", "cpu.max", "cpu.weight", "pids.max"].map(|file| (file, "")),
     );
     let soon = || std::time::Instant::now() + std::time::Duration::from_secs(1);
     session.set_memory(64 << 20, soon()).expect("writes");
     session.set_cpu(2500).expect("writes");
     session.set_pids(12).expect("writes");
+    session.set_cpu_weight(30).expect("writes");
     assert_eq!(text(dir.join("cpu.max")), "250000 100000");
     let changed = Enforced {
         memory_bytes: Some(64 << 20),
         cpu_millis: Some(2500),
         pids: Some(12),
+        cpu_weight: 30,
     };
     assert_eq!(session.enforced().expect("reads"), changed);
     // Below what is held: nothing is written, least of all `memory.max`, which would kill.
@@ -440,6 +455,73 @@ fn v2_limits_are_read_back_and_changed_one_by_one() {
     );
     assert_eq!(text(dir.join("memory.reclaim")), "");
     assert_eq!(session.enforced().expect("reads"), changed);
+}
+
+#[test]
+fn what_all_sessions_may_have_together_is_written_on_the_instance() {
+    let (top, found) = v2("cpu memory pids");
+    let root = CgroupRoot::open_in(&found, "t1", None).expect("opens");
+    let dir = top.path().join("agentcore-t1");
+    let files = ["memory.max", "cpu.max", "pids.max", "cpu.weight"];
+    let soon = || std::time::Instant::now() + std::time::Duration::from_secs(1);
+    let unlimited = ["max\n", "max 100000\n", "max\n", "100\n"];
+    let in_use = [
+        ("memory.current", "1000000\n"),
+        ("memory.stat", "anon 1000000\nfile 0\nshmem 0\n"),
+    ];
+    for (file, text) in files.into_iter().zip(unlimited).chain(in_use) {
+        fill(&dir, &[(file, text)]);
+    }
+    let slice = Slice {
+        memory_bytes: Some(8 << 30),
+        cpu_millis: Some(3000),
+        pids: Some(5000),
+        cpu_weight: 50,
+    };
+    // A file of the kernel's has what was written last, and no more of what was there before.
+    let now = || {
+        files.map(|file| {
+            let text = text(dir.join(file));
+            text.lines().next().unwrap_or_default().to_owned()
+        })
+    };
+    let limit = |slice: &Slice| {
+        let outcome = root.limit_all(slice, soon());
+        (outcome, now())
+    };
+    let (outcome, written) = limit(&slice);
+    outcome.expect("writes");
+    assert!(written[0].starts_with("8589934592"), "{written:?}");
+    assert!(written[1].starts_with("300000 100000"), "{written:?}");
+    assert!(written[2].starts_with("5000"), "{written:?}");
+    assert!(written[3].starts_with("50"), "{written:?}");
+    // Below what is held: refused, and nothing has changed, the quota neither.
+    for (file, text) in files
+        .into_iter()
+        .zip(["8589934592\n", "300000 100000\n", "5000\n", "50\n"])
+    {
+        fill(&dir, &[(file, text)]);
+    }
+    let less = Slice {
+        memory_bytes: Some(4096),
+        cpu_millis: Some(1000),
+        ..slice
+    };
+    let (outcome, written) = limit(&less);
+    let fault = outcome.expect_err("in use");
+    assert!(matches!(fault, CgroupError::InUse { .. }), "{fault}");
+    assert!(written[1].starts_with("300000 100000"), "{written:?}");
+    assert_eq!(root.all_enforced().expect("reads"), slice);
+    // What is not wanted any more is taken away.
+    for file in files {
+        fill(&dir, &[(file, "")]);
+    }
+    for (file, text) in files.into_iter().zip(["1\n", "1 100000\n", "1\n", "1\n"]) {
+        fill(&dir, &[(file, text)]);
+    }
+    let (outcome, written) = limit(&Slice::default());
+    outcome.expect("writes");
+    assert_eq!(written, ["max", "max 100000", "max", "100"]);
 }
 
 #[test]

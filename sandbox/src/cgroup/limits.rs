@@ -1,4 +1,4 @@
-//! Limits of a session that runs: read back as the kernel has them, and changed one by one.
+//! Limits of a session that runs, and of all sessions together: read back as the kernel has them, and changed one by one.
 //!
 //! Less memory than is in use is the one change that can fail. Page cache is given back for it, a piece at a time and for a
 //! bounded time; what processes hold cannot be, and then the limit stays as it was. cgroup v2 would kill for it instead
@@ -7,7 +7,7 @@
 use super::dir::Dir;
 use super::session::SessionCgroup;
 use super::v2::CPU_PERIOD_US;
-use super::{Backend, CgroupError, Result, v1};
+use super::{Backend, CgroupError, Result, Tree, v1};
 use std::time::Instant;
 
 /// Most bytes that one call makes the kernel give back: some milliseconds of its time.
@@ -25,7 +25,18 @@ pub struct Enforced {
     pub cpu_millis: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Share of the processors where others want them too; [`WEIGHT`] is what everybody has.
+    pub cpu_weight: u32,
 }
+
+/// What everybody has whom nobody gives more or less: `cpu.weight` on v2.
+pub const WEIGHT: u32 = 100;
+
+/// The same on v1: `cpu.shares`.
+const SHARES: u32 = 1024;
+
+/// The kernel's bounds of `cpu.weight`. Those of `cpu.shares` are wider, at our scale.
+const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 
 /// Shares of the last ten seconds, in percent, in which some process waited for want of something.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -39,8 +50,73 @@ pub struct Pressure {
 }
 
 impl SessionCgroup {
+    fn bounded(&self) -> Bounded<'_> {
+        Bounded {
+            tree: &self.tree,
+            name: self.name(),
+        }
+    }
+
     /// Reads the limits back.
     pub fn enforced(&self) -> Result<Enforced> {
+        self.bounded().enforced()
+    }
+
+    /// Changes the memory limit. Below what is in use it is [`CgroupError::InUse`] if that cannot be brought below it by
+    /// `deadline`; then the limit is what it was.
+    pub fn set_memory(&self, bytes: u64, deadline: Instant) -> Result<()> {
+        self.bounded().set_memory(Some(bytes), deadline)
+    }
+
+    /// Changes the CPU quota.
+    pub fn set_cpu(&self, millis: u32) -> Result<()> {
+        self.bounded().set_cpu(Some(millis))
+    }
+
+    /// Changes the most processes. Those that are there stay.
+    pub fn set_pids(&self, most: u32) -> Result<()> {
+        self.bounded().set_pids(Some(most))
+    }
+
+    /// Changes the share of the processors where others want them too.
+    pub fn set_cpu_weight(&self, weight: u32) -> Result<()> {
+        self.bounded().set_cpu_weight(weight)
+    }
+
+    /// How much its processes wait; `None` where the kernel does not say (no v2 hierarchy, or `psi=0`).
+    pub fn pressure(&self) -> Result<Option<Pressure>> {
+        let Some(dir) = self.tree.unified() else {
+            return Ok(None);
+        };
+        let of = |what: &str| -> Result<Option<f64>> {
+            let text = dir.read_if_there(&self.file(what))?;
+            Ok(text.as_deref().and_then(some_avg10))
+        };
+        let Some(memory) = of("memory.pressure")? else {
+            return Ok(None);
+        };
+        Ok(Some(Pressure {
+            cpu: of("cpu.pressure")?.unwrap_or(0.0),
+            memory,
+            io: of("io.pressure")?.unwrap_or(0.0),
+        }))
+    }
+}
+
+/// A cgroup whose limits are read and changed, in the instance's directory of each hierarchy.
+pub(super) struct Bounded<'a> {
+    pub(super) tree: &'a Tree,
+    /// A session's; `.` is the instance's own.
+    pub(super) name: &'a str,
+}
+
+impl Bounded<'_> {
+    fn file(&self, file: &str) -> String {
+        format!("{}/{file}", self.name)
+    }
+
+    /// Reads the limits back.
+    pub(super) fn enforced(&self) -> Result<Enforced> {
         let file = |file: &str| self.file(file);
         match &self.tree.backend {
             Backend::V2(branch) => {
@@ -51,6 +127,7 @@ impl SessionCgroup {
                     memory_bytes: number_or_max(dir, &file("memory.max"))?,
                     cpu_millis: millis(quota.parse().ok(), period.parse().ok()),
                     pids: pids(dir, &file("pids.max"))?,
+                    cpu_weight: number(dir, &file("cpu.weight"))?,
                 })
             }
             Backend::V1 { hierarchies, .. } => {
@@ -65,18 +142,23 @@ impl SessionCgroup {
                     memory_bytes: Some(memory).filter(|bytes| *bytes < 1 << 62),
                     cpu_millis: millis(quota, Some(period)),
                     pids: pids(dir("pids")?, &file("pids.max"))?,
+                    cpu_weight: weight_of(number(cpu, &file("cpu.shares"))?),
                 })
             }
         }
     }
 
-    /// Changes the memory limit. Below what is in use it is [`CgroupError::InUse`] if that cannot be brought below it by
-    /// `deadline`; then the limit is what it was.
-    pub fn set_memory(&self, bytes: u64, deadline: Instant) -> Result<()> {
-        match &self.tree.backend {
-            Backend::V2(branch) => self.set_memory_v2(&branch.dir, bytes, deadline),
-            Backend::V1 { hierarchies, .. } => {
-                self.set_memory_v1(&v1::of(hierarchies, "memory")?.branch.dir, bytes, deadline)
+    /// See [`SessionCgroup::set_memory`]; `None`: no limit.
+    pub(super) fn set_memory(&self, bytes: Option<u64>, deadline: Instant) -> Result<()> {
+        match (&self.tree.backend, bytes) {
+            (Backend::V2(branch), Some(bytes)) => self.set_memory_v2(&branch.dir, bytes, deadline),
+            (Backend::V2(branch), None) => branch.dir.write(&self.file("memory.max"), "max"),
+            (Backend::V1 { hierarchies, .. }, bytes) => {
+                let dir = &v1::of(hierarchies, "memory")?.branch.dir;
+                match bytes {
+                    Some(bytes) => self.set_memory_v1(dir, bytes, deadline),
+                    None => v1::no_memory_limit(dir, self.name),
+                }
             }
         }
     }
@@ -108,18 +190,19 @@ impl SessionCgroup {
         let mut futile = 0;
         loop {
             let used = dir.number(&usage)?;
-            let held = self.held(dir, "rss", "shmem")?;
+            // Without `total_`, those below a cgroup are not in its own.
+            let held = self.held(dir, "total_rss", "total_shmem")?;
             // The kernel gives back what is above the limit that is written, or refuses it.
             let next = match used > bytes {
                 true => bytes.max(used.saturating_sub(PIECE)),
                 false => bytes,
             };
             if held > bytes || futile == FUTILE || Instant::now() >= deadline {
-                v1::memory(dir, self.name(), before)?;
+                v1::memory(dir, self.name, before)?;
                 return Err(self.in_use(dir, used));
             }
-            match v1::memory(dir, self.name(), next) {
-                Ok(()) if next == bytes => return v1::socket_memory(dir, self.name(), bytes),
+            match v1::memory(dir, self.name, next) {
+                Ok(()) if next == bytes => return v1::socket_memory(dir, self.name, bytes),
                 Ok(()) => futile = 0,
                 Err(fault) if fault.is_busy() => futile += 1,
                 Err(fault) => return Err(fault),
@@ -137,52 +220,54 @@ impl SessionCgroup {
 
     fn in_use(&self, dir: &Dir, used: u64) -> CgroupError {
         CgroupError::InUse {
-            path: dir.path().join(self.name()),
+            path: dir.path().join(self.name),
             used,
         }
     }
 
-    /// Changes the CPU quota.
-    pub fn set_cpu(&self, millis: u32) -> Result<()> {
-        let quota = u64::from(millis) * CPU_PERIOD_US / 1000;
+    /// Changes the CPU quota; `None`: no limit.
+    pub(super) fn set_cpu(&self, millis: Option<u32>) -> Result<()> {
+        let quota = millis.map(|millis| u64::from(millis) * CPU_PERIOD_US / 1000);
         match &self.tree.backend {
             Backend::V2(branch) => {
-                let text = format!("{quota} {CPU_PERIOD_US}");
+                let text = format!("{} {CPU_PERIOD_US}", or_none(quota, "max"));
                 branch.dir.write(&self.file("cpu.max"), &text)
             }
             Backend::V1 { hierarchies, .. } => {
                 let dir = &v1::of(hierarchies, "cpu")?.branch.dir;
-                dir.write(&self.file("cpu.cfs_quota_us"), &quota.to_string())
+                dir.write(&self.file("cpu.cfs_quota_us"), &or_none(quota, "-1"))
             }
         }
     }
 
-    /// Changes the most processes. Those that are there stay.
-    pub fn set_pids(&self, most: u32) -> Result<()> {
+    /// Changes the share of the processors.
+    pub(super) fn set_cpu_weight(&self, weight: u32) -> Result<()> {
+        if !WEIGHTS.contains(&weight) {
+            return Err(CgroupError::Limit {
+                limit: "cpu_weight",
+                rule: "1 to 10000",
+                found: weight.into(),
+            });
+        }
+        match &self.tree.backend {
+            Backend::V2(branch) => {
+                let file = self.file("cpu.weight");
+                branch.dir.write(&file, &weight.to_string())
+            }
+            Backend::V1 { hierarchies, .. } => {
+                let dir = &v1::of(hierarchies, "cpu")?.branch.dir;
+                dir.write(&self.file("cpu.shares"), &shares_of(weight).to_string())
+            }
+        }
+    }
+
+    /// Changes the most processes; `None`: no limit. Those that are there stay.
+    pub(super) fn set_pids(&self, most: Option<u32>) -> Result<()> {
         let dir = match &self.tree.backend {
             Backend::V2(branch) => &branch.dir,
             Backend::V1 { hierarchies, .. } => &v1::of(hierarchies, "pids")?.branch.dir,
         };
-        dir.write(&self.file("pids.max"), &most.to_string())
-    }
-
-    /// How much its processes wait; `None` where the kernel does not say (no v2 hierarchy, or `psi=0`).
-    pub fn pressure(&self) -> Result<Option<Pressure>> {
-        let Some(dir) = self.tree.unified() else {
-            return Ok(None);
-        };
-        let of = |what: &str| -> Result<Option<f64>> {
-            let text = dir.read_if_there(&self.file(what))?;
-            Ok(text.as_deref().and_then(some_avg10))
-        };
-        let Some(memory) = of("memory.pressure")? else {
-            return Ok(None);
-        };
-        Ok(Some(Pressure {
-            cpu: of("cpu.pressure")?.unwrap_or(0.0),
-            memory,
-            io: of("io.pressure")?.unwrap_or(0.0),
-        }))
+        dir.write(&self.file("pids.max"), &or_none(most, "max"))
     }
 }
 
@@ -191,6 +276,23 @@ pub(super) fn some_avg10(text: &str) -> Option<f64> {
     let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
     let value = some.split(' ').find_map(|word| word.strip_prefix("avg10="));
     value?.parse().ok().filter(|value: &f64| value.is_finite())
+}
+
+fn or_none(limit: Option<impl ToString>, none: &str) -> String {
+    limit.map_or_else(|| none.to_owned(), |limit| limit.to_string())
+}
+
+/// `cpu.shares` of a weight, as near as whole numbers come: [`weight_of`] finds every weight again.
+pub(super) fn shares_of(weight: u32) -> u32 {
+    (weight * SHARES).div_ceil(WEIGHT).max(2)
+}
+
+fn weight_of(shares: u32) -> u32 {
+    u32::try_from(u64::from(shares) * u64::from(WEIGHT) / u64::from(SHARES)).unwrap_or(u32::MAX)
+}
+
+fn number(dir: &Dir, file: &str) -> Result<u32> {
+    u32::try_from(dir.number(file)?).map_err(|_| dir.unusable(file, "number"))
 }
 
 fn millis(quota: Option<u64>, period: Option<u64>) -> Option<u32> {

@@ -11,6 +11,7 @@ const LIMITS: Limits = Limits {
     memory_bytes: 64 << 20,
     cpu_millis: 1000,
     pids: 32,
+    cpu_weight: 40,
     io: None,
 };
 
@@ -140,6 +141,7 @@ fn limits_read_back_as_written_and_can_be_changed() {
                 ("memory.swap.max", "0"),
                 ("memory.oom.group", "1"),
                 ("cpu.max", "25000 100000"),
+                ("cpu.weight", "40"),
                 ("pids.max", "32"),
             ]
         } else {
@@ -149,6 +151,7 @@ fn limits_read_back_as_written_and_can_be_changed() {
                 ("memory.kmem.tcp.limit_in_bytes", &bytes),
                 ("cpu.cfs_quota_us", "25000"),
                 ("cpu.cfs_period_us", "100000"),
+                ("cpu.shares", "410"),
                 ("pids.max", "32"),
             ]
         };
@@ -654,6 +657,61 @@ fn capabilities_tell_this_hosts_layout() {
 }
 
 #[test]
+fn all_sessions_together_are_limited_and_no_more() {
+    for ground in [ground(), v1_ground()].into_iter().flatten() {
+        let all = &ground.0;
+        let slice = Slice {
+            memory_bytes: Some(256 << 20),
+            cpu_millis: Some(2000),
+            pids: Some(500),
+            cpu_weight: 50,
+        };
+        all.limit_all(&slice, soon()).expect("writes");
+        assert_eq!(all.all_enforced().expect("reads"), slice);
+        let session = all.create("s1").expect("creates");
+        session.apply(&LIMITS).expect("applies below it");
+        let hold = "x=$(head -c 25165824 /dev/zero | tr '\\0' x); while :; do sleep 0.1; done";
+        let mut child = run(&session, hold);
+        await_that("it holds memory", || {
+            session.counters().expect("reads").memory_bytes > 24 << 20
+        });
+        // Less than it holds, and with it less CPU: neither.
+        let less = Slice {
+            memory_bytes: Some(16 << 20),
+            cpu_millis: Some(1500),
+            ..slice
+        };
+        let fault = all.limit_all(&less, soon()).expect_err("in use");
+        assert!(matches!(fault, CgroupError::InUse { .. }), "{fault}");
+        assert_eq!(all.all_enforced().expect("reads"), slice);
+        // Fewer CPUs than one session has: v1 cannot.
+        let fewer = Slice {
+            cpu_millis: Some(LIMITS.cpu_millis / 2),
+            ..slice
+        };
+        match all.limit_all(&fewer, soon()) {
+            Ok(()) => assert!(is_v2(all)),
+            Err(CgroupError::Above {
+                session,
+                has,
+                asked,
+            }) => {
+                assert!(!is_v2(all));
+                assert_eq!((session.as_str(), has, asked), ("s1", 1000, 500));
+                assert_eq!(all.all_enforced().expect("reads"), slice);
+            }
+            Err(other) => panic!("{other}"),
+        }
+        all.limit_all(&Slice::default(), soon()).expect("writes");
+        assert_eq!(all.all_enforced().expect("reads"), Slice::default());
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        child.wait().expect("waits");
+        session.remove(soon()).expect("removes");
+    }
+}
+
+#[test]
 fn limits_of_a_session_that_runs_are_changed_and_read_back() {
     for ground in [ground(), v1_ground()].into_iter().flatten() {
         let session = ground.0.create("s1").expect("creates");
@@ -662,6 +720,7 @@ fn limits_of_a_session_that_runs_are_changed_and_read_back() {
             memory_bytes: Some(LIMITS.memory_bytes),
             cpu_millis: Some(LIMITS.cpu_millis),
             pids: Some(LIMITS.pids),
+            cpu_weight: LIMITS.cpu_weight,
         };
         assert_eq!(session.enforced().expect("reads"), as_applied);
         // Holds 24 MiB, says so, and keeps them.
@@ -677,10 +736,13 @@ fn limits_of_a_session_that_runs_are_changed_and_read_back() {
         session.set_memory(128 << 20, soon()).expect("less");
         session.set_cpu(100).expect("less");
         session.set_pids(7).expect("fewer");
+        session.set_cpu_weight(1).expect("less");
+        session.set_cpu_weight(0).expect_err("none");
         let changed = Enforced {
             memory_bytes: Some(128 << 20),
             cpu_millis: Some(100),
             pids: Some(7),
+            cpu_weight: 1,
         };
         assert_eq!(session.enforced().expect("reads"), changed);
         assert_eq!(session.counters().expect("reads").oom_kills, 0);

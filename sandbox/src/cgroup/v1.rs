@@ -89,7 +89,9 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
         let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
         let cpu = dir("cpu")?;
         cpu.write(&file("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
-        cpu.write(&file("cpu.cfs_quota_us"), &quota.to_string())
+        cpu.write(&file("cpu.cfs_quota_us"), &quota.to_string())?;
+        let shares = super::limits::shares_of(limits.cpu_weight);
+        cpu.write(&file("cpu.shares"), &shares.to_string())
     })?;
     Step::Pids.take(|| dir("pids")?.write(&file("pids.max"), &limits.pids.to_string()))?;
     Step::Devices.take(|| {
@@ -140,6 +142,17 @@ pub(super) fn memory(dir: &Dir, name: &str, bytes: u64) -> Result<()> {
     } else {
         dir.write(&limit, &text)?;
         dir.write(&with_swap, &text)
+    }
+}
+
+/// Takes the limits of [`memory`] and [`socket_memory`] away.
+pub(super) fn no_memory_limit(dir: &Dir, name: &str) -> Result<()> {
+    // The kernel takes any larger number for none.
+    memory(dir, name, u64::MAX)?;
+    let sockets = format!("{name}/memory.kmem.tcp.limit_in_bytes");
+    match dir.has(&sockets) {
+        true => dir.write(&sockets, "-1"),
+        false => Ok(()),
     }
 }
 

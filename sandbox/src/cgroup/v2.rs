@@ -86,7 +86,8 @@ pub(super) fn apply(dir: &Dir, name: &str, limits: &Limits) -> Result<()> {
     })?;
     Step::Cpu.take(|| {
         let quota = u64::from(limits.cpu_millis) * CPU_PERIOD_US / 1000;
-        dir.write(&file("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))
+        dir.write(&file("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?;
+        dir.write(&file("cpu.weight"), &limits.cpu_weight.to_string())
     })?;
     Step::Pids.take(|| dir.write(&file("pids.max"), &limits.pids.to_string()))?;
     Step::Devices.take(|| Ok(()))?;

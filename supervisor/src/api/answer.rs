@@ -2,7 +2,7 @@
 
 use super::attempts::Reading;
 use crate::ledger::Charge;
-use crate::metrics::OfAgent;
+use crate::metrics::{OfAgent, OpenStream};
 use crate::relay::exchange::{BodyError, ResponseBody};
 use crate::session::handle::{SessionHandle, Work};
 use crate::session::log::SessionLog;
@@ -54,6 +54,8 @@ struct Inner {
     log: Arc<SessionLog>,
     /// Its runtime's figures.
     meters: Arc<OfAgent>,
+    /// It is a stream of events.
+    _open: Option<OpenStream>,
     /// What its bytes are charged to.
     charge: Option<Arc<Charge>>,
     /// The work, until somebody has to wait; then the watch has it.
@@ -109,6 +111,7 @@ impl AnswerBody {
             bounds,
             log: Arc::clone(&of.log),
             meters: Arc::clone(&of.meters),
+            _open: bounds.limit.is_none().then(|| of.meters.stream()),
             charge: work.charge(),
             work: Some(work),
             watch: None,

@@ -124,6 +124,7 @@ pub async fn change_runtime(
         resources.memory = patch.memory.or(resources.memory);
         resources.cpus = patch.cpus.or(resources.cpus);
         resources.pids = patch.pids.or(resources.pids);
+        resources.cpu_weight = patch.cpu_weight.or(resources.cpu_weight);
         let put = PutRuntime {
             artifact: runtime.artifact,
             config,
@@ -160,17 +161,21 @@ async fn patch(broker: &Broker, request: Request) -> Result<LimitsPatch, ApiErro
             memory: patch.memory,
             cpus: patch.cpus,
             pids: patch.pids,
+            cpu_weight: patch.cpu_weight,
             tmp_size: None,
         };
         let found = limit_faults(&asked, &broker.host_policy()).into_iter();
         faults.extend(found.map(|fault| FieldFault {
-            name: fault.name.trim_start_matches("resources.").to_owned(),
+            name: match fault.name.trim_start_matches("resources.") {
+                "cpu_weight" => "cpuWeight".to_owned(),
+                name => name.to_owned(),
+            },
             message: fault.message,
         }));
         if *patch == LimitsPatch::default() {
             faults.push(FieldFault {
                 name: "body".to_owned(),
-                message: "must have memory, cpus or pids; a session's tmp_size and open files cannot be changed while it runs".to_owned(),
+                message: "must have memory, cpus, pids or cpuWeight; a session's tmp_size and open files cannot be changed while it runs".to_owned(),
             });
         }
     }
@@ -187,16 +192,18 @@ async fn apply(
         memory_bytes: patch.memory.map(|memory| memory.0),
         cpu_millis: patch.cpus.map(|cpus| cpus.0),
         pids: patch.pids,
+        cpu_weight: patch.cpu_weight,
     };
     let changed = broker.launcher.set_limits(order).await;
     let enforced = changed.map_err(|fault| told(handle, &fault))?;
     if handle.note_limits(enforced, broker.clock.now()) {
         let now = handle.limited();
         let text = format!(
-            "limits are now memory {}, cpus {}, pids {}",
+            "limits are now memory {}, cpus {}, pids {}, cpu weight {}",
             now.memory,
             now.cpus.cpus(),
-            now.pids
+            now.pids,
+            now.cpu_weight
         );
         handle.log.note(&text);
         tracing::info!(session_id = %handle.id, runtime = %handle.version.name, text, "limits changed");
@@ -212,6 +219,7 @@ async fn shown(broker: &Broker, handle: &SessionHandle, enforced: Enforced) -> S
         memory: enforced.memory_bytes.map(MemoryBytes),
         cpus: enforced.cpu_millis.map(CpuMillis),
         pids: enforced.pids,
+        cpu_weight: Some(enforced.cpu_weight),
         // It may be ending just now.
         usage: usage.map(|counters| counters.to_api()).unwrap_or_default(),
         pressure: pressure.ok().flatten().map(|pressure| pressure.to_api()),

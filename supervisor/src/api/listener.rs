@@ -5,6 +5,7 @@ use super::lingering::Lingering;
 use super::occupancy::{Held, Occupancy};
 use super::reply::ApiError;
 use crate::broker::Broker;
+use crate::systemd::Origin;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
@@ -20,9 +21,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 /// How long to pause accepting when descriptors have run out (X16): long enough not to spin, short enough not to be felt.
@@ -41,12 +43,17 @@ const MOST_IGNORED: u64 = 64 * 1024;
 #[derive(Debug)]
 pub struct Listeners {
     /// The API socket.
-    pub unix: UnixListener,
+    pub unix: (UnixListener, Origin),
     /// TCP addresses.
-    pub tcp: Vec<TcpListener>,
+    pub tcp: Vec<(TcpListener, Origin)>,
 }
 
-/// Serves until `stop` turns true, then lets connections finish their requests.
+/// On the requests of a connection that was accepted when this daemon was told to stop already: only its health is told.
+#[derive(Debug, Clone, Copy)]
+pub struct Late;
+
+/// Serves until `stop` turns true, then lets connections finish their requests. Meanwhile whoever comes to a listener of ours is
+/// told at once that no more is taken ([`Late`]); who comes to one of the service manager's waits there for the next daemon.
 pub async fn serve(broker: Arc<Broker>, listeners: Listeners, stop: watch::Receiver<bool>) {
     let router = super::router::router(Arc::clone(&broker));
     let most =
@@ -56,18 +63,51 @@ pub async fn serve(broker: Arc<Broker>, listeners: Listeners, stop: watch::Recei
         router,
         places: Arc::new(Semaphore::new(most)),
         stop,
+        served: TaskTracker::new(),
+        late: false,
     };
     let mut accepting = JoinSet::new();
     let tcp_places = Arc::new(Semaphore::new(most - most / 4));
-    for listener in listeners.tcp {
+    for (listener, origin) in listeners.tcp {
         accepting.spawn(accept_tcp(
             server.clone(),
             listener,
+            origin,
             Arc::clone(&tcp_places),
         ));
     }
-    accepting.spawn(accept_unix(server, listeners.unix));
+    let (unix, origin) = listeners.unix;
+    accepting.spawn(accept_unix(server, unix, origin));
     while accepting.join_next().await.is_some() {}
+}
+
+/// A listener of either kind.
+trait Listening {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection, and who it is from.
+    fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+impl Listening for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> std::io::Result<(UnixStream, Peer)> {
+        let (stream, _) = self.accept().await?;
+        let credentials = stream.peer_cred()?;
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        Ok((stream, Peer::Unix { uid, gid }))
+    }
+}
+
+impl Listening for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> std::io::Result<(TcpStream, Peer)> {
+        let (stream, remote) = self.accept().await?;
+        let local = stream.local_addr()?;
+        Ok((stream, Peer::Tcp { local, remote }))
+    }
 }
 
 #[derive(Clone)]
@@ -76,11 +116,14 @@ struct Server {
     router: Router,
     places: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
+    /// Connections that were accepted in time, of all listeners.
+    served: TaskTracker,
+    /// Those to come were not.
+    late: bool,
 }
 
-async fn accept_unix(mut server: Server, listener: UnixListener) {
+async fn accept_unix(mut server: Server, listener: UnixListener, origin: Origin) {
     let users = Users::default();
-    let mut connections = JoinSet::new();
     let mut turned_away = JoinSet::new();
     let mut stop = server.stop.clone();
     loop {
@@ -108,15 +151,17 @@ async fn accept_unix(mut server: Server, listener: UnixListener) {
                     gid: credentials.gid(),
                 };
                 let place = Place::new((place, user));
-                connections.spawn(server.clone().connection(stream, peer, place));
+                let served = server.served.clone();
+                served.spawn(server.clone().connection(stream, peer, place));
             }
             Err(error) => pause(&error).await,
         }
-        while connections.try_join_next().is_some() {}
     }
-    // Whoever comes now is refused at once, instead of waiting for a daemon that will not answer.
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    if origin == Origin::Passed {
+        drop(listener);
+        return server.served_all().await;
+    }
+    server.tell_the_late(listener).await;
 }
 
 /// Tells a user with too many connections so. Nothing of its request is understood: it is read so that the end of the
@@ -204,8 +249,12 @@ impl Drop for UserPlace {
 
 /// `tcp_places` are fewer than all: whoever fills them, and anybody may try who reaches the address, leaves some for the
 /// Unix socket, by which the operator would see to it.
-async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<Semaphore>) {
-    let mut connections = JoinSet::new();
+async fn accept_tcp(
+    mut server: Server,
+    listener: TcpListener,
+    origin: Origin,
+    tcp_places: Arc<Semaphore>,
+) {
     let mut stop = server.stop.clone();
     loop {
         let Some(tcp_place) = place_in(&tcp_places, &mut stop).await else {
@@ -228,18 +277,18 @@ async fn accept_tcp(mut server: Server, listener: TcpListener, tcp_places: Arc<S
                     continue;
                 }
                 let place = Place::new((place, tcp_place));
-                connections.spawn(server.clone().connection(
-                    stream,
-                    Peer::Tcp { local, remote },
-                    place,
-                ));
+                let peer = Peer::Tcp { local, remote };
+                let served = server.served.clone();
+                served.spawn(server.clone().connection(stream, peer, place));
             }
             Err(error) => pause(&error).await,
         }
-        while connections.try_join_next().is_some() {}
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    if origin == Origin::Passed {
+        drop(listener);
+        return server.served_all().await;
+    }
+    server.tell_the_late(listener).await;
 }
 
 /// Resolves when the listeners are told to stop, or nobody is left to tell them.
@@ -275,12 +324,45 @@ impl Server {
         place_in(&self.places, stop).await
     }
 
+    /// Resolves when every connection that was accepted in time is over.
+    async fn served_all(&self) {
+        self.served.close();
+        self.served.wait().await;
+    }
+
+    /// Until then, tells whoever comes how this daemon is; beyond a bound at once, nothing.
+    async fn tell_the_late(self, listener: impl Listening) {
+        let late = Self {
+            late: true,
+            ..self.clone()
+        };
+        let mut told = JoinSet::new();
+        let served_all = self.served_all();
+        tokio::pin!(served_all);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.next() => accepted,
+                () = &mut served_all => return,
+            };
+            while told.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, peer)) if told.len() < MOST_TOLD => {
+                    let telling = late.clone().connection(stream, peer, Place::new(()));
+                    // Whoever takes longer has no use for it.
+                    told.spawn(async { drop(tokio::time::timeout(TELLING, telling).await) });
+                }
+                Ok(_too_many) => {}
+                Err(error) => pause(&error).await,
+            }
+        }
+    }
+
     async fn connection<S>(self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = self.broker.config().limits.clone();
-        let router = self.router;
+        let (router, late) = (self.router, self.late);
         let occupancy = Occupancy::default();
         let occupied = occupancy.clone();
         let held = place.clone();
@@ -297,6 +379,9 @@ impl Server {
                 });
                 request.extensions_mut().insert(peer);
                 request.extensions_mut().insert(held);
+                if late {
+                    request.extensions_mut().insert(Late);
+                }
                 let Ok(response) = router.oneshot(request).await;
                 Ok::<_, Infallible>(response.map(|body| Held::new(body, in_flight)))
             }

@@ -15,6 +15,7 @@ use crate::tasks::{self, Order};
 use axum::response::Response;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use proto::code::ErrorCode;
 use proto::config::Protocol;
 use proto::ids::{RuntimeId, TaskId};
 use std::sync::Arc;
@@ -101,6 +102,22 @@ const OF_THE_REQUEST: &str = "x-amzn-bedrock-agentcore-runtime-request-id";
 
 /// Goes on with one.
 pub async fn again(
+    broker: &Arc<Broker>,
+    runtime: &RuntimeId,
+    owner: &Owner,
+    id: &TaskId,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let resumed = resume(broker, runtime, owner, id, headers).await;
+    broker.metrics.resumed(match &resumed {
+        Ok(_) => "resumed",
+        Err(error) if error.code == ErrorCode::NotFound => "unknown",
+        Err(_) => "failed",
+    });
+    resumed
+}
+
+async fn resume(
     broker: &Arc<Broker>,
     runtime: &RuntimeId,
     owner: &Owner,

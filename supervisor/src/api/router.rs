@@ -4,6 +4,7 @@
 use super::authenticate::{Area, authenticate};
 use super::authorize::{self, Presented};
 use super::identify::{Caller, Peer};
+use super::listener::Late;
 use super::reply::{ApiError, ERROR_TYPE, TurnedAway, set_request_id};
 use super::{
     artifacts, audit, aws, backup, budgets, callback_secret, endpoints, exec, freezer, keys,
@@ -20,7 +21,7 @@ use http::header::{CONNECTION, EXPECT, HeaderValue};
 use http::{Method, StatusCode, Version};
 use proto::code::ErrorCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -111,8 +112,10 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
     let visit = Visit::of(&request);
     let expects = request.version() <= Version::HTTP_11 && request.headers().contains_key(EXPECT);
     let (mut head, body) = request.into_parts();
+    let late = head.extensions.get::<Late>().is_some() && visit.path != "/metrics";
     let authenticated = match area {
         Area::Health => Ok((Caller::Stranger, body)),
+        _ if late => Err(stopping()),
         Area::Operations | Area::Local | Area::Objects | Area::Operators => {
             authenticate(&broker, &mut head, body).await
         }
@@ -159,6 +162,15 @@ async fn admit(State(broker): State<Arc<Broker>>, mut request: Request, next: Ne
         });
     }
     response
+}
+
+/// What is told to who comes while this daemon ends.
+fn stopping() -> ApiError {
+    ApiError::new(
+        ErrorCode::Unavailable,
+        "the daemon is stopping and takes no new calls; try again in a moment",
+    )
+    .retry_after(Duration::from_secs(1))
 }
 
 /// Whether a caller may go there at all.

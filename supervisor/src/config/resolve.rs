@@ -1,6 +1,7 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
 mod ledger;
+mod slice;
 
 use super::check::{self, account, plain_path, region, user_name};
 use super::faults::Faults;
@@ -13,6 +14,7 @@ use super::{
 use crate::api::shell;
 use crate::callback::{CallbackPolicy, Callbacks};
 use crate::daemon_log::check_level;
+use crate::launcher::message::Slice;
 use crate::rates::PerCaller;
 use crate::store::{Keep, Quotas, Retention};
 use crate::tokens::IssuerPolicy;
@@ -84,7 +86,8 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
     let runtime_dir = r.directory("runtime_dir", "/run/agentcore");
     let (socket, listen) = (r.socket(&runtime_dir), r.listen(dev));
     let auth = r.auth(dev, &listen);
-    let ceilings = r.ceilings();
+    let all_sessions = r.all_sessions();
+    let ceilings = r.ceilings(&all_sessions);
     let notes = given
         .strangers
         .iter()
@@ -119,7 +122,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         defaults: r.defaults(&ceilings),
         ceilings,
         open_files: r.within("defaults.open_files", 4096, 64..=1_048_576),
-        limits: r.limits(),
+        limits: r.limits(all_sessions),
         network: r.network(),
         tokens: r.tokens(),
         callbacks: r.callbacks(),
@@ -317,12 +320,13 @@ impl Resolver<'_> {
         Some(parent.trim_start_matches('/').to_owned())
     }
 
-    fn ceilings(&mut self) -> Settings {
+    fn ceilings(&mut self, all: &Slice) -> Settings {
         let built_in = Settings::BUILT_IN_CEILINGS;
         Settings {
             memory: self.memory("ceilings.memory", built_in.memory),
-            cpus: self.or("ceilings.cpus", built_in.cpus),
+            cpus: self.ceiling_of_cpus(all, built_in.cpus),
             pids: self.within("ceilings.pids", built_in.pids, 8..=4_194_304),
+            cpu_weight: self.within("ceilings.cpu_weight", built_in.cpu_weight, 1..=10_000),
             tmp_size: self.memory("ceilings.tmp_size", built_in.tmp_size),
             idle_timeout: self.seconds(
                 "ceilings.idle_timeout",
@@ -365,6 +369,11 @@ impl Resolver<'_> {
                 built_in.pids.min(ceilings.pids),
                 8..=4_194_304,
             ),
+            cpu_weight: self.within(
+                "defaults.cpu_weight",
+                built_in.cpu_weight.min(ceilings.cpu_weight),
+                1..=10_000,
+            ),
             tmp_size: self.memory(
                 "defaults.tmp_size",
                 built_in.tmp_size.min(ceilings.tmp_size),
@@ -400,6 +409,10 @@ impl Resolver<'_> {
             ("defaults.memory", found.memory > ceilings.memory),
             ("defaults.cpus", found.cpus > ceilings.cpus),
             ("defaults.pids", found.pids > ceilings.pids),
+            (
+                "defaults.cpu_weight",
+                found.cpu_weight > ceilings.cpu_weight,
+            ),
             ("defaults.tmp_size", found.tmp_size > ceilings.tmp_size),
             (
                 "defaults.idle_timeout",
@@ -437,12 +450,13 @@ impl Resolver<'_> {
         found
     }
 
-    fn limits(&mut self) -> Limits {
+    fn limits(&mut self, all_sessions: Slice) -> Limits {
         let second = Duration::from_secs(1);
         let bytes = MemoryBytes(0)..=MemoryBytes(1 << 50);
         let objects = self.within("limits.objects", MemoryBytes::mib(4096), bytes.clone());
         Limits {
             max_sessions: self.within("limits.max_sessions", 1000, 1..=10_000),
+            all_sessions,
             max_sessions_per_runtime: self.within("limits.max_sessions_per_runtime", 0, 0..=10_000),
             max_sessions_per_caller: self.within("limits.max_sessions_per_caller", 0, 0..=10_000),
             rates: PerCaller {

@@ -360,6 +360,33 @@ fn reload_takes_live_keys_and_names_those_that_wait() {
 }
 
 #[test]
+fn one_session_gets_no_more_cpu_than_all_together() {
+    let with = |text: &str| Ground::new().file("agentcored.toml", text);
+    // A ceiling that nobody typed comes down, and with it the default.
+    let config = with("[limits]\nsessions_cpus = 0.5").config();
+    assert_eq!(config.limits.all_sessions.cpu_millis, Some(500));
+    assert_eq!((config.ceilings.cpus.0, config.defaults.cpus.0), (500, 500));
+    let config = with("[limits]\nsessions_cpus = 64\nsessions_memory = '8G'").config();
+    assert_eq!(config.ceilings.cpus.0, 16_000);
+    assert_eq!(config.limits.all_sessions.memory_bytes, Some(8 << 30));
+    assert_eq!(config.limits.all_sessions.pids, None);
+    // One that was typed is a contradiction, which names both.
+    let faults = with("[ceilings]\ncpus = 4\n[limits]\nsessions_cpus = 2").faults();
+    assert!(
+        faults.starts_with(
+            "agentcored.toml:4: `limits.sessions_cpus` must be at least `ceilings.cpus`, which is 4"
+        ),
+        "{faults}"
+    );
+    let faults = with("[limits]\nsessions_memory = '1M'\nsessions_cpu_weight = 0").faults();
+    assert!(
+        faults.contains("`limits.sessions_memory` must be 64M to")
+            && faults.contains("`limits.sessions_cpu_weight` must be 1 to 10000"),
+        "{faults}"
+    );
+}
+
+#[test]
 fn reload_refuses_a_broken_file() {
     let ground = Ground::new();
     let old = ground.config();
@@ -399,6 +426,10 @@ fn example() -> String {
             "network.allow" | "network.ceiling_allow" => {
                 "[\"api.example.com:443\", \"*.example.org\"]"
             }
+            "ceilings.cpus" => "16",
+            "limits.sessions_memory" => "\"24G\"",
+            "limits.sessions_cpus" => "16",
+            "limits.sessions_pids" => "20000",
             "limits.objects_per_caller" => "\"2G\"",
             "storage.per_caller" => "\"10G\"",
             "budgets.session" => "{ cpu_seconds = 3600, cost = 5 }",
@@ -450,6 +481,9 @@ fn the_example_file_means_the_defaults() {
                 "default_runtime",
                 "allow =",
                 "ceiling_allow",
+                "sessions_memory",
+                "sessions_cpus",
+                "sessions_pids",
                 "issuers =",
                 "format =",
                 "session =",
@@ -554,11 +588,13 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         memory,
         cpus,
         pids,
+        cpu_weight,
         tmp_size,
     } = resources;
     assert_eq!(memory, Some(built_in.memory));
     assert_eq!(cpus, Some(built_in.cpus));
     assert_eq!(pids, Some(built_in.pids));
+    assert_eq!(cpu_weight, Some(built_in.cpu_weight));
     assert_eq!(tmp_size, Some(built_in.tmp_size));
     let proto::config::Network { mode, allow } = network;
     assert_eq!(mode, Some(NetworkMode::Outbound));

@@ -14,6 +14,7 @@ const FLOORS: Limits = Limits {
     memory_bytes: 16 << 20,
     cpu_millis: 10,
     pids: 4,
+    cpu_weight: 1,
     tmp_bytes: 64 << 10,
     nofile: 16,
 };
@@ -37,7 +38,13 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
             "cpu",
             asked.cpu_millis.into(),
             FLOORS.cpu_millis.into(),
-            top.cpu_millis.into(),
+            most_cpu(ground),
+        ),
+        (
+            "cpu_weight",
+            asked.cpu_weight.into(),
+            FLOORS.cpu_weight.into(),
+            top.cpu_weight.into(),
         ),
         (
             "pids",
@@ -63,6 +70,12 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
         .map_or(Ok(()), |asked| storage_order(asked, ground))
 }
 
+/// No session has more than all of them may have together: cgroup v1 would refuse it.
+fn most_cpu(ground: &Ground) -> u64 {
+    let top = ground.ceilings.cpu_millis;
+    ground.all.cpu_millis.map_or(top, |all| all.min(top)).into()
+}
+
 /// New limits of a session that runs: as a launch may ask for them.
 pub(super) fn set_limits(order: &SetLimits, ground: &Ground) -> Result<(), OrderFault> {
     let top = &ground.ceilings;
@@ -77,7 +90,13 @@ pub(super) fn set_limits(order: &SetLimits, ground: &Ground) -> Result<(), Order
             "cpu",
             order.cpu_millis.map(u64::from),
             FLOORS.cpu_millis.into(),
-            top.cpu_millis.into(),
+            most_cpu(ground),
+        ),
+        (
+            "cpu_weight",
+            order.cpu_weight.map(u64::from),
+            FLOORS.cpu_weight.into(),
+            top.cpu_weight.into(),
         ),
         (
             "pids",

@@ -2,7 +2,7 @@
 
 use super::message::{
     AdoptOrder, Counters, Enforced, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET,
-    Metered, Order, OrderFault, Ordered, Orphans, Pressure, Reply, SetLimits,
+    Metered, Order, OrderFault, Ordered, Orphans, Pressure, Reply, SetLimits, Slice,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -186,6 +186,14 @@ impl LauncherClient {
     /// Changes limits of a session that runs; the answer is what the kernel has now.
     pub async fn set_limits(&self, order: SetLimits) -> Result<Enforced, OrderFault> {
         self.enforced(Order::SetLimits(order)).await
+    }
+
+    /// Changes what all sessions may have together; the answer is what the kernel has now.
+    pub async fn limit_all(&self, all: Slice) -> Result<Slice, OrderFault> {
+        match self.order(Order::LimitAll(all), &[]).await? {
+            (Reply::LimitedAll(found), _) => Ok(found),
+            (other, _) => Err(unexpected(&other)),
+        }
     }
 
     async fn enforced(&self, order: Order) -> Result<Enforced, OrderFault> {

@@ -1,6 +1,6 @@
 //! What the launcher opens once, at its start: directories, the base, the shim's sealed copy, filters, cgroups.
 
-use super::message::Limits;
+use super::message::{Limits, Slice};
 use super::setup::{LauncherSetup, StorageSetup};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
@@ -78,6 +78,8 @@ pub(super) struct Ground {
     pub(super) uid_block: Range<u32>,
     /// Largest limits.
     pub(super) ceilings: Limits,
+    /// What all sessions may have together.
+    pub(super) all: Slice,
     /// What every session may do on the base's disk.
     pub(super) io: Option<IoLimits>,
     /// Session storage, if there is any here.
@@ -131,6 +133,8 @@ impl Ground {
             broker: (setup.broker_uid, setup.broker_gid),
             uid_block: setup.uid_block.clone(),
             ceilings: setup.ceilings,
+            // Until it is ordered: what sessions of an earlier daemon have may not fit, which is no reason not to serve them.
+            all: Slice::NONE,
             io: io_limits(setup)?,
             storage: setup.storage.as_ref().map(storage).transpose()?,
             max_sessions: setup.max_sessions,

@@ -59,6 +59,9 @@ pub enum Order {
     /// Change limits of a session that runs, and read them back. Safe: only by our own cgroup's name, and only within the floors
     /// and ceilings of a launch; less memory than is in use is refused rather than killed for, and tried for a bounded time.
     SetLimits(SetLimits),
+    /// Change what all sessions may have together, and read it back. Safe: only our own cgroup's files; less memory than is in
+    /// use is refused rather than killed for, and tried for a bounded time.
+    LimitAll(Slice),
     /// Read how much a session's processes wait for processor, memory and disk. Safe: reads our own cgroup's files.
     Pressure {
         /// Which.
@@ -164,6 +167,31 @@ pub struct SetLimits {
     pub cpu_millis: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Share of the processors.
+    pub cpu_weight: Option<u32>,
+}
+
+/// What all sessions may have together; absent: any amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// Memory, bytes.
+    pub memory_bytes: Option<u64>,
+    /// CPU, thousandths of one.
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Their share of the processors where others of this host want them too.
+    pub cpu_weight: u32,
+}
+
+impl Slice {
+    /// Nothing is bounded.
+    pub const NONE: Self = Self {
+        memory_bytes: None,
+        cpu_millis: None,
+        pids: None,
+        cpu_weight: sandbox::cgroup::WEIGHT,
+    };
 }
 
 /// Limits that are in force, by the kernel's word; `None`: no limit.
@@ -175,6 +203,8 @@ pub struct Enforced {
     pub cpu_millis: Option<u32>,
     /// Processes and threads.
     pub pids: Option<u32>,
+    /// Share of the processors.
+    pub cpu_weight: u32,
 }
 
 /// Shares of the last ten seconds, in hundredths of a percent, in which some process waited.
@@ -210,6 +240,8 @@ pub struct Limits {
     pub cpu_millis: u32,
     /// Processes and threads, the shim included.
     pub pids: u32,
+    /// Share of the processors where others want them too.
+    pub cpu_weight: u32,
     /// Bytes of `/tmp` and of `$HOME`, each.
     pub tmp_bytes: u64,
     /// Open files of one process.
@@ -258,6 +290,8 @@ pub enum Reply {
     },
     /// Limits as they are (now).
     Limits(Enforced),
+    /// What all sessions may have together.
+    LimitedAll(Slice),
     /// Pressure, where the kernel tells it.
     Pressure(Option<Pressure>),
     /// Counters.
@@ -373,6 +407,14 @@ pub enum OrderFault {
     MemoryInUse {
         /// Bytes in use.
         used: u64,
+    },
+    /// Fewer CPUs for all sessions together than one of them has, which this host's cgroups (v1) cannot do.
+    #[error("session {session} has {has} thousandths of a CPU")]
+    CpusInUse {
+        /// Which.
+        session: String,
+        /// What it has.
+        has: u32,
     },
     /// The session's storage might not fit; what is to be done about it is in the text.
     #[error("{0}")]

@@ -36,6 +36,8 @@ struct Inner {
     counted: Totals,
     /// What is in records of parts already.
     recorded: Totals,
+    /// What figures were told of.
+    told: Totals,
     /// The day whose part is not recorded.
     day: i64,
     shares: Shares<Ended>,
@@ -76,6 +78,7 @@ impl Account {
             egress_in: AtomicU64::new(0),
             egress_out: AtomicU64::new(0),
             inner: Mutex::new(Inner {
+                told: meter.totals().plus(&counted),
                 meter,
                 counted,
                 recorded,
@@ -315,6 +318,16 @@ impl Account {
     pub fn used(&self, now: Moment) -> Totals {
         let inner = self.inner();
         self.used_by(&inner, now)
+    }
+
+    /// What it has used that figures were not told of.
+    #[must_use]
+    pub fn untold(&self, now: Moment) -> Totals {
+        let mut inner = self.inner();
+        let used = self.used_by(&inner, now);
+        let more = used.since(&inner.told);
+        inner.told = used;
+        more
     }
 
     /// What of it is in no record.

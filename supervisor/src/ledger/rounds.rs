@@ -249,6 +249,8 @@ impl Ledger {
                     invocations_head = checkpoint::hex(&invocations.mac),
                     "checkpoint"
                 );
+                let at = u64::try_from(newest.at.0).unwrap_or(0);
+                self.checkpointed.store(at, Ordering::Relaxed);
                 Ok(Some(newest))
             }
             Ok(Err(source)) => Err(StoreError::File {

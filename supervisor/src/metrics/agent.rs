@@ -18,6 +18,24 @@ pub struct OfAgent {
     pub(super) request_bytes: Counter,
     pub(super) response_bytes: Counter,
     pub(super) invocations: Family<Invocation, Counter>,
+    pub(super) streams: Gauge,
+}
+
+/// A stream of events that is open to its reader; it is closed when this is dropped.
+#[derive(Debug)]
+pub struct OpenStream(Gauge);
+
+impl OpenStream {
+    pub(super) fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// An invocation that is in flight; it ends when this is dropped.
@@ -47,6 +65,12 @@ impl OfAgent {
         };
         self.invocations.get_or_create(&one).inc();
         self.first_byte.observe(took.as_secs_f64());
+    }
+
+    /// An answer that is a stream of events is open.
+    #[must_use]
+    pub fn stream(&self) -> OpenStream {
+        OpenStream::of(&self.streams)
     }
 
     /// So many bytes go to the agent.

@@ -81,6 +81,51 @@ pub(super) struct Start {
     pub(super) agent: String,
 }
 
+/// A part of a session's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Its name and uids are written down, its files are made.
+    Reserve,
+    /// The launcher makes it.
+    Launch,
+    /// Its shim answers.
+    Attach,
+    /// Its agent does.
+    Ready,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StartStage {
+    stage: &'static str,
+}
+
+impl StartStage {
+    pub(super) const fn of(stage: Stage) -> Self {
+        let stage = match stage {
+            Stage::Reserve => "reserve",
+            Stage::Launch => "launch",
+            Stage::Attach => "attach",
+            Stage::Ready => "ready",
+        };
+        Self { stage }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StreamKind {
+    pub(super) kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Outcome {
+    pub(super) result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct TaskState {
+    pub(super) state: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Ended {
     reason: &'static str,

@@ -1,10 +1,12 @@
 //! A scrape: what is there now, and the text of all figures, in OpenMetrics or in the older form that every collector reads.
 
 use super::Metrics;
-use super::labels::{self, Resource, State};
+use super::labels::{self, Resource, State, StreamKind, TaskState};
 use crate::broker::Broker;
+use crate::store::Timestamp;
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 /// Content type of OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -17,20 +19,37 @@ impl Metrics {
     #[must_use]
     pub fn text(&self, broker: &Broker) -> String {
         let _alone = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut now: HashMap<State, i64> = HashMap::new();
+        let mut live: HashMap<State, i64> = HashMap::new();
         for handle in broker.registry.all() {
             let state = State {
                 state: labels::state(handle.view().phase),
                 agent: handle.meters.agent.agent.clone(),
             };
-            *now.entry(state).or_default() += 1;
+            *live.entry(state).or_default() += 1;
         }
         self.sessions.clear();
-        for (state, count) in now {
-            self.sessions.get_or_create(&state).set(count);
+        for (state, found) in live {
+            self.sessions.get_or_create(&state).set(found);
         }
-        self.prepared
-            .set(i64::try_from(broker.slots.prepared()).unwrap_or(i64::MAX));
+        let now = broker.clock.now();
+        for account in broker.ledger.all() {
+            let more = account.untold(now);
+            self.used_by(&self.agent(&account.subject.runtime), &more);
+        }
+        self.look_at_tasks(broker);
+        let sockets = self
+            .streams
+            .get_or_create_owned(&StreamKind { kind: "sockets" });
+        sockets.set(count(broker.open.len()));
+        // There from the first scrape on.
+        self.events();
+        let checkpoint = broker.ledger.checkpointed_at();
+        self.checkpoint.set(checkpoint.as_secs_f64());
+        let target = broker.config().limits.prepared_launches;
+        self.pool_target.set(count(target));
+        let misses = broker.slots.missed();
+        self.pool_misses.inner().store(misses, Ordering::Relaxed);
+        self.prepared.set(count(broker.slots.prepared()));
         for resource in ["cpu", "memory", "io"] {
             // Not there without PSI.
             let text = std::fs::read_to_string(format!("/proc/pressure/{resource}"));
@@ -44,6 +63,25 @@ impl Metrics {
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
     }
+}
+
+impl Metrics {
+    fn look_at_tasks(&self, broker: &Broker) {
+        for (state, found) in [
+            ("queued", broker.tasks.queued()),
+            ("running", broker.tasks.running()),
+        ] {
+            self.tasks
+                .get_or_create(&TaskState { state })
+                .set(count(found));
+        }
+        let waited = broker.tasks.longest_wait(Timestamp::now());
+        self.queue_age.set(waited.as_secs_f64());
+    }
+}
+
+fn count(found: usize) -> i64 {
+    i64::try_from(found).unwrap_or(i64::MAX)
 }
 
 fn some_avg10(text: &str) -> Option<f64> {

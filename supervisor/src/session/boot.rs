@@ -6,6 +6,7 @@ use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
+use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
 use crate::store::StoreError;
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use session_core::egress::AllowList;
 use session_core::spec::NetworkPolicy;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Why a session could not be launched.
@@ -61,6 +62,7 @@ impl From<OrderFault> for LaunchFailure {
             }
             OrderFault::Refused(_)
             | OrderFault::MemoryInUse { .. }
+            | OrderFault::CpusInUse { .. }
             | OrderFault::Step { .. }
             | OrderFault::Host { .. }
             | OrderFault::Unknown => None,
@@ -96,6 +98,7 @@ pub(super) async fn launch(
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, LaunchFailure> {
     let token = token();
+    let mut clock = Stages::begin(&broker.metrics);
     let reserved = async {
         let reserved = broker.reserve(handle, &token).await;
         reserved.map_err(LaunchFailure::from)
@@ -110,6 +113,7 @@ pub(super) async fn launch(
         Ok::<_, LaunchFailure>((boot, tree.map_err(|error| of_error("", &error))?))
     };
     let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files)?;
+    clock.over(Stage::Reserve);
     // Set once: a session is launched once.
     let _ = handle.uid_base.set(uid_base);
     let spec = &handle.version.spec;
@@ -120,12 +124,14 @@ pub(super) async fn launch(
             memory_bytes: spec.limits.memory.0,
             cpu_millis: spec.limits.cpus.0,
             pids: spec.limits.pids,
+            cpu_weight: spec.limits.cpu_weight,
             tmp_bytes: spec.limits.tmp_size.0,
             nofile: spec.limits.open_files,
         },
         storage: storage::order(handle),
     };
     let launched = broker.launcher.launch(order, boot, tree).await?;
+    clock.over(Stage::Launch);
     // The driver is there: it waits for this launch.
     let _ = progress.send(Completion::Pid(launched.pid)).await;
     broker.record_launch(handle, &launched);
@@ -133,11 +139,30 @@ pub(super) async fn launch(
         Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
             .await
             .map_err(|error| of_error("", &error))?;
+    clock.over(Stage::Attach);
     Ok(Running {
         link,
         attached,
         events,
     })
+}
+
+/// Times of the parts of a start, one after the other.
+struct Stages<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+}
+
+impl<'a> Stages<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        let began = Instant::now();
+        Self { metrics, began }
+    }
+
+    fn over(&mut self, stage: Stage) {
+        self.metrics.stage(stage, self.began.elapsed());
+        self.began = Instant::now();
+    }
 }
 
 fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {

@@ -10,6 +10,7 @@ use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::launcher::client::Removed;
 use crate::launcher::message::Exited;
+use crate::metrics::Stage;
 use crate::progress::Scanner;
 use crate::relay::link::{Link, ShimEvent};
 use crate::slots::Underway;
@@ -18,6 +19,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
 use proto::shim::{AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
+use proto::units::MemoryBytes;
 use session_core::lifecycle::{self, Effect, Event, Session};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -82,6 +84,8 @@ struct Driver {
     session: Session,
     view: watch::Sender<View>,
     link: Option<Arc<Link>>,
+    /// When the link was there.
+    linked_at: Option<Instant>,
     events: Option<mpsc::Receiver<ShimEvent>>,
     work: FuturesUnordered<InFlight>,
     /// Invocations of an earlier daemon that nobody has claimed yet.
@@ -271,6 +275,7 @@ impl Driver {
 
     fn attached(&mut self, running: Running, event: impl FnOnce(&Attached) -> Event) {
         self.link = Some(running.link);
+        self.linked_at = Some(Instant::now());
         self.events = Some(running.events);
         self.step(event(&running.attached));
         if let Some(health) = running.attached.health {
@@ -379,13 +384,25 @@ impl Driver {
             if starting.is_some() && matches!(phase, Phase::Ready | Phase::Busy) {
                 let took = self.handle.created_at.elapsed().unwrap_or_default();
                 self.broker.metrics.started(&self.handle.meters, took);
+                if let Some(linked) = self.linked_at {
+                    self.broker.metrics.stage(Stage::Ready, linked.elapsed());
+                }
             }
         }
         let end = self.session.end_reason().map(|reason| End {
             reason,
-            detail: self
-                .notes
-                .describe(reason, self.session.was_live(), &self.handle.version.spec),
+            detail: self.notes.describe(
+                reason,
+                self.session.was_live(),
+                &self.handle.version.spec,
+                self.handle.limited(),
+                self.broker
+                    .config()
+                    .limits
+                    .all_sessions
+                    .memory_bytes
+                    .map(MemoryBytes),
+            ),
             log_tail: self.handle.log.tail(),
             was_live: self.session.was_live(),
             code: self.notes.code,
@@ -551,10 +568,11 @@ impl Driver {
             log_lines_dropped: self.handle.log.dropped(),
             record: Some(record),
         };
+        let used = account.untold(self.broker.clock.now());
+        self.broker.metrics.used(&self.handle.meters, &used);
         self.broker.metrics.ended(
             &self.handle.meters,
             end.reason,
-            end.usage.cpu_seconds,
             end.usage.oom_kills,
             end.egress_refused,
         );

@@ -326,6 +326,8 @@ pub struct Limited {
     pub cpus: CpuMillis,
     /// Processes and threads.
     pub pids: u32,
+    /// Share of the processors.
+    pub cpu_weight: u32,
 }
 
 impl Limited {
@@ -336,6 +338,7 @@ impl Limited {
             memory: limits.memory,
             cpus: limits.cpus,
             pids: limits.pids,
+            cpu_weight: limits.cpu_weight,
         }
     }
 }
@@ -402,6 +405,7 @@ impl SessionHandle {
             memory: enforced.memory_bytes.map_or(before.memory, MemoryBytes),
             cpus: enforced.cpu_millis.map_or(before.cpus, CpuMillis),
             pids: enforced.pids.unwrap_or(before.pids),
+            cpu_weight: enforced.cpu_weight,
         };
         let news = *limits != before;
         if news {

@@ -1,9 +1,11 @@
 //! What is learnt of a session on its way, worth telling when it ends: in a sentence for people, and for the record.
 
+use super::handle::Limited;
 use crate::launcher::message::Counters;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::shim::{AgentExited, ExitCause, ExitRecord};
+use proto::units::MemoryBytes;
 use session_core::spec::RuntimeSpec;
 
 /// See the module.
@@ -25,7 +27,15 @@ pub(super) struct Notes {
 
 impl Notes {
     /// The end in a sentence.
-    pub(super) fn describe(&self, reason: EndReason, was_live: bool, spec: &RuntimeSpec) -> String {
+    /// `limits`: what it had when it ended; `all`: the memory of all sessions together, if that is bounded.
+    pub(super) fn describe(
+        &self,
+        reason: EndReason,
+        was_live: bool,
+        spec: &RuntimeSpec,
+        limits: Limited,
+        all: Option<MemoryBytes>,
+    ) -> String {
         let fault = || self.fault.as_deref().unwrap_or("no more is known");
         match reason {
             EndReason::Stopped => "it was stopped".to_owned(),
@@ -35,9 +45,14 @@ impl Notes {
                 "its /ping kept failing: {}",
                 self.unhealthy.as_deref().unwrap_or("no answer")
             ),
-            EndReason::OutOfMemory => {
-                format!("it ran out of memory (limit {})", spec.limits.memory)
-            }
+            EndReason::OutOfMemory => match all {
+                // Which of the two it was nobody tells.
+                Some(all) => format!(
+                    "it ran out of memory (limit {}; all sessions together may have {all}, limits.sessions_memory)",
+                    limits.memory
+                ),
+                None => format!("it ran out of memory (limit {})", limits.memory),
+            },
             EndReason::AgentExited => {
                 let how = match self.exited.as_ref().map(|exited| &exited.status) {
                     Some(Ok(status)) => format!("the agent process ended with {status}"),

@@ -9,6 +9,7 @@
 use crate::store::Timestamp;
 use proto::ids::RuntimeId;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -63,6 +64,14 @@ impl Queue {
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How long the one has waited that has waited longest since it may begin. Looks at all: for a person, not for a loop.
+    #[must_use]
+    pub(super) fn longest_wait(&self, now: Timestamp) -> Duration {
+        let first = self.entries.values().map(|entry| entry.not_before).min();
+        let waited = first.map_or(0, |first| now.0 - first);
+        Duration::from_millis(u64::try_from(waited).unwrap_or(0))
     }
 
     /// Takes one out, wherever it stands; false if it is not here.
@@ -198,6 +207,8 @@ mod tests {
         push(&mut queue, 2, 'a', 0);
         assert_eq!(drain(&mut queue, 49), [2]);
         assert_eq!(queue.next_moment(), Some(Timestamp(50)));
+        let waited = |now| queue.longest_wait(Timestamp(now)).as_millis();
+        assert_eq!((waited(49), waited(53)), (0, 3));
         push(&mut queue, 3, 'a', 0);
         assert_eq!(drain(&mut queue, 50), [1, 3]);
         assert_eq!(queue.next_moment(), None);

@@ -30,6 +30,7 @@ pub(crate) const LIMITS: Limits = Limits {
     memory_bytes: 64 << 20,
     cpu_millis: 1000,
     pids: 64,
+    cpu_weight: 100,
     tmp_bytes: 8 << 20,
     nofile: 256,
 };

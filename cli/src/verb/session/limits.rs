@@ -38,8 +38,9 @@ pub(in crate::verb) async fn runtime(
     name: &str,
     change: &LimitFlags,
 ) -> Result<(), Failure> {
-    let asked = asked(change)
-        .ok_or_else(|| Failure::usage("say what to change: --memory, --cpus or --pids"))?;
+    let asked = asked(change).ok_or_else(|| {
+        Failure::usage("say what to change: --memory, --cpus, --pids or --cpu-weight")
+    })?;
     let path = format!(
         "/v1/runtimes/{}/resources",
         encode(target::plain_name(name))
@@ -71,6 +72,7 @@ fn asked(change: &LimitFlags) -> Option<LimitsPatch> {
         memory: change.memory,
         cpus: change.cpus,
         pids: change.pids,
+        cpu_weight: change.cpu_weight,
     };
     (asked != LimitsPatch::default()).then_some(asked)
 }
@@ -88,7 +90,9 @@ async fn patch<T: DeserializeOwned>(
 }
 
 fn table(all: &[SessionLimits]) -> String {
-    let mut table = Table::new(["SESSION", "MEMORY", "IN USE", "CPUS", "PIDS", "IN USE"]);
+    let mut table = Table::new([
+        "SESSION", "MEMORY", "IN USE", "CPUS", "WEIGHT", "PIDS", "IN USE",
+    ]);
     let or_none = |limit: Option<String>| limit.unwrap_or_else(|| "none".to_owned());
     for each in all {
         table.row([
@@ -96,6 +100,8 @@ fn table(all: &[SessionLimits]) -> String {
             or_none(each.memory.map(|memory| bytes(memory.0))),
             bytes(each.usage.memory_bytes),
             or_none(each.cpus.map(|cpus| cpus.cpus().to_string())),
+            each.cpu_weight
+                .map_or_else(|| "-".to_owned(), |weight| weight.to_string()),
             or_none(each.pids.map(|pids| pids.to_string())),
             each.usage.pids.to_string(),
         ]);

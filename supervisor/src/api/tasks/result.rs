@@ -265,7 +265,12 @@ pub async fn respond_with(
         let left = (told.bytes - at).to_string();
         put(response.headers_mut(), CONTENT_LENGTH, &left);
     }
+    let open = streamed.then(|| broker.metrics.stream());
     let pieces = until_stopped(Arc::clone(broker), answer.follow(at), told.over.is_none());
+    // Open as long as it is read.
+    let pieces = pieces.inspect(move |_| {
+        let _ = &open;
+    });
     *response.body_mut() = body(pieces, numbers);
     Ok(response)
 }

@@ -3,14 +3,18 @@
 use super::Launcher;
 use super::orders::cgroup_fault;
 use crate::launcher::checks;
-use crate::launcher::message::{Enforced, OrderFault, Pressure, Reply, SetLimits};
+use crate::launcher::message::{Enforced, OrderFault, Pressure, Reply, SetLimits, Slice};
 use proto::ids::SessionId;
-use sandbox::cgroup::CgroupError;
+use proto::units::{CpuMillis, MemoryBytes};
+use sandbox::cgroup::{Capability, CgroupError, Support};
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to give page cache back; every other session waits with it. What was given back by then stays so,
 /// so another try gets further.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// The same for what all sessions have: an operator's act, and there may be more of it.
+const PATIENCE_FOR_ALL: Duration = Duration::from_secs(1);
 
 impl Launcher {
     pub(super) fn limits(&self, id: &SessionId) -> Result<Reply, OrderFault> {
@@ -20,6 +24,7 @@ impl Launcher {
             memory_bytes: enforced.memory_bytes,
             cpu_millis: enforced.cpu_millis,
             pids: enforced.pids,
+            cpu_weight: enforced.cpu_weight,
         }))
     }
 
@@ -36,17 +41,62 @@ impl Launcher {
         let cgroup = &session.cgroup;
         if let Some(bytes) = order.memory_bytes {
             let changed = cgroup.set_memory(bytes, Instant::now() + PATIENCE);
-            changed.map_err(|error| match error {
-                CgroupError::InUse { used, .. } => OrderFault::MemoryInUse { used },
-                other => cgroup_fault(&other),
-            })?;
+            changed.map_err(|error| in_use(&error))?;
         }
         let cpu = order.cpu_millis.map(|millis| cgroup.set_cpu(millis));
         let pids = order.pids.map(|most| cgroup.set_pids(most));
-        for changed in [cpu, pids].into_iter().flatten() {
+        let weight = order.cpu_weight.map(|weight| cgroup.set_cpu_weight(weight));
+        for changed in [cpu, pids, weight].into_iter().flatten() {
             changed.map_err(|e| cgroup_fault(&e))?;
         }
         self.limits(&order.session)
+    }
+
+    pub(super) fn limit_all(&mut self, all: &Slice) -> Result<Reply, OrderFault> {
+        let cgroups = &self.ground.cgroups;
+        let slice = sandbox::cgroup::Slice {
+            memory_bytes: all.memory_bytes,
+            cpu_millis: all.cpu_millis,
+            pids: all.pids,
+            cpu_weight: all.cpu_weight,
+        };
+        cgroups
+            .limit_all(&slice, Instant::now() + PATIENCE_FOR_ALL)
+            .map_err(|error| in_use(&error))?;
+        let found = cgroups.all_enforced().map_err(|e| cgroup_fault(&e))?;
+        self.ground.all = *all;
+        Ok(Reply::LimitedAll(Slice {
+            memory_bytes: found.memory_bytes,
+            cpu_millis: found.cpu_millis,
+            pids: found.pids,
+            cpu_weight: found.cpu_weight,
+        }))
+    }
+
+    /// What all sessions may have together, as the kernel has it.
+    pub(super) fn all_sessions(&self) -> Capability {
+        let told = self.ground.cgroups.all_enforced().map(|all| {
+            let or_any = |limit: Option<String>| limit.unwrap_or_else(|| "any".to_owned());
+            format!(
+                "all sessions together: memory {}, cpus {}, pids {}, weight {}",
+                or_any(all.memory_bytes.map(|bytes| MemoryBytes(bytes).to_string())),
+                or_any(
+                    all.cpu_millis
+                        .map(|millis| CpuMillis(millis).cpus().to_string())
+                ),
+                or_any(all.pids.map(|most| most.to_string())),
+                all.cpu_weight,
+            )
+        });
+        let (support, detail) = match told {
+            Ok(detail) => (Support::On, detail),
+            Err(error) => (Support::Off, error.to_string()),
+        };
+        Capability {
+            name: "cgroup.sessions",
+            support,
+            detail,
+        }
     }
 
     pub(super) fn pressure(&self, id: &SessionId) -> Result<Reply, OrderFault> {
@@ -57,6 +107,17 @@ impl Launcher {
             memory: hundredths(found.memory),
             io: hundredths(found.io),
         })))
+    }
+}
+
+fn in_use(error: &CgroupError) -> OrderFault {
+    match error {
+        CgroupError::InUse { used, .. } => OrderFault::MemoryInUse { used: *used },
+        CgroupError::Above { session, has, .. } => OrderFault::CpusInUse {
+            session: session.clone(),
+            has: *has,
+        },
+        other => cgroup_fault(other),
     }
 }
 

@@ -28,6 +28,7 @@ impl Launcher {
             Order::Thaw { session } => self.thaw(&session).map(|()| Some(Reply::Done)),
             Order::Limits { session } => self.limits(&session).map(Some),
             Order::SetLimits(order) => self.set_limits(&order).map(Some),
+            Order::LimitAll(all) => self.limit_all(&all).map(Some),
             Order::Pressure { session } => self.pressure(&session).map(Some),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
@@ -288,6 +289,7 @@ impl Launcher {
         let mut found = self.ground.cgroups.capabilities();
         found.extend(sandbox::host::capabilities());
         found.push(sandbox::storage::capability());
+        found.push(self.all_sessions());
         Reply::Probed(
             found
                 .into_iter()
@@ -331,6 +333,7 @@ fn cgroup_limits(from: &Limits, io: Option<sandbox::cgroup::IoLimits>) -> sandbo
         memory_bytes: from.memory_bytes,
         cpu_millis: from.cpu_millis,
         pids: from.pids,
+        cpu_weight: from.cpu_weight,
         io,
     }
 }

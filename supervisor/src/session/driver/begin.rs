@@ -175,6 +175,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         handle: Arc::clone(&handle),
         view,
         link: None,
+        linked_at: None,
         events: None,
         work: FuturesUnordered::new(),
         kept: Vec::new(),
