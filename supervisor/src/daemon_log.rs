@@ -134,6 +134,36 @@ fn filter(level: &str) -> EnvFilter {
 mod tests {
     use super::*;
 
+    /// Who looks for a task or an invocation in the journal knows one name for each.
+    #[test]
+    fn a_task_and_an_invocation_have_one_name_each_as_fields() {
+        let mut calls = 0;
+        let mut queue = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+        while let Some(path) = queue.pop() {
+            if path.is_dir() {
+                let entries = std::fs::read_dir(&path).expect("reads");
+                queue.extend(entries.map(|entry| entry.expect("entry").path()));
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("reads");
+            for call in text.split("tracing::").skip(1) {
+                let call = call.split(");").next().unwrap_or_default();
+                let Some((_, fields)) = call.split_once("!(") else {
+                    continue;
+                };
+                calls += 1;
+                for field in ["task", "invocation", "session"] {
+                    let told = format!("{field} =");
+                    let named = fields
+                        .split([',', '('])
+                        .any(|each| each.trim_start().starts_with(&told));
+                    assert!(!named, "{}: {fields} ({field}_id)", path.display());
+                }
+            }
+        }
+        assert!(calls > 100, "{calls}");
+    }
+
     #[test]
     fn a_misspelt_level_is_told_and_not_taken_for_a_target() {
         for sound in ["info", "WARN", "off", "info,supervisor::egress=debug"] {

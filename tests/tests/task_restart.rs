@@ -64,6 +64,11 @@ fn whatever_step_a_daemon_dies_at_the_outcome_is_one() -> Result {
             let client = daemon.client();
             let done = task::reaches(&client, &submitted, status)?;
             ensure!(done.attempts == 1, "{step}: {done:?}");
+            if step == "task.sent" {
+                // What is logged of a task is found by it.
+                let field = format!("\"task_id\":\"{}\"", submitted.task_id);
+                ensure!(daemon.log().contains(&field), "{}", daemon.log());
+            }
             let ran = runs(&client, &session, &submitted.task_id)?;
             ensure!(ran == times, "{step}: it ran {ran} times");
             if status == TaskStatus::Succeeded {

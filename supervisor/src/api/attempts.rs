@@ -121,7 +121,7 @@ pub async fn answer_to(
             Found::Old(run, attendance) => (run, attendance),
         };
         tracing::debug!(
-            invocation = key.attempt.invocation,
+            invocation_id = key.attempt.invocation,
             attempt = attendance.ordinal(),
             "an attempt joins its call"
         );

@@ -47,7 +47,7 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
             if row.status == TaskStatus::Running
                 && let Some((handle, work)) = kept.remove(&invocation_of(&row))
             {
-                tracing::info!(task = %row.id, session_id = %handle.id, "a task goes on");
+                tracing::info!(task_id = %row.id, session_id = %handle.id, "a task goes on");
                 run::resumed(broker, row, handle, work);
             } else if row.status == TaskStatus::Running && sleeps(broker, &row) {
                 let handle = row.session.as_ref().and_then(|id| broker.registry.get(id));

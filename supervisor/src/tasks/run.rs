@@ -372,14 +372,14 @@ impl Run {
 
     /// Writes the outcome down, with the answer.
     async fn end(&mut self, from: TaskStatus, note: Note) -> bool {
-        let seq = self.row.seq;
+        let (seq, id) = (self.row.seq, &self.row.id);
         let body = match &note.answer {
             Some(answer) => {
                 // Complete answers only are promised; of the others what there is.
                 let settled = written(&self.broker, seq, || async {
                     let settled = answer.settle().await;
                     Ok(settled.map_err(
-                        |error| tracing::error!(task = seq, %error, "answer not synced yet"),
+                        |error| tracing::error!(task_id = %id, %error, "answer not synced yet"),
                     ))
                 });
                 match settled.await {

@@ -214,7 +214,7 @@ impl Run {
     /// Nobody came back: whatever is under way is dropped, which cancels it.
     fn give_up(&self) {
         tracing::debug!(
-            invocation = self.key.attempt.invocation,
+            invocation_id = self.key.attempt.invocation,
             "a call is given up: no attempt came for it in time"
         );
         self.forget();

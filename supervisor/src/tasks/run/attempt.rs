@@ -17,7 +17,7 @@ use proto::api::{
     EndReason, MAX_CHECKPOINT, Phase, TASK_ATTEMPT_HEADER, TASK_CHECKPOINT_HEADER, TASK_ID_HEADER,
 };
 use proto::code::ErrorCode;
-use proto::ids::InvocationId;
+use proto::ids::{InvocationId, TaskId};
 use proto::shim::{Invoke, Kept};
 use serde_json::{Map, Value, json};
 use session_core::task::{Cause, Event};
@@ -310,7 +310,7 @@ impl Attempt {
     }
 
     fn not_kept(&self, error: &std::io::Error) -> (Cause, String) {
-        tracing::error!(task = self.row.seq, %error, "answer of a task not kept");
+        tracing::error!(task_id = %self.row.id, %error, "answer of a task not kept");
         let told = format!("the agent's answer could not be kept: {error}");
         (Cause::Agent, told)
     }
@@ -389,7 +389,8 @@ async fn write_record(broker: &Broker, running: &Running, seq: i64) {
         Ok(_) => broker.tasks.tell(seq),
         // The next one says more.
         Err(error) => {
-            tracing::warn!(task = seq, error = %crate::fault::chain(&error), "progress not written down");
+            let id = running.id.get().map(TaskId::as_str);
+            tracing::warn!(task_id = id, error = %crate::fault::chain(&error), "progress not written down");
         }
     }
 }
