@@ -11,6 +11,7 @@ use proto::ids::{ClientSessionId, RuntimeName};
 use proto::units::{CpuMillis, MemoryBytes};
 use std::path::PathBuf;
 
+pub(crate) mod bench;
 mod task;
 pub(crate) use task::{Submission, TaskVerb};
 pub(crate) mod usage;
@@ -88,6 +89,8 @@ pub(crate) enum Verb {
     Doctor,
     /// Serve this folder's agent on localhost, in a real session, reloaded when files change
     Dev(Dev),
+    /// Measure how long callers wait for a runtime: of new sessions, and of one that is ready
+    Bench(bench::Bench),
     /// Copy the daemon's database to a file, while it is used
     Backup {
         /// The file to make; it must not be there

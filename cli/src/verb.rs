@@ -8,6 +8,7 @@ use crate::signer::Signer;
 use std::process::ExitCode;
 
 mod backup;
+mod bench;
 mod budget;
 mod completion;
 mod configure;
@@ -63,6 +64,7 @@ pub(crate) async fn run(screen: Screen, line: CommandLine) -> Result<ExitCode, F
         Verb::Destroy(args) => destroy::run(&desk, &args).await,
         Verb::Doctor => return doctor::run(&desk).await,
         Verb::Dev(args) => dev::run(&desk, &args).await,
+        Verb::Bench(args) => bench::run(&desk, &args).await,
         Verb::Backup { file } => backup::run(&desk, &file).await,
         Verb::Completion { shell } => completion::run(&desk, shell),
         Verb::Manual { directory } => manual::run(&directory),

@@ -13,6 +13,7 @@
 
 mod adopt;
 mod bodies;
+mod burst;
 mod direct;
 mod facts;
 mod launch;
@@ -24,8 +25,10 @@ mod samples;
 mod signed;
 mod streams;
 mod subject;
+mod sustained;
 mod table;
 mod tasks;
+mod throughput;
 mod websockets;
 mod wire;
 
@@ -44,7 +47,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, adopt, signed, tasks); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, adopt, signed, tasks); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -59,6 +62,7 @@ pub(crate) struct Effort {
     calls_per_block: usize,
     bodies: usize,
     stream_seconds: u64,
+    sustained_seconds: u64,
 }
 
 const FULL: Effort = Effort {
@@ -69,6 +73,7 @@ const FULL: Effort = Effort {
     calls_per_block: 300,
     bodies: 9,
     stream_seconds: 60,
+    sustained_seconds: 600,
 };
 
 const QUICK: Effort = Effort {
@@ -79,10 +84,11 @@ const QUICK: Effort = Effort {
     calls_per_block: 200,
     bodies: 3,
     stream_seconds: 10,
+    sustained_seconds: 20,
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 11] = [
+const MEASUREMENTS: [&str; 14] = [
     "launch",
     "python",
     "bodies",
@@ -91,6 +97,9 @@ const MEASUREMENTS: [&str; 11] = [
     "streams",
     "websockets",
     "ready",
+    "throughput",
+    "burst",
+    "sustained",
     "adopt",
     "signed",
     "tasks",
@@ -144,6 +153,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("ready") {
             ready::measure(&mut subject, effort, &mut table)?;
+        }
+        if wanted("throughput") {
+            throughput::measure(&mut subject, effort, &mut table)?;
+        }
+        if wanted("burst") {
+            subject.restart("")?;
+            burst::measure(&subject, effort, &mut table)?;
+        }
+        if wanted("sustained") {
+            subject.restart("[limits]\nnew_session_rate = 0")?;
+            sustained::measure(&subject, "native", 100.0, effort, &mut table)?;
+            sustained::measure(&subject, "aws_sdk", 40.0, effort, &mut table)?;
         }
         if wanted("adopt") {
             adopt::measure(&mut table)?;

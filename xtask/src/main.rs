@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod chaos;
+mod chart;
 mod command;
 mod demo;
 mod deny;
@@ -36,6 +37,8 @@ enum Verb {
     Demo(demo::Args),
     /// Every promise of speed and size beside its peer, in one table.
     Bench(bench::Args),
+    /// Draw a benchmark's result for the README.
+    Chart(chart::Args),
     /// Random work while random things break; then the books are balanced.
     Chaos(chaos::Args),
     /// A Debian package of everything, in target/package.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Chart(args) => chart::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
         Verb::Package(args) => package::run(&args),
         Verb::Deny => deny::run().map(|unchecked| {

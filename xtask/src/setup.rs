@@ -39,6 +39,9 @@ const BENCH: &[Need] = &[
     need("nginx", "nginx"),
 ];
 
+/// Peers that only the benchmarks start.
+const PEERS: &[Need] = &[need("systemd-nspawn", "systemd-container")];
+
 /// What makes a Debian package, and what judges it.
 const PACKAGE: &[Need] = &[
     need("dpkg-buildpackage", "dpkg-dev"),
@@ -67,12 +70,12 @@ pub(crate) fn for_package() -> anyhow::Result<()> {
 
 /// For the benchmarks.
 pub(crate) fn for_bench() -> anyhow::Result<()> {
-    install(&lacking(&[DEMO, TEST, BENCH], PYTHON))
+    install(&lacking(&[DEMO, TEST, BENCH, PEERS], PYTHON))
 }
 
 /// Everything.
 pub(crate) fn everything() -> anyhow::Result<()> {
-    let packages = lacking(&[DEMO, TEST, BENCH, PACKAGE], PYTHON);
+    let packages = lacking(&[DEMO, TEST, BENCH, PEERS, PACKAGE], PYTHON);
     install(&packages)?;
     if packages.is_empty() {
         eprintln!("xtask: nothing is missing");

@@ -27,7 +27,7 @@ const LAST_WORDS: u32 = 10;
 
 /// Sends the payload and prints the answer.
 pub(super) async fn run(desk: &Desk, args: Invoke) -> Result<(), Failure> {
-    let payload = payload(&args)?;
+    let payload = payload(&args.payload, args.raw)?;
     if args.submission.background {
         return submit::run(desk, &args, payload).await;
     }
@@ -113,12 +113,12 @@ fn describe(headers: &mut HeaderMap, args: &Invoke) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The payload's bytes, exactly as given.
-fn payload(args: &Invoke) -> Result<Bytes, Failure> {
+/// The payload's bytes, exactly as given; JSON unless it is `raw`.
+pub(super) fn payload(text: &str, raw: bool) -> Result<Bytes, Failure> {
     let unreadable = |what: &str, error: std::io::Error| {
         Failure::usage(format!("cannot read the payload from {what}: {error}"))
     };
-    let bytes = match args.payload.as_str() {
+    let bytes = match text {
         "-" => {
             let mut bytes = Vec::new();
             let read = std::io::stdin().lock().read_to_end(&mut bytes);
@@ -130,9 +130,7 @@ fn payload(args: &Invoke) -> Result<Bytes, Failure> {
             None => text.as_bytes().to_vec(),
         },
     };
-    if !args.raw
-        && let Err(error) = serde_json::from_slice::<IgnoredAny>(&bytes)
-    {
+    if !raw && let Err(error) = serde_json::from_slice::<IgnoredAny>(&bytes) {
         return Err(Failure::usage(format!("the payload is not JSON: {error}")).advice(
             "quote it for the shell: '{\"prompt\": \"Hello\"}'; @FILE and - read it from elsewhere, --raw sends \
              anything as it is",
@@ -142,7 +140,7 @@ fn payload(args: &Invoke) -> Result<Bytes, Failure> {
 }
 
 /// The refusal with the agent's last log lines, fetched if they did not come along.
-async fn refused(desk: &Desk, runtime: &str, answer: Response<Incoming>) -> Failure {
+pub(super) async fn refused(desk: &Desk, runtime: &str, answer: Response<Incoming>) -> Failure {
     let mut refusal = desk.daemon.refusal(answer).await;
     if refusal.status == 424
         && refusal.log.is_empty()

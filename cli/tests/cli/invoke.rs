@@ -306,3 +306,47 @@ fn a_reader_that_has_enough_is_no_error() {
     let done = finished(child);
     assert_eq!(done.err, "", "no word about a closed pipe");
 }
+
+#[test]
+fn bench_calls_new_sessions_and_one_that_is_ready_and_stops_them() {
+    let fake = shop();
+    let done = fake
+        .run(&["bench", "--new", "3", "--calls", "5", "{\"n\": 1}"])
+        .exits(0);
+    let lines: Vec<&str> = done.out.lines().collect();
+    assert!(lines[0].starts_with("CALL OF A"), "{lines:?}");
+    let counted = [
+        ("new session", "3"),
+        ("new session", "3"),
+        ("ready session", "5"),
+        ("ready session", "5"),
+    ];
+    assert_eq!(lines.len(), 1 + counted.len());
+    for (line, (what, calls)) in lines[1..].iter().zip(counted) {
+        assert!(
+            line.starts_with(what) && line.split_whitespace().nth(4) == Some(calls),
+            "{line}"
+        );
+    }
+    let calls = fake.invocations();
+    assert_eq!(calls.len(), 8);
+    assert!(calls.iter().all(|call| call.body == b"{\"n\": 1}"[..]));
+    assert!(calls[..3].iter().all(|call| call.header(SESSION).is_none()));
+    assert!(
+        calls[3..]
+            .iter()
+            .all(|call| call.header(SESSION) == Some(NEW_SESSION))
+    );
+    let stopped = fake.seen(
+        &hyper::Method::DELETE,
+        &format!("/v1/sessions/{NEW_SESSION}"),
+    );
+    assert_eq!(stopped.len(), 3);
+    let document = fake
+        .run(&["bench", "--new", "1", "--calls", "0", "--json"])
+        .exits(0)
+        .json();
+    assert_eq!(document[0]["what"], "new session");
+    assert_eq!(document[0]["samples"].as_array().map(Vec::len), Some(1));
+    fake.run(&["bench", "--new", "0"]).exits(2);
+}

@@ -44,7 +44,12 @@ fn version(program: &str, argument: &str) -> anyhow::Result<String> {
         .env("PATH", "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
         .output()
         .with_context(|| format!("start {program}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    // nginx tells it where others complain.
+    let told = match output.stdout.is_empty() {
+        true => &output.stderr,
+        false => &output.stdout,
+    };
+    let text = String::from_utf8_lossy(told);
     Ok(text.lines().next().unwrap_or("").trim().to_owned())
 }
 
@@ -60,7 +65,9 @@ pub(crate) fn of_this_host(subject: &Subject) -> anyhow::Result<Facts> {
         ("agentcored", format!("{} {commit}", info.version)),
         ("bwrap", version("bwrap", "--version")?),
         ("runc", version("runc", "--version")?),
+        ("systemd-nspawn", version("systemd-nspawn", "--version")?),
         ("haproxy", version("haproxy", "-v")?),
+        ("nginx", version("nginx", "-v")?),
         ("python3", version("/usr/bin/python3", "--version")?),
     ];
     Ok(Facts {

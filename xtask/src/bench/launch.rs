@@ -24,45 +24,47 @@ fn first_answer(subject: &Subject, runtime: &str) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// The `native` agent beside bubblewrap and runc, which only run `true`.
+/// The `native` agent beside bubblewrap, runc and systemd-nspawn, which only run `true`.
 pub(crate) fn native(subject: &Subject, effort: Effort, table: &mut Table) -> anyhow::Result<()> {
     let mut runc = peers::Runc::prepare(subject.daemon().dir())?;
-    let (mut ours, mut bwrap, mut others) =
-        (Samples::default(), Samples::default(), Samples::default());
+    let nspawn = peers::Nspawn::prepare(subject.daemon().dir())?;
+    let mut samples = [(); 4].map(|()| Samples::default());
     for round in 0..effort.launches + WARM_UP {
         subject.rest()?;
         let times = [
             first_answer(subject, "native")?,
             peers::bwrap()?,
             runc.run()?,
+            nspawn.run()?,
         ];
         if round < WARM_UP {
             continue;
         }
-        for (samples, time) in [&mut ours, &mut bwrap, &mut others].into_iter().zip(times) {
+        for (samples, time) in samples.iter_mut().zip(times) {
             samples.push_ms(time);
         }
     }
-    table.add(Row {
-        what: "launch, native agent".to_owned(),
-        unit: "ms",
-        ours: ours.clone(),
-        peer: Some(Peer {
-            name: "bwrap --unshare-all … true".to_owned(),
-            samples: bwrap,
-        }),
-        promise: Promise::RatioAtMost(2.0),
-    });
-    table.add(Row {
-        what: "launch, native agent".to_owned(),
-        unit: "ms",
-        ours,
-        peer: Some(Peer {
-            name: "runc run … true".to_owned(),
-            samples: others,
-        }),
-        promise: Promise::RatioAtMost(0.3),
-    });
+    let [ours, bwrap, runc, nspawn] = samples;
+    for (name, theirs, promise) in [
+        (
+            "bwrap --unshare-all … true",
+            bwrap,
+            Promise::RatioAtMost(1.2),
+        ),
+        ("runc run … true", runc, Promise::RatioAtMost(0.2)),
+        ("systemd-nspawn … true", nspawn, Promise::Context),
+    ] {
+        table.add(Row {
+            what: "launch, native agent".to_owned(),
+            unit: "ms",
+            ours: ours.clone(),
+            peer: Some(Peer {
+                name: name.to_owned(),
+                samples: theirs,
+            }),
+            promise,
+        });
+    }
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 const LOOKS: u32 = 3;
 
 /// Proportional set size of a process in MiB.
-fn pss(pid: i32) -> anyhow::Result<f64> {
+pub(super) fn pss(pid: i32) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
     let kib: f64 = text

@@ -58,7 +58,7 @@ pub(crate) fn measure(
             &ours,
             name,
             &proxied,
-            Promise::RatioAtMost(3.0),
+            Promise::RatioAtMost(2.0),
         ),
         (
             "… over the Unix socket",

@@ -1,0 +1,83 @@
+//! A herd: so many new sessions of the AWS SDK's agent at the same moment, from the first request to the last answer.
+
+use super::Effort;
+use super::direct::{self, Python};
+use super::samples::Samples;
+use super::subject::Subject;
+use super::table::{Peer, Promise, Row, Table};
+use super::wire::{self, Wire};
+use anyhow::Context as _;
+use e2e::client::{SESSION_HEADER, session_name};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+const CALLERS: usize = 100;
+
+const BODY: &[u8] = br#"{"prompt": "hello"}"#;
+
+pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> anyhow::Result<()> {
+    let mut ours = Samples::default();
+    // The first one fills page caches.
+    for round in 0..=effort.blocks.div_ceil(10) {
+        subject.rest()?;
+        let took = herd(subject, "aws_sdk")?;
+        if round > 0 {
+            ours.push_ms(took);
+        }
+    }
+    // What one of them costs alone, so many times: plain Python has nothing to share.
+    let folder = subject.daemon().dir().join("herd");
+    direct::copy_tree(&subject.bundle("aws_sdk")?, &folder)?;
+    let python = Python { folder, path: None };
+    let mut alone = Samples::default();
+    for _ in 0..3 {
+        let one = python.first_answer(&direct::request(&session_name("direct"), BODY))?;
+        alone.push_ms(one * u32::try_from(CALLERS)?);
+    }
+    table.add(Row {
+        what: format!("{CALLERS} new sessions at once, AWS SDK, to the last answer"),
+        unit: "ms",
+        ours,
+        peer: Some(Peer {
+            name: format!("{CALLERS} × python3 my_agent.py, one after the other"),
+            samples: alone,
+        }),
+        promise: Promise::AtMost(1500.0),
+    });
+    Ok(())
+}
+
+/// From the moment when all connections are there.
+fn herd(subject: &Subject, runtime: &str) -> anyhow::Result<Duration> {
+    let sessions: Vec<String> = (0..CALLERS).map(|_| session_name("herd")).collect();
+    let ready = Barrier::new(CALLERS + 1);
+    let took = std::thread::scope(|scope| -> anyhow::Result<Duration> {
+        let callers: Vec<_> = sessions
+            .iter()
+            .map(|session| {
+                let ready = &ready;
+                scope.spawn(move || -> anyhow::Result<()> {
+                    let connected = Wire::connect(&subject.unix());
+                    ready.wait();
+                    let request = wire::post(
+                        &format!("/runtimes/{runtime}/invocations"),
+                        &[(SESSION_HEADER, session.as_str())],
+                        BODY,
+                    );
+                    connected?.call(&request).map(|_| ())
+                })
+            })
+            .collect();
+        ready.wait();
+        let began = Instant::now();
+        for caller in callers {
+            caller.join().ok().context("a caller panicked")??;
+        }
+        Ok(began.elapsed())
+    })?;
+    let client = subject.client();
+    for session in &sessions {
+        client.stop(session)?;
+    }
+    Ok(took)
+}
