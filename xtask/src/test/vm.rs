@@ -21,6 +21,8 @@ const SUITES: &[(&str, u32, Programs)] = &[
     ("limits", 900, Programs::Installed),
     ("cross_session", 300, Programs::Installed),
     ("disk", 120, Programs::Installed),
+    ("slice", 300, Programs::Installed),
+    ("session_limits", 300, Programs::Installed),
 ];
 
 /// Which programs a suite starts daemons of its own from.
