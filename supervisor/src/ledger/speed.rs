@@ -1,4 +1,5 @@
-//! Queries over a ledger of a million records, and over 50,000 tasks that are over. Not run by itself: `cargo nextest run -p supervisor --run-ignored all a_million`.
+//! Queries over a ledger of a million records, and over 50,000 tasks that are over. Not run by itself: `cargo nextest run -p
+//! supervisor --run-ignored all a_million`, with `--release` for figures.
 
 use super::record::DAY_MS;
 use crate::owner::{Owner, Principal};
@@ -194,5 +195,7 @@ async fn a_million_records_are_asked_in_less_than_50_ms() {
         let rows = store.invocations(page(), Some(one), None).await;
         took("invocations", began, rows.expect("found").items.len());
     }
-    assert!(slowest < Duration::from_millis(50), "{slowest:?}");
+    // The promise is the optimised build's: SQLite is not optimised in the other.
+    let bound = if cfg!(debug_assertions) { 100 } else { 50 };
+    assert!(slowest < Duration::from_millis(bound), "{slowest:?}");
 }
