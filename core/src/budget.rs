@@ -1,27 +1,13 @@
 //! How much may be used before somebody has to say that it may go on.
 //!
 //! A budget has an amount for each of what it bounds. When one is used up its sessions freeze; each approval adds the same amount
-//! once more. Whether it is reached depends on nothing but what was used and how often it was approved, so it is asked anew every
-//! second and after every restart.
+//! once more. With a period, what was used before it and the approvals of earlier ones do not count. Whether it is reached depends
+//! on nothing but what was used and how often it was approved, so it is asked anew every second and after every restart.
 
 use crate::meter::Totals;
 use crate::prices::{Prices, number};
-use serde::Deserialize;
+use proto::config::{Budget, Period};
 use std::fmt;
-
-/// Amounts; what is absent is not bounded.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Budget {
-    /// CPU time.
-    pub cpu_seconds: Option<f64>,
-    /// Memory over time, plainly.
-    pub gb_seconds: Option<f64>,
-    /// Time that sessions were there.
-    pub wall_seconds: Option<f64>,
-    /// By the daemon's own prices.
-    pub cost: Option<f64>,
-}
 
 /// What is used up.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +18,8 @@ pub struct Reached {
     pub limit: f64,
     /// How much was used.
     pub used: f64,
+    /// In which time.
+    pub per: Option<Period>,
 }
 
 impl fmt::Display for Reached {
@@ -40,49 +28,37 @@ impl fmt::Display for Reached {
             measure,
             limit,
             used,
+            per,
         } = self;
-        write!(f, "{measure}: {used:.3} used of {limit}")
+        write!(f, "{measure}: {used:.3} used of {limit}")?;
+        match per {
+            Some(Period::Day) => f.write_str(" a day"),
+            Some(Period::Month) => f.write_str(" a month"),
+            None => Ok(()),
+        }
     }
 }
 
-impl Budget {
-    /// Each amount with its name.
-    #[must_use]
-    pub fn amounts(&self) -> [(&'static str, Option<f64>); 4] {
-        [
-            ("cpu_seconds", self.cpu_seconds),
-            ("gb_seconds", self.gb_seconds),
-            ("wall_seconds", self.wall_seconds),
-            ("cost", self.cost),
-        ]
-    }
-
-    /// Whether it bounds nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.amounts().iter().all(|(_, amount)| amount.is_none())
-    }
-
-    /// What is used up first, if anything is, after so many approvals.
-    #[must_use]
-    pub fn reached(&self, approvals: u32, used: &Totals, prices: &Prices) -> Option<Reached> {
-        let used = [
-            number(used.cpu_us) / 1e6,
-            number(used.memory_kbs) / 1e6,
-            number(used.wall_ms) / 1e3,
-            prices.cost(used),
-        ];
-        let times = f64::from(approvals) + 1.0;
-        let mut all = self.amounts().into_iter().zip(used);
-        all.find_map(|((measure, amount), used)| {
-            let limit = amount? * times;
-            (used >= limit).then_some(Reached {
-                measure,
-                limit,
-                used,
-            })
+/// What of a budget is used up first, if anything is, after so many approvals.
+#[must_use]
+pub fn reached(budget: &Budget, approvals: u32, used: &Totals, prices: &Prices) -> Option<Reached> {
+    let used = [
+        number(used.cpu_us) / 1e6,
+        number(used.memory_kbs) / 1e6,
+        number(used.wall_ms) / 1e3,
+        prices.cost(used),
+    ];
+    let times = f64::from(approvals) + 1.0;
+    let mut all = budget.amounts().into_iter().zip(used);
+    all.find_map(|((measure, amount), used)| {
+        let limit = amount? * times;
+        (used >= limit).then_some(Reached {
+            measure,
+            limit,
+            used,
+            per: budget.per,
         })
-    }
+    })
 }
 
 #[cfg(test)]
@@ -108,7 +84,9 @@ mod tests {
             cpu_us: seconds * 1_000_000,
             ..Totals::default()
         };
-        let reached = |approvals, used: &Totals| budget.reached(approvals, used, &prices);
+        let of =
+            |budget: &Budget, approvals, used: &Totals| reached(budget, approvals, used, &prices);
+        let reached = |approvals, used: &Totals| of(&budget, approvals, used);
         assert_eq!(reached(0, &cpu(1)), None);
         assert_eq!(
             reached(0, &cpu(2)).map(|reached| reached.to_string()),
@@ -125,9 +103,14 @@ mod tests {
             Some("cost")
         );
         assert!(Budget::default().is_empty());
+        assert_eq!(of(&Budget::default(), 0, &cpu(u64::MAX / 1_000_000)), None);
+        let daily = Budget {
+            per: Some(Period::Day),
+            ..budget
+        };
         assert_eq!(
-            Budget::default().reached(0, &cpu(u64::MAX / 1_000_000), &prices),
-            None
+            of(&daily, 0, &cpu(2)).map(|reached| reached.to_string()),
+            Some("cpu_seconds: 2.000 used of 2 a day".to_owned())
         );
     }
 }

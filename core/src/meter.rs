@@ -110,6 +110,12 @@ impl Totals {
         self.combined(more, u64::saturating_add, u64::max)
     }
 
+    /// The higher of each: of two readings of sums that only grow, the later.
+    #[must_use]
+    pub fn later(&self, other: &Self) -> Self {
+        self.combined(other, u64::max, u64::max)
+    }
+
     fn combined(
         &self,
         other: &Self,

@@ -8,6 +8,7 @@
 //! to ask ([`RuntimeSpec::entry_file`]).
 
 mod authorizer;
+mod budgets;
 mod command;
 mod environment;
 mod faults;
@@ -164,6 +165,7 @@ impl RuntimeSpec {
         if let Some(asked) = &config.authorizer {
             authorizer::check(asked, &mut faults);
         }
+        budgets::check(&config.budget, &mut faults);
         let storage = storage::resolve(&config.storage, &policy.storage, &mut faults);
         identity(policy, &mut faults);
         match (command, faults.finish()) {

@@ -4,8 +4,10 @@
 //! means on this host — defaults filled in, ceilings applied, all faults at once — is `session_core::spec`.
 
 mod authorizer;
+mod budget;
 
 pub use authorizer::{Authorizer, ClaimOperator, ClaimType, ClaimValue, CustomClaim};
+pub use budget::{Budget, Budgets, Period};
 
 use crate::ids::RuntimeName;
 use crate::object::{object, optional_object};
@@ -94,6 +96,13 @@ pub struct RuntimeConfig {
     /// Files that outlive a session and are there again for the next one of the same id; at most one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub storage: Vec<StorageMount>,
+    /// What may be used before its sessions freeze until somebody approves more; beside the operator's own budgets.
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "is_default"
+    )]
+    pub budget: Budgets,
 }
 
 impl RuntimeConfig {

@@ -405,19 +405,19 @@ impl Broker {
     }
 
     /// Writes down how a session ended, which frees its uid range. Tries until it is written (a full disk has room again
-    /// some time) or this daemon stops: without it the session's id and range would stay taken.
-    pub async fn record_end(&self, handle: &SessionHandle, end: SessionEnd) {
+    /// some time) or this daemon stops: without it the session's id and range would stay taken. Whether it is written.
+    pub async fn record_end(&self, handle: &SessionHandle, end: SessionEnd) -> bool {
         let mut pause = FIRST_RECORD_PAUSE;
         loop {
             match self.store.end_session(&handle.id, end.clone()).await {
                 // It was never reserved: its launch failed before.
-                Ok(_) | Err(StoreError::NotFound(_)) => return,
+                Ok(_) | Err(StoreError::NotFound(_)) => return true,
                 Err(error) => {
                     tracing::error!(session_id = %handle.id, error = %crate::fault::chain(&error), "end not recorded");
                 }
             }
             if self.draining() {
-                return;
+                return false;
             }
             tokio::time::sleep(pause).await;
             pause = (2 * pause).min(RECORD_PAUSE);

@@ -25,9 +25,9 @@ use crate::rates::PerCaller;
 use crate::store::{Quotas, Retention};
 use crate::tokens::IssuerPolicy;
 use given::Given;
+use proto::config::Budgets;
 use proto::ids::RuntimeName;
 use proto::units::MemoryBytes;
-use session_core::budget::Budget;
 use session_core::egress::AllowList;
 use session_core::prices::Prices;
 use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
@@ -263,17 +263,6 @@ pub struct Network {
     pub dial_timeout: Duration,
     /// Open outbound connections of one session.
     pub max_connections: u32,
-}
-
-/// How much may be used before somebody approves more.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Budgets {
-    /// By each session.
-    pub session: Budget,
-    /// By all sessions of a caller and its user.
-    pub user: Budget,
-    /// By all sessions of a runtime.
-    pub runtime: Budget,
 }
 
 /// How long records of usage are kept. Sums by day stay.

@@ -9,8 +9,8 @@
 //!
 //! **What is promised.** A session's CPU time is the kernel's counter at its end, exact whatever happened between; its end is not
 //! told before its record is on disk. A daemon that is killed loses at most what its last round did not see: a second's readings
-//! of memory (the readings on both sides stand in for them), and the records of invocations that ended in its last second; their
-//! CPU time is in the session's all the same. A power cut ends all sessions, and what is left of each is its meter as it was
+//! of memory (the readings on both sides stand in for them), and the CPU time of the invocations that ended in its last second,
+//! which is in the session's all the same; the invocations themselves are in the [`journal`]. A power cut ends all sessions, and what is left of each is its meter as it was
 //! written down durably, at most [`DURABLE_EVERY`] before.
 //!
 //! Nothing here is on an invocation's way but a lock of its session's account, at its begin and at its end.
@@ -19,6 +19,7 @@ pub mod account;
 pub mod budgets;
 pub mod chain;
 pub mod checkpoint;
+mod journal;
 pub mod record;
 mod rounds;
 pub mod verdict;
@@ -29,8 +30,9 @@ pub use rounds::keep_going;
 use crate::launcher::message::Counters;
 use crate::store::{LiveUse, Store, StoreError, Timestamp};
 use account::Boot;
-use budgets::{Budgets, Scope};
+use budgets::Budgets;
 use checkpoint::Checkpoints;
+use journal::{Journal, Left};
 use nix::time::{ClockId, clock_gettime};
 use proto::api::EndReason;
 use proto::ids::SessionId;
@@ -61,6 +63,9 @@ pub struct Ledger {
     left: Mutex<HashMap<SessionId, SavedMeter>>,
     /// Invocations of sessions that are over.
     ended: Mutex<Vec<Invocation>>,
+    journal: Arc<Journal>,
+    /// What sessions counted of which an earlier daemon had written down no meter.
+    early: Mutex<HashMap<SessionId, Totals>>,
     room: Arc<AtomicUsize>,
     budgets: Budgets,
     /// When this daemon signed a checkpoint last, milliseconds since 1970; 0 is never.
@@ -70,6 +75,8 @@ pub struct Ledger {
 impl Ledger {
     /// Opens it on the broker's directory and reads what an earlier daemon left.
     pub async fn open(directory: &Path, store: Store, boot_id: &str) -> Result<Self, StoreError> {
+        let journal = journalled(directory, &store).await?;
+        let early = store.unmetered().await?.into_iter().collect();
         let (left, changed) = store.left_meters().await?;
         for session in changed {
             tracing::error!(
@@ -77,10 +84,7 @@ impl Ledger {
                 "the meter of a session was changed by somebody else; it begins anew"
             );
         }
-        let approved = store.approved_budgets().await?.into_iter();
-        let approved =
-            approved.filter_map(|(scope, key, times)| Some(((Scope::of(&scope)?, key), times)));
-        let approved = approved.collect();
+        let budgets = Budgets::open(&store).await?;
         let left = left
             .into_iter()
             .map(|saved| (saved.subject.session.clone(), saved))
@@ -94,8 +98,10 @@ impl Ledger {
             accounts: Mutex::default(),
             left: Mutex::new(left),
             ended: Mutex::default(),
+            journal: Arc::new(journal),
+            early: Mutex::new(early),
             room: Arc::new(AtomicUsize::new(DETAILED)),
-            budgets: Budgets::new(approved),
+            budgets,
             checkpointed: AtomicU64::new(0),
         })
     }
@@ -125,14 +131,16 @@ impl Ledger {
             // Its daemon was killed in its first second.
             None => {
                 let meter = Meter::new(now.before(age), allocated);
-                self.add(subject, meter, (Totals::default(), Totals::default()))
+                let counted = self.counted_early(&subject.session);
+                self.add(subject, meter, (counted, Totals::default()))
             }
         }
     }
 
     fn add(&self, subject: Subject, meter: Meter, sums: (Totals, Totals)) -> Arc<Account> {
         let session = subject.session.clone();
-        let account = Arc::new(Account::new(subject, meter, sums, Arc::clone(&self.room)));
+        let shared = (Arc::clone(&self.room), Arc::clone(&self.journal));
+        let account = Arc::new(Account::new(subject, meter, sums, shared));
         locked(&self.accounts).insert(session, Arc::clone(&account));
         account
     }
@@ -145,8 +153,14 @@ impl Ledger {
         last: Counters,
         reason: EndReason,
     ) -> SessionPart {
-        let (part, ended) = account.close(now, reading(last), reason);
-        locked(&self.ended).extend(ended);
+        // Until it is among the ended, no round passes it by.
+        let mut all_ended = locked(&self.ended);
+        let (part, ended) = self.budgets.recording(|| {
+            let (part, ended) = account.close(now, reading(last), reason);
+            let (subject, used) = (part.subject.clone(), part.used);
+            ((part, ended), subject, used)
+        });
+        all_ended.extend(ended);
         locked(&self.accounts).remove(&account.subject.session);
         part
     }
@@ -181,12 +195,8 @@ impl Ledger {
                     cpu_millis: 0,
                 };
                 let meter = Meter::new(now, nothing);
-                (
-                    meter,
-                    Totals::default(),
-                    Totals::default(),
-                    Timestamp::now(),
-                )
+                let counted = self.counted_early(&subject.session);
+                (meter, counted, Totals::default(), Timestamp::now())
             }
         };
         meter.close(now, reading(last));
@@ -196,6 +206,10 @@ impl Ledger {
             reason: Some(reason),
             used: meter.totals().plus(&counted).since(&recorded),
         }
+    }
+
+    fn counted_early(&self, session: &SessionId) -> Totals {
+        locked(&self.early).remove(session).unwrap_or_default()
     }
 
     /// What live sessions have used that is in no record.
@@ -222,6 +236,27 @@ impl Ledger {
     pub fn all(&self) -> Vec<Arc<Account>> {
         locked(&self.accounts).values().cloned().collect()
     }
+}
+
+/// Opens the journal and records what an earlier daemon left in it.
+async fn journalled(directory: &Path, store: &Store) -> Result<Journal, StoreError> {
+    let recorded = store.journal_recorded().await?;
+    let opened = Journal::open(directory, recorded).map_err(|source| StoreError::File {
+        verb: "read the ledger's journal in",
+        path: directory.to_owned(),
+        source: Arc::new(source),
+    });
+    let (journal, left) = opened?;
+    if !left.invocations.is_empty() {
+        tracing::info!(
+            invocations = left.invocations.len(),
+            "recording invocations of an earlier daemon"
+        );
+        let Left { invocations, until } = left;
+        store.record_invocations(invocations, Some(until)).await?;
+        journal.recorded(until);
+    }
+    Ok(journal)
 }
 
 fn reading(last: Counters) -> Reading {

@@ -338,6 +338,8 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
     };
     match broker.store.end_session(&row.id, end).await {
         Ok(_) => {
+            // What is left of it goes with the orphans at the latest.
+            let _ = broker.launcher.forget(row.id.clone()).await;
             tracing::info!(session_id = %row.id, ?reason, "ended a session of an earlier daemon");
         }
         Err(error) => {

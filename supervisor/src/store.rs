@@ -46,6 +46,7 @@ mod worker;
 pub use artifacts::NewArtifact;
 pub use audit::{AuditRow, Refusal};
 pub use backup::Copied;
+pub use budgets::Approvals;
 pub use endpoints::{EndpointRecord, NewEndpoint};
 pub use error::StoreError;
 pub use frozen::FrozenNote;
@@ -68,7 +69,7 @@ pub use upkeep::{Keep, Retention, keep_tidy};
 pub use usage::{
     ChainHead, ChainPage, Chained, InvocationRow, LiveUse, SumRow, UsageBy, UsageQuery, UsageRow,
 };
-pub(crate) use usage::{day_of, end_of};
+pub(crate) use usage::{day_name, day_of, end_of};
 pub use versions::{NewVersion, Quotas, Served, State, VersionOf, VersionRecord};
 
 use crate::ledger::chain::ChainKey;

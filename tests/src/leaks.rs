@@ -38,6 +38,9 @@ pub struct Difference {
     pub examples: Vec<String>,
 }
 
+/// The ledger's own for at most a second or two after an invocation.
+const JOURNAL: &str = "ledger.journal.";
+
 impl Snapshot {
     /// Looks now.
     pub fn take(daemon: &Daemon) -> anyhow::Result<Self> {
@@ -88,6 +91,9 @@ impl Snapshot {
         }
         for (who, pid) in [("broker", broker), ("launcher", launcher)] {
             for descriptor in host::descriptors(pid)? {
+                if descriptor.target.contains(JOURNAL) {
+                    continue;
+                }
                 let kind = what(&descriptor.target);
                 snapshot.add(
                     "descriptor",
@@ -143,11 +149,13 @@ impl Snapshot {
             {
                 continue;
             }
-            // The database's own files come and go with its transactions; the ledger's signatures with its first ones.
+            // The database's own files come and go with its transactions, the ledger's journal with invocations, its signatures
+            // with its first records.
             if name.ends_with("-wal")
                 || name.ends_with("-shm")
                 || name.ends_with("-journal")
                 || name == "ledger.checkpoints"
+                || name.starts_with(JOURNAL)
             {
                 continue;
             }

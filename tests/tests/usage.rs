@@ -7,9 +7,10 @@ use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, task, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::api::{
-    BudgetState, EndReason, InvocationRecord, LedgerCheck, Page, Phase, Task, TaskStatus,
-    UsageRecord,
+    BudgetState, EndReason, FreezeCause, InvocationRecord, LedgerCheck, Page, Phase, Task,
+    TaskStatus, UsageRecord,
 };
+use proto::config::Period;
 use serde_json::json;
 use std::process::{Command, Output};
 
@@ -147,6 +148,47 @@ fn a_session_is_charged_what_its_cgroup_counted_though_its_daemon_is_killed() ->
         let (check, said) = verify(daemon)?;
         ensure!(check.ok && check.sessions == 1, "{check:?}");
         ensure!(said.status.success(), "{said:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_is_killed_loses_no_invocation() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let mut client = daemon.client();
+        puppet::deploy(&client, "counts", json!({}))?;
+        let (lives, dies) = (session_name("lives"), session_name("dies"));
+        let mut answered = [0; 2];
+        for round in 0..3 {
+            // As many as fit a second and some, so that some are on record and others are not.
+            for call in 0..40 + 10 * round {
+                let which = call % 2;
+                let id = if which == 0 { &lives } else { &dies };
+                puppet::run(&client, "counts", id, "answer = 1")?;
+                answered[which] += 1;
+            }
+            daemon.kill()?;
+            daemon.restart()?;
+            client = daemon.client();
+        }
+        let sessions = [client.session(&lives)?, client.session(&dies)?];
+        client.stop(&dies)?;
+        for (session, answered) in sessions.iter().zip(answered) {
+            let ours = session.id.as_str();
+            let page: Page<InvocationRecord> = client.get(&format!(
+                "/v1/usage/invocations?session={ours}&maxResults=1000"
+            ))?;
+            let recorded: u64 = page.items.iter().map(|record| record.count).sum();
+            let counted = of_session(&client, ours)?.used.invocations;
+            ensure!(
+                (recorded, counted) == (answered, answered),
+                "{answered} were answered, {recorded} are on record, {counted} were counted"
+            );
+        }
+        client.stop(&lives)?;
+        let (check, _) = verify(daemon)?;
+        ensure!(check.ok, "{check:?}");
         Ok(())
     })
 }
@@ -408,6 +450,221 @@ fn a_budget_that_is_used_up_freezes_tells_why_and_goes_on_when_approved() -> Res
         for caller in [working, more] {
             // Both have lost their answer, with their daemon or with their session.
             drop(e2e::client::joined(caller));
+        }
+        Ok(())
+    })
+}
+
+const USER: &str = "X-Amzn-Bedrock-AgentCore-Runtime-User-Id";
+
+fn calls(runtime: &str, id: &str, user: &str, code: &str) -> e2e::http::Request {
+    Client::invocation(runtime, id, &puppet::payload(code)).header(USER, user)
+}
+
+/// Whether a budget holds the session, by its runtime; what callers are told of why.
+fn held(client: &Client, runtime: &str, id: &str) -> anyhow::Result<Option<String>> {
+    let sessions = client.live_sessions()?;
+    let found = sessions
+        .into_iter()
+        .find(|one| one.runtime.as_str() == runtime && one.session_id.as_str() == id);
+    // One that is not there yet is not held.
+    Ok(found
+        .and_then(|found| found.frozen)
+        .filter(|frozen| frozen.causes.contains(&FreezeCause::Budget))
+        .map(|frozen| frozen.reason.unwrap_or_default()))
+}
+
+#[test]
+fn a_runtimes_own_budget_holds_all_its_sessions_and_nobody_elses() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        // One that is stopped runs on for its grace, and its agent takes no notice.
+        let thrifty = json!({
+            "budget": {"runtime": {"cpu_seconds": 1.5, "per": "month"}},
+            "lifecycle": {"stop_grace": 1},
+        });
+        puppet::deploy(&client, "thrifty", thrifty)?;
+        puppet::deploy(&client, "free", json!({}))?;
+        let (spends, waits, others) = (
+            session_name("spends"),
+            session_name("waits"),
+            session_name("others"),
+        );
+        puppet::run(&client, "thrifty", &waits, "answer = 1")?;
+        puppet::run(&client, "free", &others, &burn(1.6))?;
+        // It is in the middle of its work when its runtime's budget ends.
+        let spending = client.in_background("thrifty", &spends, &puppet::payload(&burn(1000.0)));
+        for id in [&spends, &waits] {
+            let why = wait::until(20, "it to be held", || held(&client, "thrifty", id))?;
+            ensure!(
+                why.starts_with("of the runtime, cpu_seconds: ") && why.ends_with("of 1.5 a month"),
+                "{why}"
+            );
+            let answer = client.send(Client::invocation("thrifty", id, &puppet::payload("")))?;
+            let name = "ServiceQuotaExceededException";
+            e2e::client::expect_aws_error(answer, 402, name, "of the runtime, cpu_seconds")?;
+        }
+        puppet::run(&client, "free", &others, "answer = 1")?;
+        // Who has used it up is gone; what it used is not.
+        let spender = client.session(&spends)?.id;
+        client.stop(&spends)?;
+        client.ended(spender.as_str(), 20)?;
+        drop(e2e::client::joined(spending));
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        wait::until_true(20, "the daemon to have looked", || {
+            Ok(!client
+                .get::<Page<BudgetState>>("/v1/budgets")?
+                .items
+                .is_empty())
+        })?;
+        ensure!(held(&client, "thrifty", &waits)?.is_some(), "it runs");
+        let listed = daemon.cli().args(["budget", "list", "--json"]).output()?;
+        let listed: Vec<BudgetState> = serde_json::from_slice(&listed.stdout)?;
+        let [one] = listed.as_slice() else {
+            anyhow::bail!("{listed:?}")
+        };
+        ensure!(
+            (one.scope.as_str(), one.key.as_str()) == ("runtime", "thrifty")
+                && one
+                    .runtime
+                    .as_ref()
+                    .is_some_and(|name| name.as_str() == "thrifty")
+                && one.per == Some(Period::Month)
+                && one.used >= 1.5,
+            "{one:?}"
+        );
+        let approve = |more: &[&str]| -> anyhow::Result<Output> {
+            let approve = ["budget", "approve", "runtime", "thrifty"];
+            Ok(daemon.cli().args(approve).args(more).output()?)
+        };
+        let wrong = approve(&["--runtime", "free"])?;
+        ensure!(wrong.status.code() == Some(4), "{wrong:?}");
+        let approved = approve(&["--runtime", "thrifty"])?;
+        ensure!(approved.status.success(), "{approved:?}");
+        wait::until_true(20, "it to run again", || {
+            // What was used beyond an approved amount counts.
+            approve(&[])?;
+            Ok(held(&client, "thrifty", &waits)?.is_none())
+        })?;
+        puppet::run(&client, "thrifty", &waits, "answer = 1")?;
+        client.stop(&waits)?;
+        client.stop(&others)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_users_budget_in_a_runtime_holds_that_users_sessions_there() -> Result {
+    ground!(Daemon, Python);
+    let options = installed().config("[budgets]\nuser = { cpu_seconds = 4.5 }\n");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let short = json!({"stop_grace": 1});
+        let daily = json!({
+            "budget": {"user": {"cpu_seconds": 1.5, "per": "day"}},
+            "lifecycle": short,
+        });
+        puppet::deploy(&client, "daily", daily)?;
+        puppet::deploy(&client, "open", json!({"lifecycle": short}))?;
+        let [hers, more, his, there] = ["hers", "more", "his", "there"].map(session_name);
+        let run = |runtime: &str, id: &str, user: &str, code: &str| -> Result {
+            client.send(calls(runtime, id, user, code))?.expect(200)?;
+            Ok(())
+        };
+        let refused = |runtime: &str, id: &str, why: &str| -> Result {
+            let answer = client.send(calls(runtime, id, "alice", "answer = 1"))?;
+            let name = "ServiceQuotaExceededException";
+            e2e::client::expect_aws_error(answer, 402, name, why)?;
+            Ok(())
+        };
+        run("daily", &more, "alice", "answer = 1")?;
+        run("daily", &his, "bob", "answer = 1")?;
+        run("open", &there, "alice", "answer = 1")?;
+        let spends = |runtime: &str, id: &str| {
+            let (client, call) = (client.clone(), calls(runtime, id, "alice", &burn(1000.0)));
+            std::thread::spawn(move || client.send(call))
+        };
+        let in_daily = spends("daily", &hers);
+        for id in [&hers, &more] {
+            let why = wait::until(20, "it to be held", || held(&client, "daily", id))?;
+            ensure!(
+                why.starts_with("of the user in the runtime daily, cpu_seconds: "),
+                "{why}"
+            );
+            refused("daily", id, "of the user in the runtime daily")?;
+        }
+        ensure!(held(&client, "daily", &his)?.is_none(), "his is held");
+        run("daily", &his, "bob", "answer = 1")?;
+        // Elsewhere the operator's own budget is what bounds her.
+        let in_open = spends("open", &there);
+        let why = wait::until(20, "it to be held", || held(&client, "open", &there))?;
+        ensure!(why.starts_with("of the user, cpu_seconds: "), "{why}");
+        refused("open", &there, "of the user, cpu_seconds")?;
+        run("daily", &his, "bob", "answer = 1")?;
+        // One approval of both that bound her there.
+        let all: Page<BudgetState> = client.get("/v1/budgets")?;
+        ensure!(
+            all.items.len() == 2 && all.items.iter().all(|one| one.scope == "user"),
+            "{all:?}"
+        );
+        let key = all.items.first().context("one")?.key.as_str();
+        client.stop(&hers)?;
+        client.stop(&there)?;
+        for caller in [in_daily, in_open] {
+            // Both have lost their answer with their session.
+            drop(e2e::client::joined(caller));
+        }
+        let approve = || -> anyhow::Result<Output> {
+            let approve = ["budget", "approve", "user", key];
+            Ok(daemon.cli().args(approve).output()?)
+        };
+        let approved = approve()?;
+        ensure!(approved.status.success(), "{approved:?}");
+        wait::until_true(20, "her other session to run again", || {
+            // What was used beyond an approved amount counts.
+            approve()?;
+            Ok(held(&client, "daily", &more)?.is_none())
+        })?;
+        run("daily", &more, "alice", "answer = 1")?;
+        for session in client.live_sessions()? {
+            client.stop(session.id.as_str())?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_bad_budget_is_refused_by_its_name() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let bundle = puppet::deploy(&client, "good", json!({}))?.artifact;
+        for (budget, told) in [
+            (json!({"session": {"cost": 0}}), "budget.session.cost"),
+            (
+                json!({"session": {"cost": 1, "per": "day"}}),
+                "budget.session.per",
+            ),
+            (json!({"user": {"per": "month"}}), "budget.user.per"),
+            (
+                json!({"runtime": {"gb_seconds": -1}}),
+                "budget.runtime.gb_seconds",
+            ),
+            (json!({"runtime": {"cost": 1, "per": "week"}}), "week"),
+            (json!({"team": {"cost": 1}}), "team"),
+        ] {
+            let config = json!({"name": "bad", "entrypoint": "agent.py", "budget": budget});
+            let body = json!({"artifact": bundle, "config": config});
+            let request = e2e::http::Request::new("PUT", "/v1/runtimes/bad")
+                .header("content-type", "application/json")
+                .body(body.to_string());
+            let answer = client.send(request)?;
+            ensure!(answer.status == 400, "{budget}: {}", answer.status);
+            let text = answer.text()?;
+            ensure!(text.contains(told), "{budget}: {text}");
         }
         Ok(())
     })

@@ -18,6 +18,7 @@ mod direct;
 mod facts;
 mod launch;
 mod memory;
+mod metering;
 mod peers;
 mod pinned;
 mod ready;
@@ -47,7 +48,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, adopt, signed, tasks); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, adopt, signed, tasks, metering); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -88,7 +89,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 14] = [
+const MEASUREMENTS: [&str; 15] = [
     "launch",
     "python",
     "bodies",
@@ -103,6 +104,7 @@ const MEASUREMENTS: [&str; 14] = [
     "adopt",
     "signed",
     "tasks",
+    "metering",
 ];
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -174,6 +176,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("tasks") {
             tasks::measure(effort, &mut table)?;
+        }
+        if wanted("metering") {
+            metering::measure(&mut table)?;
         }
         Ok(())
     })();

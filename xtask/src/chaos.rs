@@ -2,7 +2,8 @@
 //!
 //! Callers invoke, stream, submit tasks, make and stop sessions. Meanwhile broker, launcher, shims and agents are killed,
 //! frozen, and starved of memory, descriptors and disk. Afterwards every acknowledged task must have exactly one outcome and
-//! every session an end, no answer may have been wrong, the ledger must be whole and nothing may be left. A run that did too
+//! every session an end, no answer may have been wrong, the ledger must be whole and have the CPU time that the kernel counted, and
+//! nothing may be left. A run that did too
 //! little is red as well.
 
 mod balance;
@@ -11,6 +12,7 @@ mod disk;
 mod faults;
 mod load;
 mod scene;
+mod witness;
 
 use crate::build;
 use anyhow::ensure;
@@ -22,6 +24,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use witness::Watch;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -94,6 +97,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         sessions: &Mutex::new(VecDeque::new()),
         seed,
     };
+    let watch = Watch::begin(scene.daemon().instance());
     let toll = std::thread::scope(|scope| {
         let (scene, over, load) = (&scene, &over, &load);
         let faults = scope.spawn(move || faults::inflict(scene, seed, gap, over));
@@ -115,7 +119,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     });
     let elapsed = began.elapsed().as_secs_f64();
     let mut pages = books.close();
-    let ended = toll.and_then(|toll| Ok((toll, balance::balance(&scene, &mut pages)?)));
+    let ended = toll.and_then(|toll| Ok((toll, balance::balance(&scene, &mut pages, watch)?)));
     println!("requests:\n{pages}");
     let log = build::directory(false).with_file_name("chaos.log");
     let told = scene.daemon().log();

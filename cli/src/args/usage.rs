@@ -85,5 +85,8 @@ pub(crate) enum BudgetVerb {
         scope: String,
         /// Which of them, as `budget list` shows it
         key: String,
+        /// Only the budget that this runtime's own configuration has
+        #[arg(long, value_name = "NAME")]
+        runtime: Option<String>,
     },
 }

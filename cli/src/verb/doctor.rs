@@ -16,7 +16,8 @@ use hyper::header::HeaderValue;
 use inside::{Facts, Finding, Outside, judge};
 use proto::api::{CheckState, Doctor, Info, Session};
 use proto::config::{
-    Entrypoint, Language, Lifecycle, Network, NetworkMode, Protocol, Resources, RuntimeConfig,
+    Budgets, Entrypoint, Language, Lifecycle, Network, NetworkMode, Protocol, Resources,
+    RuntimeConfig,
 };
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
@@ -130,6 +131,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
         path: None,
         warmup: None,
         request_headers: Vec::new(),
+        budget: Budgets::default(),
         allowed_ports: Vec::new(),
         language: Some(Language::Python),
         language_version: None,

@@ -1,5 +1,6 @@
 //! What was used, and what it costs.
 
+use crate::config::Period;
 use crate::ids::{ClientSessionId, RuntimeName, SessionId};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,12 @@ pub struct BudgetState {
     pub scope: String,
     /// Which of them: our name of the session, the runtime's name, or the owner and its user.
     pub key: String,
+    /// The runtime whose configuration has it; absent: the daemon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeName>,
+    /// After what it begins anew, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Period>,
     /// What is used up: `cpu_seconds`, `gb_seconds`, `wall_seconds` or `cost`.
     pub measure: String,
     /// How much there was.

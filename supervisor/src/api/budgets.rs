@@ -12,6 +12,7 @@ use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use proto::api::{BudgetState, Page};
 use proto::code::ErrorCode;
+use proto::ids::RuntimeName;
 use serde::Deserialize;
 use session_core::budget::Reached;
 use std::sync::Arc;
@@ -30,16 +31,21 @@ pub struct Which {
     /// As the list tells it.
     #[param(required = true)]
     key: Option<String>,
+    /// Only the one of this runtime's own configuration.
+    runtime: Option<String>,
 }
 
 impl Which {
-    fn holder(self) -> Result<Holder, ApiError> {
+    fn named(self) -> Result<(Scope, String, Option<RuntimeName>), ApiError> {
         let scope = self.scope.as_deref().and_then(Scope::of);
         let scope =
             scope.ok_or_else(|| ApiError::field("scope", "must be session, user or runtime"))?;
         let key = self.key.filter(|key| (1..=MAX_KEY).contains(&key.len()));
         let rule = format!("must have 1 to {MAX_KEY} bytes");
-        Ok((scope, key.ok_or_else(|| ApiError::field("key", rule))?))
+        let key = key.ok_or_else(|| ApiError::field("key", rule))?;
+        let runtime = self.runtime.map(RuntimeName::parse).transpose();
+        let runtime = runtime.map_err(|error| ApiError::field("runtime", error.to_string()))?;
+        Ok((scope, key, runtime))
     }
 }
 
@@ -84,9 +90,8 @@ pub async fn approve(
     Query(which): Query<Which>,
 ) -> Response {
     let result = async {
-        let holder = which.holder()?;
-        let (scope, key) = holder.clone();
-        if !broker.ledger.approve(holder).await? {
+        let (scope, key, runtime) = which.named()?;
+        if !broker.ledger.approve(scope, &key, runtime.as_ref()).await? {
             return Err(ApiError::new(
                 ErrorCode::Conflict,
                 format!(
@@ -99,10 +104,12 @@ pub async fn approve(
     respond(result.await, &id)
 }
 
-fn view((scope, key): Holder, reached: Reached, approvals: u32) -> BudgetState {
+fn view(holder: Holder, reached: Reached, approvals: u32) -> BudgetState {
     BudgetState {
-        scope: scope.word().to_owned(),
-        key,
+        scope: holder.scope.word().to_owned(),
+        key: holder.key,
+        runtime: holder.set_by,
+        per: reached.per,
         measure: reached.measure.to_owned(),
         limit: reached.limit,
         used: reached.used,

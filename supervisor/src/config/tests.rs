@@ -433,7 +433,7 @@ fn example() -> String {
             "limits.objects_per_caller" => "\"2G\"",
             "storage.per_caller" => "\"10G\"",
             "budgets.session" => "{ cpu_seconds = 3600, cost = 5 }",
-            "budgets.user" => "{ cost = 100 }",
+            "budgets.user" => "{ cost = 100, per = \"month\" }",
             "budgets.runtime" => "{ gb_seconds = 1000000 }",
             path => {
                 assert!(
@@ -551,7 +551,18 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         concurrency,
         shared,
         storage,
+        budget,
     } = config;
+    let proto::config::Budgets {
+        session,
+        user,
+        runtime,
+    } = budget;
+    assert!(
+        [session, user, runtime]
+            .iter()
+            .all(|budget| !budget.is_empty())
+    );
     assert_eq!(concurrency, proto::config::Concurrency::default());
     assert!(
         !shared

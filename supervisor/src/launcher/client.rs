@@ -272,6 +272,12 @@ impl LauncherClient {
         }
     }
 
+    /// Says that the end of a session is on record. A launcher that is gone keeps what it has of it until the next is told of
+    /// all that is known ([`Self::clear_orphans`]).
+    pub async fn forget(&self, session: SessionId) -> Result<(), OrderFault> {
+        self.done(Order::Forget { session }).await
+    }
+
     /// Removes the session storage of a runtime.
     pub async fn forget_storage(&self, runtime: RuntimeId) -> Result<(), OrderFault> {
         self.done(Order::ForgetStorage { runtime }).await

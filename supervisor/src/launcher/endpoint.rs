@@ -1,7 +1,10 @@
-//! A session's two files in `<runtime-dir>/sessions`, a directory of root's: the socket that the broker connects to, and
-//! the exit record.
+//! A session's files in `<runtime-dir>/sessions`, a directory of root's: the socket that the broker connects to, and the exit
+//! record; and of a session that is no more its last word, until the broker has that on record.
+//!
+//! The last word is what nobody can read again once the cgroup is removed: the final counters, and the exit record. A broker or
+//! launcher that dies between the removal and the record leaves it to the next.
 
-use super::message::ExitNumbers;
+use super::message::{Counters, ExitNumbers};
 use nix::unistd::{Gid, Uid};
 use sandbox::exit_mark;
 use sandbox::seqpacket::SeqpacketListener;
@@ -19,13 +22,18 @@ const BACKLOG: i32 = 8;
 pub(super) struct Endpoint {
     socket: PathBuf,
     record: PathBuf,
+    last: PathBuf,
 }
+
+/// See the module.
+pub(super) type LastWord = (Counters, Option<ExitNumbers>);
 
 impl Endpoint {
     pub(super) fn of(sessions: &Path, session: &str) -> Self {
         Self {
             socket: sessions.join(format!("{session}.sock")),
             record: sessions.join(format!("{session}.exit")),
+            last: sessions.join(format!("{session}.last")),
         }
     }
 
@@ -60,16 +68,36 @@ impl Endpoint {
         exit_mark::find(&self.record).map(|mark| (mark.seconds, mark.nanoseconds))
     }
 
-    /// Removes both files; what is not there is no error.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        for path in [&self.socket, &self.record] {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Ok(())
+    /// Keeps the last word.
+    pub(super) fn keep(&self, last: &LastWord) -> io::Result<()> {
+        let bytes = postcard::to_stdvec(last).map_err(io::Error::other)?;
+        fs::write(&self.last, bytes)
     }
+
+    /// The last word, if there is one that is whole.
+    pub(super) fn last(&self) -> Option<LastWord> {
+        postcard::from_bytes(&fs::read(&self.last).ok()?).ok()
+    }
+
+    /// Forgets the last word.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        remove_all(&[&self.last])
+    }
+
+    /// Removes socket and exit record; what is not there is no error.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        remove_all(&[&self.socket, &self.record])
+    }
+}
+
+fn remove_all(paths: &[&Path]) -> io::Result<()> {
+    for path in paths {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -98,6 +126,21 @@ mod tests {
         assert_eq!(endpoint.record(), Some((3, 7)));
         endpoint.remove().expect("remove");
         endpoint.remove().expect("again");
+        let last = (
+            Counters {
+                cpu_us: 1 << 40,
+                ..Counters::default()
+            },
+            Some((3, 7)),
+        );
+        assert_eq!(endpoint.last(), None);
+        endpoint.keep(&last).expect("keep");
+        endpoint.remove().expect("not the last word");
+        assert_eq!(endpoint.last(), Some(last));
+        fs::write(dir.path().join("s1234.last"), [1]).expect("cut");
+        assert_eq!(endpoint.last(), None);
+        endpoint.forget().expect("forget");
+        endpoint.forget().expect("again");
         assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 0);
     }
 }

@@ -91,6 +91,12 @@ pub enum Order {
         /// Which.
         session: SessionId,
     },
+    /// The end of a session is on record: what [`Reply::Removed`] told of it need not be told again. Safe: removes a file of that
+    /// name in our own directory.
+    Forget {
+        /// Which.
+        session: SessionId,
+    },
     /// Remove the session storage of a runtime that is no more. Safe: a checked [`RuntimeId`] below a directory that holds
     /// nothing but session storage.
     ForgetStorage {
@@ -298,7 +304,8 @@ pub enum Reply {
     Usage(Counters),
     /// In the order of the question; none of a session that does not run.
     Metered(Vec<Option<Metered>>),
-    /// Removed; the final counters, and the exit record as the shim left it, if it left one.
+    /// Removed; the final counters, and the exit record as the shim left it, if it left one. The same again to who asks again,
+    /// be it another daemon, until it is told to [`Order::Forget`] them.
     Removed {
         /// Final reading.
         usage: Counters,

@@ -4,9 +4,11 @@
 //! begins and when it ends, each time under a lock that nobody holds for long; what it becomes on disk is the business of the
 //! next round.
 
+use super::journal::{self, Journal};
 use super::record::{Invocation, SavedMeter, SessionPart, Subject, day};
 use crate::store::{LiveUse, Timestamp};
 use proto::api::{EndReason, Phase};
+use proto::config::Budgets;
 use session_core::meter::{Activity, Allocated, Meter, Reading, Totals};
 use session_core::moment::Moment;
 use session_core::shares::{Share, Shares, WorkNumber};
@@ -24,6 +26,11 @@ pub struct Account {
     opened: Instant,
     /// How many invocations may still have a record of their own until the next round; all accounts'.
     room: Arc<AtomicUsize>,
+    journal: Arc<Journal>,
+    /// What its lines there begin with.
+    prefix: String,
+    /// Those of its runtime's configuration.
+    budgets: OnceLock<Budgets>,
     egress_in: AtomicU64,
     egress_out: AtomicU64,
     inner: Mutex<Inner>,
@@ -69,12 +76,15 @@ impl Account {
         subject: Subject,
         meter: Meter,
         (counted, recorded): (Totals, Totals),
-        room: Arc<AtomicUsize>,
+        (room, journal): (Arc<AtomicUsize>, Arc<Journal>),
     ) -> Self {
         Self {
+            journal,
+            prefix: journal::prefix(&subject),
             subject,
             opened: Instant::now(),
             room,
+            budgets: OnceLock::new(),
             egress_in: AtomicU64::new(0),
             egress_out: AtomicU64::new(0),
             inner: Mutex::new(Inner {
@@ -112,6 +122,19 @@ impl Account {
             number,
             counts,
         })
+    }
+
+    /// Its runtime's configuration has these budgets. To be told once.
+    pub fn bound(&self, budgets: Budgets) {
+        if budgets != Budgets::default() {
+            let _ = self.budgets.set(budgets);
+        }
+    }
+
+    /// Budgets of its runtime's configuration, if there are any.
+    #[must_use]
+    pub fn budgets(&self) -> Option<&Budgets> {
+        self.budgets.get()
     }
 
     /// Bytes of outbound connections.
@@ -268,6 +291,15 @@ impl Account {
             bytes_in: counts.bytes_in.load(Ordering::Relaxed),
             bytes_out: counts.bytes_out.load(Ordering::Relaxed),
         };
+        // Under the account's lock: what is in the journal's earlier files is here when a round looks.
+        let line = journal::Line {
+            at: ended.at,
+            task: ended.task.as_deref(),
+            wall_ms: ended.wall_ms,
+            bytes_in: ended.bytes_in,
+            bytes_out: ended.bytes_out,
+        };
+        self.journal.add(&self.prefix, line);
         inner.changed = true;
         inner.urgent = true;
         let sums = &mut inner.counted;

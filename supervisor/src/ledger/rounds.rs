@@ -30,8 +30,11 @@ const SWEEP_ROUNDS: u64 = 600;
 /// in their sessions' sums all the same.
 const MOST_WAITING: usize = 100_000;
 
-/// Records of one write.
+/// Records of one write, where there are more than of a second or two.
 const BATCH: usize = 500;
+
+/// Invocations of one write otherwise: they are recorded all at once, so that the journal can say of them that they are.
+const AT_ONCE: usize = 5000;
 
 /// Does rounds for as long as the daemon is there.
 pub async fn keep_going(broker: Arc<Broker>) {
@@ -53,6 +56,8 @@ struct Rounds {
     known: Option<Checkpoint>,
     /// What could not be written.
     waiting: Vec<Invocation>,
+    /// Up to where the journal is on record.
+    journal: i64,
 }
 
 impl Rounds {
@@ -60,10 +65,8 @@ impl Rounds {
         let ledger = &broker.ledger;
         self.number += 1;
         ledger.room.store(DETAILED, Ordering::Relaxed);
-        self.waiting.append(&mut locked(&ledger.ended));
         let tmp = self.number % SAVE_ROUNDS == 1;
-        self.waiting.extend(read_all(broker, tmp).await);
-        self.write_invocations(ledger).await;
+        self.take_ended(broker, tmp).await;
         ledger.cut_days(broker.clock.now()).await;
         let fresh = self.number % SAVE_ROUNDS == 1;
         ledger.look_at_budgets(broker, fresh).await;
@@ -87,12 +90,30 @@ impl Rounds {
         }
     }
 
-    async fn write_invocations(&mut self, ledger: &Ledger) {
-        while !self.waiting.is_empty() {
-            let some = self.waiting.len().min(BATCH);
+    /// Reads all sessions, and records what has ended in them.
+    async fn take_ended(&mut self, broker: &Broker, tmp: bool) {
+        let ledger = &broker.ledger;
+        let until = ledger.journal.turn();
+        // What is in the journal up to there is in an account that is read now, or among the ended after that.
+        self.waiting.extend(read_all(broker, tmp).await);
+        self.waiting.append(&mut locked(&ledger.ended));
+        self.write_invocations(ledger, until).await;
+    }
+
+    async fn write_invocations(&mut self, ledger: &Ledger, until: i64) {
+        while !self.waiting.is_empty() || until > self.journal {
+            let whole = self.waiting.len() <= AT_ONCE;
+            let some = if whole { self.waiting.len() } else { BATCH };
             let batch: Vec<Invocation> = self.waiting.iter().take(some).cloned().collect();
-            match ledger.store.record_invocations(batch).await {
-                Ok(()) => drop(self.waiting.drain(..some)),
+            let journal = whole.then_some(until);
+            match ledger.store.record_invocations(batch, journal).await {
+                Ok(()) => {
+                    drop(self.waiting.drain(..some));
+                    if whole {
+                        ledger.journal.recorded(until);
+                        self.journal = self.journal.max(until);
+                    }
+                }
                 Err(error) => {
                     tracing::error!(error = %chain(&error), waiting = self.waiting.len(), "invocations not recorded; tried again");
                     let over = self.waiting.len().saturating_sub(MOST_WAITING);
@@ -174,10 +195,15 @@ impl Ledger {
             return;
         }
         let saved: Vec<SavedMeter> = parts.iter().map(|(_, saved)| saved.clone()).collect();
+        let told: Vec<_> = parts
+            .iter()
+            .map(|(part, _)| (part.subject.clone(), part.used))
+            .collect();
         match self.store.record_parts(parts).await {
             Ok(()) => {
-                for (account, saved) in cut.into_iter().zip(&saved) {
-                    account.parted(saved);
+                for ((account, saved), (subject, used)) in cut.into_iter().zip(&saved).zip(told) {
+                    self.budgets
+                        .recording(|| (account.parted(saved), subject, used));
                 }
             }
             Err(error) => {
@@ -265,9 +291,7 @@ impl Ledger {
     /// Before the daemon ends: writes down all there is.
     pub async fn settle(&self, broker: &Broker) {
         let mut rounds = Rounds::default();
-        rounds.waiting.append(&mut locked(&self.ended));
-        rounds.waiting.extend(read_all(broker, false).await);
-        rounds.write_invocations(self).await;
+        rounds.take_ended(broker, false).await;
         self.save(true).await;
         self.checkpoint(None).await;
     }

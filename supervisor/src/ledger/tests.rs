@@ -92,7 +92,7 @@ impl Ground {
             let invocations = half.map(invocation).collect();
             let store = &ground.ledger.store;
             store
-                .record_invocations(invocations)
+                .record_invocations(invocations, None)
                 .await
                 .expect("recorded");
             ground.ledger.checkpoint(None).await.expect("made");
@@ -246,7 +246,7 @@ async fn a_power_cut_is_no_crime() {
     let ground = Ground::on(directory).await;
     let store = &ground.ledger.store;
     store
-        .record_invocations(vec![invocation(90)])
+        .record_invocations(vec![invocation(90)], None)
         .await
         .expect("recorded");
     ground.record(part(90, "a", NOON)).await;
@@ -460,9 +460,10 @@ async fn an_account_goes_on_where_a_killed_daemon_left_it() {
         (500, 1000, 10, 20)
     );
     assert_eq!(one.task.as_deref(), Some("t"));
+    let until = ledger.journal.turn();
     ledger
         .store
-        .record_invocations(ended)
+        .record_invocations(ended, Some(until))
         .await
         .expect("recorded");
     ledger.save(false).await;
@@ -617,13 +618,71 @@ async fn what_is_in_flight_when_a_session_ends_ends_with_it() {
 fn a_frozen_session_is_not_read() {
     let meter = Meter::new(Moment(0), NOTHING);
     let room = Arc::new(AtomicUsize::new(1));
+    let directory = tempfile::tempdir().expect("directory");
+    let (journal, _) = journal::Journal::open(directory.path(), 0).expect("opens");
     let account = Account::new(
         subject(1, "a"),
         meter,
         (Totals::default(), Totals::default()),
-        room,
+        (room, Arc::new(journal)),
     );
     assert!(account.awake());
     account.doing(Moment(1), Activity::Frozen);
     assert!(!account.awake());
+}
+
+#[tokio::test]
+async fn what_a_killed_daemon_had_not_recorded_is_recorded_by_the_next_and_once() {
+    let ground = Ground::new().await;
+    let limits = NOTHING;
+    let account = ground.ledger.begin(subject(1, "a"), limits, Moment(0));
+    let call = |bytes| {
+        let charge = account.charge();
+        charge.went(bytes);
+        drop(charge);
+    };
+    call(1);
+    call(2);
+    // A round that records the first two, and is killed before it has removed their file.
+    let until = ground.ledger.journal.turn();
+    call(4);
+    let ended = account.unread();
+    assert_eq!(ended.len(), 3);
+    let store = &ground.ledger.store;
+    let first = ended.into_iter().take(2).collect();
+    store
+        .record_invocations(first, Some(until))
+        .await
+        .expect("recorded");
+    drop(account);
+    let directory = ground.stop().await;
+    // The end of a line that was being written.
+    let file = std::fs::read_dir(directory.path())
+        .expect("lists")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().contains("ledger.journal."))
+        .max();
+    let file = file.expect("a file");
+    let mut text = std::fs::read(&file).expect("read");
+    text.extend_from_slice(b"s0000000000000000");
+    std::fs::write(&file, text).expect("written");
+    let ground = Ground::on(directory).await;
+    let store = &ground.ledger.store;
+    let page = PageRequest::default();
+    let rows = store.invocations(page, None, None).await.expect("found");
+    let mut bytes: Vec<u64> = rows.items.iter().map(|row| row.record.bytes_out).collect();
+    bytes.sort_unstable();
+    assert_eq!(bytes, [1, 2, 4]);
+    // Its meter was never written down: what it counted is known all the same.
+    let age = (Duration::from_secs(1), false);
+    let account = ground
+        .ledger
+        .resume(subject(1, "a"), limits, Moment(1000), age);
+    let used = account.used(Moment(1000));
+    assert_eq!((used.invocations, used.bytes_out), (3, 7));
+    let ground = Ground::on(ground.stop().await).await;
+    let store = &ground.ledger.store;
+    let rows = store.invocations(PageRequest::default(), None, None).await;
+    assert_eq!(rows.expect("found").items.len(), 3, "recorded twice");
+    assert!(ground.verify().await.ok);
 }

@@ -577,8 +577,11 @@ impl Driver {
             end.egress_refused,
         );
         // While anything of it may be alive its uids are nobody else's: its row stays, and the next daemon ends it.
-        if !self.remains {
-            self.broker.record_end(&self.handle, end).await;
+        if !self.remains && self.broker.record_end(&self.handle, end).await {
+            let forgotten = self.broker.launcher.forget(self.handle.id.clone()).await;
+            if let Err(fault) = forgotten {
+                tracing::debug!(session_id = %self.handle.id, fault = %fault, "last word not forgotten");
+            }
         }
         self.broker.registry.remove(&self.handle);
         self.broker.exits.forget(&self.handle.id);

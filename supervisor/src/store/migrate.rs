@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     MEMO,
     USAGE,
     BUDGETS,
+    ALLOWANCES,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -328,6 +329,21 @@ CREATE TABLE budget_approvals (
     at    INTEGER NOT NULL,
     PRIMARY KEY (scope, key)
 ) STRICT, WITHOUT ROWID;
+";
+
+/// The same of budgets that runtimes have set, and of budgets that begin anew with each day or month.
+const ALLOWANCES: &str = "
+CREATE TABLE budget_allowances (
+    set_by TEXT NOT NULL,
+    scope  TEXT NOT NULL CHECK (scope IN ('session', 'user', 'runtime')),
+    key    TEXT NOT NULL,
+    since  INTEGER NOT NULL,
+    times  INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (set_by, scope, key, since)
+) STRICT, WITHOUT ROWID;
+INSERT INTO budget_allowances SELECT '', scope, key, 0, times, at FROM budget_approvals;
+DROP TABLE budget_approvals;
 ";
 
 fn newest() -> i64 {

@@ -9,8 +9,8 @@ mod query;
 mod retention;
 mod verify;
 
-pub(crate) use query::day_of;
 pub use query::{LiveUse, SumRow, UsageBy, UsageQuery, UsageRow};
+pub(crate) use query::{day_name, day_of};
 pub use verify::{ChainHead, ChainPage, Chained, InvocationRow};
 
 use super::worker::Durability;
@@ -42,8 +42,12 @@ static SUMS: LazyLock<String> = LazyLock::new(|| columns::NAMES.join(", "));
 static MARKS: LazyLock<String> = LazyLock::new(|| ["?"; columns::COUNT].join(", "));
 
 impl Store {
-    /// Records invocations.
-    pub async fn record_invocations(&self, records: Vec<Invocation>) -> Result<(), StoreError> {
+    /// Records invocations. `journal`: with them, all that is in files of the journal up to that number is on record.
+    pub async fn record_invocations(
+        &self,
+        records: Vec<Invocation>,
+        journal: Option<i64>,
+    ) -> Result<(), StoreError> {
         let key = Arc::clone(&self.chain);
         self.write(Durability::Volatile, move |db| {
             let (mut seq, mut before) = head(db, Chain::Invocations)?;
@@ -69,7 +73,23 @@ impl Store {
                     before,
                 ])?;
             }
+            if let Some(number) = journal {
+                db.prepare_cached("REPLACE INTO meta (key, value) VALUES ('ledger_journal', ?1)")?
+                    .execute([number])?;
+            }
             Ok(())
+        })
+        .await
+    }
+
+    /// Up to which number of its files the journal is on record.
+    pub async fn journal_recorded(&self) -> Result<i64, StoreError> {
+        self.read(|db| {
+            let number = db
+                .prepare_cached("SELECT value FROM meta WHERE key = 'ledger_journal'")?
+                .query_row([], |row| row.get(0))
+                .optional()?;
+            Ok(number.unwrap_or(0))
         })
         .await
     }

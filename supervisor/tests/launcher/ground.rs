@@ -154,6 +154,8 @@ impl Ground {
                     .to_string_lossy()
                     .into_owned()
             })
+            // A session's last word is there until somebody says that it is on record, which few of these tests do.
+            .filter(|name| !name.ends_with(".last"))
             .collect();
         let cgroups = CgroupRoot::open(self.setup.instance.as_str(), None).expect("cgroups");
         traces.extend(cgroups.list().expect("list"));

@@ -114,10 +114,15 @@ async fn lives(ground: Ground) {
         daemon.client.kill(id("slives")).await,
         Err(OrderFault::Unknown)
     );
-    let again = daemon.client.remove(id("slives")).await;
-    assert!(
-        again.is_ok(),
-        "removing what is gone is no error: {again:?}"
+    // Whoever asks again hears the same, be it another broker, until it is on record.
+    let again = daemon.client.remove(id("slives")).await.expect("again");
+    assert_eq!((again.usage, again.record), (removed.usage, removed.record));
+    daemon.client.forget(id("slives")).await.expect("forget");
+    let gone = daemon.client.remove(id("slives")).await.expect("gone");
+    assert_eq!(
+        (gone.usage.cpu_us, gone.record),
+        (0, None),
+        "removing what is gone is no error"
     );
     assert_eq!(end_of_exit(daemon).await, 0);
 }

@@ -2,10 +2,11 @@
 
 use super::books::{Acknowledged, Pages};
 use super::scene::{RUNTIME, Scene};
+use super::witness::{Watch, Witness};
 use anyhow::{Context as _, ensure};
 use e2e::http::Request;
 use e2e::{Client, wait};
-use proto::api::{Page, Phase};
+use proto::api::{Page, Phase, UsageRecord};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,12 +15,18 @@ use std::fs;
 const SETTLING: u64 = 300;
 
 /// Looks at everything and adds what is wrong to the pages.
-pub(super) fn balance(scene: &Scene, pages: &mut Pages) -> anyhow::Result<BTreeMap<String, u64>> {
+pub(super) fn balance(
+    scene: &Scene,
+    pages: &mut Pages,
+    watch: Watch,
+) -> anyhow::Result<BTreeMap<String, u64>> {
     let client = scene.client();
     let ends = tasks(client, pages)?;
     repeated(scene, pages)?;
     sessions(client, pages)?;
     ledger(scene, pages)?;
+    metered(client, pages, &watch.end()?)?;
+    counted(client, pages, ends.get("SUCCEEDED").copied().unwrap_or(0))?;
     Ok(ends)
 }
 
@@ -174,13 +181,88 @@ fn ledger(scene: &Scene, pages: &mut Pages) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How far the ledger may be from the kernel's counter.
+const PRECISION: f64 = 0.01;
+
+/// Below it no run is red, CPU seconds: what stagers used that died with their launcher and were no sessions yet.
+const NOBODYS: f64 = 0.1;
+
+/// What the ledger has of CPU time is what the kernel counted.
+fn metered(client: &Client, pages: &mut Pages, witness: &Witness) -> anyhow::Result<()> {
+    let records: Vec<UsageRecord> = all(client, "/v1/usage?by=session")?
+        .into_iter()
+        .map(serde_json::from_value)
+        .collect::<Result<_, _>>()?;
+    let of_session: BTreeMap<String, f64> = records
+        .iter()
+        .filter_map(|record| Some((record.id.as_ref()?.to_string(), record.used.cpu_seconds)))
+        .collect();
+    let charged: f64 = of_session.values().sum();
+    let counted = witness.whole();
+    let off = counted - charged;
+    println!(
+        "  {charged:.3} CPU seconds on record, {counted:.3} by the kernel's counter: {:.2} % off",
+        100.0 * off / counted.max(f64::MIN_POSITIVE)
+    );
+    let mut short: Vec<(f64, String)> = witness
+        .sessions()
+        .filter_map(|(id, seen)| {
+            let charged = of_session.get(id).copied();
+            let missing = seen - charged.unwrap_or(0.0);
+            let what = match charged {
+                Some(charged) => format!("{id}: {charged:.3} s on record, {seen:.3} s seen"),
+                None => format!("{id}: {seen:.3} s seen, and no record"),
+            };
+            (missing > 0.001).then_some((missing, what))
+        })
+        .collect();
+    short.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let missing: f64 = short.iter().map(|(missing, _)| missing).sum();
+    if !short.is_empty() {
+        println!("  {} sessions lack {missing:.3} CPU seconds:", short.len());
+    }
+    for (_, what) in short.iter().take(20) {
+        println!("    {what}");
+    }
+    if off.abs() > (counted * PRECISION).max(NOBODYS) {
+        pages.wrong.push(format!(
+            "{charged:.3} CPU seconds are on record, and the kernel counted {counted:.3}"
+        ));
+    }
+    Ok(())
+}
+
+/// Whatever was answered is on record, and counted in its session.
+fn counted(client: &Client, pages: &mut Pages, tasks: u64) -> anyhow::Result<()> {
+    let answered = |operation| {
+        let key = (operation, "answered".to_owned());
+        pages.outcomes.get(&key).copied().unwrap_or(0)
+    };
+    let least = answered("call") + answered("stream") + tasks;
+    let sum = |path, of: fn(&Value) -> Option<u64>| -> anyhow::Result<u64> {
+        Ok(all(client, path)?.iter().filter_map(of).sum())
+    };
+    let counted = sum("/v1/usage?by=session", |row| row["invocations"].as_u64())?;
+    let recorded = sum("/v1/usage/invocations", |row| row["count"].as_u64())?;
+    println!(
+        "  {least} calls, streams and tasks answered; {recorded} on record, {counted} counted"
+    );
+    if counted < least || recorded < least {
+        pages.wrong.push(format!(
+            "{least} were answered, {recorded} are on record, and their sessions counted {counted}"
+        ));
+    }
+    Ok(())
+}
+
 fn all(client: &Client, path: &str) -> anyhow::Result<Vec<Value>> {
     let (mut items, mut token) = (Vec::new(), None::<String>);
     loop {
         let next = token
             .map(|token| format!("&nextToken={}", e2e::client::label(&token)))
             .unwrap_or_default();
-        let page: Page<Value> = client.get(&format!("{path}?maxResults=1000{next}"))?;
+        let first = if path.contains('?') { '&' } else { '?' };
+        let page: Page<Value> = client.get(&format!("{path}{first}maxResults=1000{next}"))?;
         items.extend(page.items);
         token = page.next_token;
         if token.is_none() {

@@ -1,13 +1,10 @@
 //! Keys of the ledger: how long records are kept, and what usage costs.
 
 use super::Resolver;
-use crate::config::{Budgets, Keep};
-use session_core::budget::Budget;
+use crate::config::Keep;
+use proto::config::{Budget, Budgets};
 use session_core::prices::Prices;
 use std::time::Duration;
-
-/// The largest amount of a budget.
-const MOST: f64 = 1e15;
 
 /// The most that anything may cost.
 const DEAREST: f64 = 1e6;
@@ -24,20 +21,18 @@ impl Resolver<'_> {
 
     pub(super) fn budgets(&mut self) -> Budgets {
         Budgets {
-            session: self.budget("budgets.session"),
-            user: self.budget("budgets.user"),
-            runtime: self.budget("budgets.runtime"),
+            session: self.budget("budgets.session", true),
+            user: self.budget("budgets.user", false),
+            runtime: self.budget("budgets.runtime", false),
         }
     }
 
-    fn budget(&mut self, key: &'static str) -> Budget {
+    fn budget(&mut self, key: &'static str, lifelong: bool) -> Budget {
         self.checked(key, Budget::default(), |budget: &Budget| {
-            for (name, amount) in budget.amounts() {
-                if amount.is_some_and(|amount| !(amount > 0.0 && amount <= MOST)) {
-                    return Err(format!("must have {name} above 0 and at most {MOST}"));
-                }
-            }
-            Ok(())
+            let first = budget.faults(lifelong).into_iter().next();
+            first.map_or(Ok(()), |(name, fault)| {
+                Err(format!("has a bad {name}: it {fault}"))
+            })
         })
     }
 

@@ -42,6 +42,7 @@ impl Launcher {
                     self.remove_files(&session).map(Some)
                 }
             }
+            Order::Forget { session } => self.forget(&session).map(|()| Some(Reply::Done)),
             Order::ForgetStorage { runtime } => {
                 // Answers by itself, when it is done.
                 self.forget_storage(number, runtime).map(|()| None)
@@ -264,14 +265,18 @@ impl Launcher {
     /// between the one and the other.
     fn remove_files(&self, id: &SessionId) -> Result<Reply, OrderFault> {
         let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
-        let record = endpoint.record();
+        let (usage, record) = endpoint
+            .last()
+            .unwrap_or_else(|| (Counters::default(), endpoint.record()));
         endpoint.remove().map_err(|error| {
             host_fault("cannot remove socket and exit record", errno_of(&error))
         })?;
-        Ok(Reply::Removed {
-            usage: Counters::default(),
-            record,
-        })
+        Ok(Reply::Removed { usage, record })
+    }
+
+    fn forget(&self, id: &SessionId) -> Result<(), OrderFault> {
+        let forgotten = Endpoint::of(&self.ground.sessions, id.as_str()).forget();
+        forgotten.map_err(|error| host_fault("cannot remove a last word", errno_of(&error)))
     }
 
     fn kill(&self, id: &SessionId) -> Result<(), OrderFault> {

@@ -64,15 +64,17 @@ impl Launcher {
         for entry in entries {
             let entry = entry.map_err(|error| failed("list the directory of sessions", &error))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let of_session = ["sock", "exit"].into_iter().find_map(|kind| {
+            let of_session = ["sock", "exit", "last"].into_iter().find_map(|kind| {
                 let name = name.strip_suffix(kind)?.strip_suffix('.')?;
                 SessionId::parse(name).ok()
             });
             match of_session {
                 Some(id) if self.sessions.contains_key(&id) => {}
                 Some(id) => {
-                    Endpoint::of(directory, id.as_str())
+                    let endpoint = Endpoint::of(directory, id.as_str());
+                    endpoint
                         .remove()
+                        .and_then(|()| endpoint.forget())
                         .map_err(|error| failed("remove files of a session", &error))?;
                     removed += 1;
                 }

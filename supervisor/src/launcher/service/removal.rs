@@ -1,5 +1,5 @@
-//! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ leave its storage ▸ final counters and exit record ▸ remove cgroup, socket
-//! and record ▸ answer. Mounts, network and the other namespaces are the kernel's to free: nothing on the host refers to
+//! The end of a session: kill ▸ (thaw) ▸ wait until nobody is left ▸ leave its storage ▸ final counters and exit record ▸ keep them as
+//! its last word ▸ remove cgroup, socket and record ▸ answer. Mounts, network and the other namespaces are the kernel's to free: nothing on the host refers to
 //! them.
 //!
 //! What is not over at once is looked at with every tick. Nothing here waits but [`Launcher::give_up_parked`], at the end of
@@ -98,14 +98,17 @@ impl Launcher {
         let Some(removal) = &mut session.removal else {
             return;
         };
-        removal.remains.get_or_insert_with(|| Remains {
-            usage: session
-                .cgroup
-                .counters()
-                .map(own_counters)
-                .unwrap_or_default(),
-            record: session.endpoint.record(),
-        });
+        if removal.remains.is_none() {
+            let counters = session.cgroup.counters().map(own_counters);
+            let usage = counters.unwrap_or_default();
+            let record = session.endpoint.record();
+            // Where nobody waits nobody would ever forget it.
+            let awaited = !removal.farewells.is_empty() && session.endpoint.is_there();
+            if awaited && let Err(error) = session.endpoint.keep(&(usage, record)) {
+                tracing::warn!(session_id = %id, error = %error, "the last word of a session is not kept in case that this daemon is killed now");
+            }
+            removal.remains = Some(Remains { usage, record });
+        }
         let outcome = match session.cgroup.remove(Instant::now()) {
             Err(fault) if fault.is_busy() => {
                 return self.complain_if_late(id, "its cgroup stays busy");

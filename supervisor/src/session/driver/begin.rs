@@ -212,7 +212,7 @@ fn open_account(
         memory_bytes: version.spec.limits.memory.0,
         cpu_millis: version.spec.limits.cpus.0,
     };
-    match found {
+    let account = match found {
         None => broker.ledger.begin(subject, allocated, now),
         Some(found) => {
             let active = match &found.lives {
@@ -223,5 +223,7 @@ fn open_account(
                 .ledger
                 .resume(subject, allocated, now, (found.age, active))
         }
-    }
+    };
+    account.bound(version.config.budget);
+    account
 }

@@ -1,14 +1,19 @@
 //! Meters of live sessions: written down every few seconds, so that a daemon that is killed loses none of their sums.
 
+use super::super::runtimes::parsed;
 use super::super::worker::Durability;
 use super::super::{Store, StoreError};
 use super::{SUBJECT, SUBJECT_COLUMNS, mac, subject, subject_row, unsigned};
 use crate::ledger::chain::ChainKey;
 use crate::ledger::record::SavedMeter;
+use proto::ids::SessionId;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use session_core::meter::{Saved, Totals};
 use std::sync::Arc;
+
+/// Sessions of which a daemon can have had no meter written down: more than begin in two rounds.
+const NEWEST: i64 = 2000;
 
 /// What is in a row as JSON, so that a newer daemon reads what an older one wrote.
 #[derive(Serialize, Deserialize)]
@@ -63,6 +68,34 @@ impl Store {
                 save(db, &key, saved)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// What live sessions counted by their invocations' records, of which no meter was ever written down: those that began in
+    /// the last round of an earlier daemon.
+    pub async fn unmetered(&self) -> Result<Vec<(SessionId, Totals)>, StoreError> {
+        self.read(|db| {
+            let rows = db
+                .prepare_cached(
+                    "SELECT u.session, sum(i.count), sum(i.bytes_in), sum(i.bytes_out)
+                     FROM usage_subjects u JOIN usage_invocations i ON i.subject = u.ref
+                     WHERE u.ref > (SELECT max(ref) FROM usage_subjects) - ?1
+                         AND NOT EXISTS (SELECT 1 FROM usage_meters m WHERE m.subject = u.ref)
+                         AND NOT EXISTS (SELECT 1 FROM usage_sessions s WHERE s.subject = u.ref)
+                     GROUP BY u.ref",
+                )?
+                .query_map([NEWEST], |row| {
+                    let counted = Totals {
+                        invocations: unsigned(row, 1)?,
+                        bytes_in: unsigned(row, 2)?,
+                        bytes_out: unsigned(row, 3)?,
+                        ..Totals::default()
+                    };
+                    Ok((parsed(row, 0, SessionId::parse)?, counted))
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(rows)
         })
         .await
     }

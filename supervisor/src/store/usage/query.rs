@@ -170,12 +170,17 @@ impl Store {
         .await
     }
 
-    /// What all sessions of a runtime, or of an owner, used, as far as there are records.
-    pub async fn usage_total(&self, by: UsageBy, key: String) -> Result<Totals, StoreError> {
+    /// What all sessions of a runtime, or of an owner, used from that day on, as far as there are records.
+    pub async fn usage_total(
+        &self,
+        by: UsageBy,
+        key: String,
+        first: i64,
+    ) -> Result<Totals, StoreError> {
         self.read(move |db| {
             static SELECT: LazyLock<String> = LazyLock::new(|| {
                 format!(
-                    "SELECT {} FROM usage_sums WHERE dimension = ?1 AND key = ?2",
+                    "SELECT {} FROM usage_sums WHERE dimension = ?1 AND key = ?2 AND day >= ?3",
                     summing("")
                 )
             });
@@ -186,7 +191,33 @@ impl Store {
             };
             let used = db
                 .prepare_cached(&SELECT)?
-                .query_row(params![dimension as i64, key], |row| totals(row, 0))?;
+                .query_row(params![dimension as i64, key, first], |row| totals(row, 0))?;
+            Ok(used)
+        })
+        .await
+    }
+
+    /// What all sessions that a runtime has for an owner used from that day on. There is no sum of that: it counts as long as
+    /// the records of the sessions are kept.
+    pub async fn usage_of_user(
+        &self,
+        runtime: String,
+        owner: String,
+        first: i64,
+    ) -> Result<Totals, StoreError> {
+        self.read(move |db| {
+            static SELECT: LazyLock<String> = LazyLock::new(|| {
+                format!(
+                    "SELECT {} FROM usage_subjects u JOIN usage_sessions s ON s.subject = u.ref
+                     WHERE u.owner = ?1 AND u.runtime = ?2 AND u.created_at >= ?3 AND s.at >= ?4",
+                    summing("s.")
+                )
+            });
+            let from = first.saturating_mul(DAY_MS);
+            let began = from.saturating_sub(LONGEST_LIFE_MS);
+            let used = db
+                .prepare_cached(&SELECT)?
+                .query_row(params![owner, runtime, began, from], |row| totals(row, 0))?;
             Ok(used)
         })
         .await

@@ -273,6 +273,8 @@ pub(super) fn wanted(
         concurrency: before.map_or(Concurrency::Parallel, |before| before.concurrency),
         shared: before.is_some_and(|before| before.shared),
         storage,
+        // Nor has it budgets.
+        budget: before.map(|before| before.budget).unwrap_or_default(),
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).
     let more = broker
