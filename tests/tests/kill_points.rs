@@ -269,6 +269,10 @@ fn sessions_and_callers_at_random_kill_points() -> Result {
         eprintln!("{tally:?}");
         ensure!(tally.wrong.load(Ordering::Relaxed) == 0, "{tally:?}");
         outcomes(&client, &worker, &tasks)?;
+        // Those that were made for a task have ended with it, whichever daemon that was.
+        wait::until_true(60, "sessions of tasks to end", || {
+            Ok(client.live_sessions()?.len() == all.len())
+        })?;
         for id in &frozen {
             let path = format!("/v1/sessions/{id}/thaw");
             client.send(Request::post(path, ""))?.expect(200)?;

@@ -58,8 +58,16 @@ async fn release(broker: Arc<Broker>, handle: Arc<SessionHandle>) {
     let ping = broker.config().ping;
     let quiet = ping.interval * 2;
     loop {
+        let Some(found) = handle.activity().await else {
+            return;
+        };
+        // One that was left over may have been quiet for long.
+        let idle = match found.phase == Phase::Ready && found.in_flight == 0 {
+            true => Duration::from_millis(found.idle_ms),
+            false => Duration::ZERO,
+        };
         tokio::select! {
-            () = tokio::time::sleep(quiet) => {}
+            () = tokio::time::sleep(quiet.saturating_sub(idle)) => {}
             _ = handle.ending() => return,
         }
         let Some(activity) = handle.activity().await else {
