@@ -16,6 +16,7 @@ mod dispatch;
 mod end;
 mod exchange;
 mod queue;
+mod release;
 mod retention;
 mod run;
 mod stored;
@@ -285,11 +286,8 @@ impl Tasks {
     }
 
     /// Takes a task out of those whose session was found frozen.
-    fn takes_frozen(&self, seq: i64) -> bool {
-        let mut state = self.state();
-        let before = state.frozen.len();
-        state.frozen.retain(|row| row.seq != seq);
-        state.frozen.len() < before
+    fn take_frozen(&self, seq: i64) -> Option<TaskRow> {
+        self.state().take_frozen(|row| row.seq == seq)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -329,6 +327,17 @@ impl Tasks {
 impl State {
     fn may_have_one(&self, runtime: &RuntimeId, most: u32) -> bool {
         self.places_of.get(runtime).is_none_or(|now| *now < most)
+    }
+
+    fn take_frozen(&mut self, which: impl Fn(&TaskRow) -> bool) -> Option<TaskRow> {
+        let at = self.frozen.iter().position(which)?;
+        Some(self.frozen.swap_remove(at))
+    }
+
+    /// When somebody has to look at them again, if nothing happens before.
+    fn next_moment(&self) -> Option<Timestamp> {
+        let deadlines = self.frozen.iter().map(|row| row.deadline_at);
+        deadlines.chain(self.queue.next_moment()).min()
     }
 
     fn insert(&mut self, running: &Arc<Running>) {

@@ -5,6 +5,9 @@
 #[path = "../../worker-shim/tests/shim/broker.rs"]
 #[allow(dead_code, reason = "shared with the shim's own tests")]
 mod broker;
+#[path = "../../worker-shim/tests/shim/exact.rs"]
+#[allow(dead_code, reason = "shared with the shim's own tests")]
+mod exact;
 #[path = "../../worker-shim/tests/shim/fake_agent.rs"]
 #[allow(dead_code, reason = "shared with the shim's own tests")]
 mod fake_agent;
@@ -13,15 +16,13 @@ mod fake_agent;
 mod harness;
 
 use bytes::Bytes;
-use fake_agent::FakeAgent;
+use exact::{answer_to, pattern, sizes};
 use harness::{Session, TOKEN, boot};
 use http_body_util::{Empty, Full};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proto::ids::InvocationId;
 use proto::shim::{Invoke, Kept};
 use std::cell::Cell;
-use std::io::Read as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use supervisor::relay::exchange::RequestBody;
@@ -40,41 +41,6 @@ fn request(path: &str, size: usize, length: Option<u64>) -> Invoke {
         port: None,
         keep: None,
     }
-}
-
-fn pattern(size: usize) -> Vec<u8> {
-    (0..=250).cycle().take(size).collect()
-}
-
-/// Says how long its request was, and then as many bytes as it was asked for, as the path has it.
-fn agent() -> FakeAgent {
-    FakeAgent::start(|asked| {
-        let Ok(body) = asked.body() else { return false };
-        if body != pattern(body.len()) {
-            asked.answer(b"this is not the request");
-            return true;
-        }
-        let size = asked.header("x-size").expect("x-size");
-        let answer = answer_to(body.len(), size.parse().expect("a number"));
-        if asked.line.contains("/events") {
-            asked.say("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n");
-            for piece in answer.chunks(9_000) {
-                asked.say(format!("{:x}\r\n", piece.len()));
-                asked.say(piece);
-                asked.say("\r\n");
-            }
-            asked.say("0\r\n\r\n");
-        } else {
-            asked.answer(&answer);
-        }
-        true
-    })
-}
-
-fn answer_to(request: usize, size: usize) -> Vec<u8> {
-    let mut answer = format!("{request} bytes\n").into_bytes();
-    answer.extend(pattern(size));
-    answer
 }
 
 /// One broker's life: where it is killed.
@@ -101,15 +67,14 @@ struct Story {
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    let size = || prop_oneof![0_usize..50, 0..70_000_usize, 0..1_500_000_usize];
     let killed = prop_oneof![
         3 => (0_u64..6).prop_map(Killed::After),
-        4 => size().prop_map(Killed::Reading),
+        4 => sizes().prop_map(Killed::Reading),
         1 => Just(Killed::AtEnd),
     ];
-    let path = prop::sample::select(vec!["/events", "/plain"]);
+    let path = prop::sample::select(vec!["/chunked", "/plain"]);
     let lives = prop::collection::vec(killed, 0..6);
-    (size(), any::<bool>(), any::<bool>(), size(), path, lives).prop_map(
+    (sizes(), any::<bool>(), any::<bool>(), sizes(), path, lives).prop_map(
         |(request, whole, length_known, answer, path, lives)| Story {
             request,
             whole,
@@ -177,7 +142,7 @@ async fn broker(session: &Session, epoch: u64, story: &Story, killed: Killed, fi
 }
 
 async fn begin(link: &Arc<Link>, id: InvocationId, story: &Story) -> KeptExchange {
-    let body = Bytes::from(pattern(story.request));
+    let body = Bytes::from(pattern(story.request as u64));
     let length = story.length_known.then_some(body.len() as u64);
     let request = request(story.path, story.answer, length);
     let body = match story.whole {
@@ -191,7 +156,7 @@ async fn begin(link: &Arc<Link>, id: InvocationId, story: &Story) -> KeptExchang
 async fn go_on(link: &Arc<Link>, known: &Kept, story: &Story, file: &File) -> KeptExchange {
     let at = file.bytes.len() as u64;
     assert!(known.acked <= at && at <= known.produced, "{known:?}, {at}");
-    let request = Bytes::from(pattern(story.request));
+    let request = Bytes::from(pattern(story.request as u64));
     let rest = request.slice(usize::try_from(known.uploaded).expect("size")..);
     let rest: Body = match story.whole {
         true => RequestBody::Whole(rest),
@@ -229,40 +194,15 @@ fn live(session: &Session, epoch: &Cell<u64>, story: &Story) -> File {
     file
 }
 
-fn seed() -> [u8; 32] {
-    let seed = match std::env::var("KEPT_SEED") {
-        Ok(hex) => std::array::from_fn(|at| {
-            u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).expect("64 hex digits")
-        }),
-        Err(_) => {
-            let mut seed = [0; 32];
-            let mut random = std::fs::File::open("/dev/urandom").expect("urandom");
-            random.read_exact(&mut seed).expect("random");
-            seed
-        }
-    };
-    let hex: String = seed.iter().map(|b| format!("{b:02x}")).collect();
-    eprintln!("KEPT_SEED={hex}");
-    seed
-}
-
 #[test]
 fn whenever_brokers_are_killed_the_file_is_exactly_the_agents_answer() {
-    let agent = agent();
+    let agent = exact::agent();
     let session = Session::start(&boot(agent.port));
     let epoch = Cell::new(7);
-    let config = Config {
-        cases: 120,
-        failure_persistence: None,
-        max_shrink_iters: 50,
-        ..Config::default()
-    };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed());
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    let told = runner.run(&story(), |story| {
+    let told = exact::runner(120).run(&story(), |story| {
         let file = live(&session, &epoch, &story);
         prop_assert_eq!(file.outcome, Some(Outcome::Complete));
-        let whole = answer_to(story.request, story.answer);
+        let whole = answer_to(&pattern(story.request as u64), story.answer as u64);
         prop_assert!(file.bytes == whole, "{} bytes on file", file.bytes.len());
         Ok(())
     });
@@ -276,7 +216,7 @@ fn whenever_brokers_are_killed_the_file_is_exactly_the_agents_answer() {
 #[test]
 fn a_large_answer_goes_over_its_window() {
     const SIZE: usize = 20 << 20;
-    let agent = agent();
+    let agent = exact::agent();
     let session = Session::start(&boot(agent.port));
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(async {
@@ -299,7 +239,7 @@ fn a_large_answer_goes_over_its_window() {
             }
         };
         assert_eq!(outcome, Outcome::Complete);
-        assert_eq!(read, answer_to(0, SIZE).len());
+        assert_eq!(read, answer_to(&[], SIZE as u64).len());
         exchange.settle();
         eprintln!("20 MiB in {:?}", before.elapsed());
     });

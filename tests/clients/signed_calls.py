@@ -65,8 +65,8 @@ def refused(call, code, status=403):
     raise AssertionError(f"no {code}")
 
 
-def raw(method, path, key="operator", body=b"", signer=botocore.auth.SigV4Auth, headers=None, change=None, **more):
-    """A request of our own, signed by botocore. `change` may alter it afterwards."""
+def opened(method, path, key="operator", body=b"", signer=botocore.auth.SigV4Auth, headers=None, change=None, **more):
+    """The answer to a request of our own, signed by botocore, not read yet. `change` may alter it afterwards."""
     pair = facts["keys"][key]
     request = AWSRequest(method=method, url=endpoint + path, data=body, headers=headers or {})
     credentials = Credentials(pair["accessKeyId"], pair["secretAccessKey"])
@@ -79,12 +79,68 @@ def raw(method, path, key="operator", body=b"", signer=botocore.auth.SigV4Auth, 
         change(sent)
     connection = http.client.HTTPConnection(parts.netloc, timeout=60)
     connection.request(sent["method"], sent["target"], sent["body"], sent["headers"])
-    answer = connection.getresponse()
+    return connection.getresponse()
+
+
+def raw(method, path, **more):
+    """What is answered to it."""
+    answer = opened(method, path, **more)
     return answer.status, answer.getheader("x-amzn-errortype"), answer.read()
 
 
 def label(text):
     return urllib.parse.quote(text, safe="")
+
+
+EVENTS = 100
+
+
+def events(answer, most):
+    """Numbers and data of a stream's next events."""
+    found, data = [], None
+    while len(found) < most and (line := answer.readline()):
+        if line.startswith(b"data: "):
+            data = json.loads(line.removeprefix(b"data: "))["n"]
+        elif line.startswith(b"id: "):
+            found.append((int(line.removeprefix(b"id: ")), data))
+    return found
+
+
+def again(stream, last, **more):
+    path = f"/runtimes/{facts['name']}/invocations?resumable={stream}"
+    return opened("POST", path, headers={"Last-Event-ID": str(last)}, **{"key": "limited", **more})
+
+
+def resumable():
+    """Begins a stream with a key that may do no more, and goes on with it once."""
+    code = f"import time\ndef events():\n    for n in range({EVENTS}):\n        yield {{'n': n}}\n        time.sleep(0.1)\nanswer = events()"
+    session = {HEADER + "Session-Id": "a-session-that-is-gone-on-with-" + "x" * 10}
+    path = f"/runtimes/{facts['name']}/invocations?resumable=true"
+    first = opened("POST", path, key="limited", body=json.dumps({"code": code}).encode(), headers=session)
+    assert first.status == 200, (first.status, first.read())
+    stream = first.getheader("x-agentcore-task-id")
+    seen = events(first, 3)
+    first.close()
+    second = again(stream, seen[-1][0])
+    assert second.status == 200, (second.status, second.read())
+    seen += events(second, 3)
+    second.close()
+    assert [data for _, data in seen] == list(range(6)), seen
+    # To another key there is no such stream; which stream, and from where, is signed.
+    assert again(stream, 0, key="operator").status == 404
+    other = "t" + "0" * 25
+    changed = lambda sent: sent.update(target=sent["target"].replace(stream, other))
+    assert again(stream, 0, change=changed).status == 403
+    assert again(stream, 0, change=lambda sent: sent["headers"].pop("Authorization")).status == 403
+    print(json.dumps({"id": stream, "last": seen[-1][0]}))
+
+
+def resumed():
+    """Goes on with it to its end."""
+    answer = again(facts["stream"]["id"], facts["stream"]["last"])
+    assert answer.status == 200, (answer.status, answer.read())
+    rest = [data for _, data in events(answer, EVENTS)]
+    assert rest == list(range(6, EVENTS)), rest
 
 
 class clock:

@@ -13,6 +13,8 @@ pub struct SmallDisk {
     dir: PathBuf,
     /// Image of the ext4.
     image: Option<PathBuf>,
+    /// Of a thin one: the file system that the image is on.
+    below: Option<PathBuf>,
 }
 
 impl SmallDisk {
@@ -39,26 +41,58 @@ impl SmallDisk {
             &[&image],
         )?;
         disk.image = Some(image);
-        disk.attach()?;
+        disk.attach("errors=remount-ro")?;
         Ok(disk)
+    }
+
+    /// An ext4 that says it has so many bytes, on a disk that has only `room`: see [`Self::fail`].
+    pub fn thin(bytes: u64, room: u64) -> anyhow::Result<Self> {
+        let mut disk = Self::new(None)?;
+        let below = disk.dir.join("below");
+        fs::create_dir(&below)?;
+        let size = format!("size={room},mode=0755");
+        run("mount", &["-t", "tmpfs", "-o", &size, "below"], &[&below])?;
+        let image = below.join("disk.img");
+        disk.below = Some(below);
+        File::create(&image)?.set_len(bytes)?;
+        run(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-m", "0", "-O", "^has_journal"],
+            &[&image],
+        )?;
+        disk.image = Some(image);
+        disk.attach("errors=continue,noinit_itable")?;
+        Ok(disk)
+    }
+
+    /// From now on a thin disk fails what is written to it: to whoever writes all is well, until it is synced.
+    pub fn fail(&self) -> anyhow::Result<()> {
+        fill(&self.filler_below()?)
+    }
+
+    /// The disk is well again; what it has failed to write is lost.
+    pub fn mend(&self) -> anyhow::Result<()> {
+        fs::remove_file(self.filler_below()?).context("mend the disk")
+    }
+
+    fn filler_below(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.below.as_deref().context("not thin")?.join("filler"))
     }
 
     fn new(image: Option<PathBuf>) -> anyhow::Result<Self> {
         let disk = Self {
             dir: daemon::new_dir()?,
             image,
+            below: None,
         };
         fs::create_dir(disk.mount())?;
         Ok(disk)
     }
 
-    fn attach(&self) -> Result<(), anyhow::Error> {
+    fn attach(&self, how: &str) -> Result<(), anyhow::Error> {
         let image = self.image.as_deref().context("no image")?;
-        run(
-            "mount",
-            &["-o", "loop,errors=remount-ro"],
-            &[image, &self.mount()],
-        )
+        let how = format!("loop,{how}");
+        run("mount", &["-o", &how], &[image, &self.mount()])
     }
 
     /// For [`crate::Options::dir`].
@@ -77,19 +111,7 @@ impl SmallDisk {
 
     /// Takes all the room that there is.
     pub fn fill(&self) -> anyhow::Result<()> {
-        let path = self.filler();
-        let mut file = File::options().create(true).append(true).open(&path)?;
-        for size in [1 << 20, 64 << 10, 4096, 512, 1] {
-            let piece = vec![b'x'; size];
-            loop {
-                match file.write_all(&piece) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
-                    Err(error) => return Err(error).context("fill the disk"),
-                }
-            }
-        }
-        Ok(())
+        fill(&self.filler())
     }
 
     /// Gives back what [`Self::fill`] took.
@@ -130,7 +152,7 @@ impl SmallDisk {
         // 1: faults were corrected.
         let code = repaired.status.code();
         ensure!(matches!(code, Some(0 | 1)), "e2fsck: {repaired:?}");
-        self.attach()
+        self.attach("errors=remount-ro")
     }
 }
 
@@ -138,8 +160,26 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // What was left open goes with its last user.
         let _ = nix::mount::umount2(&self.mount(), nix::mount::MntFlags::MNT_DETACH);
+        if let Some(below) = &self.below {
+            let _ = nix::mount::umount2(below, nix::mount::MntFlags::MNT_DETACH);
+        }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+fn fill(path: &Path) -> anyhow::Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    for size in [1 << 20, 64 << 10, 4096, 512, 1] {
+        let piece = vec![b'x'; size];
+        loop {
+            match file.write_all(&piece) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
+                Err(error) => return Err(error).context("fill the disk"),
+            }
+        }
+    }
+    Ok(())
 }
 
 fn run(program: &str, words: &[&str], paths: &[&Path]) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, expect_aws_error, session_name};
-use e2e::http::{Request, Response};
+use e2e::http::{Request, Response, Target};
 use e2e::{Client, Daemon, Options, Result, ground, task};
 use serde_json::json;
 
@@ -179,6 +179,62 @@ fn a_stream_survives_its_daemon() -> Result {
         ensure!(
             [data(&seen), data(&rest)].concat() == says(0, 100),
             "{seen:?} {rest:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn the_local_wire_has_streams_to_come_back_to() -> Result {
+    ground!(Daemon, Python);
+    // Over TCP, as a developer's browser or script comes.
+    Daemon::with(Options::quick(), |daemon| {
+        task::deploy(&daemon.client(), "teller", json!({}))?;
+        let call = |daemon: &Daemon, query: &str, code: &str| -> anyhow::Result<Request> {
+            let body = json!({ "code": code }).to_string();
+            ensure!(matches!(daemon.tcp()?.target, Target::Tcp(_)));
+            Ok(
+                Request::post(format!("/invocations?resumable={query}"), body)
+                    .header("content-type", "application/json"),
+            )
+        };
+        let request = call(daemon, "true", &events(100, 0.1))?;
+        let mut first = daemon.tcp()?.send(request)?.expect(200)?;
+        let id = id_of(&first)?;
+        let session = first.header(SESSION_HEADER).context("no session")?;
+        let session = session.to_owned();
+        let seen = read(&mut first, 3)?;
+        drop(first);
+        let back = |daemon: &Daemon, from: u64| -> anyhow::Result<Response> {
+            let request = call(daemon, &id, "")?.header("last-event-id", from.to_string());
+            daemon.tcp()?.send(request)
+        };
+        let (last, _) = seen.last().context("events")?;
+        let mut second = back(daemon, *last)?.expect(200)?;
+        ensure!(second.header(SESSION_HEADER) == Some(session.as_str()));
+        let more = read(&mut second, 3)?;
+        daemon.kill()?;
+        daemon.restart()?;
+        let (last, _) = more.last().context("events")?;
+        let rest = read(&mut back(daemon, *last)?.expect(200)?, usize::MAX)?;
+        ensure!(
+            [data(&seen), data(&more), data(&rest)].concat() == says(0, 100),
+            "{seen:?} {more:?} {rest:?}"
+        );
+        let (end, _) = rest.last().context("events")?;
+        back(daemon, *end)?.expect(204)?;
+        // Without it a stream is the agent's to the byte.
+        let plain = call(daemon, "false", &events(2, 0.0))?;
+        let plain = daemon.tcp()?.send(plain)?.expect(200)?.text()?;
+        ensure!(plain == "data: 0\r\n\r\ndata: 1\r\n\r\n", "{plain:?}");
+        // An agent's error is told with its words, which are not an answer that could be gone on with.
+        let failed = daemon
+            .tcp()?
+            .send(call(daemon, "true", "status = 418\nanswer = 'tea'")?)?;
+        let told = expect_aws_error(failed, 424, "RuntimeClientError", "tea")?;
+        ensure!(
+            told["agentStatus"] == 418 && told["agentBody"] == "\"tea\"",
+            "{told}"
         );
         Ok(())
     })

@@ -81,6 +81,22 @@ fn who_signs_with_a_key_is_served() -> Result {
 }
 
 #[test]
+fn whoever_signs_goes_on_with_a_stream_also_at_the_next_daemon() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(Options::signed(), |daemon| {
+        let mut facts = facts(daemon)?;
+        let words = ["resumable", &facts.to_string()];
+        let told = venv::run("requirements.txt", "signed_calls.py", &words)?;
+        let stream: Value = serde_json::from_str(told.lines().last().context("what it read")?)?;
+        daemon.kill()?;
+        daemon.restart()?;
+        facts["stream"] = stream;
+        facts["endpoint"] = json!(endpoint(daemon)?);
+        calls("resumed", &facts)
+    })
+}
+
+#[test]
 fn over_http2_and_with_an_unsigned_payload() -> Result {
     ground!(Daemon, Python, Registry, Command("curl"));
     Daemon::with(Options::signed(), |daemon| {

@@ -5,7 +5,7 @@ use e2e::client::{SESSION_HEADER, expect_problem, session_name};
 use e2e::http::Request;
 use e2e::{Client, Daemon, Options, Result, ground, task, wait};
 use proto::api::{Phase, Task, TaskStatus};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A daemon as it is installed; what it leaves when it is told to stop is nothing.
 fn installed() -> Options {
@@ -180,12 +180,29 @@ fn what_an_agent_does_is_what_its_task_becomes() -> Result {
                 TaskStatus::TimedOut => 504,
                 _ => 424,
             };
-            expect_problem(
-                client.send(Request::get(format!("/v1/tasks/{}/result", done.task_id)))?,
-                code,
-                "",
-            )?;
+            let asked = Request::get(format!("/v1/tasks/{}/result", done.task_id));
+            let problem: Value = client.send(asked)?.expect(code)?.json()?;
+            // As a call's error has it: what the agent answered.
+            let own = match reason.starts_with("status 500") {
+                true => (json!(500), json!("\"my own words\"")),
+                false => (Value::Null, Value::Null),
+            };
+            ensure!(
+                (&problem["agentStatus"], &problem["agentBody"]) == (&own.0, &own.1),
+                "{problem}"
+            );
         }
+        // What is larger than the database takes is in a file; and it is told up to its bound.
+        let large = "status = 503\nanswer = 'x' * 200_000";
+        let large = task::submit(&client, "worker", "", large)?;
+        let large = task::reaches(&client, &large, TaskStatus::Failed)?;
+        let asked = Request::get(format!("/v1/tasks/{}/result", large.task_id));
+        let problem: Value = client.send(asked)?.expect(424)?.json()?;
+        let said = problem["agentBody"].as_str().unwrap_or_default();
+        ensure!(
+            problem["agentStatus"] == 503 && said.len() == 4096,
+            "{problem}"
+        );
         // The agent's session is not there any more for one whose start fails: that is the agent's failure too.
         e2e::deploy::python(
             &client,

@@ -54,7 +54,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .routes(routes!(exec::exec))
         .routes(routes!(tasks::create))
         .routes(routes!(tasks::list))
-        .routes(routes!(tasks::show, tasks::remove))
+        .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
         .routes(routes!(tasks::result))
         .routes(routes!(tasks::events))

@@ -144,39 +144,13 @@ pub async fn cancel(
     Extension(id): Extension<RequestId>,
     Path(task): Path<String>,
 ) -> Response {
-    respond(cancelled(broker, task).await, &id)
-}
-
-/// `DELETE /v1/tasks/{id}`.
-#[utoipa::path(
-    delete,
-    path = "/tasks/{id}",
-    operation_id = "deleteTask",
-    summary = "The same as cancel; what is kept of a task goes in its time",
-    tag = "tasks",
-    params(("id" = TaskId, Path)),
-    responses(
-        (status = 200, body = Task, description = "It has its outcome, now or from before"),
-        (status = 202, body = Task, description = "Being cancelled"),
-        Refusals
-    )
-)]
-pub async fn remove(
-    State(broker): State<Arc<Broker>>,
-    Extension(id): Extension<RequestId>,
-    Path(task): Path<String>,
-) -> Response {
-    respond(cancelled(broker, task).await, &id)
-}
-
-async fn cancelled(broker: Arc<Broker>, task: String) -> Result<Response, ApiError> {
-    to_the_end(async move {
+    let cancelled = to_the_end(async move {
         let row = tasks::cancel(&broker, &task_id(&task)?, "it was cancelled").await?;
         let status = match row.status.is_final() {
             true => StatusCode::OK,
             false => StatusCode::ACCEPTED,
         };
         Ok((status, Json(broker.tasks.view(&row))).into_response())
-    })
-    .await
+    });
+    respond(cancelled.await, &id)
 }

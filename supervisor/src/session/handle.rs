@@ -625,6 +625,13 @@ impl SessionHandle {
         seen.end.clone()
     }
 
+    /// Waits until it is in none of these phases (any more).
+    pub async fn leaves(&self, phases: &[Phase]) {
+        let mut view = self.view.clone();
+        // An error means that the driver is gone, and the session with it.
+        let _ = view.wait_for(|view| !phases.contains(&view.phase)).await;
+    }
+
     /// Waits until nothing of it is left.
     pub async fn over(&self) {
         let mut view = self.view.clone();

@@ -36,8 +36,15 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
     )?;
     migrate::check_identity(&db, path)?;
     let suspicion = suspicion::of(path).map_err(|error| file("look at", path, error))?;
-    if let Some(why) = suspicion {
-        tracing::debug!(path = %path.display(), why, "the database is checked from end to end");
+    // A restored backup has no log, and is not in that mode yet.
+    let logged = fs::metadata(sibling(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    let suspected = suspicion
+        .as_deref()
+        .filter(|why| *why != suspicion::NO_COST);
+    if let Some(why) = suspected {
+        tracing::info!(path = %path.display(), why, "the database is checked from end to end");
+    }
+    if suspicion.is_some() {
         check_integrity(&db, path)?;
     }
     migrate::run(&db)?;
@@ -51,6 +58,11 @@ pub(super) fn writer(path: &Path) -> Result<Connection, StoreError> {
             path: path.to_owned(),
             detail: format!("its file system allows no write-ahead log, only {mode}"),
         });
+    }
+    if suspected.is_some() && logged {
+        // What a failed sync leaves in the page cache counts as written, and is not on disk
+        // (<https://lwn.net/Articles/752063/>). It is written anew: all of the log into the file.
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     }
     make_shrinkable(&db, path);
     // Keeps a burst's log from staying on disk for ever.

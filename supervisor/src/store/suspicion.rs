@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 /// What is always checked: some 20 ms.
 const SMALL: u64 = 8 << 20;
 
+/// The reason that is none: looking costs nothing.
+pub(super) const NO_COST: &str = "it is small";
+
 /// Most bytes of a note.
 const MOST: u64 = 4096;
 
@@ -54,7 +57,7 @@ pub(super) fn of(path: &Path) -> io::Result<Option<String>> {
         (Some("failed"), ..) => Some(note.trim().to_owned()),
         _ => Some("nothing says how it was left".to_owned()),
     };
-    Ok(why.or_else(|| (found.len() <= SMALL).then(|| "it is small".to_owned())))
+    Ok(why.or_else(|| (found.len() <= SMALL).then(|| NO_COST.to_owned())))
 }
 
 /// Notes that the database was found sound and is in use. What cannot be noted is checked again.

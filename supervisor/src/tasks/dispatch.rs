@@ -1,7 +1,7 @@
 //! Who runs next: tasks that were submitted are read from the store, in order, and begun as places come free.
 
 use super::run::{self, machine};
-use super::{Running, end};
+use super::{Running, end, release};
 use crate::broker::Broker;
 use crate::session::handle::{KeptWork, SessionHandle};
 use crate::store::{StoreError, TaskRow, Timestamp, Unfinished};
@@ -26,6 +26,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Looks after tasks that an earlier daemon left without an outcome: those whose session has kept them go on. Before anybody is
 /// served, and after sessions were adopted; what they have kept of no task is then still to be cancelled.
 pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
+    release::left_over(broker).await;
     let mut kept = HashMap::new();
     for handle in broker.registry.all() {
         take_kept(&handle, &mut kept).await;
@@ -139,7 +140,7 @@ pub async fn keep_running(broker: Arc<Broker>) {
             tracing::error!(error = %crate::fault::chain(&error), "tasks not read");
         }
         begin(&broker).await;
-        let next = broker.tasks.state().queue.next_moment();
+        let next = broker.tasks.state().next_moment();
         let sleep = next.map_or(LONGEST_SLEEP, |at| {
             let ahead = at.0.saturating_sub(Timestamp::now().0);
             // Civil time can jump, so it is asked again every now and then.
@@ -183,6 +184,12 @@ async fn begin(broker: &Arc<Broker>) {
         let overdue = broker.tasks.state().queue.overdue(now);
         let Some(seq) = overdue else { break };
         end::queued(broker, seq, Event::Deadline, end::TOO_LATE).await;
+    }
+    loop {
+        let late = |row: &TaskRow| row.deadline_at <= now;
+        let overdue = broker.tasks.state().take_frozen(late);
+        let Some(row) = overdue else { break };
+        end::late_asleep(broker, &row).await;
     }
     let bounds = broker.config().tasks;
     loop {

@@ -3,7 +3,7 @@
 
 use super::answer::{Answer, blocking};
 use super::run::machine;
-use super::{Tasks, written};
+use super::{Tasks, release, written};
 use crate::broker::Broker;
 use crate::store::{Head, Inline, Over, StoreError, TaskKind, TaskRow, Waits};
 use proto::api::TaskStatus;
@@ -14,6 +14,9 @@ use std::time::Duration;
 
 /// Why a task is TIMED_OUT that never began.
 pub(super) const TOO_LATE: &str = "its deadline was over before its turn came";
+
+/// Why a task is TIMED_OUT that did.
+pub(super) const NOT_DONE: &str = "it was not done at its deadline";
 
 /// Why a task is CANCELLED whose runtime is gone.
 pub(super) const DELETED: &str = "its runtime was deleted";
@@ -42,17 +45,27 @@ pub async fn cancel(broker: &Arc<Broker>, id: &TaskId, why: &str) -> Result<Task
         if let Some(running) = broker.tasks.find(row.seq) {
             running.cancel(why);
         } else {
-            let nobodys = match row.status {
+            let over = match row.status {
                 TaskStatus::Queued => {
                     broker.tasks.state().queue.remove(row.seq);
-                    true
+                    over(broker, &row, Event::Cancel, why).await?
                 }
-                // Its session sleeps. What that has kept is nobody's when it wakes.
-                TaskStatus::Running => broker.tasks.takes_frozen(row.seq),
+                TaskStatus::Running => match broker.tasks.take_frozen(row.seq) {
+                    // What its session has kept is nobody's when that wakes.
+                    Some(row) => {
+                        let done = over(broker, &row, Event::Cancel, why).await;
+                        if done.is_err() {
+                            // It sleeps on.
+                            broker.tasks.state().frozen.push(row);
+                        }
+                        done?
+                    }
+                    None => false,
+                },
                 // It changes hands.
                 _ => false,
             };
-            if nobodys && over(broker, &row, Event::Cancel, why).await? {
+            if over {
                 continue;
             }
         }
@@ -116,6 +129,12 @@ async fn over(
     Ok(done)
 }
 
+/// Ends one whose deadline is over while its session sleeps.
+pub(super) async fn late_asleep(broker: &Arc<Broker>, row: &TaskRow) {
+    let end = || over(broker, row, Event::Deadline, NOT_DONE);
+    written(broker, row.seq, end).await;
+}
+
 /// How long it is kept from now on.
 pub(super) fn keep(broker: &Broker, row: &TaskRow) -> Duration {
     let bounds = broker.config().tasks;
@@ -126,8 +145,9 @@ pub(super) fn keep(broker: &Broker, row: &TaskRow) -> Duration {
 }
 
 /// A task has its outcome, with an answer of so many bytes.
-pub(super) async fn ended(broker: &Broker, row: &TaskRow, bytes: u64) {
+pub(super) async fn ended(broker: &Arc<Broker>, row: &TaskRow, bytes: u64) {
     broker.tasks.ended(row);
+    release::session_of(broker, row);
     if row.payload_filed {
         Tasks::remove(broker.tasks.payload_path(&row.id)).await;
     }

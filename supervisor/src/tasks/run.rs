@@ -7,7 +7,7 @@
 //! | RUNNING written ▸ request sent | RUNNING, of which the session's shim knows nothing | LOST, or a retry if that is allowed: whether it was sent is not known |
 //! | request sent ▸ head ▸ bytes in the file ▸ answer whole | RUNNING, kept by the shim | goes on from the byte that the file has not |
 //! | answer whole ▸ outcome written | RUNNING, kept with its end | reads on, and writes the same outcome |
-//! | outcome written ▸ shim told | the outcome | ends what the shim kept: nobody claims it |
+//! | outcome written ▸ shim told | the outcome | ends what the shim kept: nobody claims it; and the session, if it was made for the task |
 //!
 //! A session that is gone when the daemon comes back has kept nothing: LOST, or a retry.
 
@@ -335,7 +335,7 @@ impl Run {
         drop(answering);
         invocation.settled(complete);
         drop(work);
-        self.after(handle).await;
+        self.after();
         Some(())
     }
 
@@ -423,7 +423,7 @@ impl Run {
     }
 
     /// What an attempt leaves behind.
-    async fn after(&mut self, handle: &Arc<SessionHandle>) {
+    fn after(&mut self) {
         if self.charged > 0 {
             let whose = &self.row.owner.principal;
             self.broker.tasks.stored.give(whose, self.charged);
@@ -435,12 +435,6 @@ impl Run {
                 if let Some(answer) = self.running.answer.send_replace(None) {
                     answer.over(false);
                 }
-            }
-            State::Ended(_) if self.row.own_session => {
-                tokio::spawn(attempt::release(
-                    Arc::clone(&self.broker),
-                    Arc::clone(handle),
-                ));
             }
             State::Ended(_) | State::Starting | State::Running => {}
         }
@@ -457,8 +451,7 @@ async fn until_ended<T>(
     loop {
         let ahead = deadline.0.saturating_sub(Timestamp::now().0);
         let Some(ahead) = u64::try_from(ahead).ok().filter(|ahead| *ahead > 0) else {
-            let reason = "it was not done at its deadline".to_owned();
-            return Err(Ended(Event::Deadline, reason));
+            return Err(Ended(Event::Deadline, end::NOT_DONE.to_owned()));
         };
         let sleep = Duration::from_millis(ahead).min(LONGEST_SLEEP);
         tokio::select! {

@@ -1,10 +1,10 @@
 //! Invocations that outlive the broker that began them.
 
 use crate::broker::{Broker, Call, post};
-use crate::fake_agent::{Asked, FakeAgent};
+use crate::exact::{self, answer_to, byte, pattern, sizes};
+use crate::fake_agent::FakeAgent;
 use crate::harness::{PATIENCE, Session, TOKEN, boot, free_port, shell, wait_for};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proto::code::ErrorCode;
 use proto::ids::InvocationId;
 use proto::jsonrpc::ErrorObject;
@@ -162,7 +162,7 @@ fn an_answer_that_nobody_takes_holds_the_agent_back_and_is_whole_afterwards() {
     const SIZE: u64 = 20 << 20;
     let agent = FakeAgent::start(|asked| {
         asked.body().expect("body");
-        let body: Vec<u8> = (0..SIZE).map(byte).collect();
+        let body = pattern(SIZE);
         asked.answer(&body);
         true
     });
@@ -517,44 +517,6 @@ fn the_end_of_the_session_is_theirs_too() {
     assert_eq!(session.record().cause, ExitCause::Shutdown);
 }
 
-fn byte(at: u64) -> u8 {
-    (at % 251).to_le_bytes()[0]
-}
-
-/// One that is told nothing but how long: its answer begins with a digest of the request.
-fn exact_agent() -> FakeAgent {
-    FakeAgent::start(|asked| {
-        let Ok(body) = asked.body() else { return false };
-        let answer = answer_to(&body, asked_for(asked));
-        if asked.line.contains("chunked") {
-            asked.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
-            for piece in answer.chunks(30_000) {
-                asked.say(format!("{:x}\r\n", piece.len()));
-                asked.say(piece);
-                asked.say("\r\n");
-            }
-            asked.say("0\r\n\r\n");
-        } else {
-            asked.answer(&answer);
-        }
-        true
-    })
-}
-
-fn asked_for(asked: &Asked) -> u64 {
-    let size = asked.header("x-size").expect("x-size");
-    size.parse().expect("a number")
-}
-
-fn answer_to(request: &[u8], size: u64) -> Vec<u8> {
-    let digest = request.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, b| {
-        (hash ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3)
-    });
-    let mut answer = digest.to_le_bytes().to_vec();
-    answer.extend((0..size).map(byte));
-    answer
-}
-
 /// One life of a broker: how much of the request it writes, and of the answer it reads, before it is killed; how much of what it
 /// has by then it has acknowledged.
 #[derive(Debug, Clone, Copy)]
@@ -576,18 +538,17 @@ struct Story {
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    let size = || prop_oneof![0_usize..50, 0..70_000_usize, 0..900_000_usize];
     let life =
-        (size(), size(), any::<u8>(), 0_u64..4).prop_map(|(writes, reads, acks, lingers)| Life {
+        (sizes(), sizes(), any::<u8>(), 0_u64..4).prop_map(|(writes, reads, acks, lingers)| Life {
             writes,
             reads,
             acks,
             lingers,
         });
     (
-        size(),
+        sizes(),
         any::<bool>(),
-        size(),
+        sizes(),
         any::<bool>(),
         prop::collection::vec(life, 0..6),
     )
@@ -602,7 +563,7 @@ fn story() -> impl Strategy<Value = Story> {
 
 /// Lives through it; the answer as it is on the last broker's file.
 fn live(session: &Session, epoch: &Cell<u64>, story: &Story) -> (Vec<u8>, Ended) {
-    let request: Vec<u8> = (0..story.request as u64).map(byte).collect();
+    let request = pattern(story.request as u64);
     let mut file: Vec<u8> = Vec::new();
     let mut id = None;
     let last = Life {
@@ -696,34 +657,12 @@ fn live(session: &Session, epoch: &Cell<u64>, story: &Story) -> (Vec<u8>, Ended)
 
 #[test]
 fn whenever_brokers_are_killed_the_answer_is_exactly_the_agents() {
-    let seed: [u8; 32] = std::env::var("KEPT_SEED").map_or_else(
-        |_| {
-            let mut seed = [0; 32];
-            let mut random = std::fs::File::open("/dev/urandom").expect("urandom");
-            random.read_exact(&mut seed).expect("random");
-            seed
-        },
-        |hex| {
-            let digits = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16);
-            std::array::from_fn(|at| digits(at).expect("64 hex digits"))
-        },
-    );
-    let hex: String = seed.iter().map(|b| format!("{b:02x}")).collect();
-    eprintln!("KEPT_SEED={hex}");
-    let agent = exact_agent();
+    let agent = exact::agent();
     let session = Session::start(&boot(agent.port));
     let epoch = Cell::new(7);
-    let config = Config {
-        cases: 150,
-        failure_persistence: None,
-        max_shrink_iters: 50,
-        ..Config::default()
-    };
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    let told = runner.run(&story(), |story| {
+    let told = exact::runner(150).run(&story(), |story| {
         let (file, end) = live(&session, &epoch, &story);
-        let request: Vec<u8> = (0..story.request as u64).map(byte).collect();
+        let request = pattern(story.request as u64);
         prop_assert!(
             file == answer_to(&request, story.answer),
             "{} bytes",

@@ -4,6 +4,7 @@
 //! that the "agent" says while the process beside it only sleeps.
 
 mod broker;
+mod exact;
 mod fake_agent;
 mod harness;
 

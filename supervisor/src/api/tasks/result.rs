@@ -3,6 +3,7 @@
 use super::events::last_seen;
 use super::numbered::{BEFORE, Numbering, ends_event};
 use super::task_id;
+use crate::api::evidence::{AgentEvidence, BODY_BYTES};
 use crate::api::input::{Path, Query};
 use crate::api::openapi::Refusals;
 use crate::api::reply::ApiError;
@@ -10,6 +11,7 @@ use crate::api::router::RequestId;
 use crate::api::runtimes::respond;
 use crate::api::session_header::set_session;
 use crate::broker::Broker;
+use crate::session::log::Tail;
 use crate::store::{Head, TaskKind, TaskRow};
 use crate::tasks::answer::{Answer, Unread};
 use axum::body::Body;
@@ -34,6 +36,9 @@ use utoipa::IntoParams;
 
 /// The end of what is still coming, as RFC 8673 §2.2 has it: a number that no answer reaches.
 const NO_END: u64 = (1 << 53) - 1;
+
+/// From here on an agent's status says that it failed.
+const FAILED: u16 = 400;
 
 /// Query of the result.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -130,13 +135,28 @@ async fn kept(broker: &Arc<Broker>, row: &TaskRow) -> Result<Arc<Answer>, ApiErr
             ),
         )),
         TaskStatus::Failed | TaskStatus::Cancelled | TaskStatus::TimedOut | TaskStatus::Lost => {
-            Err(no_answer(row))
+            Err(no_answer(broker, row).await)
         }
     }
 }
 
-/// Why there is none.
-fn no_answer(row: &TaskRow) -> ApiError {
+/// Why there is none; with what the agent answered instead, as a call that fails has it.
+async fn no_answer(broker: &Broker, row: &TaskRow) -> ApiError {
+    let error = why_not(row);
+    let Some(status) = row.result_status.filter(|status| *status >= FAILED) else {
+        return error;
+    };
+    let most = u64::try_from(BODY_BYTES).unwrap_or(u64::MAX);
+    // What cannot be read is not said: the reason has its beginning.
+    let said = match stored(broker, row, status).await {
+        Ok(answer) => answer.read(0, answer.told().bytes.min(most)).await.ok(),
+        Err(_) => None,
+    };
+    let said = said.unwrap_or_default();
+    error.evidence(AgentEvidence::answered(status, &said, Tail::default()))
+}
+
+fn why_not(row: &TaskRow) -> ApiError {
     let code = match row.status {
         TaskStatus::Failed => ErrorCode::AgentFailed,
         TaskStatus::TimedOut => ErrorCode::AgentTimeout,
@@ -155,13 +175,15 @@ fn no_answer(row: &TaskRow) -> ApiError {
 
 /// The answer of a task that has its outcome, as much as there is of it.
 async fn over(broker: &Arc<Broker>, row: &TaskRow) -> Result<Arc<Answer>, ApiError> {
-    let Some(status) = row.result_status else {
-        return Err(no_answer(row));
-    };
-    // The agent's error is told as one.
-    if status >= 400 {
-        return Err(no_answer(row));
+    match row.result_status {
+        Some(status) if status < FAILED => stored(broker, row, status).await,
+        // The agent's error is told as one.
+        Some(_) | None => Err(no_answer(broker, row).await),
     }
+}
+
+/// What is kept of an answer that is over.
+async fn stored(broker: &Broker, row: &TaskRow, status: u16) -> Result<Arc<Answer>, ApiError> {
     let head = Head {
         status,
         content_type: row.result_type.clone(),
@@ -199,7 +221,7 @@ pub async fn following(
         tokio::select! {
             answer = begun => {
                 // An agent's error is told when it is known what it said.
-                if let Some(answer) = answer.filter(|answer| answer.head.status < 400) {
+                if let Some(answer) = answer.filter(|answer| answer.head.status < FAILED) {
                     return Ok((row, answer));
                 }
                 // Its outcome, or its next attempt, is on its way.

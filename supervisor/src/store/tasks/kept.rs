@@ -4,7 +4,7 @@ use super::super::worker::Durability;
 use super::super::{Store, StoreError, Timestamp};
 use super::status;
 use proto::api::TaskStatus;
-use proto::ids::{RuntimeId, TaskId};
+use proto::ids::{RuntimeId, SessionId, TaskId};
 use rusqlite::params;
 use std::collections::HashSet;
 
@@ -80,6 +80,25 @@ impl Store {
                 }
             }
             Ok(found)
+        })
+        .await
+    }
+
+    /// Live sessions that were made for a task which has its outcome.
+    pub async fn sessions_of_tasks_that_are_over(&self) -> Result<Vec<SessionId>, StoreError> {
+        self.read(|db| {
+            // A daemon that died while it obtained one has not noted it with the task: it is known by its id, the task's alone.
+            let ids = db
+                .prepare(
+                    "SELECT s.id FROM sessions s JOIN tasks t ON t.client_id = s.client_id AND t.own_session AND t.status >= 3
+                     WHERE s.ended_at IS NULL",
+                )?
+                .query_map([], |row| row.get::<_, String>(0))?
+                .collect::<Result<Vec<_>, _>>()?;
+            Ok(ids
+                .into_iter()
+                .filter_map(|id| SessionId::parse(id).ok())
+                .collect())
         })
         .await
     }

@@ -75,6 +75,25 @@ async fn a_large_database_is_checked_only_for_a_reason() {
 }
 
 #[tokio::test]
+async fn what_a_failed_sync_has_left_in_the_log_is_written_anew() {
+    let ground = Ground::new();
+    filled(&ground, 100).await;
+    // As a daemon leaves it that ends at once.
+    let kept = tempfile::tempdir().expect("directory");
+    for file in fs::read_dir(ground.directory.path()).expect("read") {
+        let from = file.expect("entry").path();
+        fs::copy(&from, kept.path().join(from.file_name().expect("a name"))).expect("copied");
+    }
+    let log = kept.path().join("agentcore.db-wal");
+    let length = || fs::metadata(&log).expect("there").len();
+    assert!(length() > 0, "nothing is in the log");
+    fs::write(note(&kept), "failed: the database failed\n").expect("written");
+    let store = Store::open(&path(&kept), names()).expect("opens");
+    assert_eq!(length(), 0);
+    drop(store);
+}
+
+#[tokio::test]
 async fn a_flipped_page_of_a_large_database_is_found_where_there_is_a_reason_to_look() {
     let ground = Ground::new();
     filled(&ground, 12_000).await;

@@ -14,7 +14,7 @@ use crate::store::{Head, TaskRow, Timestamp};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use proto::api::{
-    EndReason, MAX_CHECKPOINT, Phase, TASK_ATTEMPT_HEADER, TASK_CHECKPOINT_HEADER, TASK_ID_HEADER,
+    EndReason, MAX_CHECKPOINT, TASK_ATTEMPT_HEADER, TASK_CHECKPOINT_HEADER, TASK_ID_HEADER,
 };
 use proto::code::ErrorCode;
 use proto::ids::{InvocationId, TaskId};
@@ -454,26 +454,6 @@ fn in_ascii(json: &str) -> Option<String> {
     (text.len() <= MAX_CHECKPOINT
         && HeaderName::from_bytes(TASK_CHECKPOINT_HEADER.as_bytes()).is_ok())
     .then_some(text)
-}
-
-/// Ends the session that was made for a task which is over, unless its agent goes on working by itself (`HealthyBusy`) or
-/// somebody else has taken it up meanwhile. Otherwise it would idle for as long as the runtime lets sessions idle.
-pub(super) async fn release(broker: Arc<Broker>, handle: Arc<SessionHandle>) {
-    // What the agent says of itself is heard at the next look at it.
-    let ping = broker.config().ping;
-    let quiet = ping.interval * 2;
-    tokio::select! {
-        () = tokio::time::sleep(quiet) => {}
-        _ = handle.ending() => return,
-    }
-    if let Some(activity) = handle.activity().await
-        && activity.phase == Phase::Ready
-        && activity.in_flight == 0
-        && !activity.says_busy
-        && Duration::from_millis(activity.idle_ms) + ping.interval / 2 >= quiet
-    {
-        handle.stop(EndReason::Idle).await;
-    }
 }
 
 #[cfg(test)]
