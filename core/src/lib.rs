@@ -5,6 +5,7 @@
 //! against a model without waiting. The shell that performs the effects is `supervisor`.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod budget;
 pub mod egress;
 pub mod lifecycle;
@@ -12,6 +13,7 @@ pub mod meter;
 pub mod moment;
 pub mod pace;
 pub mod prices;
+pub mod reclaim;
 pub mod shares;
 pub mod spec;
 pub mod task;

@@ -8,7 +8,7 @@
 //!            │ gone                  │ gone
 //!            └────────▶ Removing ◀───┘      ──torn down──▶ Over
 //!
-//!  Live ⇄ Frozen, see [`freeze`]; whatever ends a live session ends a frozen one
+//!  Live ⇄ Frozen, see [`freeze`] and, for who freezes it, [`ladder`]; whatever ends a live session ends a frozen one
 //! ```
 //!
 //! - **Launching ▸ Starting**: the sandbox is made and the shim has answered the handshake. A launch that fails goes to
@@ -34,8 +34,14 @@ use crate::moment::Moment;
 use proto::api::{EndReason, Phase};
 use std::time::Duration;
 
+mod ending;
 pub mod freeze;
-use freeze::{Frozen, Holds};
+pub mod ladder;
+mod words;
+
+pub use words::{Effect, Event, Health, Policy, Refusal};
+
+use freeze::Frozen;
 
 /// After the grace period, how long the shim may take to go before the launcher kills the cgroup.
 const KILL_MARGIN: Duration = Duration::from_secs(2);
@@ -45,109 +51,6 @@ const REMOVE_MARGIN: Duration = Duration::from_secs(5);
 
 /// How long answers may be fetched when their agent has ended. They are in the shim's memory by then, or fail.
 const FETCH: Duration = Duration::from_secs(30);
-
-/// Durations of one session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// From creation to the first healthy answer.
-    pub start_timeout: Duration,
-    /// Idle time that ends it.
-    pub idle_timeout: Duration,
-    /// Age that ends it, never reset.
-    pub max_lifetime: Duration,
-    /// From TERM to KILL.
-    pub stop_grace: Duration,
-    /// How long `/ping` may fail without work in flight.
-    pub unhealthy_after: Duration,
-}
-
-/// What a health check said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// Ready for work.
-    Healthy,
-    /// Background work.
-    HealthyBusy,
-    /// Failing.
-    Unhealthy,
-}
-
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// The shim answered the handshake.
-    Attached,
-    /// The shim of a session that is adopted answered the handshake, and its agent has been healthy. For so long it has had no
-    /// work and no change of health.
-    Found {
-        /// Not believed beyond the session's age.
-        idle: Duration,
-    },
-    /// A session that is adopted is frozen: its shim shakes hands when it thaws.
-    FoundFrozen(Holds),
-    /// Every process of a session that was to be frozen has stopped.
-    Froze,
-    /// They could not be stopped, and run.
-    FreezeFailed,
-    /// A frozen session runs again. One that was found frozen says [`Event::Attached`] or [`Event::Found`] instead.
-    Thawed,
-    /// The sandbox could not be made, or the handshake failed.
-    LaunchFailed,
-    /// A health report.
-    Health(Health),
-    /// An invocation, stream or exec wants to begin. Accepted only if the answer has no [`Refusal`].
-    WorkBegins,
-    /// One of them ended.
-    WorkEnds,
-    /// Somebody wants it to end.
-    Stop(EndReason),
-    /// The agent process ended by itself.
-    AgentExited,
-    /// A process of the session was killed for want of memory.
-    OutOfMemory,
-    /// The shim broke the protocol.
-    ProtocolFault,
-    /// PID 1 has ended, and every process of the session with it.
-    Gone,
-    /// The launcher has removed what was left.
-    TornDown,
-    /// Time has passed; see [`Session::deadline`].
-    Tick,
-}
-
-/// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
-    /// Tell watchers the new phase.
-    Publish,
-    /// Say `shutdown` to the shim, with this grace.
-    Shutdown(Duration),
-    /// Note who holds it, tell the launcher to freeze it; then [`Event::Froze`] or [`Event::FreezeFailed`].
-    Freeze,
-    /// Tell the launcher to thaw it, and its shim how long it stood still; then [`Event::Thawed`] and its like.
-    Thaw,
-    /// Note who holds it.
-    NoteHolds,
-    /// Tell the launcher to kill the cgroup.
-    Kill,
-    /// Tell the launcher to remove what is left; then [`Event::TornDown`].
-    Remove,
-    /// The session is over: record the end, give the permit back.
-    Release,
-}
-
-/// Why work cannot begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// It has not been healthy yet.
-    NotReady,
-    /// It is frozen for idleness: [`Session::thaw`] it, and wait for it.
-    Asleep,
-    /// It is frozen, and somebody holds it.
-    Frozen(Holds),
-    /// It is ending or over; the same id afterwards starts a new one.
-    Ending,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -196,6 +99,8 @@ pub struct Session {
     /// Until when work holds it, one for each; as many as are in flight at most.
     holds: Vec<Moment>,
     last_activity: Moment,
+    /// Not for idleness.
+    not_frozen_before: Moment,
     state: State,
 }
 
@@ -210,6 +115,7 @@ impl Session {
             in_flight: 0,
             holds: Vec::new(),
             last_activity: now,
+            not_frozen_before: Moment(0),
             state: State::Launching,
         }
     }
@@ -313,6 +219,7 @@ impl Session {
                 Some(lifetime),
                 self.idle_deadline(),
                 self.unhealthy_deadline(),
+                self.weighing(),
             ]
             .into_iter()
             .flatten()
@@ -363,7 +270,7 @@ impl Session {
                 if matches!(self.state, State::Frozen(_)) {
                     // Its start goes on, with all its time once more.
                     self.begun = now;
-                    self.thawed_anew(State::Starting);
+                    self.thawed_anew(now, State::Starting);
                 }
                 Vec::new()
             }
@@ -378,11 +285,11 @@ impl Session {
                     self.last_activity = idle_since;
                     self.state = live;
                 }
-                self.thawed_anew(live);
+                self.thawed_anew(now, live);
                 Vec::new()
             }
-            Event::FoundFrozen(holds) => {
-                self.found_frozen(now, holds);
+            Event::FoundFrozen { holds, idle } => {
+                self.found_frozen(now, holds, idle);
                 Vec::new()
             }
             Event::Froze => self.froze(),
@@ -394,6 +301,7 @@ impl Session {
                 self.thawed(now);
                 Vec::new()
             }
+            Event::Weighed(quiet) => self.weighed(now, quiet),
             Event::LaunchFailed => match self.state {
                 State::Launching | State::Starting => self.remove(EndReason::LaunchFailed),
                 State::Live { .. }
@@ -485,12 +393,15 @@ impl Session {
                 }
             }
             State::Live { .. } => {
+                let over = |at: Option<Moment>| at.is_some_and(|at| now >= at);
                 let reason = if now >= self.lifetime() {
                     EndReason::MaxLifetime
-                } else if self.unhealthy_deadline().is_some_and(|at| now >= at) {
+                } else if over(self.unhealthy_deadline()) {
                     EndReason::Unhealthy
-                } else {
+                } else if over(self.idle_deadline()) {
                     EndReason::Idle
+                } else {
+                    return vec![Effect::Weigh];
                 };
                 self.drain(now, reason)
             }
@@ -553,25 +464,7 @@ impl Session {
     }
 
     fn idle_deadline(&self) -> Option<Moment> {
-        match self.state {
-            State::Live {
-                idle_since,
-                busy: false,
-                ..
-            } if self.in_flight == 0 => Some(idle_since + self.policy.idle_timeout),
-            State::Frozen(frozen) if self.in_flight == 0 => frozen
-                .idle_since()
-                .map(|since| since + self.policy.idle_timeout),
-            State::Launching
-            | State::Starting
-            | State::Live { .. }
-            | State::Frozen(_)
-            | State::Leaving { .. }
-            | State::Draining { .. }
-            | State::Killing { .. }
-            | State::Removing { .. }
-            | State::Over { .. } => None,
-        }
+        Some(self.idle_since()? + self.policy.idle_timeout)
     }
 
     fn unhealthy_deadline(&self) -> Option<Moment> {
@@ -590,107 +483,5 @@ impl Session {
             | State::Removing { .. }
             | State::Over { .. } => None,
         }
-    }
-
-    fn end(&self) -> Option<End> {
-        match self.state {
-            State::Launching | State::Starting | State::Live { .. } | State::Frozen(_) => None,
-            State::Leaving { end, .. }
-            | State::Draining { end, .. }
-            | State::Killing { end, .. }
-            | State::Removing { end }
-            | State::Over { end } => Some(end),
-        }
-    }
-
-    /// The end, with the first reason that applied.
-    fn ending(&self, reason: EndReason) -> End {
-        self.end().unwrap_or(End {
-            reason,
-            was_live: self.was_live(),
-        })
-    }
-
-    fn agent_exited(&mut self, now: Moment) -> Vec<Effect> {
-        let reason = EndReason::AgentExited;
-        match self.state {
-            State::Live { .. } if !self.holds.is_empty() => {
-                self.state = State::Leaving {
-                    end: self.ending(reason),
-                    until: now + FETCH,
-                };
-                Vec::new()
-            }
-            State::Leaving { .. } => Vec::new(),
-            State::Launching
-            | State::Starting
-            | State::Live { .. }
-            | State::Frozen(_)
-            | State::Draining { .. }
-            | State::Killing { .. }
-            | State::Removing { .. }
-            | State::Over { .. } => self.drain(now, reason),
-        }
-    }
-
-    fn drain(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
-        let end = self.ending(reason);
-        match self.state {
-            // No handshake yet, so nobody to say `shutdown` to.
-            State::Launching => self.kill(now, reason),
-            State::Starting | State::Live { .. } | State::Frozen(_) | State::Leaving { .. } => {
-                // An agent that exited by itself has nothing to save; what it left running gets no grace.
-                let grace = match end.reason {
-                    EndReason::AgentExited => Duration::ZERO,
-                    EndReason::Stopped
-                    | EndReason::Idle
-                    | EndReason::MaxLifetime
-                    | EndReason::Unhealthy
-                    | EndReason::OutOfMemory
-                    | EndReason::ShimDied
-                    | EndReason::Protocol
-                    | EndReason::LaunchFailed
-                    | EndReason::StartTimeout
-                    | EndReason::DaemonStopped
-                    | EndReason::DaemonLost => self.policy.stop_grace,
-                };
-                let mut effects = self.thaw_to_end();
-                self.state = State::Draining {
-                    end,
-                    kill_at: now + grace + KILL_MARGIN,
-                };
-                effects.push(Effect::Shutdown(grace));
-                effects
-            }
-            State::Draining { .. }
-            | State::Killing { .. }
-            | State::Removing { .. }
-            | State::Over { .. } => Vec::new(),
-        }
-    }
-
-    fn kill(&mut self, now: Moment, reason: EndReason) -> Vec<Effect> {
-        let end = self.ending(reason);
-        match self.state {
-            State::Launching
-            | State::Starting
-            | State::Live { .. }
-            | State::Frozen(_)
-            | State::Leaving { .. }
-            | State::Draining { .. } => {
-                self.state = State::Killing {
-                    end,
-                    remove_at: now + REMOVE_MARGIN,
-                };
-                vec![Effect::Kill]
-            }
-            State::Killing { .. } | State::Removing { .. } | State::Over { .. } => Vec::new(),
-        }
-    }
-
-    fn remove(&mut self, reason: EndReason) -> Vec<Effect> {
-        let end = self.ending(reason);
-        self.state = State::Removing { end };
-        vec![Effect::Remove]
     }
 }

@@ -117,6 +117,8 @@ pub struct Timeouts {
     pub stop_grace: Duration,
     /// One synchronous invocation.
     pub invocation: Duration,
+    /// A session idle for this long is frozen; `None`: never.
+    pub freeze_after: Option<Duration>,
 }
 
 /// What a session may reach.

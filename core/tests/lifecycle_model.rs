@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use proto::api::{EndReason, FreezeCause, Phase};
 use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
+use session_core::lifecycle::ladder::Quiet;
 use session_core::lifecycle::{Effect, Event, Health, Policy, Refusal, Session};
 use session_core::moment::Moment;
 use std::collections::VecDeque;
@@ -15,6 +16,13 @@ const POLICY: Policy = Policy {
     max_lifetime: Duration::from_secs(28_800),
     stop_grace: Duration::from_secs(15),
     unhealthy_after: Duration::from_secs(30),
+    freeze_after: None,
+};
+
+/// The same, with the idle ladder.
+const LADDER: Policy = Policy {
+    freeze_after: Some(Duration::from_secs(40)),
+    ..POLICY
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +35,7 @@ enum Op {
     EndHeld(usize),
     Freeze(FreezeCause),
     Thaw(FreezeCause),
+    Evict,
     Wait(u64),
     /// Waits until exactly the deadline, then ticks.
     ToDeadline,
@@ -51,15 +60,35 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Event(Event::Gone)),
         2 => Just(Op::Event(Event::TornDown)),
         3 => Just(Op::Event(Event::Tick)),
-        2 => Just(Op::Event(Event::FoundFrozen(Holds::default()))),
-        2 => Just(Op::Event(Event::FoundFrozen(Holds::by(FreezeCause::Operator)))),
+        2 => (0_u64..2_000_000).prop_map(|ms| found_frozen(Holds::default(), ms)),
+        2 => Just(found_frozen(Holds::by(FreezeCause::Operator), 0)),
         4 => Just(Op::Event(Event::Froze)),
         1 => Just(Op::Event(Event::FreezeFailed)),
         4 => Just(Op::Event(Event::Thawed)),
         4 => cause().prop_map(Op::Freeze),
         4 => cause().prop_map(Op::Thaw),
+        6 => weighed().prop_map(Op::Event),
+        1 => Just(Op::Evict),
         6 => (0_u64..2_000_000).prop_map(Op::Wait),
         4 => Just(Op::ToDeadline),
+    ]
+}
+
+fn found_frozen(holds: Holds, idle_ms: u64) -> Op {
+    let idle = Duration::from_millis(idle_ms);
+    Op::Event(Event::FoundFrozen { holds, idle })
+}
+
+/// Mostly a session at rest for long enough.
+fn weighed() -> impl Strategy<Value = Event> {
+    let quiet = |(over, cpu): (u64, u64)| Quiet {
+        over: Duration::from_millis(over),
+        cpu: Duration::from_millis(cpu),
+    };
+    prop_oneof![
+        1 => Just(Event::Weighed(None)),
+        1 => (0_u64..60_000, 0_u64..1000).prop_map(move |of| Event::Weighed(Some(quiet(of)))),
+        3 => (20_000_u64..60_000, 0_u64..200).prop_map(move |of| Event::Weighed(Some(quiet(of)))),
     ]
 }
 
@@ -88,12 +117,14 @@ proptest! {
     #[test]
     fn every_sequence_keeps_the_invariants(
         age in prop::option::of(0_u64..40_000_000),
+        ladder in any::<bool>(),
         ops in prop::collection::vec(op(), 1..60),
     ) {
+        let policy = if ladder { LADDER } else { POLICY };
         let mut now = Moment(1_000_000_000);
         let mut session = match age {
-            None => Session::new(now, POLICY),
-            Some(age) => Session::adopted(now, Duration::from_millis(age), POLICY),
+            None => Session::new(now, policy),
+            Some(age) => Session::adopted(now, Duration::from_millis(age), policy),
         };
         // The model: work that was granted and has not ended, the first reason, and effects that may happen once.
         let mut granted = 0_u32;
@@ -110,9 +141,14 @@ proptest! {
         let mut stopped = false;
         let mut found_frozen = false;
         let mut by = Holds::default();
+        // For the ladder: when anything last happened that is a reason to run, and what the agent said last.
+        let mut active = now;
+        let mut said = None;
         for op in ops {
             let before = session.phase();
             let ordered = orders.front().copied();
+            let had = granted;
+            let weighing = matches!(op, Op::Event(Event::Weighed(_)));
             let effects = match op {
                 Op::Wait(ms) => { now = Moment(now.0 + ms); Vec::new() }
                 Op::ToDeadline => match session.deadline() {
@@ -137,6 +173,20 @@ proptest! {
                         Vec::new()
                     }
                 },
+                Op::Evict => {
+                    let idle = granted == 0 && by.is_none();
+                    match session.evict(now) {
+                        Some(effects) => {
+                            prop_assert!(idle && matches!(before, Phase::Ready | Phase::Frozen), "{before:?} {by:?}");
+                            prop_assert_eq!(session.end_reason(), Some(EndReason::Evicted));
+                            effects
+                        }
+                        None => {
+                            prop_assert!(!(idle && before == Phase::Ready));
+                            Vec::new()
+                        }
+                    }
+                }
                 Op::BeginHeld(ms) => match session.begin_work(now) {
                     Ok(effects) => {
                         let until = now + Duration::from_millis(ms);
@@ -195,13 +245,36 @@ proptest! {
                         Event::Froze => { orders.pop_front(); stopped = removes == 0; }
                         Event::FreezeFailed | Event::Thawed => { orders.pop_front(); }
                         Event::Attached | Event::Found { .. } if before == Phase::Frozen => { orders.pop_front(); found_frozen = false; }
-                        Event::FoundFrozen(holds) if before == Phase::Launching => { stopped = true; found_frozen = true; by = holds; }
+                        Event::FoundFrozen { holds, .. } if before == Phase::Launching => { stopped = true; found_frozen = true; by = holds; }
                         _ => {}
                     }
                     session.step(now, event)
                 }
             };
             let after = session.phase();
+            if weighing && effects.contains(&Effect::Freeze) {
+                let rested = now.0.saturating_sub(active.0);
+                prop_assert!(ladder && granted == 0 && before == Phase::Ready && said != Some(Health::Unhealthy));
+                prop_assert!(rested >= 40_000, "frozen {rested} ms after it was wanted");
+            }
+            if !ladder {
+                prop_assert!(!effects.contains(&Effect::Weigh));
+            }
+            if granted != had { active = now; }
+            match op {
+                Op::Event(Event::FreezeFailed | Event::Thawed | Event::Attached) if before == Phase::Frozen && after != before => active = now,
+                Op::Event(Event::Found { idle }) if before == Phase::Launching => {
+                    active = now.before(idle);
+                    said = Some(Health::Healthy);
+                }
+                Op::Event(Event::Found { .. }) if before == Phase::Frozen && after != before => active = now,
+                Op::Event(Event::Health(health)) => {
+                    // The same again, and again, is no reason to run.
+                    if said != Some(health) { active = now; }
+                    said = Some(health);
+                }
+                _ => {}
+            }
             // One that was found frozen may turn out not to have been healthy yet.
             let anew = (before, after) == (Phase::Frozen, Phase::Starting);
             prop_assert!(rank(after) >= rank(before) || anew, "{before:?} went back to {after:?}");
@@ -229,7 +302,7 @@ proptest! {
             }
             for effect in effects {
                 match effect {
-                    Effect::Publish | Effect::NoteHolds => {}
+                    Effect::Publish | Effect::NoteHolds | Effect::Weigh | Effect::WeighAnew => {}
                     Effect::Freeze => orders.push_back(effect),
                     Effect::Thaw => { orders.push_back(effect); stopped = false; }
                     Effect::Shutdown(_) => { shutdowns += 1; prop_assert_eq!(kills + removes + releases, 0); }
@@ -587,7 +660,13 @@ fn one_that_was_found_frozen_has_its_clocks_from_its_shim() {
     let mut session = Session::adopted(now, secs(1000), POLICY);
     let held = Holds::by(FreezeCause::Operator);
     assert_eq!(
-        session.step(now, Event::FoundFrozen(held)),
+        session.step(
+            now,
+            Event::FoundFrozen {
+                holds: held,
+                idle: Duration::ZERO
+            }
+        ),
         [Effect::Publish]
     );
     assert_eq!(
@@ -608,4 +687,184 @@ fn one_that_was_found_frozen_has_its_clocks_from_its_shim() {
         session.deadline(),
         Some(later + (POLICY.idle_timeout - idle))
     );
+}
+
+/// Idle since `since`, and never computing.
+fn resting() -> Option<Quiet> {
+    Some(Quiet {
+        over: Duration::from_secs(39),
+        cpu: Duration::from_millis(100),
+    })
+}
+
+fn on_the_ladder(now: Moment) -> Session {
+    let mut session = Session::new(now, LADDER);
+    session.step(now, Event::Attached);
+    session.step(now, Event::Health(Health::Healthy));
+    session
+}
+
+#[test]
+fn an_idle_session_is_weighed_and_frozen_and_ends_in_its_time() {
+    let mut session = on_the_ladder(Moment(0));
+    let due = Moment(40_000);
+    assert_eq!(session.deadline(), Some(due));
+    assert_eq!(session.step(due, Event::Tick), [Effect::Weigh]);
+    let effects = session.step(due, Event::Weighed(resting()));
+    assert_eq!(effects, [Effect::Publish, Effect::Freeze]);
+    assert_eq!(session.frozen_by(), Some(Holds::default()));
+    session.step(due, Event::Froze);
+    // Its idle time has gone on.
+    assert_eq!(session.deadline(), Some(Moment(0) + POLICY.idle_timeout));
+}
+
+#[test]
+fn one_that_computes_is_not_frozen_until_it_has_stopped() {
+    let mut session = on_the_ladder(Moment(0));
+    let due = Moment(40_000);
+    let computes = Some(Quiet {
+        over: Duration::from_secs(39),
+        cpu: Duration::from_millis(390),
+    });
+    let effects = session.step(due, Event::Weighed(computes));
+    assert_eq!(effects, [Effect::WeighAnew]);
+    assert_eq!(session.deadline(), Some(Moment(80_000)));
+    // Too little is known: it is asked again soon.
+    let short = Some(Quiet {
+        over: Duration::from_secs(19),
+        cpu: Duration::ZERO,
+    });
+    for unknown in [None, short] {
+        let mut session = on_the_ladder(Moment(0));
+        assert_eq!(session.step(due, Event::Weighed(unknown)), []);
+        assert_eq!(session.deadline(), Some(Moment(41_000)));
+    }
+}
+
+#[test]
+fn what_is_in_use_busy_or_ill_is_not_weighed() {
+    let late = Moment(500_000);
+    let mut works = on_the_ladder(Moment(0));
+    works.begin_work(Moment(1)).expect("live");
+    let mut busy = on_the_ladder(Moment(0));
+    busy.step(Moment(1), Event::Health(Health::HealthyBusy));
+    let mut ill = on_the_ladder(Moment(0));
+    ill.step(Moment(1), Event::Health(Health::Unhealthy));
+    let mut starts = Session::new(Moment(0), LADDER);
+    starts.step(Moment(0), Event::Attached);
+    for session in [works, busy, ill, starts] {
+        let mut session = session;
+        assert_eq!(session.step(late, Event::Weighed(resting())), []);
+        assert_ne!(session.phase(), Phase::Frozen);
+    }
+}
+
+#[test]
+fn a_request_while_it_is_being_frozen_thaws_it_as_soon_as_it_is() {
+    let mut session = on_the_ladder(Moment(0));
+    let now = Moment(40_000);
+    session.step(now, Event::Weighed(resting()));
+    assert_eq!(session.begin_work(now), Err(Refusal::Asleep));
+    assert_eq!(session.thaw(now, FreezeCause::Idle), Ok(Vec::new()));
+    assert_eq!(session.step(now, Event::Froze), [Effect::Thaw]);
+    // Another one comes: the order is given once.
+    assert_eq!(session.begin_work(now), Err(Refusal::Asleep));
+    assert_eq!(session.thaw(now, FreezeCause::Idle), Ok(Vec::new()));
+    assert_eq!(session.step(now, Event::Thawed), [Effect::Publish]);
+    // Nobody has begun yet, and it is not frozen again under their hands.
+    assert_eq!(session.step(now, Event::Tick), []);
+    assert_eq!(session.step(now, Event::Weighed(resting())), []);
+    assert_eq!(session.begin_work(now), Ok(vec![Effect::Publish]));
+}
+
+#[test]
+fn a_session_that_ends_while_it_is_being_frozen_is_thawed_to_end() {
+    let now = Moment(40_000);
+    for (event, told) in [
+        (Event::Stop(EndReason::Stopped), POLICY.stop_grace),
+        (Event::AgentExited, Duration::ZERO),
+    ] {
+        let mut session = on_the_ladder(Moment(0));
+        session.step(now, Event::Weighed(resting()));
+        let effects = session.step(now, event);
+        assert_eq!(effects, [Effect::Publish, Effect::Shutdown(told)]);
+        assert_eq!(session.step(now, Event::Froze), [Effect::Thaw]);
+        assert_eq!(session.step(now, Event::Thawed), []);
+        assert_eq!(session.step(now, Event::Weighed(resting())), []);
+        session.step(now, Event::Gone);
+        session.step(now, Event::TornDown);
+        assert_eq!(session.phase(), Phase::Ended);
+    }
+}
+
+#[test]
+fn a_stop_while_it_is_being_thawed_ends_it_once() {
+    let now = Moment(40_000);
+    let mut session = on_the_ladder(Moment(0));
+    session.step(now, Event::Weighed(resting()));
+    session.step(now, Event::Froze);
+    session.thaw(now, FreezeCause::Idle).expect("asleep");
+    let effects = session.step(now, Event::Stop(EndReason::Stopped));
+    // The thaw is under way already.
+    assert_eq!(
+        effects,
+        [Effect::Publish, Effect::Shutdown(POLICY.stop_grace)]
+    );
+    assert_eq!(session.step(now, Event::Thawed), []);
+    assert_eq!(session.begin_work(now), Err(Refusal::Ending));
+}
+
+#[test]
+fn one_that_could_not_be_frozen_is_left_alone_for_a_while() {
+    let mut session = on_the_ladder(Moment(0));
+    let now = Moment(40_000);
+    session.step(now, Event::Weighed(resting()));
+    assert_eq!(session.step(now, Event::FreezeFailed), [Effect::Publish]);
+    assert_eq!(session.phase(), Phase::Ready);
+    assert_eq!(session.deadline(), Some(Moment(80_000)));
+}
+
+#[test]
+fn a_clock_that_jumps_freezes_nobody_who_was_just_used_and_ends_nobody_early() {
+    let mut session = on_the_ladder(Moment(1_000_000));
+    session.begin_work(Moment(1_000_000)).expect("live");
+    // The machine slept for an hour while it worked.
+    let woke = Moment(4_600_000);
+    session.step(woke, Event::WorkEnds);
+    assert_eq!(session.step(woke, Event::Tick), []);
+    assert_eq!(session.step(woke, Event::Weighed(resting())), []);
+    assert_eq!(session.deadline(), Some(woke + Duration::from_secs(40)));
+    // And again while it was frozen: that was idle time, and it is over.
+    let later = woke + Duration::from_secs(40);
+    session.step(later, Event::Weighed(resting()));
+    session.step(later, Event::Froze);
+    let much_later = woke + POLICY.idle_timeout;
+    session.step(much_later, Event::Tick);
+    assert_eq!(session.end_reason(), Some(EndReason::Idle));
+    // A clock that goes back is as one that stands.
+    let mut session = on_the_ladder(Moment(1_000_000));
+    assert_eq!(session.step(Moment(10), Event::Tick), []);
+    assert_eq!(session.step(Moment(10), Event::Weighed(resting())), []);
+    assert_eq!(session.phase(), Phase::Ready);
+}
+
+#[test]
+fn only_idle_sessions_give_their_place_away() {
+    let evicted = |session: &mut Session| {
+        let effects = session.evict(Moment(50_000));
+        (effects.is_some(), session.end_reason())
+    };
+    let gone = (true, Some(EndReason::Evicted));
+    assert_eq!(evicted(&mut live(Moment(0))), gone);
+    let mut asleep = on_the_ladder(Moment(0));
+    asleep.step(Moment(40_000), Event::Weighed(resting()));
+    asleep.step(Moment(40_000), Event::Froze);
+    assert_eq!(evicted(&mut asleep.clone()), gone);
+    asleep
+        .freeze(Moment(41_000), FreezeCause::Operator)
+        .expect("frozen");
+    assert_eq!(evicted(&mut asleep), (false, None));
+    let mut works = live(Moment(0));
+    works.begin_work(Moment(1)).expect("live");
+    assert_eq!(evicted(&mut works), (false, None));
 }

@@ -25,6 +25,7 @@ fn policy() -> HostPolicy {
         agent_uid: 1,
         agent_gid: 1,
         open_files: 4096,
+        freeze_after: HostPolicy::FREEZE_AFTER,
     }
 }
 

@@ -259,6 +259,8 @@ pub enum EndReason {
     Stopped,
     /// Idle timeout.
     Idle,
+    /// It was idle, and others needed its place.
+    Evicted,
     /// Max lifetime.
     MaxLifetime,
     /// `/ping` failed for too long.

@@ -242,6 +242,9 @@ pub struct Lifecycle {
     /// One synchronous invocation. Default 900.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invocation_timeout: Option<Seconds>,
+    /// A session idle for this long, and not computing, is frozen until its next call; 0 is never. Default 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_after: Option<Seconds>,
 }
 
 /// Limits of one session; absent means the operator's default.

@@ -1,11 +1,20 @@
-//! Who may begin a session: places of its caller, of its runtime and of the daemon, then its turn at the pace of new sessions.
-//! Each is waited for, all of them together for `limits.admission_wait`; a refusal names the one that was not to be had.
+//! Who may begin a session: places of its caller and of its runtime, then what the daemon and the host have ([`room`]), then its
+//! turn at the pace of new sessions. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
+//! one that was not to be had.
+//!
+//! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, idle sessions end.
 
+mod host;
+mod room;
+
+use crate::broker::Broker;
 use crate::config::Limits;
 use crate::owner::Principal;
 use crate::session::handle::SessionKey;
-use crate::time::Clock;
 use proto::ids::RuntimeId;
+use proto::units::MemoryBytes;
+use room::{Promise, Room};
+use session_core::admission::Limit;
 use session_core::pace::{Pace, Rate};
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -19,9 +28,31 @@ const IDLE_OWNERS: usize = 1024;
 
 /// The right to one live session. Dropping it gives its places back.
 #[derive(Debug)]
-pub struct Permit(
-    #[expect(dead_code, reason = "held for its drop")] [Option<OwnedSemaphorePermit>; 3],
-);
+pub struct Permit {
+    /// Of its caller and its runtime, and of the daemon.
+    places: [Option<OwnedSemaphorePermit>; 3],
+    /// Memory that it may use, until its session is there and counted.
+    promise: Option<Promise>,
+    /// Those who wait for room.
+    room: Arc<Room>,
+}
+
+impl Permit {
+    /// Its session is there, and counts by itself.
+    pub fn begun(&mut self) {
+        self.promise = None;
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.promise = None;
+        for place in &mut self.places {
+            *place = None;
+        }
+        self.room.changed();
+    }
+}
 
 /// What was not to be had in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +61,8 @@ pub enum Refused {
     Caller,
     /// A place of the runtime.
     Runtime,
-    /// A place of the daemon.
-    Daemon,
+    /// Room; when there may be some.
+    Room(Limit, Duration),
     /// A turn; when there is one.
     Pace(Duration),
 }
@@ -40,6 +71,7 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Admission {
     daemon: Arc<Semaphore>,
+    room: Arc<Room>,
     callers: Places<Principal>,
     runtimes: Places<RuntimeId>,
     pace: Mutex<Pace>,
@@ -61,25 +93,35 @@ impl Admission {
         let each = |most: u32| (most > 0).then(|| places(most));
         Self {
             daemon: Arc::new(Semaphore::new(places(limits.max_sessions))),
+            room: Arc::default(),
             callers: Places::new(each(limits.max_sessions_per_caller)),
             runtimes: Places::new(each(limits.max_sessions_per_runtime)),
             pace: Mutex::default(),
         }
     }
 
-    /// Waits for everything that a session of this key needs.
+    /// Waits for everything that a session of this key needs, which may use so much memory.
     pub async fn admit(
         &self,
+        broker: &Arc<Broker>,
         key: &SessionKey,
-        limits: &Limits,
-        clock: Clock,
+        memory: MemoryBytes,
     ) -> Result<Permit, Refused> {
+        let config = broker.config();
+        let (limits, clock) = (&config.limits, broker.clock);
         let until = Instant::now() + limits.admission_wait;
-        let [caller, runtime, daemon] = self.places(key);
+        let [caller, runtime, _] = self.places(key);
         let caller = place(caller, until).await.ok_or(Refused::Caller)?;
         let runtime = place(runtime, until).await.ok_or(Refused::Runtime)?;
-        let daemon = place(daemon, until).await.ok_or(Refused::Daemon)?;
-        let permit = Permit([caller, runtime, daemon]);
+        let (daemon, promise) = self
+            .room
+            .take(broker, &self.daemon, memory.0, until)
+            .await?;
+        let permit = Permit {
+            places: [caller, runtime, Some(daemon)],
+            promise: Some(promise),
+            room: Arc::clone(&self.room),
+        };
         let rate = Rate {
             per_second: limits.new_session_rate,
             burst: limits.new_session_burst,
@@ -116,7 +158,11 @@ impl Admission {
     /// For a session that lives already. Where limits were lowered meanwhile it is one too many, and holds no place.
     pub fn adopt(&self, key: &SessionKey) -> Permit {
         let taken = |places: Option<Arc<Semaphore>>| places?.try_acquire_owned().ok();
-        Permit(self.places(key).map(taken))
+        Permit {
+            places: self.places(key).map(taken),
+            promise: None,
+            room: Arc::clone(&self.room),
+        }
     }
 
     /// Where it is counted: its caller's, its runtime's and the daemon's sessions.

@@ -311,6 +311,7 @@ impl Broker {
             agent_uid: AGENT_UID,
             agent_gid: AGENT_UID,
             open_files: config.open_files,
+            freeze_after: config.freeze_after,
         }
     }
 

@@ -36,6 +36,7 @@ impl RuntimeVersion {
             max_lifetime: timeouts.max_lifetime,
             stop_grace: timeouts.stop_grace,
             unhealthy_after: config.ping.unhealthy_after,
+            freeze_after: timeouts.freeze_after,
         }
     }
 }

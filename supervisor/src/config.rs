@@ -27,7 +27,8 @@ use crate::tokens::IssuerPolicy;
 use given::Given;
 use proto::config::Budgets;
 use proto::ids::RuntimeName;
-use proto::units::MemoryBytes;
+use proto::units::{MemoryBytes, Seconds};
+use session_core::admission::Policy as AdmissionPolicy;
 use session_core::egress::AllowList;
 use session_core::prices::Prices;
 use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
@@ -78,6 +79,10 @@ pub struct Config {
     pub ceilings: Settings,
     /// Open files of one process of a session.
     pub open_files: u32,
+    /// Idle time that freezes a session where the runtime does not say; 0 is never.
+    pub freeze_after: Seconds,
+    /// When new sessions wait, and whose place they get.
+    pub admission: AdmissionPolicy,
     /// Bounds of the daemon itself.
     pub limits: Limits,
     /// Outbound connections of sessions.
@@ -387,6 +392,7 @@ impl Config {
             agent_uid: agent.0,
             agent_gid: agent.1,
             open_files: self.open_files,
+            freeze_after: self.freeze_after,
         }
     }
 

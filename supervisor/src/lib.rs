@@ -25,6 +25,7 @@ pub mod keys;
 pub mod launcher;
 pub mod ledger;
 pub mod manual;
+pub mod meminfo;
 pub mod metrics;
 pub mod objects;
 pub mod owner;

@@ -69,6 +69,7 @@ pub struct Metrics {
     egress_denied: Family<Agent, Counter>,
     freezes: Family<Cause, Counter>,
     thaw_seconds: Histogram,
+    reclaimed_bytes: Counter,
     admission: Family<Decision, Counter>,
     admission_seconds: Histogram,
     adopted: Family<Adopted, Counter>,
@@ -110,6 +111,7 @@ impl Metrics {
             egress_denied: Family::default(),
             freezes: Family::default(),
             thaw_seconds: seconds(),
+            reclaimed_bytes: Counter::default(),
             admission: Family::default(),
             admission_seconds: seconds(),
             adopted: Family::default(),
@@ -250,6 +252,11 @@ impl Metrics {
             "thaw_seconds",
             "Time from a thaw's order to the session running again",
             self.thaw_seconds.clone(),
+        );
+        to.register(
+            "reclaimed_bytes",
+            "Memory of frozen sessions that was given back to the host",
+            self.reclaimed_bytes.clone(),
         );
         let each = &self.admission;
         to.register(
@@ -409,6 +416,11 @@ impl Metrics {
     /// A session runs again.
     pub fn thawed(&self, took: Duration) {
         self.thaw_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Memory of a frozen session was given back.
+    pub fn reclaimed(&self, bytes: u64) {
+        self.reclaimed_bytes.inc_by(bytes);
     }
 
     /// A new session was admitted (`None`), or what it did not get.

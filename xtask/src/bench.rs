@@ -29,6 +29,7 @@ mod subject;
 mod sustained;
 mod table;
 mod tasks;
+mod thaw;
 mod throughput;
 mod websockets;
 mod wire;
@@ -48,7 +49,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, adopt, signed, tasks, metering); all if none is named.
+    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, thaw, throughput, burst, sustained, adopt, signed, tasks, metering); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -89,7 +90,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 15] = [
+const MEASUREMENTS: [&str; 16] = [
     "launch",
     "python",
     "bodies",
@@ -101,6 +102,7 @@ const MEASUREMENTS: [&str; 15] = [
     "throughput",
     "burst",
     "sustained",
+    "thaw",
     "adopt",
     "signed",
     "tasks",
@@ -167,6 +169,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             subject.restart("[limits]\nnew_session_rate = 0")?;
             sustained::measure(&subject, "native", 100.0, effort, &mut table)?;
             sustained::measure(&subject, "aws_sdk", 40.0, effort, &mut table)?;
+        }
+        if wanted("thaw") {
+            thaw::measure(&mut subject, effort, &mut table)?;
         }
         if wanted("adopt") {
             adopt::measure(&mut table)?;

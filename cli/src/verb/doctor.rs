@@ -145,6 +145,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
             start_timeout: None,
             stop_grace: Some(Seconds(2)),
             invocation_timeout: None,
+            freeze_after: None,
         },
         resources: Resources {
             memory: None,

@@ -189,6 +189,7 @@ const fn reason_word(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Stopped => "stopped",
         EndReason::Idle => "idle",
+        EndReason::Evicted => "evicted",
         EndReason::MaxLifetime => "max lifetime",
         EndReason::Unhealthy => "unhealthy",
         EndReason::OutOfMemory => "out of memory",

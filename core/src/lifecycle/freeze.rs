@@ -18,6 +18,7 @@
 use super::{Effect, EndReason, Health, Session, State};
 use crate::moment::Moment;
 use proto::api::FreezeCause;
+use std::time::Duration;
 
 /// Who wants a session to stay frozen. Nobody: it is frozen for idleness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -291,13 +292,13 @@ impl Session {
     }
 
     /// See [`super::Event::FoundFrozen`].
-    pub(super) fn found_frozen(&mut self, now: Moment, holds: Holds) {
+    pub(super) fn found_frozen(&mut self, now: Moment, holds: Holds, idle: Duration) {
         if self.state == State::Launching {
             self.state = State::Frozen(Frozen {
                 step: Step::Held,
                 holds,
                 stands_since: (!holds.is_none()).then_some(now),
-                idle_since: now,
+                idle_since: now.before(idle).max(self.created),
                 busy: false,
                 unhealthy_since: None,
                 found: true,
@@ -337,6 +338,7 @@ impl Session {
             && matches!(frozen.step, Step::Freezing { .. })
         {
             self.state = frozen.live(now);
+            self.rest_later(now);
         }
     }
 
@@ -347,17 +349,19 @@ impl Session {
             && !frozen.found
         {
             self.state = frozen.live(now);
+            self.rest_later(now);
         }
     }
 
     /// The shim of one that was found frozen has answered the handshake: as [`super::Event::Attached`] and
     /// [`super::Event::Found`] of a session that runs.
-    pub(super) fn thawed_anew(&mut self, state: State) {
+    pub(super) fn thawed_anew(&mut self, now: Moment, state: State) {
         if let State::Frozen(frozen) = self.state
             && frozen.step == Step::Thawing
             && frozen.found
         {
             self.state = state;
+            self.rest_later(now);
         }
     }
 

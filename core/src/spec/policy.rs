@@ -139,4 +139,11 @@ pub struct HostPolicy {
     pub agent_gid: u32,
     /// Open files of one process.
     pub open_files: u32,
+    /// Idle time that freezes sessions of a runtime that does not say; 0 is never.
+    pub freeze_after: Seconds,
+}
+
+impl HostPolicy {
+    /// Where the operator says nothing.
+    pub const FREEZE_AFTER: Seconds = Seconds(30);
 }

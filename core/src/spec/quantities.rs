@@ -18,6 +18,9 @@ const MIN_PIDS: u32 = 8;
 /// Least idle timeout and lifetime (contract §3.2).
 const MIN_LIFETIME: Seconds = Seconds(60);
 
+/// The longest idle time that freezes: as long as a session may live at all.
+const MAX_FREEZE_AFTER: Seconds = Seconds(1_209_600);
+
 /// A quantity that can be told to people.
 trait Quantity: PartialOrd + Copy {
     fn told(self) -> String;
@@ -162,6 +165,13 @@ pub(super) fn timeouts(asked: &Lifecycle, policy: &HostPolicy, faults: &mut Faul
         Seconds(1),
         ceilings.invocation_timeout,
     );
+    let freeze_after = take(
+        "lifecycle.freeze_after",
+        asked.freeze_after,
+        policy.freeze_after,
+        Seconds(0),
+        MAX_FREEZE_AFTER,
+    );
     if idle > max_lifetime {
         faults.add(
             "lifecycle.idle_timeout",
@@ -178,5 +188,6 @@ pub(super) fn timeouts(asked: &Lifecycle, policy: &HostPolicy, faults: &mut Faul
         start: start.duration(),
         stop_grace: stop_grace.duration(),
         invocation: invocation.duration(),
+        freeze_after: Some(freeze_after.duration()).filter(|after| !after.is_zero()),
     }
 }

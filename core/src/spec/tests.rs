@@ -26,6 +26,7 @@ fn policy() -> HostPolicy {
         agent_uid: 1,
         agent_gid: 1,
         open_files: 4096,
+        freeze_after: HostPolicy::FREEZE_AFTER,
     }
 }
 
@@ -357,7 +358,16 @@ fn lifetimes_follow_the_contract() {
         times(json!({ "idle_timeout": 1_209_600, "max_lifetime": 1_209_600 })),
         (1_209_600, 1_209_600)
     );
+    let freezes = |keys: Value| spec(json!({ "lifecycle": keys })).timeouts.freeze_after;
+    let secs = |n| Some(std::time::Duration::from_secs(n));
+    assert_eq!(freezes(json!({})), secs(30));
+    assert_eq!(freezes(json!({ "freeze_after": 1 })), secs(1));
+    assert_eq!(freezes(json!({ "freeze_after": 0 })), None);
     for (keys, expected) in [
+        (
+            json!({ "freeze_after": 1_209_601 }),
+            "lifecycle.freeze_after: must be at most 1209600 s, which is this host's ceiling, is 1209601 s",
+        ),
         (
             json!({ "idle_timeout": 59 }),
             "lifecycle.idle_timeout: must be at least 60 s, is 59 s",
@@ -514,7 +524,7 @@ prop_compose! {
         words in prop::collection::vec(any_text(), 0..4),
         environment in prop::collection::btree_map("[A-Z_=]{0,6}|PORT|HOME|PATH", any_text(), 0..5),
         language in prop::option::of(prop::sample::select(vec![Language::Python, Language::Node, Language::Binary])),
-        times in prop::collection::vec(prop::option::of(prop_oneof![0..100_u32, 0..2_000_000_u32]), 5),
+        times in prop::collection::vec(prop::option::of(prop_oneof![0..100_u32, 0..2_000_000_u32]), 6),
         memory in prop::option::of(prop_oneof![0..1_u64 << 36, any::<u64>()]),
         tmp_size in prop::option::of(any::<u64>()),
         cpus in prop::option::of(0..40_000_u32),
@@ -531,6 +541,7 @@ prop_compose! {
         config.lifecycle.start_timeout = times[2].map(Seconds);
         config.lifecycle.stop_grace = times[3].map(Seconds);
         config.lifecycle.invocation_timeout = times[4].map(Seconds);
+        config.lifecycle.freeze_after = times[5].map(Seconds);
         config.resources.memory = memory.map(MemoryBytes);
         config.resources.tmp_size = tmp_size.map(MemoryBytes);
         config.resources.cpus = cpus.map(CpuMillis);

@@ -7,7 +7,7 @@
 use super::dir::Dir;
 use super::session::SessionCgroup;
 use super::v2::CPU_PERIOD_US;
-use super::{Backend, CgroupError, Result, Tree, v1};
+use super::{Backend, CgroupError, CgroupRoot, Result, Tree, v1};
 use std::time::Instant;
 
 /// Most bytes that one call makes the kernel give back: some milliseconds of its time.
@@ -47,6 +47,18 @@ pub struct Pressure {
     pub memory: f64,
     /// For a disk.
     pub io: f64,
+}
+
+/// The same of all sessions together: where some waited for a processor, and where all that were not idle waited for memory or a
+/// disk.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OwnPressure {
+    /// Some, for a processor.
+    pub cpu: f64,
+    /// All, for memory.
+    pub memory_full: f64,
+    /// All, for a disk.
+    pub io_full: f64,
 }
 
 impl SessionCgroup {
@@ -271,10 +283,35 @@ impl Bounded<'_> {
     }
 }
 
+impl CgroupRoot {
+    /// How much all sessions together wait; `None` where the kernel does not say.
+    pub fn pressure(&self) -> Result<Option<OwnPressure>> {
+        let Some(dir) = self.tree.unified() else {
+            return Ok(None);
+        };
+        let of = |file: &str, line: &str| -> Result<Option<f64>> {
+            let text = dir.read_if_there(file)?;
+            Ok(text.as_deref().and_then(|text| avg10(text, line)))
+        };
+        let Some(memory_full) = of("memory.pressure", "full ")? else {
+            return Ok(None);
+        };
+        Ok(Some(OwnPressure {
+            cpu: of("cpu.pressure", "some ")?.unwrap_or(0.0),
+            memory_full,
+            io_full: of("io.pressure", "full ")?.unwrap_or(0.0),
+        }))
+    }
+}
+
 /// `some avg10=1.25 avg60=…`
 pub(super) fn some_avg10(text: &str) -> Option<f64> {
-    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let value = some.split(' ').find_map(|word| word.strip_prefix("avg10="));
+    avg10(text, "some ")
+}
+
+fn avg10(text: &str, line: &str) -> Option<f64> {
+    let line = text.lines().find_map(|each| each.strip_prefix(line))?;
+    let value = line.split(' ').find_map(|word| word.strip_prefix("avg10="));
     value?.parse().ok().filter(|value: &f64| value.is_finite())
 }
 

@@ -142,6 +142,7 @@ impl SessionCgroup {
 
     /// Lets them go on.
     pub fn thaw(&self) -> Result<()> {
+        self.end_reclaim()?;
         if let Some(dir) = self.unified() {
             unified::thaw(dir)?;
         }

@@ -11,6 +11,7 @@ use crate::session::handle::{End, NoTurn, Purpose, SessionHandle, SessionKey, Un
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::RuntimeName;
+use session_core::admission::Limit;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,12 +80,11 @@ async fn create(
     not_while_stopping(broker)?;
     // Its end could not be written down.
     broker.store.room()?;
-    let config = broker.config();
     let began = Instant::now();
     let admitted = tokio::select! {
         // Another call of the same id has what this one waits for.
         handle = broker.registry.appears(key) => return Ok(handle),
-        admitted = broker.admission.admit(key, &config.limits, broker.clock) => admitted,
+        admitted = broker.admission.admit(broker, key, version.spec.limits.memory) => admitted,
     };
     broker.metrics.admitted(missing(&admitted), began.elapsed());
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
@@ -107,7 +107,11 @@ fn missing<T>(admitted: &Result<T, Refused>) -> Option<&'static str> {
         Ok(_) => None,
         Err(Refused::Caller) => Some("caller"),
         Err(Refused::Runtime) => Some("runtime"),
-        Err(Refused::Daemon) => Some("daemon"),
+        Err(Refused::Room(Limit::Places, _)) => Some("daemon"),
+        Err(Refused::Room(Limit::Commitment | Limit::Available, _)) => Some("memory"),
+        Err(Refused::Room(Limit::MemoryPressure | Limit::CpuPressure | Limit::IoPressure, _)) => {
+            Some("pressure")
+        }
         Err(Refused::Pace(_)) => Some("pace"),
     }
 }
@@ -138,11 +142,7 @@ fn not_admitted(refused: Refused, runtime: &RuntimeName) -> ApiError {
             format!("runtime {runtime} has its highest number of live sessions (limits.max_sessions_per_runtime); stop some or try again later"),
             PLACE_AGAIN,
         ),
-        Refused::Daemon => (
-            ErrorCode::Throttled,
-            "this daemon has its highest number of live sessions (limits.max_sessions); stop some or try again later".to_owned(),
-            PLACE_AGAIN,
-        ),
+        Refused::Room(limit, again) => (ErrorCode::Throttled, no_room(limit).to_owned(), again),
         Refused::Pace(again) => (
             ErrorCode::Throttled,
             "new sessions come faster than this daemon begins them (limits.new_session_rate); try again later".to_owned(),
@@ -152,12 +152,36 @@ fn not_admitted(refused: Refused, runtime: &RuntimeName) -> ApiError {
     ApiError::new(code, text).retry_after(again)
 }
 
+fn no_room(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Places => {
+            "this daemon has its highest number of live sessions (limits.max_sessions); stop some or try again later"
+        }
+        Limit::Commitment => {
+            "this daemon's sessions may use as much memory as it promises (admission.memory_ratio); stop some or try again later"
+        }
+        Limit::Available => {
+            "the host has too little memory left for one more session (admission.memory_reserve); try again later"
+        }
+        Limit::MemoryPressure => {
+            "the host's sessions wait for memory (admission.memory_pressure); try again later"
+        }
+        Limit::CpuPressure => {
+            "the host's sessions wait for processors (admission.cpu_pressure); try again later"
+        }
+        Limit::IoPressure => {
+            "the host's sessions wait for its disks (admission.io_pressure); try again later"
+        }
+    }
+}
+
 fn start_failure(end: &End) -> ApiError {
     let code = match end.reason {
         EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost => {
             ErrorCode::RetryableConflict
         }
         EndReason::Idle
+        | EndReason::Evicted
         | EndReason::MaxLifetime
         | EndReason::Unhealthy
         | EndReason::OutOfMemory

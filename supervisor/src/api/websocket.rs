@@ -185,6 +185,7 @@ pub(super) fn code_of(reason: EndReason) -> CloseCode {
     match reason {
         EndReason::Stopped
         | EndReason::Idle
+        | EndReason::Evicted
         | EndReason::MaxLifetime
         | EndReason::DaemonStopped
         | EndReason::DaemonLost => CloseCode::GoingAway,

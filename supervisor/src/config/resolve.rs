@@ -1,5 +1,6 @@
 //! From what was typed to what the daemon runs with: defaults filled in, every rule checked, all faults collected.
 
+mod admission;
 mod ledger;
 mod slice;
 
@@ -24,7 +25,7 @@ use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde::de::DeserializeOwned;
 use session_core::egress::AllowList;
-use session_core::spec::{NetworkGrant, Settings, StorageGrant};
+use session_core::spec::{HostPolicy, NetworkGrant, Settings, StorageGrant};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -122,6 +123,12 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         defaults: r.defaults(&ceilings),
         ceilings,
         open_files: r.within("defaults.open_files", 4096, 64..=1_048_576),
+        freeze_after: r.seconds(
+            "defaults.freeze_after",
+            HostPolicy::FREEZE_AFTER,
+            0..=1_209_600,
+        ),
+        admission: r.admission(),
         limits: r.limits(all_sessions),
         network: r.network(),
         tokens: r.tokens(),

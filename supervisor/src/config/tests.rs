@@ -589,12 +589,17 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         start_timeout,
         stop_grace,
         invocation_timeout,
+        freeze_after,
     } = lifecycle;
     assert_eq!(idle_timeout, Some(built_in.idle_timeout));
     assert_eq!(max_lifetime, Some(built_in.max_lifetime));
     assert_eq!(start_timeout, Some(built_in.start_timeout));
     assert_eq!(stop_grace, Some(built_in.stop_grace));
     assert_eq!(invocation_timeout, Some(built_in.invocation_timeout));
+    assert_eq!(
+        freeze_after,
+        Some(session_core::spec::HostPolicy::FREEZE_AFTER)
+    );
     let proto::config::Resources {
         memory,
         cpus,

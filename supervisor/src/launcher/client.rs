@@ -2,7 +2,7 @@
 
 use super::message::{
     AdoptOrder, Counters, Enforced, ExitNumbers, Exited, FromLauncher, LaunchOrder, MAX_PACKET,
-    Metered, Order, OrderFault, Ordered, Orphans, Pressure, Reply, SetLimits, Slice,
+    Metered, Order, OrderFault, Ordered, Orphans, OwnPressure, Pressure, Reply, SetLimits, Slice,
 };
 use crate::seqpacket::AsyncSeqpacket;
 use nix::errno::Errno;
@@ -178,6 +178,18 @@ impl LauncherClient {
         self.done(Order::Thaw { session }).await
     }
 
+    /// Gives some of a frozen session's memory back to the host; what it held before and holds after, if there is a way.
+    pub async fn reclaim(
+        &self,
+        session: SessionId,
+        bytes: u64,
+    ) -> Result<Option<(u64, u64)>, OrderFault> {
+        match self.order(Order::Reclaim { session, bytes }, &[]).await? {
+            (Reply::Reclaimed(held), _) => Ok(held),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
     /// The limits that a session has.
     pub async fn limits(&self, session: SessionId) -> Result<Enforced, OrderFault> {
         self.enforced(Order::Limits { session }).await
@@ -207,6 +219,14 @@ impl LauncherClient {
     pub async fn pressure(&self, session: SessionId) -> Result<Option<Pressure>, OrderFault> {
         match self.order(Order::Pressure { session }, &[]).await? {
             (Reply::Pressure(pressure), _) => Ok(pressure),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// How much all sessions together wait; `None` where the kernel does not tell.
+    pub async fn own_pressure(&self) -> Result<Option<OwnPressure>, OrderFault> {
+        match self.order(Order::OwnPressure, &[]).await? {
+            (Reply::OwnPressure(pressure), _) => Ok(pressure),
             (other, _) => Err(unexpected(&other)),
         }
     }

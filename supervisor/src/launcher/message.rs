@@ -51,6 +51,14 @@ pub enum Order {
         /// Which.
         session: SessionId,
     },
+    /// Give some of a frozen session's memory back to the host, as far as there is swap. Safe: only by our own cgroup's name, only
+    /// while it stands still, and a piece at a time; its swap limit is back before it runs.
+    Reclaim {
+        /// Which.
+        session: SessionId,
+        /// How much, at most `session_core::reclaim::PIECE`.
+        bytes: u64,
+    },
     /// Read back the limits that a session has. Safe: reads our own cgroup's files.
     Limits {
         /// Which.
@@ -67,6 +75,8 @@ pub enum Order {
         /// Which.
         session: SessionId,
     },
+    /// Read how much all sessions together wait. Safe: reads our own cgroup's files.
+    OwnPressure,
     /// Kill every process of a session at once. Safe: only by our own cgroup's name.
     Kill {
         /// Which.
@@ -237,6 +247,17 @@ impl Pressure {
     }
 }
 
+/// The same of all sessions together, in hundredths of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnPressure {
+    /// Some waited for a processor.
+    pub cpu: u32,
+    /// All waited for memory.
+    pub memory_full: u32,
+    /// All waited for a disk.
+    pub io_full: u32,
+}
+
 /// Limits of one session, enforced by cgroups, mounts and rlimits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -294,12 +315,16 @@ pub enum Reply {
         /// It was told to freeze, and nobody has thawed it.
         frozen: bool,
     },
+    /// Bytes that the session held before and holds after; `None` where there is no way to ask.
+    Reclaimed(Option<(u64, u64)>),
     /// Limits as they are (now).
     Limits(Enforced),
     /// What all sessions may have together.
     LimitedAll(Slice),
     /// Pressure, where the kernel tells it.
     Pressure(Option<Pressure>),
+    /// Pressure of all sessions, where the kernel tells it.
+    OwnPressure(Option<OwnPressure>),
     /// Counters.
     Usage(Counters),
     /// In the order of the question; none of a session that does not run.

@@ -10,6 +10,7 @@ mod limits;
 mod metering;
 mod orders;
 mod orphans;
+mod reclaim;
 mod removal;
 mod storage;
 

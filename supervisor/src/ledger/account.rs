@@ -9,6 +9,7 @@ use super::record::{Invocation, SavedMeter, SessionPart, Subject, day};
 use crate::store::{LiveUse, Timestamp};
 use proto::api::{EndReason, Phase};
 use proto::config::Budgets;
+use session_core::lifecycle::ladder::Quiet;
 use session_core::meter::{Activity, Allocated, Meter, Reading, Totals};
 use session_core::moment::Moment;
 use session_core::shares::{Share, Shares, WorkNumber};
@@ -57,6 +58,10 @@ struct Inner {
     /// So that it is to be written down with the next round: new, or with more in it than readings.
     urgent: bool,
     closed: bool,
+    /// Its first and last reading since it is idle.
+    quiet: Option<[(Moment, u64); 2]>,
+    /// Memory, by the last reading, bytes.
+    memory_bytes: u64,
 }
 
 /// Work that ended and waits for its share.
@@ -99,6 +104,8 @@ impl Account {
                 changed: true,
                 urgent: true,
                 closed: false,
+                quiet: None,
+                memory_bytes: 0,
             }),
         }
     }
@@ -176,6 +183,27 @@ impl Account {
         inner.changed = true;
     }
 
+    /// What it has used of a CPU since [`Self::weigh_anew`], between the readings that were made since then.
+    #[must_use]
+    pub fn quiet(&self) -> Option<Quiet> {
+        let [(first, cpu_before), (last, cpu_after)] = self.inner().quiet?;
+        Some(Quiet {
+            over: last - first,
+            cpu: std::time::Duration::from_micros(cpu_after.saturating_sub(cpu_before)),
+        })
+    }
+
+    /// It is idle from now on, or from now on once more.
+    pub fn weigh_anew(&self) {
+        self.inner().quiet = None;
+    }
+
+    /// Memory that it used when it was last read, bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.inner().memory_bytes
+    }
+
     /// Whether its counters move.
     #[must_use]
     pub fn awake(&self) -> bool {
@@ -192,6 +220,9 @@ impl Account {
         let before = inner.meter.totals().cpu_us;
         inner.meter.read(now, reading);
         inner.changed = true;
+        inner.memory_bytes = reading.memory_bytes;
+        let this = (now, reading.cpu_us);
+        inner.quiet = Some([inner.quiet.map_or(this, |[first, _]| first), this]);
         let used = inner.meter.totals().cpu_us.saturating_sub(before);
         self.settle(&mut inner, used)
     }

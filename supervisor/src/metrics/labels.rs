@@ -136,6 +136,7 @@ impl Ended {
         let reason = match reason {
             EndReason::Stopped => "stopped",
             EndReason::Idle => "idle",
+            EndReason::Evicted => "evicted",
             EndReason::MaxLifetime => "max_lifetime",
             EndReason::Unhealthy => "unhealthy",
             EndReason::OutOfMemory => "out_of_memory",

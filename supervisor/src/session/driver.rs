@@ -30,6 +30,7 @@ use work::InFlight;
 
 mod begin;
 mod freezer;
+mod reclaim;
 mod work;
 pub use begin::{Begun, Completions, Found, FoundFrozen, Lives, completions, resume, spawn};
 use freezer::{Freezer, Switched};
@@ -187,6 +188,11 @@ impl Driver {
                 answer,
             } => self.freeze(cause, reason, answer),
             Command::Thaw { cause, answer } => self.thaw(cause, answer),
+            Command::Evict(answer) => {
+                let effects = self.session.evict(self.broker.clock.now());
+                let _ = answer.send(effects.is_some());
+                self.perform(effects.unwrap_or_default());
+            }
             Command::Inspect(answer) => {
                 let idle = self.broker.clock.now() - self.session.last_activity();
                 let _ = answer.send(Activity {
@@ -370,6 +376,8 @@ impl Driver {
                 Effect::Freeze => self.order_freeze(),
                 Effect::Thaw => self.order_thaw(),
                 Effect::NoteHolds => self.note_holds(),
+                Effect::Weigh => self.weigh(),
+                Effect::WeighAnew => self.handle.account.weigh_anew(),
                 Effect::Kill => self.kill(),
                 Effect::Remove => self.remove(),
                 Effect::Release => self.over = true,
@@ -422,9 +430,14 @@ impl Driver {
             );
         }
         let frozen = self.frozen_note();
+        let idle_since = self.session.idle_since();
+        if phase == Phase::Ready {
+            self.handle.account.weigh_anew();
+        }
         self.handle.account.phase(self.broker.clock.now(), phase);
         self.view.send_modify(|view| {
             view.frozen = frozen;
+            view.idle_since = idle_since;
             // The last phase is told when the end is on record, see `release`.
             if !matches!(phase, Phase::Ended | Phase::Failed) {
                 view.phase = phase;

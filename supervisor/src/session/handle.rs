@@ -52,6 +52,8 @@ pub struct View {
     pub told: bool,
     /// While it is frozen.
     pub frozen: Option<FrozenNote>,
+    /// While it is idle, and nobody holds it frozen.
+    pub idle_since: Option<Moment>,
     /// Host pid of PID 1, once launched.
     pub pid: Option<i32>,
 }
@@ -131,6 +133,8 @@ pub(super) enum Command {
         /// When it runs, or whoever else holds it is noted.
         answer: oneshot::Sender<Result<(), NotThawed>>,
     },
+    /// End it if it is idle, for others to have its place; whether it was.
+    Evict(oneshot::Sender<bool>),
     /// Tell the numbers.
     Inspect(oneshot::Sender<Activity>),
 }
@@ -315,6 +319,19 @@ pub enum NoTurn {
     /// The session cannot be used.
     #[error(transparent)]
     Unusable(#[from] Unusable),
+}
+
+/// What a session weighs for admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weight {
+    /// What it may use, or holds, bytes.
+    pub committed: u64,
+    /// It is frozen.
+    pub frozen: bool,
+    /// Since when, if it is idle and nobody holds it.
+    pub idle_since: Option<Moment>,
+    /// It is ending.
+    pub leaving: bool,
 }
 
 /// What a session may have; see [`SessionHandle::limits`].
@@ -599,6 +616,29 @@ impl SessionHandle {
         let thaw = |answer| Command::Thaw { cause, answer };
         let gone = Err(NotThawed::Refused(NoThaw::Ending));
         ask(&self.mailbox, thaw).await.unwrap_or(gone)
+    }
+
+    /// Ends it if it is idle, because others need its place; whether it was.
+    pub async fn evict(&self) -> bool {
+        ask(&self.mailbox, Command::Evict).await.unwrap_or(false)
+    }
+
+    /// What it may use of the host's memory while it runs, and what it holds while it is frozen, bytes; and its idleness.
+    #[must_use]
+    pub fn weight(&self) -> Weight {
+        let most = self.limited().memory.0;
+        let view = self.view.borrow();
+        let frozen = view.phase == Phase::Frozen;
+        Weight {
+            // Nothing is known of what a daemon before this one has frozen.
+            committed: match self.account.memory_bytes() {
+                held if frozen && held > 0 => held.min(most),
+                _ => most,
+            },
+            frozen,
+            idle_since: view.idle_since,
+            leaving: view.end.is_some(),
+        }
     }
 
     /// Asks it to end; does not wait.

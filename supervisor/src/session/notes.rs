@@ -40,6 +40,9 @@ impl Notes {
         match reason {
             EndReason::Stopped => "it was stopped".to_owned(),
             EndReason::Idle => "it was idle for its idle timeout".to_owned(),
+            EndReason::Evicted => {
+                "it was idle, and new sessions needed its place or its memory".to_owned()
+            }
             EndReason::MaxLifetime => "it reached its max lifetime".to_owned(),
             EndReason::Unhealthy => format!(
                 "its /ping kept failing: {}",

@@ -3,7 +3,9 @@
 use super::Launcher;
 use super::orders::cgroup_fault;
 use crate::launcher::checks;
-use crate::launcher::message::{Enforced, OrderFault, Pressure, Reply, SetLimits, Slice};
+use crate::launcher::message::{
+    Enforced, OrderFault, OwnPressure, Pressure, Reply, SetLimits, Slice,
+};
 use proto::ids::SessionId;
 use proto::units::{CpuMillis, MemoryBytes};
 use sandbox::cgroup::{Capability, CgroupError, Support};
@@ -106,6 +108,16 @@ impl Launcher {
             cpu: hundredths(found.cpu),
             memory: hundredths(found.memory),
             io: hundredths(found.io),
+        })))
+    }
+
+    pub(super) fn own_pressure(&self) -> Result<Reply, OrderFault> {
+        let pressure = self.ground.cgroups.pressure();
+        let pressure = pressure.map_err(|e| cgroup_fault(&e))?;
+        Ok(Reply::OwnPressure(pressure.map(|found| OwnPressure {
+            cpu: hundredths(found.cpu),
+            memory_full: hundredths(found.memory_full),
+            io_full: hundredths(found.io_full),
         })))
     }
 }

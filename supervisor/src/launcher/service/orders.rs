@@ -26,10 +26,12 @@ impl Launcher {
             // Answers by itself, when everything stands still.
             Order::Freeze { session } => self.freeze(number, &session).map(|()| None),
             Order::Thaw { session } => self.thaw(&session).map(|()| Some(Reply::Done)),
+            Order::Reclaim { session, bytes } => self.reclaim(&session, bytes).map(Some),
             Order::Limits { session } => self.limits(&session).map(Some),
             Order::SetLimits(order) => self.set_limits(&order).map(Some),
             Order::LimitAll(all) => self.limit_all(&all).map(Some),
             Order::Pressure { session } => self.pressure(&session).map(Some),
+            Order::OwnPressure => self.own_pressure().map(Some),
             Order::Kill { session } => self.kill(&session).map(|()| Some(Reply::Done)),
             Order::Usage { session } => self.usage(&session).map(Some),
             Order::Meter { sessions, tmp } => self.meter(&sessions, tmp).map(Some),
@@ -295,6 +297,8 @@ impl Launcher {
         found.extend(sandbox::host::capabilities());
         found.push(sandbox::storage::capability());
         found.push(self.all_sessions());
+        let (state, detail) = self.reclaim_report();
+        let reclaim = ("reclaim".to_owned(), state, detail);
         Reply::Probed(
             found
                 .into_iter()
@@ -306,6 +310,7 @@ impl Launcher {
                     };
                     (c.name.to_owned(), state, c.detail)
                 })
+                .chain([reclaim])
                 .collect(),
         )
     }

@@ -114,6 +114,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         end: None,
         told: false,
         frozen: None,
+        idle_since: None,
         pid: found.as_ref().map(|found| found.pid),
     });
     let memo = found.as_ref().map(|found| found.memo.clone());
@@ -169,6 +170,8 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
             (session, found.completions, Some(found.lives))
         }
     };
+    let mut permit = begun.permit;
+    permit.begun();
     let driver = Driver {
         session,
         broker: Arc::clone(broker),
@@ -183,7 +186,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         notes: Notes::default(),
         freezer: Freezer::default(),
         completions,
-        permit: begun.permit,
+        permit,
         underway: lives.is_none().then(|| broker.slots.underway()),
         launching: None,
         in_a_row: 0,

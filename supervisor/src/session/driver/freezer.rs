@@ -10,8 +10,8 @@ use crate::store::{FrozenNote, StoreError, Timestamp};
 use proto::api::{FreezeCause, Phase};
 use proto::ids::SessionId;
 use proto::shim::{ClockGap, Shutdown};
-use session_core::lifecycle::Event;
 use session_core::lifecycle::freeze::{Holds, NoFreeze, NoThaw};
+use session_core::lifecycle::{Effect, Event};
 use session_core::moment::Moment;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -107,6 +107,17 @@ impl Driver {
         }
     }
 
+    /// It has been idle for long: freezes it, if it has been at rest, too.
+    pub(super) fn weigh(&mut self) {
+        let now = self.broker.clock.now();
+        let quiet = self.handle.account.quiet();
+        let effects = self.session.step(now, Event::Weighed(quiet));
+        if effects.contains(&Effect::Freeze) {
+            self.freezer.since.get_or_insert((Timestamp::now(), now));
+        }
+        self.perform(effects);
+    }
+
     /// A session that was there already, and cannot answer.
     pub(super) fn found_frozen(&mut self, found: FoundFrozen) {
         let holds = Holds::of(&found.note.causes);
@@ -122,7 +133,8 @@ impl Driver {
             frozen_for
         };
         self.freezer.found = Some((found.token, stood));
-        self.step(Event::FoundFrozen(holds));
+        let idle = frozen_for.saturating_sub(stood);
+        self.step(Event::FoundFrozen { holds, idle });
     }
 
     /// What is to be known of it while it is frozen.
@@ -158,14 +170,18 @@ impl Driver {
             (None, Some((token, _))) => Some(token.clone()),
             (Some(_) | None, _) => None,
         };
-        self.after_the_last(async move {
+        let done = self.completions.0.clone();
+        self.in_order(async move {
             let began = std::time::Instant::now();
             let thawed = thaw(&broker, &id, link, gap, token).await;
             if thawed.is_ok() {
                 broker.metrics.thawed(began.elapsed());
             }
+            // Whoever waits for it does not wait for the disk. A daemon that finds the note of one that runs believes its eyes.
+            let _ = done
+                .send(Completion::Switched(Switched::Thawed(thawed)))
+                .await;
             forget(&broker, &id).await;
-            Switched::Thawed(thawed)
         });
     }
 
@@ -185,16 +201,23 @@ impl Driver {
     }
 
     fn after_the_last(&mut self, order: impl Future<Output = Switched> + Send + 'static) {
-        let last = self.freezer.last.take();
         let done = self.completions.0.clone();
+        self.in_order(async move {
+            let switched = order.await;
+            // The driver waits for it, or is gone.
+            let _ = done.send(Completion::Switched(switched)).await;
+        });
+    }
+
+    /// Carries an order out, and tells of it, when every earlier one is through.
+    fn in_order(&mut self, order: impl Future<Output = ()> + Send + 'static) {
+        let last = self.freezer.last.take();
         self.freezer.under_way += 1;
         self.freezer.last = Some(tokio::spawn(async move {
             if let Some(last) = last {
                 let _ = last.await;
             }
-            let switched = order.await;
-            // The driver waits for it, or is gone.
-            let _ = done.send(Completion::Switched(switched)).await;
+            order.await;
         }));
     }
 
@@ -208,6 +231,11 @@ impl Driver {
                     self.broker.metrics.froze(&holds.causes());
                 }
                 self.step(Event::Froze);
+                let asleep = self.session.frozen_by().is_some_and(Holds::is_none);
+                if asleep && self.session.stands_still() {
+                    let (broker, handle) = (Arc::clone(&self.broker), Arc::clone(&self.handle));
+                    tokio::spawn(super::reclaim::reclaim(broker, handle));
+                }
             }
             Switched::Froze(Err(fault)) => {
                 tracing::warn!(session_id = %self.handle.id, fault, "a session could not be frozen");

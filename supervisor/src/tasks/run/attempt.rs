@@ -296,6 +296,7 @@ impl Attempt {
             Some(EndReason::DaemonStopped | EndReason::DaemonLost) => Cause::Interrupted,
             Some(
                 EndReason::Idle
+                | EndReason::Evicted
                 | EndReason::MaxLifetime
                 | EndReason::Unhealthy
                 | EndReason::OutOfMemory

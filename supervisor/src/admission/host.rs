@@ -1,0 +1,105 @@
+//! What the host has left, as far as anybody can read it: memory, and the pressure of those who wait (PSI).
+//!
+//! Where there is a v2 hierarchy its own figures of all this daemon's sessions are asked for, because a neighbour's trouble is not
+//! theirs; elsewhere the host's. They come from the launcher, which has other things to do while a crowd comes: nobody waits for
+//! them, and whoever asks gets the last ones.
+
+use crate::broker::Broker;
+use crate::meminfo::Meminfo;
+use session_core::admission::Pressure;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a reading serves everyone.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reading {
+    /// All of the host's memory, bytes.
+    pub(super) memory: Option<u64>,
+    /// What of it is available.
+    pub(super) available: Option<u64>,
+    /// Where it is told.
+    pub(super) pressure: Option<Pressure>,
+}
+
+/// The last reading, and when the next one may be begun.
+#[derive(Debug, Default)]
+pub(super) struct Host(Mutex<(Option<Instant>, Reading)>);
+
+impl Host {
+    /// The last reading; begins another one if it is old.
+    pub(super) fn reading(self: &Arc<Self>, broker: &Arc<Broker>) -> Reading {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.0.is_some_and(|at| at.elapsed() < KEPT) {
+            return kept.1;
+        }
+        kept.0 = Some(Instant::now());
+        let Meminfo {
+            total, available, ..
+        } = Meminfo::now();
+        kept.1 = Reading {
+            memory: total,
+            available,
+            // Until there is something better.
+            pressure: kept.1.pressure.or_else(everybodys),
+        };
+        let (host, broker) = (Arc::clone(self), Arc::clone(broker));
+        tokio::spawn(async move {
+            let own = broker.launcher.own_pressure().await.ok().flatten();
+            let pressure = match own {
+                Some(own) => Some(Pressure {
+                    memory: own.memory_full / 100,
+                    cpu: own.cpu / 100,
+                    io: own.io_full / 100,
+                }),
+                None => everybodys(),
+            };
+            host.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .1
+                .pressure = pressure;
+        });
+        kept.1
+    }
+}
+
+/// Of everything on this host.
+fn everybodys() -> Option<Pressure> {
+    let of = |what: &str, line: &str| avg10(&read(&format!("/proc/pressure/{what}")), line);
+    Some(Pressure {
+        memory: of("memory", "full ")?,
+        cpu: of("cpu", "some ")?,
+        io: of("io", "full ")?,
+    })
+}
+
+/// What is not there is empty.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// `full avg10=1.25 avg60=…`, in whole percent.
+fn avg10(text: &str, line: &str) -> Option<u32> {
+    let line = text.lines().find_map(|each| each.strip_prefix(line))?;
+    let value = line.split(' ').find_map(|word| word.strip_prefix("avg10="));
+    let whole = value?.split('.').next()?;
+    whole.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_writes_is_understood_and_what_it_does_not_is_unknown() {
+        let pressure = "some avg10=97.41 avg60=78.46 avg300=36.24 total=2\nfull avg10=3.99 avg60=0.32 avg300=0.36 total=2\n";
+        assert_eq!(avg10(pressure, "some "), Some(97));
+        assert_eq!(avg10(pressure, "full "), Some(3));
+        assert_eq!(avg10("", "some "), None);
+        assert_eq!(avg10("some avg10=nan", "some "), None);
+    }
+}
