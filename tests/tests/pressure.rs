@@ -142,7 +142,7 @@ fn memory_is_promised_so_often_and_frozen_sessions_count_what_they_hold() -> Res
     ground!(Daemon, Python);
     // Room for two and a half of 512 MiB.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    let ratio = 2.5 * (512 << 20) as f64 / host_memory()? as f64;
+    let ratio = 2.5 * f64::from(512 << 20) / host_memory()? as f64;
     let options = Options::quick().config(&format!(
         "[limits]\nadmission_wait = 2\n[admission]\nevict_after = 600\nmemory_ratio = {ratio}\n[defaults]\nfreeze_after = 0",
     ));
