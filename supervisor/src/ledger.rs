@@ -32,11 +32,12 @@ use crate::store::{LiveUse, Store, StoreError, Timestamp};
 use account::Boot;
 use budgets::Budgets;
 use checkpoint::Checkpoints;
-use journal::{Journal, Left};
+use journal::{Journal, Journalled, Left};
 use nix::time::{ClockId, clock_gettime};
 use proto::api::EndReason;
 use proto::ids::SessionId;
-use record::{Invocation, SavedMeter, SessionPart, Subject};
+use record::{SavedMeter, SessionPart, Subject};
+use rounds::Waiting;
 use session_core::meter::{Allocated, Meter, Reading, Totals};
 use session_core::moment::Moment;
 use std::collections::HashMap;
@@ -62,7 +63,9 @@ pub struct Ledger {
     /// Meters that an earlier daemon left, until their session is taken over or buried.
     left: Mutex<HashMap<SessionId, SavedMeter>>,
     /// Invocations of sessions that are over.
-    ended: Mutex<Vec<Invocation>>,
+    ended: Mutex<Vec<Journalled>>,
+    /// Held while what has ended is collected and written: what one round has taken, no other passes by.
+    waiting: tokio::sync::Mutex<Waiting>,
     journal: Arc<Journal>,
     /// What sessions counted of which an earlier daemon had written down no meter.
     early: Mutex<HashMap<SessionId, Totals>>,
@@ -98,6 +101,7 @@ impl Ledger {
             accounts: Mutex::default(),
             left: Mutex::new(left),
             ended: Mutex::default(),
+            waiting: tokio::sync::Mutex::default(),
             journal: Arc::new(journal),
             early: Mutex::new(early),
             room: Arc::new(AtomicUsize::new(DETAILED)),

@@ -4,7 +4,7 @@
 //! begins and when it ends, each time under a lock that nobody holds for long; what it becomes on disk is the business of the
 //! next round.
 
-use super::journal::{self, Journal};
+use super::journal::{self, Journal, Journalled};
 use super::record::{Invocation, SavedMeter, SessionPart, Subject, day};
 use crate::store::{LiveUse, Timestamp};
 use proto::api::{EndReason, Phase};
@@ -52,7 +52,8 @@ struct Inner {
     /// What is in flight.
     open: HashMap<WorkNumber, Arc<Counts>>,
     /// Where among those that wait for their share the next ones go that have no room of their own.
-    folded: Option<usize>,
+    /// And the journal's file that they are all in.
+    folded: Option<(usize, i64)>,
     /// Changed since it was written down last.
     changed: bool,
     /// So that it is to be written down with the next round: new, or with more in it than readings.
@@ -68,6 +69,8 @@ struct Inner {
 #[derive(Debug)]
 struct Ended {
     at: Timestamp,
+    /// The journal's file that it is in.
+    file: i64,
     task: Option<String>,
     count: u64,
     wall_ms: u64,
@@ -122,7 +125,10 @@ impl Account {
         });
         let mut inner = self.inner();
         let number = inner.shares.begin(self.micros(counts.began));
-        inner.open.insert(number, Arc::clone(&counts));
+        // What begins when all is over is nobody's: the sums are on record.
+        if !inner.closed {
+            inner.open.insert(number, Arc::clone(&counts));
+        }
         drop(inner);
         Arc::new(Charge {
             account: Arc::clone(self),
@@ -212,7 +218,7 @@ impl Account {
     }
 
     /// Takes a reading. Gives what has ended since the last one.
-    pub(super) fn read(&self, now: Moment, reading: Reading) -> Vec<Invocation> {
+    pub(super) fn read(&self, now: Moment, reading: Reading) -> Vec<Journalled> {
         let mut inner = self.inner();
         if inner.closed {
             return Vec::new();
@@ -228,7 +234,7 @@ impl Account {
     }
 
     /// What has ended, where there is no reading: of a session that was frozen with work in it, or that is not there yet.
-    pub(super) fn unread(&self) -> Vec<Invocation> {
+    pub(super) fn unread(&self) -> Vec<Journalled> {
         let mut inner = self.inner();
         if inner.shares.count() == 0 {
             return Vec::new();
@@ -242,7 +248,7 @@ impl Account {
         now: Moment,
         last: Reading,
         reason: EndReason,
-    ) -> (SessionPart, Vec<Invocation>) {
+    ) -> (SessionPart, Vec<Journalled>) {
         let mut inner = self.inner();
         let before = inner.meter.totals().cpu_us;
         inner.meter.close(now, last);
@@ -314,8 +320,9 @@ impl Account {
         }
         let now = Instant::now();
         let wall = now.duration_since(counts.began).as_millis();
-        let ended = Ended {
+        let mut ended = Ended {
             at: Timestamp::now(),
+            file: 0,
             task: counts.task.get().cloned(),
             count: 1,
             wall_ms: u64::try_from(wall).unwrap_or(u64::MAX),
@@ -330,7 +337,8 @@ impl Account {
             bytes_in: ended.bytes_in,
             bytes_out: ended.bytes_out,
         };
-        self.journal.add(&self.prefix, line);
+        let file = self.journal.add(&self.prefix, line);
+        ended.file = file;
         inner.changed = true;
         inner.urgent = true;
         let sums = &mut inner.counted;
@@ -348,14 +356,15 @@ impl Account {
         // No room for a record of its own: its figures go to that of others of its session, and none is lost.
         let here = inner.shares.count().saturating_sub(1);
         match inner.folded {
-            None => inner.folded = Some(here),
-            Some(into) => inner.shares.fold_last(into, |sum, more| {
+            // No record is of two files: it is made when the one is old.
+            Some((into, of)) if of == file => inner.shares.fold_last(into, |sum, more| {
                 sum.at = more.at;
                 sum.count += more.count;
                 sum.wall_ms = sum.wall_ms.saturating_add(more.wall_ms);
                 sum.bytes_in = sum.bytes_in.saturating_add(more.bytes_in);
                 sum.bytes_out = sum.bytes_out.saturating_add(more.bytes_out);
             }),
+            Some(_) | None => inner.folded = Some((here, file)),
         }
     }
 
@@ -423,20 +432,23 @@ impl Account {
         }
     }
 
-    fn settle(&self, inner: &mut Inner, used: u64) -> Vec<Invocation> {
+    fn settle(&self, inner: &mut Inner, used: u64) -> Vec<Journalled> {
         inner.folded = None;
         let now = self.micros(Instant::now());
         let ended = inner.shares.settle(now, used).into_iter();
         ended
-            .map(|Share { cpu_us, of }| Invocation {
-                subject: self.subject.clone(),
-                at: of.at,
-                task: of.task,
-                count: of.count,
-                wall_ms: of.wall_ms,
-                bytes_in: of.bytes_in,
-                bytes_out: of.bytes_out,
-                cpu_us,
+            .map(|Share { cpu_us, of }| Journalled {
+                file: of.file,
+                of: Invocation {
+                    subject: self.subject.clone(),
+                    at: of.at,
+                    task: of.task,
+                    count: of.count,
+                    wall_ms: of.wall_ms,
+                    bytes_in: of.bytes_in,
+                    bytes_out: of.bytes_out,
+                    cpu_us,
+                },
             })
             .collect()
     }

@@ -3,8 +3,9 @@
 //! Records are made once a second ([`super::rounds`]). Until then an invocation that ended is in memory, and here: one write(2)
 //! that nobody waits for on a disk, since what the kernel has survives the daemon (not a power cut, no more than a volatile
 //! record does). A round begins a new file; the transaction that records what was in the old ones says so, by their number, and
-//! then they are removed. The next daemon records what is in files of later numbers. So each is recorded once, whenever the
-//! daemon is killed. What the reading of the session's counter would have given it, its CPU time, is then nobody's.
+//! then they are removed. The next daemon records what is in files of later numbers. An invocation knows the number of its file
+//! ([`Journalled`]), and its record waits until that file is an old one: a round takes time, and what ends meanwhile is in the new
+//! file. So each is recorded once, whenever the daemon is killed. What the reading of the session's counter would have given it, its CPU time, is then nobody's.
 
 use super::record::{Invocation, Subject};
 use crate::owner::Owner;
@@ -32,8 +33,19 @@ struct Current {
     number: i64,
     /// Made with its first line.
     file: Option<File>,
+    /// There is something in it, or should be.
+    begun: bool,
     /// It takes nothing, which was said.
     failing: bool,
+}
+
+/// An invocation that ended, and the file that it is in until its record is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Journalled {
+    /// Its number.
+    pub(super) file: i64,
+    /// The invocation.
+    pub(super) of: Invocation,
 }
 
 /// What an earlier daemon left.
@@ -67,14 +79,15 @@ impl Journal {
             current: Mutex::new(Current {
                 number: left.until + 1,
                 file: None,
+                begun: false,
                 failing: false,
             }),
         };
         Ok((journal, left))
     }
 
-    /// Writes one down. `prefix`: [`prefix`] of its session.
-    pub(super) fn add(&self, prefix: &str, ended: Line<'_>) {
+    /// Writes one down. `prefix`: [`prefix`] of its session. Gives the number of its file.
+    pub(super) fn add(&self, prefix: &str, ended: Line<'_>) -> i64 {
         let mut line = String::with_capacity(prefix.len() + 64);
         line.push_str(prefix);
         let Line {
@@ -88,11 +101,17 @@ impl Journal {
         // Into a string: it cannot fail.
         let _ = writeln!(line, "{}\t{task}\t{wall_ms}\t{bytes_in}\t{bytes_out}", at.0);
         let mut current = super::locked(&self.current);
+        current.begun = true;
+        if current.failing {
+            // Half of an earlier one may be there.
+            line.insert(0, '\n');
+        }
         if let Err(error) = self.write(&mut current, &line)
             && !std::mem::replace(&mut current.failing, true)
         {
             tracing::warn!(error = %error, "the ledger's journal takes nothing: records of the last second are lost if this daemon is killed now");
         }
+        current.number
     }
 
     fn write(&self, current: &mut Current, line: &str) -> io::Result<()> {
@@ -110,7 +129,8 @@ impl Journal {
     /// What comes from now on goes to another file. Gives the number of the last one that is whole.
     pub(super) fn turn(&self) -> i64 {
         let mut current = super::locked(&self.current);
-        if current.file.take().is_some() {
+        if std::mem::take(&mut current.begun) {
+            current.file = None;
             current.number += 1;
             current.failing = false;
         }

@@ -1,7 +1,8 @@
 //! Once a second: read what is awake, write down what has ended, and now and then meters and a checkpoint.
 
 use super::checkpoint::Checkpoint;
-use super::record::{Invocation, SavedMeter};
+use super::journal::Journalled;
+use super::record::SavedMeter;
 use super::{Account, DETAILED, DURABLE_EVERY, Ledger, checkpoint, locked};
 use crate::broker::Broker;
 use crate::fault::chain;
@@ -30,11 +31,8 @@ const SWEEP_ROUNDS: u64 = 600;
 /// in their sessions' sums all the same.
 const MOST_WAITING: usize = 100_000;
 
-/// Records of one write, where there are more than of a second or two.
+/// Rows of one write; of invocations more, as many as their file of the journal has.
 const BATCH: usize = 500;
-
-/// Invocations of one write otherwise: they are recorded all at once, so that the journal can say of them that they are.
-const AT_ONCE: usize = 5000;
 
 /// Does rounds for as long as the daemon is there.
 pub async fn keep_going(broker: Arc<Broker>) {
@@ -54,10 +52,6 @@ struct Rounds {
     durably_saved: Option<Instant>,
     /// What a checkpoint knows.
     known: Option<Checkpoint>,
-    /// What could not be written.
-    waiting: Vec<Invocation>,
-    /// Up to where the journal is on record.
-    journal: i64,
 }
 
 impl Rounds {
@@ -66,7 +60,7 @@ impl Rounds {
         self.number += 1;
         ledger.room.store(DETAILED, Ordering::Relaxed);
         let tmp = self.number % SAVE_ROUNDS == 1;
-        self.take_ended(broker, tmp).await;
+        take_ended(broker, tmp).await;
         ledger.cut_days(broker.clock.now()).await;
         let fresh = self.number % SAVE_ROUNDS == 1;
         ledger.look_at_budgets(broker, fresh).await;
@@ -89,36 +83,53 @@ impl Rounds {
             ledger.sweep(broker, self.known).await;
         }
     }
+}
 
-    /// Reads all sessions, and records what has ended in them.
-    async fn take_ended(&mut self, broker: &Broker, tmp: bool) {
-        let ledger = &broker.ledger;
-        let until = ledger.journal.turn();
-        // What is in the journal up to there is in an account that is read now, or among the ended after that.
-        self.waiting.extend(read_all(broker, tmp).await);
-        self.waiting.append(&mut locked(&ledger.ended));
-        self.write_invocations(ledger, until).await;
+/// Invocations that have ended and are in no record.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    all: Vec<Journalled>,
+    /// Up to where the journal is on record.
+    journal: i64,
+}
+
+impl Waiting {
+    /// Adds to what could not be written, or not yet.
+    pub(super) fn extend(&mut self, more: impl IntoIterator<Item = Journalled>) {
+        self.all.extend(more);
     }
 
-    async fn write_invocations(&mut self, ledger: &Ledger, until: i64) {
-        while !self.waiting.is_empty() || until > self.journal {
-            let whole = self.waiting.len() <= AT_ONCE;
-            let some = if whole { self.waiting.len() } else { BATCH };
-            let batch: Vec<Invocation> = self.waiting.iter().take(some).cloned().collect();
-            let journal = whole.then_some(until);
-            match ledger.store.record_invocations(batch, journal).await {
+    /// Writes down what is in the journal's files up to this one, a file at a time or several, so that the journal can say of
+    /// each that it is on record.
+    pub(super) async fn write(&mut self, ledger: &Ledger, until: i64) {
+        self.all.sort_by_key(|one| one.file);
+        loop {
+            let due = self.all.partition_point(|one| one.file <= until);
+            let (some, whole) = match self.all.get(BATCH).filter(|_| due > BATCH) {
+                Some(beyond) => {
+                    let last = beyond.file;
+                    (self.all.partition_point(|one| one.file <= last), last)
+                }
+                None => (due, until),
+            };
+            if some == 0 && whole <= self.journal {
+                return;
+            }
+            let batch = self.all.iter().take(some).map(|one| one.of.clone());
+            let written = ledger
+                .store
+                .record_invocations(batch.collect(), Some(whole));
+            match written.await {
                 Ok(()) => {
-                    drop(self.waiting.drain(..some));
-                    if whole {
-                        ledger.journal.recorded(until);
-                        self.journal = self.journal.max(until);
-                    }
+                    drop(self.all.drain(..some));
+                    ledger.journal.recorded(whole);
+                    self.journal = self.journal.max(whole);
                 }
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), waiting = self.waiting.len(), "invocations not recorded; tried again");
-                    let over = self.waiting.len().saturating_sub(MOST_WAITING);
+                    tracing::error!(error = %chain(&error), waiting = self.all.len(), "invocations not recorded; tried again");
+                    let over = self.all.len().saturating_sub(MOST_WAITING);
                     if over > 0 {
-                        self.waiting.drain(..over);
+                        self.all.drain(..over);
                         tracing::error!(
                             given_up = over,
                             "records of invocations given up; their sessions' sums have them"
@@ -131,14 +142,25 @@ impl Rounds {
     }
 }
 
+/// Reads all sessions, and records what has ended in them.
+async fn take_ended(broker: &Broker, tmp: bool) {
+    let ledger = &broker.ledger;
+    let mut waiting = ledger.waiting.lock().await;
+    let until = ledger.journal.turn();
+    // What is in the journal up to there is in an account that is read now, or among the ended after that.
+    waiting.extend(read_all(broker, tmp).await);
+    waiting.extend(std::mem::take(&mut *locked(&ledger.ended)));
+    waiting.write(ledger, until).await;
+}
+
 /// Reads every account that is awake. Gives what has ended in all of them.
-async fn read_all(broker: &Broker, tmp: bool) -> Vec<Invocation> {
+async fn read_all(broker: &Broker, tmp: bool) -> Vec<Journalled> {
     let (awake, asleep): (Vec<_>, Vec<_>) = broker
         .ledger
         .all()
         .into_iter()
         .partition(|account| account.awake());
-    let mut ended: Vec<Invocation> = asleep.iter().flat_map(|account| account.unread()).collect();
+    let mut ended: Vec<Journalled> = asleep.iter().flat_map(|account| account.unread()).collect();
     for some in awake.chunks(MAX_METERED) {
         let names = some
             .iter()
@@ -162,7 +184,7 @@ async fn read_all(broker: &Broker, tmp: bool) -> Vec<Invocation> {
     ended
 }
 
-fn take(account: &Account, now: Moment, metered: Option<Metered>) -> Vec<Invocation> {
+fn take(account: &Account, now: Moment, metered: Option<Metered>) -> Vec<Journalled> {
     match metered {
         Some(Metered {
             cpu_us,
@@ -290,8 +312,7 @@ impl Ledger {
 
     /// Before the daemon ends: writes down all there is.
     pub async fn settle(&self, broker: &Broker) {
-        let mut rounds = Rounds::default();
-        rounds.take_ended(broker, false).await;
+        take_ended(broker, false).await;
         self.save(true).await;
         self.checkpoint(None).await;
     }

@@ -7,6 +7,7 @@ use crate::store::{Names, PageRequest, UsageBy, UsageQuery};
 use chain::Chain;
 use proto::api::LedgerCheck;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
+use record::Invocation;
 use rusqlite::Connection;
 use session_core::meter::Activity;
 
@@ -454,18 +455,16 @@ async fn an_account_goes_on_where_a_killed_daemon_left_it() {
     drop(charge);
     let ended = account.read(Moment(1000), read(500));
     assert_eq!(ended.len(), 1);
-    let one = ended.first().expect("one");
+    let one = &ended.first().expect("one").of;
     assert_eq!(
         (one.cpu_us, one.wall_ms, one.bytes_in, one.bytes_out),
         (500, 1000, 10, 20)
     );
     assert_eq!(one.task.as_deref(), Some("t"));
     let until = ledger.journal.turn();
-    ledger
-        .store
-        .record_invocations(ended, Some(until))
-        .await
-        .expect("recorded");
+    let mut waiting = Waiting::default();
+    waiting.extend(ended);
+    waiting.write(ledger, until).await;
     ledger.save(false).await;
     let directory = ground.stop().await;
 
@@ -574,6 +573,7 @@ async fn a_flood_of_invocations_shares_records_and_loses_no_figure() {
             ..Reading::default()
         },
     );
+    let ended: Vec<Invocation> = ended.into_iter().map(|each| each.of).collect();
     assert_eq!(
         ended.iter().map(|each| each.count).collect::<Vec<_>>(),
         [1, 1, 1, 7]
@@ -608,10 +608,15 @@ async fn what_is_in_flight_when_a_session_ends_ends_with_it() {
     let ended = std::mem::take(&mut *locked(&ground.ledger.ended));
     assert_eq!(ended.len(), 1, "once");
     assert_eq!(
-        ended.first().map(|one| (one.wall_ms, one.cpu_us)),
+        ended.first().map(|one| (one.of.wall_ms, one.of.cpu_us)),
         Some((30, 60))
     );
     assert_eq!(account.used(Moment(9000)).invocations, 1);
+    // What comes too late is in no record, so it is in no journal either.
+    let until = ground.ledger.journal.turn();
+    drop(account.charge());
+    assert_eq!(account.used(Moment(9000)).invocations, 1);
+    assert_eq!(ground.ledger.journal.turn(), until);
 }
 
 #[test]
@@ -643,17 +648,19 @@ async fn what_a_killed_daemon_had_not_recorded_is_recorded_by_the_next_and_once(
     };
     call(1);
     call(2);
-    // A round that records the first two, and is killed before it has removed their file.
+    // The third ends while a round is under way, which sees it and leaves it to the next one. The daemon is killed before that.
     let until = ground.ledger.journal.turn();
     call(4);
     let ended = account.unread();
     assert_eq!(ended.len(), 3);
-    let store = &ground.ledger.store;
-    let first = ended.into_iter().take(2).collect();
-    store
-        .record_invocations(first, Some(until))
-        .await
-        .expect("recorded");
+    let mut waiting = Waiting::default();
+    waiting.extend(ended);
+    waiting.write(&ground.ledger, until).await;
+    let rows = ground
+        .ledger
+        .store
+        .invocations(PageRequest::default(), None, None);
+    assert_eq!(rows.await.expect("found").items.len(), 2);
     drop(account);
     let directory = ground.stop().await;
     // The end of a line that was being written.
@@ -685,4 +692,24 @@ async fn what_a_killed_daemon_had_not_recorded_is_recorded_by_the_next_and_once(
     let rows = store.invocations(PageRequest::default(), None, None).await;
     assert_eq!(rows.expect("found").items.len(), 3, "recorded twice");
     assert!(ground.verify().await.ok);
+}
+
+#[tokio::test]
+async fn what_waited_for_a_disk_is_recorded_by_whole_files_of_the_journal() {
+    let ground = Ground::new().await;
+    let account = ground.ledger.begin(subject(1, "a"), NOTHING, Moment(0));
+    let journal = &ground.ledger.journal;
+    let mut waiting = Waiting::default();
+    let mut until = 0;
+    for _ in 0..3 {
+        (0..400).for_each(|_| drop(account.charge()));
+        until = journal.turn();
+        waiting.extend(account.unread());
+    }
+    waiting.write(&ground.ledger, until).await;
+    let store = &ground.ledger.store;
+    assert_eq!(store.journal_recorded().await.expect("read"), until);
+    let ground = Ground::on(ground.stop().await).await;
+    // A thousand that had room, and one record of the others.
+    assert_eq!(ground.verify().await.invocations, 1000 + 1);
 }
