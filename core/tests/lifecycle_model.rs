@@ -305,7 +305,12 @@ proptest! {
                     Effect::Publish | Effect::NoteHolds | Effect::Weigh | Effect::WeighAnew => {}
                     Effect::Freeze => orders.push_back(effect),
                     Effect::Thaw => { orders.push_back(effect); stopped = false; }
-                    Effect::Shutdown(_) => { shutdowns += 1; prop_assert_eq!(kills + removes + releases, 0); }
+                    Effect::Shutdown(_) => {
+                        // One that a budget holds gets no grace.
+                        prop_assert!(before != Phase::Frozen || !by.budget);
+                        shutdowns += 1;
+                        prop_assert_eq!(kills + removes + releases, 0);
+                    }
                     // The launcher leaves nothing frozen that it kills.
                     Effect::Kill => { stopped = false; kills += 1; prop_assert_eq!(removes + releases, 0); }
                     Effect::Remove => { stopped = false; removes += 1; prop_assert_eq!(releases, 0); }

@@ -52,6 +52,8 @@ impl Session {
         match self.state {
             // No handshake yet, so nobody to say `shutdown` to.
             State::Launching => self.kill(now, reason),
+            // Its grace would be time that its budget has not.
+            State::Frozen(frozen) if frozen.holds.budget => self.kill(now, reason),
             State::Starting | State::Live { .. } | State::Frozen(_) | State::Leaving { .. } => {
                 // An agent that exited by itself has nothing to save; what it left running gets no grace.
                 let grace = match end.reason {

@@ -12,7 +12,8 @@
 //! - **Work in flight** stalls, and its time goes on: an invocation's timeout is a promise to its caller.
 //! - **Clocks.** A lifetime goes on whatever happens. Idle time and failing checks stand still while somebody holds it;
 //!   frozen for idleness, idle time goes on and ends it.
-//! - **Stop** thaws it, so that its agent hears the signal and has its grace.
+//! - **Stop** thaws it, so that its agent hears the signal and has its grace, as `docker stop` of a paused container does. One
+//!   that a budget holds is killed where it stands: a grace would be CPU time that nobody has approved.
 //! - One that was found frozen by a daemon that came later has no link; its shim shakes hands when it thaws.
 
 use super::{Effect, EndReason, Health, Session, State};

@@ -15,7 +15,7 @@ use crate::session::handle::SessionHandle;
 use crate::store::{Approvals, Store, StoreError, Timestamp, UsageBy, day_name};
 use proto::api::FreezeCause;
 use proto::config::{Budget, Budgets as Configured, Period};
-use proto::ids::RuntimeName;
+use proto::ids::{RuntimeName, SessionId};
 use session_core::budget::{self, Reached};
 use session_core::meter::Totals;
 use session_core::moment::Moment;
@@ -142,6 +142,9 @@ fn begin_of(per: Option<Period>, today: i64) -> i64 {
 /// Longer than any period: approvals of earlier ones are not read any more.
 const LONGEST_PERIOD_DAYS: i64 = 31;
 
+/// Whose budget, of what, and how much: not how much of it was used, which others may go on doing.
+type Told = (Holder, &'static str, f64);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Budgets {
@@ -152,6 +155,8 @@ pub struct Budgets {
     recorded: Mutex<HashMap<Holder, Totals>>,
     /// Used up now.
     reached: Mutex<BTreeMap<Holder, Reached>>,
+    /// Which of them holds each session that is held, as far as its callers were told of it.
+    told: Mutex<HashMap<SessionId, Told>>,
 }
 
 impl Budgets {
@@ -268,6 +273,7 @@ impl Ledger {
         let unknown = self.read_recorded(&holders, fresh).await;
         let used = self.sum(&accounts, &budgets, broker.clock.now());
         let mut reached = BTreeMap::new();
+        let mut told = HashMap::new();
         for (account, budgets) in accounts.iter().zip(&budgets) {
             let mut first = None;
             for (holder, budget) in budgets {
@@ -280,18 +286,28 @@ impl Ledger {
                 };
                 let Some(over) = over else { continue };
                 let scope = holder.scope;
-                first.get_or_insert_with(|| match &holder.set_by {
-                    Some(runtime) if scope == Scope::User => {
-                        format!("of the {scope} in the runtime {runtime}, {over}")
-                    }
-                    Some(_) | None => format!("of the {scope}, {over}"),
+                first.get_or_insert_with(|| {
+                    let reason = match &holder.set_by {
+                        Some(runtime) if scope == Scope::User => {
+                            format!("of the {scope} in the runtime {runtime}, {over}")
+                        }
+                        Some(_) | None => format!("of the {scope}, {over}"),
+                    };
+                    ((holder.clone(), over.measure, over.limit), reason)
                 });
                 reached.insert(holder.clone(), over);
             }
-            if let Some(handle) = broker.registry.get(&account.subject.session) {
-                hold(handle, first);
+            let session = &account.subject.session;
+            let (now, reason) = first.unzip();
+            let anew = now != locked(&self.budgets.told).get(session).cloned();
+            if let Some(now) = now {
+                told.insert(session.clone(), now);
+            }
+            if let Some(handle) = broker.registry.get(session) {
+                hold(handle, reason, anew);
             }
         }
+        *locked(&self.budgets.told) = told;
         *locked(&self.budgets.reached) = reached;
     }
 
@@ -363,13 +379,14 @@ impl Ledger {
 }
 
 /// Freezes a session, or lets go of it; nobody waits. Asked again every second, so one that is not ready for it is frozen later.
-fn hold(handle: Arc<SessionHandle>, over: Option<String>) {
+/// `anew`: it is for another reason than a second ago.
+fn hold(handle: Arc<SessionHandle>, over: Option<String>, anew: bool) {
     let held = handle
         .view()
         .frozen
         .is_some_and(|note| note.causes.contains(&FreezeCause::Budget));
     match over {
-        Some(reason) if !held => {
+        Some(reason) if !held || anew => {
             tokio::spawn(async move {
                 if handle
                     .freeze(FreezeCause::Budget, Some(reason.clone()))

@@ -69,11 +69,15 @@ impl Driver {
     ) {
         let now = self.broker.clock.now();
         match self.session.freeze(now, cause) {
-            Ok(effects) => {
+            Ok(mut effects) => {
                 let since = (Timestamp::now(), now);
                 self.freezer.since.get_or_insert(since);
-                if reason.is_some() {
+                if reason.is_some() && self.freezer.reason != reason {
                     self.freezer.reason = reason;
+                    if effects.is_empty() {
+                        // Held as it was, for another reason.
+                        effects = vec![Effect::Publish, Effect::NoteHolds];
+                    }
                 }
                 self.freezer.freezes.push(answer);
                 self.perform(effects);
