@@ -43,6 +43,8 @@ struct Attached {
     watch: Watch,
     /// Why it is to be closed.
     broken: Option<String>,
+    /// Nobody reads any more. What was said before is still to be read: it may be an order to end, which was promised to somebody.
+    gone: bool,
 }
 
 /// See the module.
@@ -68,6 +70,7 @@ impl Link {
             queue: VecDeque::new(),
             watch: Watch::Reading,
             broken: None,
+            gone: false,
         });
         Ok(())
     }
@@ -106,7 +109,15 @@ impl Link {
     /// The next packet, if there is one. Length 0 means that the broker is gone.
     pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Option<Received> {
         let attached = self.attached.as_mut()?;
-        match attached.socket.recv(buffer) {
+        let mut received = attached.socket.recv(buffer);
+        // Its other end was closed without having read all. That is told once, before what it has sent itself.
+        if received
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        {
+            received = attached.socket.recv(buffer);
+        }
+        match received {
             Ok(received) => Some(received),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             Err(error) => {
@@ -167,7 +178,7 @@ impl Link {
     pub(crate) fn is_idle(&self) -> bool {
         self.attached
             .as_ref()
-            .is_some_and(|a| a.queue.is_empty() && a.broken.is_none())
+            .is_some_and(|a| a.queue.is_empty() && a.broken.is_none() && !a.gone)
     }
 
     /// Whether orders should be read now.
@@ -205,7 +216,7 @@ impl Link {
         bytes: impl FnOnce() -> Vec<u8>,
     ) -> Ticket {
         self.pushed += 1;
-        if let Some(attached) = &mut self.attached {
+        if let Some(attached) = self.attached.as_mut().filter(|a| !a.gone) {
             let direct = attached.queue.is_empty();
             attached.queue.push_back(Packet {
                 bytes: bytes(),
@@ -235,6 +246,16 @@ impl Attached {
                 Err(error)
                     if error.raw_os_error() == Some(Errno::ETOOMANYREFS as i32)
                         && descriptor.is_some() => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
+                {
+                    self.gone = true;
+                    self.queue.clear();
+                    return;
+                }
                 Err(error) => {
                     self.broken = Some(format!("send: {error}"));
                     return;

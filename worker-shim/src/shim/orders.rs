@@ -16,6 +16,10 @@ impl Shim {
     /// A broker has shown its token: it replaces the one before.
     pub(super) fn attach(&mut self, admitted: Admitted, now: Instant) {
         if self.link.is_attached() {
+            // What an earlier broker has said is heard first: it may be dead, and may have told its caller so already.
+            self.drain_link(now);
+        }
+        if self.link.is_attached() {
             self.lose_link(now);
         }
         let attached = self

@@ -3,8 +3,10 @@
 use crate::broker::{Broker, post};
 use crate::fake_agent::FakeAgent;
 use crate::harness::{Session, TOKEN, boot, free_port, wait_for};
+use nix::sys::signal::{Signal, kill};
 use proto::code::ErrorCode;
 use proto::jsonrpc::MAX_PACKET;
+use proto::shim::{Attach, Attached, GENERATION, Shutdown};
 use serde_json::json;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -44,6 +46,34 @@ fn a_newer_broker_replaces_the_older_and_its_invocations() {
     new.notify("cancel", &proto::shim::Cancel { id: call.id });
     let error = new.finish(call).expect_err("cancelled");
     assert_eq!(ErrorCode::from_rpc(error.code), ErrorCode::Cancelled);
+}
+
+#[test]
+fn what_a_dead_broker_said_is_heard_before_its_successor() {
+    let agent = FakeAgent::start(|asked| {
+        asked.wait_closed();
+        false
+    });
+    let session = Session::start(&boot(agent.port));
+    let mut old = session.attach();
+    // All of it lies there when the shim looks again.
+    kill(session.shim, Signal::SIGSTOP).expect("stop");
+    for unknown in 90..95 {
+        let id = proto::ids::InvocationId(unknown);
+        old.notify("cancel", &proto::shim::Cancel { id });
+    }
+    old.notify("shutdown", &Shutdown { grace_ms: 20_000 });
+    drop(old);
+    let mut new = Broker::connect(&session.socket());
+    let attach = Attach {
+        token: TOKEN.to_owned(),
+        epoch: 8,
+        generation: GENERATION,
+    };
+    let rpc = new.request("attach", &attach, &[]);
+    kill(session.shim, Signal::SIGCONT).expect("continue");
+    let attached: Attached = new.answer(rpc).expect("attached");
+    assert!(attached.ending, "the order to end is lost");
 }
 
 #[test]
