@@ -416,7 +416,8 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
         let received = match received {
             Ok(received) if received.len == 0 => break Ok(()),
             Ok(received) => received,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break Ok(()),
+            // It ended without having read all. That is told once, before its last words; its end comes after them.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => continue,
             Err(error) => break Err(ProtocolFault::Io(error)),
         };
         if received.truncated && !received.lost_fds {
