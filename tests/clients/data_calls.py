@@ -6,11 +6,12 @@ import http.server
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 import uuid
 
 import boto3
@@ -323,7 +324,7 @@ def draining():
                 self.at = self.SIZE // 2
             elif self.at < self.SIZE:
                 os.kill(facts["pid"], signal.SIGTERM)
-                self.refused()
+                self.stops()
                 self.at = self.SIZE
             else:
                 return b""
@@ -335,15 +336,16 @@ def draining():
         def tell(self):
             return self.at
 
-        def refused(self):
+        def stops(self):
             until = time.monotonic() + 20
             while time.monotonic() < until:
                 try:
-                    socket.create_connection(urllib.parse.urlsplit(endpoint).netloc.split(":"), timeout=5).close()
-                except ConnectionRefusedError:
+                    urllib.request.urlopen(endpoint + "/readyz", timeout=5).close()
+                except urllib.error.HTTPError as told:
+                    assert told.code == 503, told
                     return
                 time.sleep(0.02)
-            raise AssertionError("the daemon goes on listening")
+            raise AssertionError("the daemon goes on")
 
     agentcore = client(signature_version=UNSIGNED, retries={"mode": "standard", "total_max_attempts": 1})
     call = lambda: agentcore.invoke_agent_runtime(agentRuntimeArn=facts["http"], runtimeSessionId="s" * 40, payload=Payload())
