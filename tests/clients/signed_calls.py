@@ -82,9 +82,9 @@ def opened(method, path, key="operator", body=b"", signer=botocore.auth.SigV4Aut
     return connection.getresponse()
 
 
-def raw(method, path, **more):
+def raw(method, path, *which, **more):
     """What is answered to it."""
-    answer = opened(method, path, **more)
+    answer = opened(method, path, *which, **more)
     return answer.status, answer.getheader("x-amzn-errortype"), answer.read()
 
 
