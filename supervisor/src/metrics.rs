@@ -11,6 +11,7 @@ pub use agent::{InFlight, OfAgent, OpenStream};
 pub use labels::Stage;
 pub use scrape::{CLASSIC, OPEN_METRICS, classic};
 
+use crate::session::origin::Path;
 use labels::{
     Adopted, Agent, Build, Cause, Decision, Ended, Invocation, Operation, Outcome, Request,
     Resource, Start, StartStage, State, StreamKind, TaskState,
@@ -354,9 +355,9 @@ impl Metrics {
     }
 
     /// A session has become ready.
-    pub fn started(&self, agent: &OfAgent, took: Duration) {
+    pub fn started(&self, agent: &OfAgent, path: Path, took: Duration) {
         let start = Start {
-            path: "cold",
+            path: path.word(),
             agent: agent.agent.agent.clone(),
         };
         let seconds = self.start_seconds.get_or_create(&start);

@@ -19,6 +19,7 @@ use crate::owner::Principal;
 use crate::relay::link::Link;
 use crate::session::driver::{self, Begun, Found, FoundFrozen, Lives, Running};
 use crate::session::handle::{SessionHandle, SessionKey};
+use crate::session::origin::Path;
 use crate::store::{FrozenNote, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
@@ -241,6 +242,7 @@ async fn adopt(
         key: key.clone(),
         version,
         at: row.created_at.system_time(),
+        path: Path::Cold,
     };
     let found = Found {
         uid_base: row.uid_base,

@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::session::driver;
 use crate::session::handle::{End, NoTurn, Purpose, SessionHandle, SessionKey, Unusable, Work};
+use crate::session::origin;
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::RuntimeName;
@@ -90,14 +91,9 @@ async fn create(
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
     // It may have been told to while this call waited.
     not_while_stopping(broker)?;
+    let origin = origin::choose(broker, version).await;
     Ok(broker.registry.find_or_insert(key, || {
-        driver::spawn(
-            broker,
-            broker.slots.take(),
-            key.clone(),
-            Arc::clone(version),
-            permit,
-        )
+        driver::spawn(broker, origin, key.clone(), Arc::clone(version), permit)
     }))
 }
 

@@ -391,7 +391,8 @@ impl Driver {
             let starting = self.underway.take();
             if starting.is_some() && matches!(phase, Phase::Ready | Phase::Busy) {
                 let took = self.handle.created_at.elapsed().unwrap_or_default();
-                self.broker.metrics.started(&self.handle.meters, took);
+let (meters, path) = (&self.handle.meters, self.handle.path);
+                self.broker.metrics.started(meters, path, took);
                 if let Some(linked) = self.linked_at {
                     self.broker.metrics.stage(Stage::Ready, linked.elapsed());
                 }

@@ -8,6 +8,7 @@ use crate::metrics::{InFlight, OfAgent};
 use crate::owner::Owner;
 use crate::relay::link::Link;
 use crate::session::log::{SessionLog, Tail};
+use crate::session::origin::Path;
 use crate::store::FrozenNote;
 use proto::api::{EndReason, FreezeCause, Phase};
 use proto::code::ErrorCode;
@@ -382,6 +383,8 @@ pub struct SessionHandle {
     pub meters: Arc<OfAgent>,
     /// When it was asked for.
     pub created_at: std::time::SystemTime,
+    /// How it came to be.
+    pub path: Path,
     /// Outbound connections refused by policy.
     pub egress_refused: std::sync::atomic::AtomicU64,
     /// Outbound connections that it may still open.

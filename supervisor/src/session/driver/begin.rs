@@ -4,6 +4,7 @@
 use super::super::handle::{Limited, MAILBOX, SessionHandle, SessionKey, View};
 use super::super::log::SessionLog;
 use super::super::notes::Notes;
+use super::super::origin::{Origin, Path};
 use super::freezer::Freezer;
 use super::{COMPLETIONS, Completion, Driver, Running};
 use crate::admission::Permit;
@@ -28,17 +29,20 @@ use tokio::sync::{Semaphore, mpsc, watch};
 /// Makes a session and the task that owns it.
 pub fn spawn(
     broker: &Arc<Broker>,
-    id: SessionId,
+    origin: Origin,
     key: SessionKey,
     version: Arc<RuntimeVersion>,
     permit: Permit,
 ) -> Arc<SessionHandle> {
+    let path = origin.path();
+    let Origin::Cold(id) = origin;
     let begun = Begun {
         id,
         key,
         version,
         permit,
         at: SystemTime::now(),
+        path,
     };
     begin(broker, begun, None)
 }
@@ -61,6 +65,8 @@ pub struct Begun {
     pub permit: Permit,
     /// When it was asked for.
     pub at: SystemTime,
+    /// How it came to be.
+    pub path: Path,
 }
 
 /// A session that is there already, taken over from the launcher and attached.
@@ -140,6 +146,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         version: begun.version,
         uid_base: OnceLock::new(),
         created_at: begun.at,
+        path: begun.path,
         egress_refused: AtomicU64::new(memo.egress_refused),
         egress_places: Arc::new(Semaphore::new(
             usize::try_from(config.network.max_connections).unwrap_or(256),
