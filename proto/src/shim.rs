@@ -26,6 +26,7 @@
 //! | | `resize` (notification) | [`Resize`] | |
 //! | | `signal` | [`Signal`] ▸ `{}` | |
 //! | | `clock-gap` (notification, after a thaw) | [`ClockGap`] | |
+//! | | `claim` (of a pool's member, once) | [`Claim`] ▸ `{}` | |
 //! | | `shutdown` (notification) | [`Shutdown`] | |
 //! | both | `body.end` (notification) | [`BodyEnd`] | |
 //! | shim ▸ broker | `ended` (notification) | [`Ended`] | |
@@ -322,6 +323,15 @@ pub struct Health {
     pub status: HealthStatus,
     /// The agent's own `time_of_last_update` (Unix seconds), if it sent one.
     pub time_of_last_update: Option<i64>,
+}
+
+/// `claim`: the session has waited in a pool and is somebody's from now on: its clocks begin anew. Refused if its agent has ended, if
+/// there is work, and the second time: then it is nobody's to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// As in [`ShimLimits`], from now on.
+    pub max_lifetime_ms: u64,
 }
 
 /// Outcome of a health check.

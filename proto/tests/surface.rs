@@ -105,6 +105,7 @@ fn surface() -> Value {
             message(&jsonrpc::notification("resize", &Resize { id: exec, size })),
             message(&jsonrpc::request(4, "signal", &Signal { id: Some(exec), signal: 15 })),
             message(&jsonrpc::notification("clock-gap", &ClockGap { gap_ms: 60_000 })),
+            message(&jsonrpc::request(5, "claim", &Claim { max_lifetime_ms: 28_800_000 })),
             message(&jsonrpc::notification("shutdown", &Shutdown { grace_ms: 15_000 })),
         ],
         "fromShim": [

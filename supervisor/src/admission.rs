@@ -38,6 +38,16 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Of what is nobody's session: it takes no place, and nothing was promised it.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            places: [None, None, None],
+            promise: None,
+            room: Arc::default(),
+        }
+    }
+
     /// Its session is there, and counts by itself.
     pub fn begun(&mut self) {
         self.promise = None;

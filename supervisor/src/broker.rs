@@ -20,6 +20,7 @@ use crate::launcher::message::OrderFault;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::pool::Pool;
 use crate::rates::Rates;
 use crate::registry::Registry;
 use crate::room::Room;
@@ -117,6 +118,8 @@ pub struct Broker {
     pub admission: Admission,
     /// How fast callers may call.
     pub rates: Rates,
+    /// Sessions that wait for whoever comes.
+    pub pool: Pool,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -214,6 +217,7 @@ impl Broker {
             registry: Registry::default(),
             admission: Admission::new(&config.limits),
             rates: Rates::default(),
+            pool: Pool::default(),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
@@ -305,6 +309,7 @@ impl Broker {
             ceilings: config.ceilings,
             network: config.network.grant.clone(),
             storage: config.storage.grant(self.ground.no_storage.clone()),
+            pool: config.pool.grant(),
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
             url: self.url(&config),

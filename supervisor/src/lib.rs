@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod objects;
 pub mod owner;
 pub mod permit;
+pub mod pool;
 pub mod progress;
 pub mod rates;
 pub mod recovery;

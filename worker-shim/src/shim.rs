@@ -61,6 +61,8 @@ pub(crate) struct Shim {
     /// Whether there was work at the last turn, and when there last was, or the health changed.
     working: bool,
     quiet_since: Instant,
+    /// It has waited in a pool and been claimed.
+    claimed: bool,
     /// `agent.exited` has been said on this link.
     exit_told: bool,
     /// Set by the act that ends the loop.
@@ -109,6 +111,7 @@ impl Shim {
             ending,
             working: false,
             quiet_since: started,
+            claimed: false,
             exit_told: false,
             over: None,
             poller,

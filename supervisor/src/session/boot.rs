@@ -6,9 +6,10 @@ use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
+use crate::ledger::record::SessionPart;
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
-use crate::store::StoreError;
+use crate::store::{ClaimedSession, StoreError};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
 use proto::shim::{Boot, GENERATION, ShimLimits};
@@ -163,6 +164,36 @@ impl<'a> Stages<'a> {
         self.metrics.stage(stage, self.began.elapsed());
         self.began = Instant::now();
     }
+}
+
+/// Makes a session that waited in a pool its caller's, in the store and at its shim; nothing of it is used before both have
+/// agreed. `waited`: how old it is, and what it used.
+pub(super) async fn bind(
+    broker: &Arc<Broker>,
+    handle: &SessionHandle,
+    link: &Link,
+    (age, part): (Duration, SessionPart),
+) -> Result<(), LaunchFailure> {
+    let claimed = broker.store.claim_session(ClaimedSession {
+        id: handle.id.clone(),
+        client_id: handle.key.client.clone(),
+        runtime: handle.version.name.clone(),
+        endpoint: handle.key.endpoint.clone(),
+        owner: handle.key.owner.clone(),
+        at: handle.created_at.into(),
+        waited: age,
+        record: part.clone(),
+    });
+    let (claimed, agreed) = tokio::join!(
+        claimed,
+        link.claim(handle.version.spec.timeouts.max_lifetime)
+    );
+    if claimed.is_err() {
+        // What it used is on record all the same.
+        broker.store.record_part(part).await?;
+    }
+    claimed?;
+    agreed.map_err(|error| of_error("the session that waited cannot be used: ", &error))
 }
 
 fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {

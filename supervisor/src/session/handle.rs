@@ -7,6 +7,7 @@ use crate::ledger::{Account, Charge};
 use crate::metrics::{InFlight, OfAgent};
 use crate::owner::Owner;
 use crate::relay::link::Link;
+use crate::session::driver::Claimed;
 use crate::session::log::{SessionLog, Tail};
 use crate::session::origin::Path;
 use crate::store::FrozenNote;
@@ -114,6 +115,8 @@ pub(super) enum Command {
         /// The work.
         answer: oneshot::Sender<Result<Work, NoWork>>,
     },
+    /// Hand over what is driven, if nobody was ever there.
+    HandOver(oneshot::Sender<Option<Claimed>>),
     /// Hand over the invocations of an earlier daemon that its shim has kept.
     TakeKept(oneshot::Sender<Vec<KeptWork>>),
     /// End it.
@@ -383,6 +386,8 @@ pub struct SessionHandle {
     pub meters: Arc<OfAgent>,
     /// When it was asked for.
     pub created_at: std::time::SystemTime,
+    /// When this daemon had it; of one that was claimed, when it was launched.
+    pub since: tokio::time::Instant,
     /// How it came to be.
     pub path: Path,
     /// Outbound connections refused by policy.
@@ -596,6 +601,32 @@ impl SessionHandle {
     pub async fn take_kept(&self) -> Vec<KeptWork> {
         let kept = ask(&self.mailbox, Command::TakeKept).await;
         kept.unwrap_or_default()
+    }
+
+    /// Takes what waits in a pool out of the hands of its driver, if it is ready and nobody was ever there: then this handle leads
+    /// nowhere any more.
+    pub async fn hand_over(&self) -> Option<Claimed> {
+        ask(&self.mailbox, Command::HandOver).await.flatten()
+    }
+
+    /// Whether somebody drives it by this handle.
+    #[must_use]
+    pub fn drives(&self) -> bool {
+        !self.mailbox.is_closed()
+    }
+
+    /// Waits until its agent has been healthy, or it ends; whether it is there.
+    pub async fn settled(&self) -> bool {
+        let mut view = self.view.clone();
+        let begun = |view: &View| {
+            view.end.is_some()
+                || !matches!(
+                    view.phase,
+                    Phase::Requested | Phase::Launching | Phase::Starting
+                )
+        };
+        let seen = view.wait_for(begun).await;
+        seen.is_ok_and(|view| view.end.is_none())
     }
 
     /// Stops every process of it where it is, until [`Self::thaw`]; waits until all stand still. One that is frozen already

@@ -13,8 +13,11 @@
 //! (`Driver::launch`, which runs [`super::boot::launch`]): a fork is a launch whose order to the launcher is another one. So it
 //! has a row before it has processes, and its end, its failures and its figures are those of every launch.
 
+use super::driver::Claimed;
+use super::handle::SessionKey;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
+use crate::owner::Principal;
 use proto::ids::SessionId;
 use std::sync::Arc;
 
@@ -23,6 +26,8 @@ use std::sync::Arc;
 pub enum Origin {
     /// A name: the driver launches it.
     Cold(SessionId),
+    /// A pool's member, which is its new driver's from now on.
+    Pool(Claimed),
 }
 
 /// How a session came to be, for figures and for people.
@@ -30,6 +35,10 @@ pub enum Origin {
 pub enum Path {
     /// Launched for its caller, or taken over from an earlier daemon.
     Cold,
+    /// Claimed.
+    Pool,
+    /// Launched for nobody: it waits in its pool.
+    Waiting,
 }
 
 impl Path {
@@ -38,22 +47,27 @@ impl Path {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Cold => "cold",
+            Self::Pool => "pool",
+            Self::Waiting => "waiting",
         }
     }
 }
 
-impl Origin {
-    /// How a session came to be that begins with this.
-    #[must_use]
-    pub const fn path(&self) -> Path {
-        match self {
-            Self::Cold(_) => Path::Cold,
-        }
+/// The quickest that there is for a session of this version, which is admitted. What is not used of it in the end goes back to
+/// where it came from.
+pub async fn choose(
+    broker: &Arc<Broker>,
+    key: &SessionKey,
+    version: &Arc<RuntimeVersion>,
+) -> Origin {
+    // The daemon's own (a warm-up call) tells nothing of demand.
+    if version.spec.pool.is_off() || key.owner.principal == Principal::daemon() {
+        return Origin::Cold(broker.slots.take());
     }
-}
-
-/// The quickest that there is for a session of this version, which is admitted.
-#[expect(clippy::unused_async, reason = "claiming a member asks its driver")]
-pub async fn choose(broker: &Arc<Broker>, _version: &Arc<RuntimeVersion>) -> Origin {
-    Origin::Cold(broker.slots.take())
+    let claimed = broker.pool.claim(version, broker.clock.now()).await;
+    broker.metrics.claimed(&version.name, claimed.is_some());
+    match claimed {
+        Some(claimed) => Origin::Pool(claimed),
+        None => Origin::Cold(broker.slots.take()),
+    }
 }

@@ -6,7 +6,7 @@
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
 use proto::shim::{
-    Ack, BodyEnd, Cancel, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
+    Ack, BodyEnd, Cancel, Claim, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
 };
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -60,6 +60,13 @@ pub enum Order {
     },
     /// `clock-gap`.
     ClockGap(ClockGap),
+    /// `claim`.
+    Claim {
+        /// The request to answer.
+        rpc: u64,
+        /// Its parameters.
+        claim: Claim,
+    },
     /// `shutdown`.
     Shutdown(Shutdown),
     /// A notification of a newer generation.
@@ -131,6 +138,11 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 let signal = request(id, "signal", params)?;
                 let [] = due(id, "signal", fds)?;
                 Ok(Order::Signal { rpc: id, signal })
+            }
+            "claim" => {
+                let claim = request(id, "claim", params)?;
+                let [] = due(id, "claim", fds)?;
+                Ok(Order::Claim { rpc: id, claim })
             }
             other => {
                 let [] = due(id, other, fds)?;
@@ -237,6 +249,10 @@ mod tests {
                 br#"{"jsonrpc":"2.0","id":1,"method":"signal","params":{"id":null,"signal":1}}"#.to_vec(),
                 0,
             ),
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"claim","params":{"max_lifetime_ms":1}}"#.to_vec(),
+                0,
+            ),
         ];
         for (packet, due) in packets {
             for given in 0..5 {
@@ -265,7 +281,7 @@ mod tests {
         fn unknown_methods_are_answered_and_unknown_notifications_ignored(
             method in "[a-z.]{1,12}",
         ) {
-            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "clock-gap", "shutdown"]
+            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "clock-gap", "claim", "shutdown"]
                 .contains(&method.as_str()));
             let request = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#);
             let answered = matches!(
