@@ -64,12 +64,12 @@ pub enum Pressure {
 }
 
 /// What a host tells of its memory.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Reading {
-    /// Share of the last ten seconds, in percent, in which some process waited for memory; absent where the kernel has no PSI.
-    pub some: Option<f64>,
+    /// Share of the last ten seconds, in whole percent, in which some process waited for memory; absent where the kernel has no PSI.
+    pub some: Option<u32>,
     /// In which all did.
-    pub full: Option<f64>,
+    pub full: Option<u32>,
     /// Bytes that can be had without swapping, of all.
     pub available: u64,
     /// Bytes of memory.
@@ -85,11 +85,11 @@ impl Pressure {
             reading.total > 0
                 && reading.available.saturating_mul(100) < reading.total.saturating_mul(percent)
         };
-        let full = reading.full.unwrap_or(0.0);
+        let full = reading.full.unwrap_or(0);
         match reading.some {
             _ if left(5) => Self::Severe,
-            Some(some) if some >= 40.0 || full >= 10.0 => Self::Severe,
-            Some(some) if some >= 10.0 => Self::Tense,
+            Some(some) if some >= 40 || full >= 10 => Self::Severe,
+            Some(some) if some >= 10 => Self::Tense,
             Some(_) => Self::Calm,
             None if left(8) => Self::Severe,
             None if left(15) => Self::Tense,

@@ -218,13 +218,13 @@ fn pressure_is_the_kernels_word_where_it_gives_one() {
         total: 100 * gib,
     };
     for (given, expected) in [
-        (reading(Some(0.0), Some(0.0), 90 * gib), Pressure::Calm),
+        (reading(Some(0), Some(0), 90 * gib), Pressure::Calm),
         // The page cache of a busy host is no pressure if nobody waits.
-        (reading(Some(0.0), Some(0.0), 9 * gib), Pressure::Calm),
-        (reading(Some(12.0), Some(1.0), 90 * gib), Pressure::Tense),
-        (reading(Some(50.0), Some(1.0), 90 * gib), Pressure::Severe),
-        (reading(Some(15.0), Some(11.0), 90 * gib), Pressure::Severe),
-        (reading(Some(0.0), Some(0.0), 4 * gib), Pressure::Severe),
+        (reading(Some(0), Some(0), 9 * gib), Pressure::Calm),
+        (reading(Some(12), Some(1), 90 * gib), Pressure::Tense),
+        (reading(Some(50), Some(1), 90 * gib), Pressure::Severe),
+        (reading(Some(15), Some(11), 90 * gib), Pressure::Severe),
+        (reading(Some(0), Some(0), 4 * gib), Pressure::Severe),
         (reading(None, None, 16 * gib), Pressure::Calm),
         (reading(None, None, 14 * gib), Pressure::Tense),
         (reading(None, None, 7 * gib), Pressure::Severe),

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::egress::Egress;
 use crate::exits::Exits;
 use crate::gate::Gate;
+use crate::host::Host;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::launcher::message::OrderFault;
 use crate::ledger::Ledger;
@@ -116,6 +117,8 @@ pub struct Broker {
     pub registry: Registry,
     /// Who may begin one.
     pub admission: Admission,
+    /// What the host has left.
+    pub host: Arc<Host>,
     /// How fast callers may call.
     pub rates: Rates,
     /// Sessions that wait for whoever comes.
@@ -216,6 +219,7 @@ impl Broker {
             catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::default(),
             admission: Admission::new(&config.limits),
+            host: Arc::default(),
             rates: Rates::default(),
             pool: Pool::default(),
             slots: Slots::default(),

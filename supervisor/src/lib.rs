@@ -19,6 +19,7 @@ pub mod egress;
 pub mod exits;
 pub mod fault;
 pub mod gate;
+pub mod host;
 pub mod instance;
 pub mod key_file;
 pub mod keys;

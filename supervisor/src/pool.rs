@@ -13,7 +13,6 @@
 //!
 //! Not for: how many are to wait ([`session_core::pool`]), and the change of hands (`session/driver/claim.rs`).
 
-mod host;
 mod shelf;
 
 use crate::broker::Broker;
@@ -136,6 +135,43 @@ impl Pool {
     #[must_use]
     pub fn pressure(&self) -> Pressure {
         self.shelves().barometer.felt()
+    }
+
+    /// How many members are on shelves.
+    #[must_use]
+    pub fn members(&self) -> u32 {
+        let shelves = self.shelves();
+        let members = shelves.of.values().map(Shelf::members);
+        u32::try_from(members.sum::<usize>()).unwrap_or(u32::MAX)
+    }
+
+    /// Takes members off their shelves that hold so many bytes together, or all, and tells them to end. `u64::MAX` is a host that
+    /// is short of memory, which is remembered for a while.
+    pub async fn give_way(&self, now: Moment, bytes: u64) -> Vec<Arc<SessionHandle>> {
+        let members = {
+            let mut shelves = self.shelves();
+            if bytes == u64::MAX {
+                shelves.barometer.feel(now, Pressure::Severe);
+            }
+            // Those first whose last caller came the longest ago.
+            let mut order: Vec<&mut Shelf> = shelves.of.values_mut().collect();
+            order.sort_by_key(|shelf| shelf.last_wanted());
+            let mut given = 0_u64;
+            let mut members = Vec::new();
+            for shelf in order {
+                while given < bytes
+                    && let Some(handle) = shelf.give()
+                {
+                    given = given.saturating_add(handle.weight().committed);
+                    members.push(handle);
+                }
+            }
+            members
+        };
+        for handle in &members {
+            handle.stop(EndReason::Evicted).await;
+        }
+        members
     }
 
     /// Forgets a runtime's shelves. What was on them ends, and is given for waiting for it.
@@ -302,7 +338,8 @@ pub async fn keep(broker: Arc<Broker>) {
             () = tokio::time::sleep(PAUSE), if shelves => {}
             () = broker.stopping() => return,
         }
-        let pressure = Pressure::of(&host::reading());
+        let reading = broker.host.reading(&broker).for_pools();
+        let pressure = Pressure::of(&reading);
         let plan = broker.pool.plan(&broker, broker.clock.now(), pressure);
         shelves = plan.shelves;
         for handle in plan.stop {
@@ -313,6 +350,11 @@ pub async fn keep(broker: Arc<Broker>) {
             broker.slots.calm().await;
             if broker.store.room().is_err() || broker.draining() {
                 break;
+            }
+            // Nor is one begun that would have to give way to the next caller.
+            let memory = version.spec.limits.memory;
+            if !broker.admission.has_room_for_member(&broker, memory) {
+                continue;
             }
             start(&broker, version);
         }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use proto::api::{EndReason, Page, Phase, PoolState, Session, UsageRecord};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A daemon as it is installed: its sessions outlive it.
 fn installed() -> Options {
@@ -264,8 +264,13 @@ fn what_died_or_was_touched_is_never_handed_out() -> Result {
             );
             for member in &waiting {
                 let ended = client.ended(member.id.as_str(), 20)?;
+                // Claimed in the moment in which its shim had seen it and nobody else: then that did not come to pass.
+                let refused = ended
+                    .end_detail
+                    .as_deref()
+                    .is_some_and(|detail| detail.ends_with("cannot be used: the agent has ended"));
                 ensure!(
-                    ended.end_reason == Some(EndReason::AgentExited),
+                    ended.end_reason == Some(EndReason::AgentExited) || refused,
                     "{ended:?}"
                 );
             }
@@ -443,6 +448,116 @@ fn members_give_way_to_sessions() -> Result {
         puppet::run(&client, "warm", &name, COUNT)?;
         ensure!(ids(&waiting).contains(client.session(&name)?.id.as_str()));
         ensure!(client.live_sessions()?.len() == 4);
+        Ok(())
+    })
+}
+
+/// All of the host's memory, bytes.
+fn host_memory() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"));
+    let kilobytes: u64 = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .context("MemTotal")?
+        .parse()?;
+    Ok(kilobytes * 1024)
+}
+
+#[test]
+fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
+    ground!(Daemon, Python);
+    // Two sessions of 512 MiB may be promised, and 8 MiB: less than one member holds.
+    let most = f64::from(1032 << 20);
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let ratio = most / host_memory()? as f64;
+    let options = Options::quick().config(&format!(
+        "[limits]\nadmission_wait = 4\n[admission]\nevict_after = 1\nmemory_ratio = {ratio}\n[defaults]\nfreeze_after = 0",
+    ));
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let resources = json!({"resources": {"memory": "512M"}});
+        puppet::deploy(&client, "cold", resources.clone())?;
+        puppet::deploy(
+            &client,
+            "warm",
+            json!({"resources": {"memory": "512M"}, "pool": {"min": 3, "max": 3}}),
+        )?;
+        // They count as what they hold, or there were two at most.
+        let waiting = filled(&client, "warm", 3)?;
+        let [first, second, third] = ["first", "second", "third"].map(session_name);
+        puppet::run(&client, "cold", &first, COUNT)?;
+        let idle = Instant::now();
+        wait::until_true(
+            10,
+            "it to be idle for as long as it takes to give way",
+            || Ok(idle.elapsed() > Duration::from_millis(1200)),
+        )?;
+        ensure!(
+            pool(&client, "warm")?.ready == 3,
+            "none gave way for the first"
+        );
+        puppet::run(&client, "cold", &second, COUNT)?;
+        ensure!(
+            client.session(&first)?.phase == Phase::Ready,
+            "it went first"
+        );
+        let mut evicted = 0;
+        for member in &waiting {
+            if client.session(member.id.as_str())?.phase != Phase::Ready {
+                let ended = client.ended(member.id.as_str(), 10)?;
+                ensure!(ended.end_reason == Some(EndReason::Evicted), "{ended:?}");
+                evicted += 1;
+            }
+        }
+        ensure!(evicted > 0, "there was room for all");
+        // None is made anew that would have to go again: the next one takes the place of a session, and no member's.
+        let known = ids(&client.sessions("pool=true&runtime=warm")?);
+        puppet::run(&client, "cold", &third, COUNT)?;
+        let gone = client.ended(&first, 10)?;
+        ensure!(gone.end_reason == Some(EndReason::Evicted), "{gone:?}");
+        ensure!(
+            ids(&client.sessions("pool=true&runtime=warm")?) == known,
+            "it was filled"
+        );
+        for id in [&second, &third] {
+            client.stop(id)?;
+        }
+        filled(&client, "warm", 3)?;
+
+        // A host without memory: all go, nobody is let in, and none is made until it has been well for a while.
+        let reload = |from: &str, to: &str| -> anyhow::Result<()> {
+            let file = daemon.dir().join("agentcored.toml");
+            let text = std::fs::read_to_string(&file)?;
+            ensure!(text.contains(from), "{text}");
+            std::fs::write(&file, text.replace(from, to))?;
+            daemon.signal(Signal::SIGHUP)
+        };
+        reload(
+            "evict_after = 1\n",
+            "evict_after = 600\nmemory_reserve = \"60T\"\n",
+        )?;
+        let waiting = members(&client, "warm")?;
+        wait::until_true(60, "them to give way", || {
+            let call = Client::invocation("cold", &session_name("more"), &puppet::payload(COUNT));
+            let answer = client.send(call)?;
+            Ok(answer.status == 429 && pool(&client, "warm")?.ready == 0)
+        })?;
+        for member in &waiting {
+            let ended = client.ended(member.id.as_str(), 10)?;
+            ensure!(ended.end_reason == Some(EndReason::Evicted), "{ended:?}");
+        }
+        ensure!(pool(&client, "warm")?.starting == 0);
+        reload("60T", "1M")?;
+        wait::until_true(60, "callers to be let in", || {
+            let id = session_name("again");
+            let call = Client::invocation("cold", &id, &puppet::payload(COUNT));
+            let served = client.send(call)?.status == 200;
+            if served {
+                client.stop(&id)?;
+            }
+            Ok(served)
+        })?;
+        filled(&client, "warm", 3)?;
         Ok(())
     })
 }

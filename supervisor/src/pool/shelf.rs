@@ -106,6 +106,16 @@ impl Shelf {
         );
     }
 
+    /// One that others need the memory of: the newest, which is the first that does not serve yet, if one does not.
+    pub(super) fn give(&mut self) -> Option<Arc<SessionHandle>> {
+        self.members.pop().map(|member| member.handle)
+    }
+
+    /// How many there are.
+    pub(super) fn members(&self) -> usize {
+        self.members.len()
+    }
+
     /// One starts.
     pub(super) fn begin(&mut self, handle: Arc<SessionHandle>) {
         self.members.push(Member {

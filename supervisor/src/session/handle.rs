@@ -657,16 +657,17 @@ impl SessionHandle {
         ask(&self.mailbox, Command::Evict).await.unwrap_or(false)
     }
 
-    /// What it may use of the host's memory while it runs, and what it holds while it is frozen, bytes; and its idleness.
+    /// What it may use of the host's memory while it runs, and what it holds while it is frozen or waits in a pool, bytes; and its
+    /// idleness.
     #[must_use]
     pub fn weight(&self) -> Weight {
         let most = self.limited().memory.0;
         let view = self.view.borrow();
         let frozen = view.phase == Phase::Frozen;
         Weight {
-            // Nothing is known of what a daemon before this one has frozen.
+            // Nothing is known of what a daemon before this one has frozen, and of what has just begun.
             committed: match self.account.memory_bytes() {
-                held if frozen && held > 0 => held.min(most),
+                held if (frozen || self.path == Path::Waiting) && held > 0 => held.min(most),
                 _ => most,
             },
             frozen,

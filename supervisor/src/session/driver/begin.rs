@@ -69,7 +69,7 @@ pub fn wait(
     id: SessionId,
     version: Arc<RuntimeVersion>,
 ) -> Arc<SessionHandle> {
-    let begun = nobodys(id, version);
+    let begun = nobodys(broker, id, version);
     let handle = begin(broker, begun, Start::Launch);
     broker.registry.wait(&handle);
     handle
@@ -77,13 +77,13 @@ pub fn wait(
 
 /// The same of one that was handed over and not used.
 pub(super) fn wait_again(broker: &Arc<Broker>, handed: HandedOver) -> Arc<SessionHandle> {
-    let begun = nobodys(handed.id.clone(), Arc::clone(&handed.version));
+    let begun = nobodys(broker, handed.id.clone(), Arc::clone(&handed.version));
     let handle = begin(broker, begun, Start::Claimed(Box::new(handed)));
     broker.registry.wait(&handle);
     handle
 }
 
-fn nobodys(id: SessionId, version: Arc<RuntimeVersion>) -> Begun {
+fn nobodys(broker: &Broker, id: SessionId, version: Arc<RuntimeVersion>) -> Begun {
     let at = SystemTime::now();
     Begun {
         id,
@@ -94,7 +94,7 @@ fn nobodys(id: SessionId, version: Arc<RuntimeVersion>) -> Begun {
             owner: Owner::pool(),
         },
         version,
-        permit: Permit::none(),
+        permit: broker.admission.nobodys(),
         at,
         launched_at: at,
         path: Path::Waiting,
