@@ -142,6 +142,12 @@ impl Account {
         })
     }
 
+    /// Whether its session waits in a pool, for nobody yet.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.session != self.subject.session
+    }
+
     /// Its runtime's configuration has these budgets. To be told once.
     pub fn bound(&self, budgets: Budgets) {
         if budgets != Budgets::default() {

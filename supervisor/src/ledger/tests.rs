@@ -6,6 +6,7 @@ use crate::owner::{Owner, Principal};
 use crate::store::{Names, PageRequest, UsageBy, UsageQuery};
 use chain::Chain;
 use proto::api::LedgerCheck;
+use proto::config::Budget;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use record::Invocation;
 use rusqlite::Connection;
@@ -751,4 +752,20 @@ async fn what_is_used_before_a_claim_is_the_pools_and_nothing_is_charged_twice()
     assert_eq!((part.used.cpu_us, part.used.wall_ms), (600, 2000));
     assert!(part.ends_a_session());
     assert_eq!(part.subject, subject(1, "a"));
+    // What waits is nobody's session: of the budgets only its runtime's counts it.
+    let some = Budget {
+        cpu_seconds: Some(1.0),
+        ..Budget::default()
+    };
+    let all = proto::config::Budgets {
+        session: some,
+        user: some,
+        runtime: some,
+    };
+    let bound = |account: &Account| -> Vec<budgets::Scope> {
+        let found = budgets::budgets_of(account, &all, 0);
+        found.map(|(holder, _)| holder.scope).collect()
+    };
+    assert_eq!(bound(&waiting), [budgets::Scope::Runtime]);
+    assert_eq!(bound(&own), budgets::Scope::ALL);
 }
