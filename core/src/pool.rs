@@ -115,12 +115,6 @@ impl Barometer {
         }
         self.felt
     }
-
-    /// What was felt last.
-    #[must_use]
-    pub fn felt(&self) -> Pressure {
-        self.felt
-    }
 }
 
 /// What is known of a version's arrivals.

@@ -131,12 +131,6 @@ impl Pool {
             .collect()
     }
 
-    /// What is felt of the host's want of memory.
-    #[must_use]
-    pub fn pressure(&self) -> Pressure {
-        self.shelves().barometer.felt()
-    }
-
     /// How many members are on shelves.
     #[must_use]
     pub fn members(&self) -> u32 {
