@@ -238,7 +238,10 @@ fn streams_and_tasks_are_told_while_they_last() -> Result {
         task::reaches(&client, &first, TaskStatus::Running)?;
         let second = task::submit(&client, "flows", "", "answer = 1")?;
         let tasks = |state: &str| shown("agentcore_tasks", &[&format!("state=\"{state}\"")]);
-        ensure!((tasks("queued")?, tasks("running")?) == (1.0, 1.0));
+        // It is on disk when it is answered, and in the queue a little later.
+        wait::until_true(10, "one to run and one to wait", || {
+            Ok((tasks("queued")?, tasks("running")?) == (1.0, 1.0))
+        })?;
         wait::until_true(10, "it to have waited for a second", || {
             Ok(shown("agentcore_task_queue_age_seconds", &[])? >= 1.0)
         })?;
