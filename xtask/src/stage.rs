@@ -56,6 +56,46 @@ pub(crate) struct Stages {
     failed: bool,
 }
 
+/// Lines of what one failed test says that are told again at the end.
+const TOLD_AGAIN: usize = 12;
+
+/// And as much of each.
+const TOLD_WIDTH: usize = 400;
+
+/// Finds in nextest's output what each failed test says of itself: of a long run's output people see the end.
+#[derive(Default)]
+struct Faults {
+    told: Vec<String>,
+    /// Lines of the present message that are still to be told.
+    left: usize,
+}
+
+impl Faults {
+    fn line(&mut self, line: &str) {
+        let line = line.trim();
+        let heads = ["FAIL [", "TIMEOUT [", "ABORT [", "TRY ", "FLAKY "];
+        if heads.iter().any(|head| line.starts_with(head)) {
+            self.left = 0;
+            self.tell(line);
+        } else if line.starts_with("Error: ") || line.contains(" panicked at ") {
+            self.left = TOLD_AGAIN;
+        } else if line.eq_ignore_ascii_case("stack backtrace:") {
+            self.left = 0;
+        }
+        if self.left > 0 {
+            self.left -= 1;
+            self.tell(line);
+        }
+    }
+
+    fn tell(&mut self, line: &str) {
+        let line: String = line.chars().take(TOLD_WIDTH).collect();
+        if !line.is_empty() && !self.told.contains(&line) {
+            self.told.push(line);
+        }
+    }
+}
+
 impl Stages {
     pub(crate) const fn new(keep_going: bool, only: Vec<String>) -> Self {
         Self {
@@ -195,15 +235,23 @@ fn streamed(command: &mut Command) -> anyhow::Result<(bool, Counts)> {
     }
     drop(lines);
     let mut counts = Counts::default();
+    let mut faults = Faults::default();
     let mut out = std::io::stdout();
     for line in heard {
         let _ = writeln!(out, "{line}");
+        faults.line(&line);
         if let Some(more) = counted(&line) {
             counts.add(more);
         }
     }
     for reader in readers {
         let _ = reader.join();
+    }
+    if !faults.told.is_empty() {
+        let _ = writeln!(out, "\nwhat failed, once more:");
+        for line in &faults.told {
+            let _ = writeln!(out, "  {line}");
+        }
     }
     Ok((child.wait()?.success(), counts))
 }
@@ -299,6 +347,20 @@ mod tests {
         assert_eq!(skipped_themselves(list), 2);
         let counted = of(12, 1, 3).map(|counts| counts.honest(2));
         assert_eq!(counted, of(10, 1, 5));
+    }
+
+    #[test]
+    fn what_failed_is_told_once_more() {
+        let mut faults = Faults::default();
+        let output = "    PASS [ 1s] e2e::a fine\n    FAIL [ 1s] (3/9) e2e::a b\n  stderr ───\n    INFO ready\n    Error: it is late\n\n    Caused by:\n        the clock\n\n    Stack backtrace:\n       0: anyhow\n    FAIL [ 1s] (3/9) e2e::a b";
+        output.lines().for_each(|line| faults.line(line));
+        let told = [
+            "FAIL [ 1s] (3/9) e2e::a b",
+            "Error: it is late",
+            "Caused by:",
+            "the clock",
+        ];
+        assert_eq!(faults.told, told);
     }
 
     #[test]
