@@ -5,6 +5,7 @@
 //! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
 //! steward, before the order     mounts the session's storage, where it has one (see `crate::storage`)
 //! stager, with the order        clones the bundle's mount
+//! ushers, with the order        go below the template's namespaces, for a session that will be forked from one
 //! clone3                        seven namespaces at once
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
 //! new process                   everything else, down to seccomp; then it executes the shim
@@ -30,6 +31,7 @@ use nix::sys::resource::Resource;
 use seccompiler::BpfProgram;
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -59,6 +61,24 @@ pub struct SessionSpec {
     pub core_is_piped: bool,
     /// The two filters.
     pub filters: Filters,
+    /// Below whose namespaces its own are.
+    pub lineage: Lineage,
+}
+
+/// Below whose namespaces a session's own are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Lineage {
+    /// The host's, and nobody is below.
+    #[default]
+    Host,
+    /// The host's; sessions with these host uids will be below. A user namespace's map is written once, so they must be in
+    /// it from the start; there they have the numbers that they have on the host.
+    Template {
+        /// Those of all sessions of the daemon.
+        uids: Range<u32>,
+    },
+    /// A template's, whose agent owns the new user namespace: only so can a fork of that agent join it.
+    Fork,
 }
 
 /// The compiled seccomp programs, shared by all sessions.
@@ -190,6 +210,18 @@ pub enum OrderAct {
     Own(u32),
 }
 
+/// Done by the ushers: two one-shot processes that take the clone of a forked session below its template (see
+/// `stager::usher`).
+#[derive(Debug, Clone)]
+pub enum UsherAct {
+    /// Joins the template's user namespace: all capabilities there, none on the host.
+    JoinUser,
+    /// Takes this uid and gid of it, and stays unreadable.
+    Become(u32),
+    /// The next child is below the template's PID 1.
+    JoinPid,
+}
+
 /// Done by the stager on the new process, which waits.
 #[derive(Debug, Clone)]
 pub enum MapAct {
@@ -317,6 +349,8 @@ pub struct Plan {
     pub storage: Vec<Step<StorageAct>>,
     /// See [`OrderAct`].
     pub order: Vec<Step<OrderAct>>,
+    /// See [`UsherAct`]; empty for a session that is below the host.
+    pub usher: Vec<Step<UsherAct>>,
     /// Flags of clone3, one namespace each.
     pub namespaces: Vec<Step<u64>>,
     /// See [`MapAct`].
@@ -381,6 +415,7 @@ impl Plan {
                 names.extend(attrs.iter().map(|a| a.name));
             }
         }
+        names.extend(self.usher.iter().map(|step| step.name));
         names.extend(self.namespaces.iter().map(|step| step.name));
         names.extend(self.maps.iter().map(|step| step.name));
         for step in &self.child {

@@ -1,8 +1,8 @@
 //! From a [`SessionSpec`] to a [`Plan`]. Pure.
 
 use super::{
-    AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, MapAct, OrderAct, Plan,
-    SHIM_ID, SessionSpec, Step, StorageAct,
+    AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, Lineage, MapAct, OrderAct,
+    Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
 };
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -59,19 +59,8 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     let plan = Plan {
         ahead: ahead()?,
         storage: if spec.storage { storage()? } else { Vec::new() },
-        order: vec![
-            step("oom.score", OrderAct::OomScore(100)),
-            step(
-                "app.clone",
-                OrderAct::CloneBundle(vec![
-                    attr("app.readonly", MountAttrs::RDONLY),
-                    attr("app.nosuid", MountAttrs::NOSUID),
-                    attr("app.nodev", MountAttrs::NODEV),
-                    attr("app.private", MountAttrs::PRIVATE),
-                ]),
-            ),
-            step("ns.owner", OrderAct::Own(spec.uid_base)),
-        ],
+        order: order(spec),
+        usher: usher(&spec.lineage),
         namespaces: namespaces(),
         maps: maps(spec),
         child: child(spec)?,
@@ -83,6 +72,40 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
         plan
     };
     Ok(plan)
+}
+
+fn order(spec: &SessionSpec) -> Vec<Step<OrderAct>> {
+    let mut steps = vec![
+        step("oom.score", OrderAct::OomScore(100)),
+        step(
+            "app.clone",
+            OrderAct::CloneBundle(vec![
+                attr("app.readonly", MountAttrs::RDONLY),
+                attr("app.nosuid", MountAttrs::NOSUID),
+                attr("app.nodev", MountAttrs::NODEV),
+                attr("app.private", MountAttrs::PRIVATE),
+            ]),
+        ),
+    ];
+    match spec.lineage {
+        Lineage::Host | Lineage::Template { .. } => {
+            steps.push(step("ns.owner", OrderAct::Own(spec.uid_base)));
+        }
+        // Owned by the template's agent instead, see `usher`.
+        Lineage::Fork => {}
+    }
+    steps
+}
+
+fn usher(lineage: &Lineage) -> Vec<Step<UsherAct>> {
+    match lineage {
+        Lineage::Host | Lineage::Template { .. } => Vec::new(),
+        Lineage::Fork => vec![
+            step("template.user", UsherAct::JoinUser),
+            step("template.owner", UsherAct::Become(AGENT_ID)),
+            step("template.pid", UsherAct::JoinPid),
+        ],
+    }
 }
 
 /// The part that does not depend on the session: taken before there is a stager.
@@ -205,7 +228,16 @@ fn namespaces() -> Vec<Step<u64>> {
 
 fn maps(spec: &SessionSpec) -> Vec<Step<MapAct>> {
     let base = spec.uid_base;
-    let ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
+    let mut ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
+    if let Lineage::Template { uids } = &spec.lineage {
+        // All but its own two, which have their numbers already: ranges of a map may not overlap.
+        for part in [uids.start..base, base + 2..uids.end] {
+            if let Some(length) = part.end.checked_sub(part.start).filter(|n| *n > 0) {
+                let start = part.start;
+                ids.push_str(&format!("{start} {start} {length}\n"));
+            }
+        }
+    }
     let write = |file, content| MapAct::Write { file, content };
     let mut steps = vec![
         step("idmap.setgroups", write("setgroups", "deny".to_owned())),

@@ -13,6 +13,7 @@ fn spec() -> SessionSpec {
         storage: true,
         core_is_piped: false,
         filters: crate::seccomp::filters().expect("filters"),
+        lineage: crate::plan::Lineage::Host,
     }
 }
 

@@ -44,6 +44,7 @@ impl Ground {
             storage: false,
             core_is_piped: false,
             filters: sandbox::seccomp::filters().expect("filters"),
+            lineage: sandbox::plan::Lineage::Host,
         })
         .expect("plan");
         Self { dir, plan }
@@ -73,6 +74,7 @@ impl Ground {
                 .expect("bundle")
                 .into(),
             storage: None,
+            template: None,
             shim: [
                 sandbox::memfd::sealed(boot.as_bytes()).expect("memfd"),
                 listener.into_fd(),

@@ -159,6 +159,7 @@ impl Ground {
             storage,
             core_is_piped: self.core_is_piped,
             filters: self.filters.clone(),
+            lineage: sandbox::plan::Lineage::Host,
         })
     }
 }

@@ -218,6 +218,7 @@ fn stage(
         bundle,
         shim: [boot, listener, record],
         storage,
+        template: None,
     };
     let plan = ground
         .plan(order.uid_base, &order.limits, order.storage)
