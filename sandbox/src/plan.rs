@@ -216,10 +216,10 @@ pub enum OrderAct {
 pub enum UsherAct {
     /// Joins the template's user namespace: all capabilities there, none on the host.
     JoinUser,
-    /// Takes this uid and gid of it, and stays unreadable.
-    Become(u32),
-    /// The next child is below the template's PID 1.
+    /// The next child is one of the template's processes.
     JoinPid,
+    /// That child: takes this uid and gid, and stays unreadable.
+    Become(u32),
 }
 
 /// Done by the stager on the new process, which waits.

@@ -102,8 +102,8 @@ fn usher(lineage: &Lineage) -> Vec<Step<UsherAct>> {
         Lineage::Host | Lineage::Template { .. } => Vec::new(),
         Lineage::Fork => vec![
             step("template.user", UsherAct::JoinUser),
-            step("template.owner", UsherAct::Become(AGENT_ID)),
             step("template.pid", UsherAct::JoinPid),
+            step("template.owner", UsherAct::Become(AGENT_ID)),
         ],
     }
 }

@@ -5,15 +5,15 @@
 //! writes its maps must have root's, to whom the files of an unreadable process belong. So there are two:
 //!
 //! ```text
-//! stager ─▶ first   joins the template's user namespace as root's uid; writes the maps
-//!             └──▶ second   becomes the agent's uid, unreadable; its children are below the template's PID 1
+//! stager ─▶ first   joins the template's user namespace, as root's uid; writes the maps
+//!             └──▶ second   is in the template's pid namespace (only so may it make one below); becomes the agent's uid
 //!                    └──▶ PID 1 of the session, with seven namespaces of its own
 //! ```
 //!
-//! All are children of the launcher (`CLONE_PARENT`). Nothing of the daemon is in reach of the template meanwhile: neither
-//! usher is in its pid namespace, and PID 1, which is, is not readable: its memory belongs to the host's user namespace,
-//! before its exec because it is a copy of the launcher's, and after it because the shim's file is root's and mode 0111
-//! (`would_dump` in the kernel's `fs/exec.c`).
+//! All are children of the launcher (`CLONE_PARENT`). The template sees two of them, and may signal them, but reads nothing of
+//! the daemon: they are not dumpable and their memory belongs to the host's user namespace, PID 1's before its exec because it
+//! is a copy of the launcher's, and after it because the shim's file is root's and mode 0111 (`would_dump` in the kernel's
+//! `fs/exec.c`).
 
 use super::{StepResult, step};
 use crate::plan::{MapAct, Step, UsherAct};
@@ -25,7 +25,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Of a template's PID 1.
 #[derive(Debug)]
@@ -69,15 +69,15 @@ fn first(
     child: impl FnOnce() -> i32,
 ) -> StepResult<Cloned> {
     step("clone", || Ok(prctl::set_dumpable(false)?))?;
-    perform(steps, |act| matches!(act, UsherAct::JoinUser), template)?;
+    perform(steps, |act| !matches!(act, UsherAct::Become(_)), template)?;
     let (ours, theirs) = Seqpacket::pair().map_err(|error| ("clone", error))?;
     let sibling = Clone3 {
         sibling: true,
         ..Clone3::default()
     };
     let second = sibling.spawn(|| {
-        let outcome = perform(steps, |act| !matches!(act, UsherAct::JoinUser), template)
-            .and_then(|()| session.spawn(child).map_err(|error| ("clone", error)));
+        let outcome = perform(steps, |act| matches!(act, UsherAct::Become(_)), template)
+            .and_then(|()| step("clone", || session.spawn(child).and_then(on_host)));
         i32::from(tell(&theirs, outcome.as_ref()).is_err())
     });
     second.map_err(|error| ("clone", error))?;
@@ -108,6 +108,20 @@ fn perform(
         })?;
     }
     Ok(())
+}
+
+/// clone3 tells the number that the process has where the caller is: in the template. This process's `/proc` is the host's.
+fn on_host(cloned: Cloned) -> io::Result<Cloned> {
+    let fd = cloned.pidfd.as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    match number.and_then(|number| number.trim().parse().ok()) {
+        Some(number) => Ok(Cloned {
+            pid: Pid::from_raw(number),
+            ..cloned
+        }),
+        None => Err(Errno::ESRCH.into()),
+    }
 }
 
 /// The files; who owns what on the mounts is the stager's to say.
