@@ -301,7 +301,6 @@ impl Template {
                 "{fault}: no fork came"
             );
         };
-        println!(
         let agent = on_host(living.pid, here);
         let fork = Fork {
             agent,
