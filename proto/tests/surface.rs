@@ -68,6 +68,7 @@ fn surface() -> Value {
                 max_egress_backlog: 128,
             },
             egress: true,
+            origin: proto::shim::Origin::Started,
         },
         "exitRecord": ExitRecord { cause: ExitCause::AgentExited, agent: Some(exited.clone()) }.to_numbers(),
         "toShim": [

@@ -172,4 +172,4 @@ class _Finder:
 
 def install(template: Template) -> None:
     """From now on, whoever would serve stops there."""
-    sys.meta_path.insert(0, _Finder(template))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _Finder(template))

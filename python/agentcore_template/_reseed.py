@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 
 def reseed() -> None:
@@ -19,7 +20,7 @@ def reseed() -> None:
     if ssl:
         # OpenSSL notices a fork by its process number, which `_become` sees to; this does not depend on it.
         ssl.RAND_add(os.urandom(64), 64.0)
-    uuid = sys.modules.get("uuid")
+    uuid: Any = sys.modules.get("uuid")
     if uuid:
         uuid._last_timestamp = None
         uuid._node = None

@@ -83,12 +83,7 @@ pub fn template_filters() -> Result<Filters, FilterError> {
 pub fn without_setns() -> BpfProgram {
     let mut program = foreign_tables();
     program.extend(tree::search([libc::SYS_setns], errno(Errno::EPERM)));
-    program.push(tree::filter(
-        BPF_RET | BPF_K,
-        0,
-        0,
-        libc::SECCOMP_RET_ALLOW,
-    ));
+    program.push(tree::filter(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
     program
 }
 

@@ -50,7 +50,10 @@ fn main() {
         ("the_kernel_refuses_what_the_filters_refuse", look::calls),
         ("a_hostile_base_is_a_named_fault", hostile::trees),
         ("a_fork_of_a_template_is_a_session", template::fork),
-        ("a_fork_that_keeps_something_is_seen", template::careless_forks),
+        (
+            "a_fork_that_keeps_something_is_seen",
+            template::careless_forks,
+        ),
     ];
     let trials = tests.map(|(name, test)| {
         Trial::test(name, move || {

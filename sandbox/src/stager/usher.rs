@@ -18,14 +18,14 @@
 use super::{StepResult, step};
 use crate::plan::{MapAct, Step, UsherAct};
 use crate::seqpacket::Seqpacket;
-use crate::sys::errno_of;
 use crate::sys::fork::{Clone3, Cloned};
+use crate::sys::{errno_of, pidfd};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Of a template's PID 1.
 #[derive(Debug)]
@@ -112,16 +112,10 @@ fn perform(
 
 /// clone3 tells the number that the process has where the caller is: in the template. This process's `/proc` is the host's.
 fn on_host(cloned: Cloned) -> io::Result<Cloned> {
-    let fd = cloned.pidfd.as_raw_fd();
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}"))?;
-    let number = info.lines().find_map(|line| line.strip_prefix("Pid:"));
-    match number.and_then(|number| number.trim().parse().ok()) {
-        Some(number) => Ok(Cloned {
-            pid: Pid::from_raw(number),
-            ..cloned
-        }),
-        None => Err(Errno::ESRCH.into()),
-    }
+    Ok(Cloned {
+        pid: pidfd::number(cloned.pidfd.as_fd())?,
+        ..cloned
+    })
 }
 
 /// The files; who owns what on the mounts is the stager's to say.
@@ -138,7 +132,10 @@ fn write_maps(maps: &[Step<MapAct>], pid: Pid) -> StepResult<()> {
     Ok(())
 }
 
-fn tell(socket: &Seqpacket, outcome: Result<&Cloned, &(&'static str, io::Error)>) -> io::Result<()> {
+fn tell(
+    socket: &Seqpacket,
+    outcome: Result<&Cloned, &(&'static str, io::Error)>,
+) -> io::Result<()> {
     match outcome {
         Ok(cloned) => socket.send(&cloned.pid.as_raw().to_le_bytes(), &[cloned.pidfd.as_fd()]),
         Err((name, error)) => {

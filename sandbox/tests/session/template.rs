@@ -282,7 +282,6 @@ impl Template {
         let mut living = self
             .ground
             .start(&plan, uid_base, "forked", Some(namespaces));
-        let launched = began.elapsed();
         let (ours, theirs) = (
             Seqpacket::connect(&living.socket).expect("connect"),
             Seqpacket::connect(&living.socket).expect("connect"),
@@ -412,7 +411,10 @@ pub(crate) fn fork() {
         "getpid 0",
         "inet 0",
     ] {
-        assert!(said.lines().any(|found| found == line), "no {line:?} in\n{said}");
+        assert!(
+            said.lines().any(|found| found == line),
+            "no {line:?} in\n{said}"
+        );
     }
     // A second one finds nothing of the first.
     let second = template.session("");

@@ -196,6 +196,7 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             max_egress_backlog: config.network.max_connections,
         },
         egress,
+        origin: proto::shim::Origin::Started,
     }
 }
 

@@ -6,7 +6,8 @@
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
 use proto::shim::{
-    Ack, BodyEnd, Cancel, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
+    Ack, BodyEnd, Cancel, ClockGap, Exec, Fork, Go, Invoke, Resize, Resume, Settle, Shutdown,
+    Signal,
 };
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -62,6 +63,15 @@ pub enum Order {
     ClockGap(ClockGap),
     /// `shutdown`.
     Shutdown(Shutdown),
+    /// `fork`.
+    Fork {
+        /// The request to answer.
+        rpc: u64,
+        /// One end of the channel between the fork and its session.
+        channel: OwnedFd,
+    },
+    /// `go`.
+    Go,
     /// A notification of a newer generation.
     Unknown,
 }
@@ -132,6 +142,11 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 let [] = due(id, "signal", fds)?;
                 Ok(Order::Signal { rpc: id, signal })
             }
+            "fork" => {
+                let Fork {} = request(id, "fork", params)?;
+                let [channel] = due(id, "fork", fds)?;
+                Ok(Order::Fork { rpc: id, channel })
+            }
             other => {
                 let [] = due(id, other, fds)?;
                 let (code, text) = if other == "attach" {
@@ -158,6 +173,7 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 "resize" => notification("resize", params).map(Order::Resize),
                 "clock-gap" => notification("clock-gap", params).map(Order::ClockGap),
                 "shutdown" => notification("shutdown", params).map(Order::Shutdown),
+                "go" => notification("go", params).map(|Go {}| Order::Go),
                 _ => Ok(Order::Unknown),
             }
         }
