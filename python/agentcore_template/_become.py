@@ -11,8 +11,10 @@ the launcher has looked at this process from outside."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import socket
 import sys
 import time
@@ -22,6 +24,9 @@ from agentcore_template import _reseed, _system
 from agentcore_template._orders import MAX_PACKET, receive
 
 _CHANNEL = 3
+_FIRST = 4
+# Above the numbers above, and below every limit.
+_ASIDE = 64
 
 
 def join(channel: socket.socket, template: int) -> None:
@@ -34,9 +39,10 @@ def join(channel: socket.socket, template: int) -> None:
         # The first of them is the user namespace; the last is the mount namespace, behind which nothing here is found.
         for fd in (*namespaces, mount):
             _system.setns(fd)
+        first = os.pidfd_open(os.getpid())
         if os.fork() != 0:
             os._exit(0)
-        _become(channel, start, stdio, template)
+        _become(channel, start, stdio, first, template)
     except BaseException as error:
         _give_up(channel, error)
 
@@ -49,7 +55,7 @@ def _give_up(channel: socket.socket, error: BaseException) -> None:
     os._exit(1)
 
 
-def _become(channel: socket.socket, start: dict[str, Any], stdio: list[int], template: int) -> None:
+def _become(channel: socket.socket, start: dict[str, Any], stdio: list[int], first: int, template: int) -> None:
     if os.getpid() == template:
         raise RuntimeError("the fork has the template's process number, by which libraries notice a fork")
     os.setsid()
@@ -60,13 +66,19 @@ def _become(channel: socket.socket, start: dict[str, Any], stdio: list[int], tem
     os.setresuid(uid, uid, uid)
     _system.be_unreadable()
     _system.drop_capabilities()
-    for number, fd in enumerate(stdio):
-        os.dup2(fd, number)
-    os.dup2(channel.fileno(), _CHANNEL, inheritable=False)
+    # Out of the way of each other's new places.
+    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for fd in (*stdio, channel.fileno(), first)]
     channel.detach()
-    _system.close_from(_CHANNEL + 1)
+    for number, fd in enumerate(kept):
+        os.dup2(fd, number, inheritable=number < _CHANNEL)
+    _system.close_from(len(kept))
+    over = select.poll()
+    over.register(_FIRST, select.POLLIN)
     _system.install_filter(bytes.fromhex(start["filter"]))
     os.chdir("/")
+    # Looked at is also who will reap this process: the template's PID 1, once its parent has ended.
+    over.poll()
+    os.close(_FIRST)
     with socket.socket(fileno=_CHANNEL) as looked_at:
         looked_at.send(json.dumps({"pid": os.getpid()}).encode())
         go = looked_at.recv(MAX_PACKET)
