@@ -41,6 +41,9 @@ pub const SHIM_ID: u32 = 0;
 /// Uid and gid of the agent, inside.
 pub const AGENT_ID: u32 = 1000;
 
+/// The agent's host uid is that of its session's range with this index.
+pub const AGENT_OFFSET: u32 = 1;
+
 /// What a plan is compiled from.
 #[derive(Debug, Clone)]
 pub struct SessionSpec {

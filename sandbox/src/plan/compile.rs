@@ -1,8 +1,8 @@
 //! From a [`SessionSpec`] to a [`Plan`]. Pure.
 
 use super::{
-    AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, Lineage, MapAct, OrderAct,
-    Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
+    AGENT_ID, AGENT_OFFSET, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, Lineage, MapAct,
+    OrderAct, Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
 };
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -228,7 +228,7 @@ fn namespaces() -> Vec<Step<u64>> {
 
 fn maps(spec: &SessionSpec) -> Vec<Step<MapAct>> {
     let base = spec.uid_base;
-    let mut ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
+    let mut ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + AGENT_OFFSET);
     if let Lineage::Template { uids } = &spec.lineage {
         // All but its own two, which have their numbers already: ranges of a map may not overlap.
         for part in [uids.start..base, base + 2..uids.end] {

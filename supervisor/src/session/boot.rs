@@ -5,7 +5,7 @@ use super::handle::SessionHandle;
 use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
-use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
+use crate::launcher::message::{LaunchOrder, Limits, Lineage, OrderFault};
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
 use crate::store::StoreError;
@@ -129,6 +129,7 @@ pub(super) async fn launch(
             nofile: spec.limits.open_files,
         },
         storage: storage::order(handle),
+        lineage: Lineage::Host,
     };
     let launched = broker.launcher.launch(order, boot, tree).await?;
     clock.over(Stage::Launch);
