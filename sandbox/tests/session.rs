@@ -7,6 +7,8 @@
 mod agent;
 #[path = "session/base.rs"]
 mod base;
+#[path = "session/forker.rs"]
+mod forker;
 #[path = "session/ground.rs"]
 mod ground;
 #[path = "session/hostile.rs"]

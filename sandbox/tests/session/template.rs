@@ -3,44 +3,25 @@
 //!
 //! Here the template's agent is this program, and does what the Python bootstrap does (`python/agentcore_template`).
 
-use super::agent;
 use super::ground::{Ground, Living, UID_BASE};
-use nix::sched::{CloneFlags, setns};
-use nix::sys::prctl;
+use super::{agent, forker};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{
-    ForkResult, Gid, Pid, Uid, dup2_stdin, dup2_stdout, setresgid, setresuid, setsid,
-};
+use nix::unistd::Pid;
 use sandbox::agent::{AgentSpawn, spawn_agent};
 use sandbox::plan::Lineage;
 use sandbox::seqpacket::{Seqpacket, SeqpacketListener};
 use sandbox::stager::TemplateNamespaces;
-use sandbox::sys::capability::{self, CapMask, CapSets};
 use sandbox::sys::fork::fork_single;
 use sandbox::template::{Finding, Fork, inspect};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// The daemon's block, with the template's own range and those of the forks.
 const UIDS: std::ops::Range<u32> = UID_BASE..UID_BASE + 4096;
-
-/// Longer than any test looks.
-const A_WHILE: Duration = Duration::from_secs(60);
-
-/// Namespaces in the order in which a fork joins them: the first gives it the right to the others.
-const NAMESPACES: [(&str, CloneFlags); 7] = [
-    ("user", CloneFlags::CLONE_NEWUSER),
-    ("pid", CloneFlags::CLONE_NEWPID),
-    ("net", CloneFlags::CLONE_NEWNET),
-    ("ipc", CloneFlags::CLONE_NEWIPC),
-    ("uts", CloneFlags::CLONE_NEWUTS),
-    ("cgroup", CloneFlags::CLONE_NEWCGROUP),
-    ("mnt", CloneFlags::CLONE_NEWNS),
-];
 
 /// PID 1 of the template: starts the interpreter with the test's connection as its standard input, then only reaps.
 pub(crate) fn pid_1_of_template(listener: &SeqpacketListener) {
@@ -77,21 +58,8 @@ pub(crate) fn pid_1_of_template(listener: &SeqpacketListener) {
 pub(crate) fn pid_1_of_fork(listener: &SeqpacketListener, say: &mut impl FnMut(&str, &str)) {
     let channel = listener.accept().expect("accept");
     let test = listener.accept().expect("accept");
-    let handles: Vec<OwnedFd> = NAMESPACES
-        .iter()
-        .map(|(name, _)| {
-            File::open(format!("/proc/self/ns/{name}"))
-                .expect("namespace")
-                .into()
-        })
-        .collect();
     let (mut output, writer) = std::io::pipe().expect("pipe");
-    let (first, rest) = handles.split_at(5);
-    let first: Vec<_> = first.iter().map(AsFd::as_fd).collect();
-    let mut rest: Vec<_> = rest.iter().map(AsFd::as_fd).collect();
-    rest.push(writer.as_fd());
-    channel.send(b"namespaces", &first).expect("send");
-    channel.send(b"namespaces", &rest).expect("send");
+    forker::give_namespaces(&channel, &writer);
     drop(writer);
     let mut buffer = [0; 64];
     let heard = channel.recv(&mut buffer).expect("recv");
@@ -120,7 +88,7 @@ pub(crate) fn interpreter() {
         match received.fds.into_iter().next() {
             Some(channel) => {
                 let channel = Seqpacket::from_fd(channel);
-                let first = fork_single(|| join(&channel, &word)).expect("fork");
+                let first = fork_single(|| forker::join(&channel, &word, report)).expect("fork");
                 waitpid(first, None).expect("wait");
                 orders.send(b"forked", &[]).expect("send");
             }
@@ -128,6 +96,11 @@ pub(crate) fn interpreter() {
             None => orders.send(reach(&word).as_bytes(), &[]).expect("send"),
         }
     }
+}
+
+fn report() {
+    agent::report();
+    agent::calls();
 }
 
 /// What of a session's processes the template gets at, although it owns their user namespace.
@@ -151,91 +124,6 @@ fn reach(pid: &str) -> String {
         list("root"),
         list("fd")
     )
-}
-
-/// The first fork: joins the session's namespaces, and forks into its pid namespace.
-fn join(channel: &Seqpacket, fault: &str) -> i32 {
-    let mut buffer = [0; 64];
-    let mut fds = channel.recv(&mut buffer).expect("recv").fds;
-    fds.extend(channel.recv(&mut buffer).expect("recv").fds);
-    let output = fds.pop().expect("output");
-    for ((name, flag), handle) in NAMESPACES.iter().zip(&fds) {
-        if fault != format!("no {name}") {
-            setns(handle, *flag).expect(name);
-        }
-    }
-    drop(fds);
-    // SAFETY: this process has one thread. (`fork_single` would count it in `/proc`, which is the session's now, of whose
-    // processes this is none.)
-    match unsafe { nix::unistd::fork() }.expect("fork") {
-        ForkResult::Child => return become_agent(channel, &output, fault),
-        // The parent stays, so that nobody else reaps.
-        ForkResult::Parent { .. } if fault == "reaper" => std::thread::sleep(A_WHILE),
-        ForkResult::Parent { .. } => {}
-    }
-    0
-}
-
-/// The second fork: gives up what the joining gave it, and says that it is there.
-fn become_agent(channel: &Seqpacket, output: &OwnedFd, fault: &str) -> i32 {
-    let id = if fault == "uid" { 0 } else { 1000 };
-    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
-    setsid().expect("setsid");
-    capability::limit_bounding(CapMask::EMPTY).expect("bounding");
-    setresgid(gid, gid, gid).expect("gid");
-    setresuid(uid, uid, uid).expect("uid");
-    let keep = match fault {
-        "capability" => CapMask(1 << 5),
-        _ => CapMask::EMPTY,
-    };
-    capability::clear_ambient().expect("ambient");
-    capability::set(CapSets {
-        effective: keep,
-        permitted: keep,
-        inheritable: CapMask::EMPTY,
-    })
-    .expect("capabilities");
-    prctl::set_dumpable(false).expect("dumpable");
-    if fault != "filter" {
-        sandbox::sys::seccomp::install(&sandbox::seccomp::without_setns()).expect("filter");
-    }
-    dup2_stdin(File::open("/dev/null").expect("null")).expect("stdin");
-    dup2_stdout(output).expect("stdout");
-    sandbox::sys::standard_fds::place(3, &[channel.as_fd()]).expect("place");
-    let channel = Seqpacket::from_fd(sandbox::sys::standard_fds::take_over(3).expect("channel"));
-    close_from_4();
-    let _extra = (fault == "descriptor").then(|| File::open("/usr").expect("open"));
-    if fault == "thread" {
-        std::thread::spawn(|| std::thread::sleep(A_WHILE));
-    }
-    let _shared = (fault == "shared").then(shared);
-    let me = std::process::id().to_string();
-    channel.send(me.as_bytes(), &[]).expect("send");
-    let mut buffer = [0; 8];
-    if channel.recv(&mut buffer).expect("recv").len == 0 {
-        return 1;
-    }
-    drop(channel);
-    agent::report();
-    agent::calls();
-    0
-}
-
-fn close_from_4() {
-    for name in agent::list("/proc/self/fd").split(',') {
-        let number: i32 = name.parse().expect("number");
-        if number > 3 {
-            let _ = nix::unistd::close(number);
-        }
-    }
-}
-
-fn shared() -> std::ptr::NonNull<libc::c_void> {
-    let length = std::num::NonZero::new(4096).expect("length");
-    let prot = nix::sys::mman::ProtFlags::PROT_READ;
-    let flags = nix::sys::mman::MapFlags::MAP_SHARED;
-    // SAFETY: a new mapping at an address of the kernel's choice, which nobody reads.
-    unsafe { nix::sys::mman::mmap_anonymous(None, length, prot, flags) }.expect("mmap")
 }
 
 /// A running template, and what is needed for sessions below it.

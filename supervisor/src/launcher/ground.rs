@@ -9,6 +9,7 @@ use sandbox::cgroup::{CgroupRoot, IoLimits};
 use sandbox::plan::{self, AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
 use sandbox::stager::Host;
 use sandbox::storage::Shelf;
+use sandbox::uid_block::UIDS_PER_SESSION;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -153,7 +154,8 @@ impl Ground {
         let (lineage, filters) = match order.lineage {
             Lineage::Host => (plan::Lineage::Host, &self.filters),
             Lineage::Template => {
-                let uids = self.uid_block.clone();
+                // All sessions', but not the first range, which may be the broker's.
+                let uids = self.uid_block.start + UIDS_PER_SESSION..self.uid_block.end;
                 (plan::Lineage::Template { uids }, &self.template_filters)
             }
             Lineage::Fork { .. } => (plan::Lineage::Fork, &self.filters),

@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_micros(200);
 pub(super) struct Inspection<'a> {
     /// Of the session.
     pub(super) cgroup: &'a SessionCgroup,
+    /// Of the template, where the agent was born.
+    pub(super) birthplace: &'a SessionCgroup,
     /// The process.
     pub(super) agent: BorrowedFd<'a>,
     /// PID 1 of its session and of its template.
@@ -128,6 +130,7 @@ fn look(inspection: &Inspection<'_>, link: &Seqpacket, launcher: Pid) -> Result<
     title::set("agentcored: inspector").map_err(begin)?;
     let mut keep = vec![link.as_fd(), inspection.agent];
     keep.extend(inspection.cgroup.descriptors());
+    keep.extend(inspection.birthplace.descriptors());
     close_range::close_all_except(&keep).map_err(begin)?;
     let agent = pidfd::number(inspection.agent).map_err(failed("the forked agent has ended"))?;
     own_namespace(agent, inspection.shim)?;
@@ -139,6 +142,7 @@ fn look(inspection: &Inspection<'_>, link: &Seqpacket, launcher: Pid) -> Result<
             errno: error.errno(),
         })?;
     alone(inspection, agent)?;
+    no_strays(inspection)?;
     let fork = Fork {
         agent,
         shim: inspection.shim,
@@ -162,6 +166,36 @@ fn own_namespace(agent: Pid, shim: Pid) -> Result<(), Report> {
             "that process is not in the session's pid namespace".to_owned(),
         )),
     }
+}
+
+/// Nobody stayed behind in the template's cgroup, where this session's limits do not count, who is in one of its namespaces or
+/// may make processes there.
+fn no_strays(inspection: &Inspection<'_>) -> Result<(), Report> {
+    let of = |pid: i32, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).ok();
+    let shim = inspection.shim.as_raw();
+    let members = inspection
+        .birthplace
+        .processes()
+        .map_err(|error| Report::Failed {
+            detail: format!("cannot list the template's processes: {error}"),
+            errno: error.errno(),
+        })?;
+    for pid in members {
+        for (theirs, own) in [
+            ("user", "user"),
+            ("pid", "pid"),
+            ("pid_for_children", "pid"),
+        ] {
+            let found = of(pid, theirs);
+            // Who has ended has none.
+            if found.is_some() && found == of(shim, own) {
+                return Err(Report::Found(
+                    "another process of the template has joined the session".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Nobody is in the session but the two. The stager, which has made it, may need a moment to be gone.

@@ -80,6 +80,11 @@ impl Launcher {
         };
         let inspection = Inspection {
             cgroup: &session.cgroup,
+            birthplace: &self
+                .sessions
+                .get(template)
+                .ok_or(OrderFault::Unknown)?
+                .cgroup,
             agent: agent.as_fd(),
             shim,
             template: self.living(template)?,
