@@ -11,7 +11,7 @@ use sandbox::seqpacket::Seqpacket;
 use sandbox::sys::capability::{self, CapMask, CapSets};
 use sandbox::sys::pidfd;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Longer than any test looks.
@@ -103,8 +103,9 @@ fn become_agent(
     dup2_stdout(output).expect("stdout");
     sandbox::sys::standard_fds::place(3, &[channel.as_fd(), parent.as_fd()]).expect("place");
     drop(parent);
-    let channel = Seqpacket::from_fd(sandbox::sys::standard_fds::take_over(3).expect("channel"));
-    let parent = sandbox::sys::standard_fds::take_over(4).expect("parent");
+    // SAFETY: both were just put there, and nobody else knows of it.
+    let (placed, parent) = unsafe { (OwnedFd::from_raw_fd(3), OwnedFd::from_raw_fd(4)) };
+    let channel = Seqpacket::from_fd(placed);
     close_from_5();
     let _extra = (fault == "descriptor").then(|| File::open("/usr").expect("open"));
     if fault == "thread" {

@@ -32,6 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// As PID 1 of a template: its agent, here a child with the agent's uid, forks; this process reaps.
 pub(crate) fn template(link: &Seqpacket) {
+    speak_when_panicking(link);
     fork_single(|| {
         let (uid, gid) = (Uid::from_raw(1000), Gid::from_raw(1000));
         setresgid(gid, gid, gid).expect("gid");
@@ -54,6 +55,15 @@ pub(crate) fn template(link: &Seqpacket) {
     while waitpid(None, None).is_ok() {}
 }
 
+/// Standard error is the null device here.
+fn speak_when_panicking(link: &Seqpacket) {
+    let link = link.as_fd().try_clone_to_owned().expect("dup");
+    std::panic::set_hook(Box::new(move |panic| {
+        let link = Seqpacket::from_fd(link.try_clone().expect("dup"));
+        drop(link.send(panic.to_string().as_bytes(), &[]));
+    }));
+}
+
 /// As an agent that may serve.
 fn serve() {
     std::thread::sleep(PATIENCE);
@@ -61,7 +71,8 @@ fn serve() {
 
 /// As PID 1 of a session below.
 pub(crate) fn session(link: &Seqpacket) {
-    let mut buffer = [0; 64];
+    speak_when_panicking(link);
+    let mut buffer = [0; 1024];
     let received = link.recv(&mut buffer).expect("recv");
     let channel = Seqpacket::from_fd(received.fds.into_iter().next().expect("a channel"));
     let (_reader, writer) = std::io::pipe().expect("pipe");
@@ -111,10 +122,12 @@ async fn below(
         .expect("send");
     link.send(b"channel", &[theirs.as_fd()]).expect("send");
     drop((ours, theirs));
-    let mut buffer = [0; 64];
+    let mut buffer = [0; 1024];
     let mut take = || {
         let received = link.recv(&mut buffer).expect("recv");
-        received.fds.into_iter().next().expect("a process")
+        let said = String::from_utf8_lossy(&buffer[..received.len]);
+        let process = received.fds.into_iter().next();
+        process.unwrap_or_else(|| panic!("no process: {said}"))
     };
     Below {
         agent: take(),
