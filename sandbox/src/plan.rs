@@ -250,6 +250,15 @@ pub enum ChildAct {
     Setsid,
     /// Default action for every signal, none blocked: what a parent ignores would be ignored by every agent.
     ResetSignals,
+    /// Limits what the session's user namespace may have of something that the kernel counts, besides, against the owner of
+    /// that namespace, who has other sessions as well. The file is one of the host's `/proc/sys/user`, which shows every
+    /// process its own namespace's.
+    OwnShare {
+        /// The file.
+        file: CString,
+        /// At most.
+        limit: u32,
+    },
     /// No mount event crosses to or from the host.
     PrivateMounts,
     /// Attaches the base on the staging directory and goes there.

@@ -25,6 +25,9 @@ const SECUREBITS: u32 = 0b11 | 0b1000 | 0b10_0000 | 0b1100_0000;
 /// Inodes of each scratch file system: one per 4 KiB, within these bounds.
 const INODES: std::ops::RangeInclusive<u64> = 1024..=262_144;
 
+/// Inotify instances of one session below a template, which has 128 for all of them where nobody has changed that.
+const INOTIFY_SHARE: u32 = 16;
+
 /// Pseudo-terminals of one session.
 const MAX_PTYS: u32 = 64;
 
@@ -282,6 +285,13 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("dumpable", ChildAct::NonDumpable),
         step("setsid", ChildAct::Setsid),
         step("signals", ChildAct::ResetSignals),
+    ];
+    if spec.lineage == Lineage::Fork {
+        let file = c"/proc/sys/user/max_inotify_instances".to_owned();
+        let limit = INOTIFY_SHARE;
+        steps.push(step("inotify.share", ChildAct::OwnShare { file, limit }));
+    }
+    steps.extend([
         step("mounts.private", ChildAct::PrivateMounts),
         step(
             "rootfs.attach",
@@ -290,7 +300,7 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
             },
         ),
         step("identity", ChildAct::BecomeShim),
-    ];
+    ]);
     steps.extend(mounts(spec.tmp_bytes)?);
     if spec.storage {
         // Its root is the shim's, and holds the one directory that is the agent's.

@@ -142,6 +142,7 @@ impl fmt::Display for MapAct {
 impl fmt::Display for ChildAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OwnShare { file, limit } => write!(f, "{limit} in {}", text(file)),
             Self::NonDumpable
             | Self::Setsid
             | Self::ResetSignals

@@ -7,7 +7,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use proto::shim::{Boot, ExitRecord, Fork, Forked, Go, Origin, TemplateState};
 use sandbox::exit_mark;
-use sandbox::plan::{self, Lineage, SessionSpec};
+use sandbox::plan::{self, Filters, Lineage, SessionSpec};
 use sandbox::seqpacket::{Seqpacket, SeqpacketListener};
 use sandbox::stager::{Host, OrderFds, Staged, TemplateNamespaces};
 use sandbox::sys::fork::fork_single;
@@ -33,6 +33,8 @@ const BOOTSTRAP: &str = "/opt/agentcore/python";
 pub(crate) struct Ground {
     directory: TempDir,
     host: Host,
+    /// Of sessions, and of templates; made once, as the launcher does.
+    filters: [Filters; 2],
     next_uid: std::cell::Cell<u32>,
 }
 
@@ -69,8 +71,17 @@ impl Ground {
                 shim: sandbox::memfd::sealed_program(c"agentcore-shim", shim).expect("memfd"),
             },
             directory,
+            filters: [
+                sandbox::seccomp::filters().expect("filters"),
+                sandbox::seccomp::template_filters().expect("filters"),
+            ],
             next_uid: std::cell::Cell::new(UIDS.start),
         }
+    }
+
+    /// Where the built-in SDK is on the host.
+    pub(crate) fn builtin(&self) -> PathBuf {
+        self.directory.path().join("base").join(&BOOTSTRAP[1..])
     }
 
     /// A bundle with this program and, if asked for, the AWS SDK; nothing if that is not on this machine.
@@ -102,8 +113,8 @@ impl Ground {
         let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
         let exit = exit_mark::make(&record, (uid_base, uid_base)).expect("exit record");
         let filters = match lineage {
-            Lineage::Template { .. } => sandbox::seccomp::template_filters(),
-            Lineage::Host | Lineage::Fork => sandbox::seccomp::filters(),
+            Lineage::Template { .. } => &self.filters[1],
+            Lineage::Host | Lineage::Fork => &self.filters[0],
         };
         let plan = plan::compile(&SessionSpec {
             uid_base,
@@ -113,7 +124,7 @@ impl Ground {
             staging: self.directory.path().join("staging"),
             storage: false,
             core_is_piped: false,
-            filters: filters.expect("filters"),
+            filters: filters.clone(),
             lineage,
         })
         .expect("plan");

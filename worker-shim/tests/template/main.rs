@@ -11,6 +11,7 @@ mod broker;
 mod harness;
 
 mod ground;
+mod measure;
 
 use ground::{Ground, Session};
 use nix::sys::signal::{Signal, kill};
@@ -36,6 +37,16 @@ def of(name):
     with open("/proc/self/status") as lines:
         return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name + ":")][0]
 
+def inotify_instances():
+    import ctypes
+    libc = ctypes.CDLL(None)
+    opened = []
+    while len(opened) < 200 and (fd := libc.inotify_init1(0)) >= 0:
+        opened.append(fd)
+    for fd in opened:
+        os.close(fd)
+    return len(opened)
+
 @app.entrypoint
 def invoke(payload):
     loaded[0] += 1
@@ -55,6 +66,7 @@ def invoke(payload):
         "tmp": os.listdir("/tmp"),
         "left": open("/tmp/left", "w").write("x"),
         "pid": os.getpid(),
+        "inotify": inotify_instances(),
         "child": os.popen("echo child").read().strip() if os.path.exists("/bin/sh") else "child",
     }
 
@@ -115,6 +127,7 @@ fn sessions_of_their_own(ground: &Ground, name: &str, packages: Option<PathBuf>)
         let answer = session.ask(&word);
         println!("{name}: {times:?}");
         assert_eq!(answer["payload"], number, "{name}");
+        assert_eq!(answer["inotify"], 16, "{name}: a share of its template's");
         assert_eq!(
             answer["own"],
             word.as_str(),
@@ -154,6 +167,8 @@ fn sessions_of_their_own(ground: &Ground, name: &str, packages: Option<PathBuf>)
         }
         sessions.push(session);
     }
+
+    measure::measure(ground, name, &bundle, &mut template);
 
     // The interpreter may die; its forks live on, and no more come of it.
     let mut survivor = sessions.pop().expect("a session");
