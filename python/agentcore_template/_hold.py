@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import gc
 import os
-import select
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from agentcore_template._orders import Orders
+
+
+# Exit status of a fork that waited for an order in vain: the shim is gone.
+_NO_MORE_ORDERS = 75
 
 
 class Template:
@@ -60,29 +63,45 @@ class Template:
             os._exit(0)
 
     def _fork_on_demand(self) -> None:
-        """Come back in forks only."""
+        """Come back in forks only.
+
+        The first of the two forks is made ahead: it is the one that waits for an order, and this process makes the
+        next when that one has taken it.
+        """
         me = os.getpid()
-        poll = select.poll()
-        poll.register(self._orders.fileno(), select.POLLIN)
         while True:
-            for ready, _ in poll.poll():
-                if ready != self._orders.fileno():
-                    # A first fork has ended; the second one is the shim's to reap.
-                    poll.unregister(ready)
-                    os.waitid(os.P_PIDFD, ready, os.WEXITED)
-                    os.close(ready)
-                    continue
+            flush()
+            taken, take = os.pipe()
+            first = os.fork()
+            if first == 0:
                 channel = self._orders.channel()
                 if channel is None:
-                    os._exit(0)
-                flush()
-                first = os.fork()
-                if first == 0:
-                    self._orders.close()
-                    _become.join(channel, me)
-                    return
-                channel.close()
-                poll.register(os.pidfd_open(first), select.POLLIN)
+                    os._exit(_NO_MORE_ORDERS)
+                os.close(taken)
+                os.close(take)
+                self._orders.close()
+                _become.join(channel, me)
+                return
+            os.close(take)
+            # Its end, or that it has closed this: both mean that another one is due.
+            os.read(taken, 1)
+            os.close(taken)
+            if _NO_MORE_ORDERS in _ended():
+                os._exit(0)
+
+
+def _ended() -> list[int]:
+    """Exit statuses of first forks; the second ones are the shim's to reap."""
+    statuses = []
+    try:
+        while True:
+            found, status = os.waitpid(-1, os.WNOHANG)
+            if found == 0:
+                break
+            statuses.append(os.waitstatus_to_exitcode(status))
+    except ChildProcessError:
+        pass
+    return statuses
 
 
 def flush() -> None:

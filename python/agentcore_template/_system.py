@@ -6,6 +6,8 @@ import ctypes
 import os
 
 _C = ctypes.CDLL(None, use_errno=True)
+# Declared once: a fork that converts each argument by itself takes two milliseconds for the bounding set alone.
+_C.prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
 _PR_SET_DUMPABLE = 4
 _PR_SET_SECCOMP = 22
@@ -20,6 +22,12 @@ _SECUREBITS = 0xEB
 _MOST_CAPABILITIES = 64
 
 
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
+
+
 def _check(what: str, result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
@@ -27,8 +35,7 @@ def _check(what: str, result: int) -> None:
 
 
 def _prctl(what: str, option: int, *args: int) -> None:
-    words = [ctypes.c_ulong(arg) for arg in (*args, 0, 0, 0, 0)[:4]]
-    _check(what, _C.prctl(option, *words))
+    _check(what, _C.prctl(option, *(*args, 0, 0, 0, 0)[:4]))
 
 
 def setns(fd: int) -> None:
@@ -66,12 +73,8 @@ def be_unreadable() -> None:
 
 def install_filter(program: bytes) -> None:
     """A seccomp filter on top of those that are there: `struct sock_filter` one after the other."""
-
-    class Program(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("lines", ctypes.c_char_p))
-
-    filter_ = Program(len(program) // 8, program)
-    _check("seccomp", _C.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(filter_), 0, 0))
+    filter_ = _Program(len(program) // 8, program)
+    _prctl("seccomp", _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filter_))
 
 
 def close_from(first: int) -> None:

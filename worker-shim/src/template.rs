@@ -61,21 +61,29 @@ impl Template {
             Ok(_) | Err(_) => None,
         };
         // One that was ready can still be lost; nothing else is heard twice.
-        let state = match (heard, &self.state) {
-            (Some(TemplateState::Ready), None) => TemplateState::Ready,
-            (Some(TemplateState::Refused { reason }), None) => refused(&reason),
+        match (heard, &self.state) {
+            (Some(TemplateState::Ready), None) => self.state = Some(TemplateState::Ready),
+            (Some(TemplateState::Refused { reason }), None) => {
+                self.state = Some(refused(&reason));
+                self.interpreter = None;
+            }
             (Some(_) | None, Some(TemplateState::Refused { .. })) => {
                 self.interpreter = None;
                 return false;
             }
-            (Some(_) | None, Some(TemplateState::Ready)) => refused("its process has ended"),
-            (None, None) => refused("its process ended before it was ready"),
-        };
-        if matches!(state, TemplateState::Refused { .. }) {
-            self.interpreter = None;
+            (Some(_) | None, Some(TemplateState::Ready)) | (None, None) => self.ended(),
         }
-        self.state = Some(state);
         true
+    }
+
+    /// Its process has ended; a fork of it that waits for an order may still hold the other end.
+    pub(crate) fn ended(&mut self) {
+        self.interpreter = None;
+        self.state = Some(match self.state.take() {
+            Some(TemplateState::Ready) => refused("its process has ended"),
+            Some(before @ TemplateState::Refused { .. }) => before,
+            None => refused("its process ended before it was ready"),
+        });
     }
 
     /// Hands one end of a channel to the next fork.

@@ -48,10 +48,13 @@ impl Shim {
         if self.agent.died() {
             self.invocations.agent_died(&mut self.link);
         }
-        match self.source {
+        match &mut self.source {
             Source::Started | Source::Fork(_) => self.ending.agent_ended(now),
             // Agents of other sessions are below this process, and live as long as it does.
-            Source::Template(_) => {}
+            Source::Template(template) => {
+                template.ended();
+                self.tell_source();
+            }
         }
     }
 
