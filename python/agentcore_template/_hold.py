@@ -120,6 +120,9 @@ def _patch_uvicorn(module: ModuleType, template: Template) -> None:
     def held_run(self: Any, *args: Any, **options: Any) -> Any:
         if args or any(options.values()):
             template.refuse("the program gives uvicorn sockets of its own")
+        if not self.config.loaded:
+            # What `serve` would do first: it opens nothing, and each fork would do it again.
+            self.config.load()
         template.hold(self.config.host, self.config.port)
         return run(self, *args, **options)
 
