@@ -157,9 +157,7 @@ fn refusals() -> Result<BpfProgram, FilterError> {
     refusals_of(numbers(forbidden::GROUPS))
 }
 
-fn refusals_of(
-    forbidden: impl Iterator<Item = libc::c_long>,
-) -> Result<BpfProgram, FilterError> {
+fn refusals_of(forbidden: impl Iterator<Item = libc::c_long>) -> Result<BpfProgram, FilterError> {
     let mut program = foreign_tables();
     program.extend(tree::search(forbidden, errno(Errno::EPERM)));
     program.extend(by_argument()?);
