@@ -26,14 +26,17 @@ pub(crate) struct Living {
     pub(crate) pid: Pid,
     pub(crate) socket: PathBuf,
     said: File,
+    heard: Vec<u8>,
 }
 
 impl Living {
-    /// Everything that was said until now.
+    /// Every whole line that was said until now.
     pub(crate) fn said(&mut self) -> String {
-        let mut text = Vec::new();
-        let _ = self.said.read_to_end(&mut text);
-        String::from_utf8(text).expect("text")
+        // Ends with "would block"; what came before that is kept.
+        let _ = self.said.read_to_end(&mut self.heard);
+        let whole = self.heard.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |at| at + 1);
+        String::from_utf8(self.heard[..whole].to_vec()).expect("text")
     }
 }
 
@@ -118,7 +121,12 @@ impl Ground {
             ],
         };
         let pid = self.stage(plan, &order).expect("a session");
-        Living { pid, socket, said }
+        Living {
+            pid,
+            socket,
+            said,
+            heard: Vec::new(),
+        }
     }
 
     /// The base's directory.

@@ -104,6 +104,17 @@ impl Inspector {
     }
 }
 
+/// Forks one that enters the session's cgroup and ends at once. A move waits for an RCU grace period unless another was made
+/// shortly before: so this one waits, while the session is made, and the agent's does not.
+pub(super) fn go_ahead(cgroup: &SessionCgroup) -> io::Result<()> {
+    let launcher = nix::unistd::getpid();
+    Clone3::default().spawn(|| {
+        let bound = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == launcher;
+        i32::from(!bound || cgroup.enter_self().is_err())
+    })?;
+    Ok(())
+}
+
 /// The inspector's whole life.
 fn run(inspection: &Inspection<'_>, link: &Seqpacket, launcher: Pid) -> i32 {
     let report = match look(inspection, link, launcher) {

@@ -3,6 +3,7 @@
 use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
+use crate::launcher::inspector;
 use crate::launcher::message::{
     Counters, LaunchOrder, Limits, Lineage, Order, OrderFault, Ordered, Reply,
 };
@@ -255,6 +256,12 @@ impl Launcher {
             let told = stager.last_words(&error);
             let untold = || host_fault("cannot give the order to the stager", errno_of(&error));
             return Err(Handover::Failed(told.unwrap_or_else(untold)));
+        }
+        if template.is_some()
+            && let Err(error) = inspector::go_ahead(&session.cgroup)
+        {
+            // Its agent's move is only slower then.
+            tracing::warn!(session_id = %order.session, error = %error, "no process goes ahead");
         }
         session.uids = Uids::From(order.uid_base);
         session.lineage = order.lineage.clone();
