@@ -28,6 +28,8 @@
 //! | | `clock-gap` (notification, after a thaw) | [`ClockGap`] | |
 //! | | `claim` (of a pool's member, once) | [`Claim`] ▸ `{}` | |
 //! | | `shutdown` (notification) | [`Shutdown`] | |
+//! | | `fork` | [`Fork`] ▸ `{}` | 1: an end of the channel |
+//! | | `go` (notification) | [`Go`] | |
 //! | both | `body.end` (notification) | [`BodyEnd`] | |
 //! | shim ▸ broker | `ended` (notification) | [`Ended`] | |
 //! | | `health` (notification, on change only) | [`Health`] | |
@@ -36,10 +38,15 @@
 //! | | `exec.exited` (notification) | [`ExecExited`] | |
 //! | | `egress` (notification) | [`Egress`] | 1: an accepted TCP connection of the session's loopback |
 //! | | `fault` (notification) | [`Fault`] | |
+//! | | `template` (notification) | [`TemplateState`] | |
+//! | | `forked` (notification) | [`Forked`] | 1: the agent's pidfd |
 //!
 //! Everything from a shim is attacker-influenced: typed, bounded, rate-limited; no descriptor but those above.
 
 pub mod kept;
+pub mod template;
+
+pub use template::{Fork, Forked, Go, Origin, TemplateState};
 
 pub use kept::{Ack, Ended, KEPT_WINDOW, Keep, Kept, MAX_KEEP_MS, MAX_KEPT, Resume, Settle};
 
@@ -93,6 +100,9 @@ pub struct Boot {
     pub limits: ShimLimits,
     /// Whether to offer the egress proxy's loopback port (its address goes into the agent's proxy variables).
     pub egress: bool,
+    /// Where the agent comes from; absent means that the shim starts it.
+    #[serde(default, skip_serializing_if = "Origin::is_started")]
+    pub origin: Origin,
 }
 
 /// How to start the agent.

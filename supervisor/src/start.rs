@@ -319,6 +319,7 @@ fn print_plan() -> ExitCode {
                 storage: true,
                 core_is_piped: false,
                 filters,
+                lineage: sandbox::plan::Lineage::Host,
             })
             .map_err(|error| chain(&error))
         });

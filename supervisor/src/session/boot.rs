@@ -5,7 +5,7 @@ use super::handle::SessionHandle;
 use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
-use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
+use crate::launcher::message::{LaunchOrder, Limits, Lineage, OrderFault};
 use crate::ledger::record::SessionPart;
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
@@ -130,6 +130,7 @@ pub(super) async fn launch(
             nofile: spec.limits.open_files,
         },
         storage: storage::order(handle),
+        lineage: Lineage::Host,
     };
     let launched = broker.launcher.launch(order, boot, tree).await?;
     clock.over(Stage::Launch);
@@ -227,6 +228,7 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             max_egress_backlog: config.network.max_connections,
         },
         egress,
+        origin: proto::shim::Origin::Started,
     }
 }
 

@@ -6,7 +6,8 @@
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
 use proto::shim::{
-    Ack, BodyEnd, Cancel, Claim, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
+    Ack, BodyEnd, Cancel, Claim, ClockGap, Exec, Fork, Go, Invoke, Resize, Resume, Settle,
+    Shutdown, Signal,
 };
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -69,6 +70,15 @@ pub enum Order {
     },
     /// `shutdown`.
     Shutdown(Shutdown),
+    /// `fork`.
+    Fork {
+        /// The request to answer.
+        rpc: u64,
+        /// One end of the channel between the fork and its session.
+        channel: OwnedFd,
+    },
+    /// `go`.
+    Go,
     /// A notification of a newer generation.
     Unknown,
 }
@@ -144,6 +154,11 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 let [] = due(id, "claim", fds)?;
                 Ok(Order::Claim { rpc: id, claim })
             }
+            "fork" => {
+                let Fork {} = request(id, "fork", params)?;
+                let [channel] = due(id, "fork", fds)?;
+                Ok(Order::Fork { rpc: id, channel })
+            }
             other => {
                 let [] = due(id, other, fds)?;
                 let (code, text) = if other == "attach" {
@@ -170,6 +185,7 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 "resize" => notification("resize", params).map(Order::Resize),
                 "clock-gap" => notification("clock-gap", params).map(Order::ClockGap),
                 "shutdown" => notification("shutdown", params).map(Order::Shutdown),
+                "go" => notification("go", params).map(|Go {}| Order::Go),
                 _ => Ok(Order::Unknown),
             }
         }

@@ -49,6 +49,7 @@ impl Shim {
             },
         );
         self.ending.attached();
+        self.tell_source();
         // Said once on every link, after the output that came before it.
         self.exit_told = false;
         self.next_log = now;
@@ -132,6 +133,11 @@ impl Shim {
                     self.perform(act);
                 }
             }
+            Order::Fork { rpc, channel } => match self.fork(channel) {
+                Ok(()) => self.link.answer(rpc, &serde_json::Map::new()),
+                Err(text) => self.link.refuse(rpc, ErrorCode::BadOrder, text),
+            },
+            Order::Go => self.go(now),
             Order::Unknown => {}
         }
     }
