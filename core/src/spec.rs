@@ -12,6 +12,7 @@ mod budgets;
 mod command;
 mod environment;
 mod faults;
+mod fork;
 mod policy;
 mod pool;
 mod quantities;
@@ -20,6 +21,7 @@ mod targets;
 mod wire;
 
 pub use environment::RESERVED;
+pub use fork::Forking;
 pub use policy::{HostPolicy, Interpreters, NetworkGrant, PoolGrant, Settings, StorageGrant};
 pub use storage::SessionStorage;
 
@@ -80,6 +82,8 @@ pub struct RuntimeSpec {
     pub storage: Option<SessionStorage>,
     /// How many of them may wait, started, for whoever comes.
     pub pool: Bounds,
+    /// Whether their agents may be forks.
+    pub fork: Forking,
 }
 
 /// Limits of a session, none above the operator's ceilings.
@@ -174,6 +178,7 @@ impl RuntimeSpec {
         budgets::check(&config.budget, &mut faults);
         let storage = storage::resolve(&config.storage, &policy.storage, &mut faults);
         let pool = pool::resolve(&config.pool, &policy.pool, storage.as_ref(), &mut faults);
+        let fork = fork::resolve(config, policy.fork, command.as_ref());
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {
@@ -202,6 +207,7 @@ impl RuntimeSpec {
                 network,
                 storage,
                 pool,
+                fork,
             }),
             (_, Err(faults)) => Err(faults),
             (None, Ok(())) => unreachable!("no command without a fault"),

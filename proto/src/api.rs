@@ -165,6 +165,9 @@ pub struct Runtime {
     /// Sessions that wait in its pool, if it has one and was used lately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolState>,
+    /// What new sessions are forked from, if that may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.
@@ -189,6 +192,36 @@ pub struct PoolState {
     /// Why the last one that waited, or was to, ended by itself; until one is had again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// The template of a runtime: one process that has loaded the agent, of which new sessions' agents are forks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Template {
+    /// Whether there is one.
+    pub state: TemplateState,
+    /// Why there is none and new sessions start without, if something is in the way; in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Sessions that were forked, since this daemon looks after it.
+    pub forks: u64,
+    /// Sessions that were to be forked, and were started instead.
+    pub failed: u64,
+}
+
+/// See [`Template`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum TemplateState {
+    /// None: nobody wants sessions of it, or something is in the way.
+    #[default]
+    None,
+    /// It is being made.
+    Starting,
+    /// New sessions are forked from it.
+    Ready,
 }
 
 /// An immutable version of a runtime.
@@ -271,6 +304,23 @@ pub enum Phase {
     Ended,
     /// Never became ready.
     Failed,
+}
+
+/// How a session's processes came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// They were started for their caller.
+    Cold,
+    /// They waited in a pool.
+    Pool,
+    /// The agent is a fork of a template.
+    Fork,
+    /// They wait in a pool, and are nobody's.
+    Waiting,
+    /// It is a template, and nobody's.
+    Template,
 }
 
 /// Why a session ended: exactly one.
@@ -389,6 +439,9 @@ pub struct Session {
     /// More about the end, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_detail: Option<String>,
+    /// How its processes came to be, while it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// Host pid of its PID 1 while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,

@@ -110,6 +110,9 @@ pub struct RuntimeConfig {
         skip_serializing_if = "is_default"
     )]
     pub pool: Pool,
+    /// Whether new sessions may be forks of one that has loaded the agent already; absent means the operator's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Fork>,
 }
 
 impl RuntimeConfig {
@@ -301,6 +304,18 @@ pub struct Pool {
     /// So many wait at most; 0 is no pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<u32>,
+}
+
+/// Whether the agents of new sessions are made by forking a template: a process that has loaded the agent once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Fork {
+    /// Where it can be done, which is for Python; others start as always.
+    Auto,
+    /// Never.
+    #[default]
+    Off,
 }
 
 /// A directory of a session that is kept for the next session of the same caller, endpoint and id (AWS's

@@ -30,6 +30,7 @@ use crate::session::journal::SessionJournal;
 use crate::slots::Slots;
 use crate::store::{self, NewSession, SessionEnd, Store, StoreError, UidBlock};
 use crate::tasks::Tasks;
+use crate::templates::Templates;
 use crate::time::Clock;
 use crate::usage::Readings;
 use nix::sys::resource::{Resource, getrlimit};
@@ -123,6 +124,8 @@ pub struct Broker {
     pub rates: Rates,
     /// Sessions that wait for whoever comes.
     pub pool: Pool,
+    /// What new sessions' agents are forked from.
+    pub templates: Templates,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -222,6 +225,7 @@ impl Broker {
             host: Arc::default(),
             rates: Rates::default(),
             pool: Pool::default(),
+            templates: Templates::default(),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
@@ -314,6 +318,7 @@ impl Broker {
             network: config.network.grant.clone(),
             storage: config.storage.grant(self.ground.no_storage.clone()),
             pool: config.pool.grant(),
+            fork: config.template.fork,
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
             url: self.url(&config),
@@ -389,17 +394,25 @@ impl Broker {
 
     /// Writes down how a launched session is found again; nobody waits for it. Tries until it is written, while the session is
     /// there: without it the next daemon would not know it.
-    pub fn record_launch(self: &Arc<Self>, handle: &SessionHandle, launched: &Launched) {
+    pub fn record_launch(
+        self: &Arc<Self>,
+        handle: &SessionHandle,
+        launched: &Launched,
+        template: Option<SessionId>,
+    ) {
         let broker = Arc::clone(self);
         let id = handle.id.clone();
-        let launched = store::Launched {
-            pid: launched.pid,
-            start_time: launched.start_time,
-            cgroup_inode: launched.cgroup_inode,
+        let launch = store::Launch {
+            launched: store::Launched {
+                pid: launched.pid,
+                start_time: launched.start_time,
+                cgroup_inode: launched.cgroup_inode,
+            },
+            template,
         };
         tokio::spawn(async move {
             loop {
-                match broker.store.session_launched(&id, launched).await {
+                match broker.store.session_launched(&id, launch.clone()).await {
                     // It has ended.
                     Ok(()) | Err(StoreError::NotFound(_)) => return,
                     Err(error) => {
@@ -458,6 +471,7 @@ impl Broker {
             ended_at: None,
             end_reason: None,
             end_detail: None,
+            origin: Some(handle.origin().to_api()),
             pid: None,
             uid_base: None,
             usage: Usage::default(),

@@ -1,6 +1,7 @@
 //! Deployed runtimes, in memory: what an invocation looks up. The store has the truth; this is what each endpoint leads to,
 //! put here after the store has it.
 
+use crate::session::boot;
 use proto::config::{Protocol, RuntimeConfig};
 use proto::ids::{ArtifactId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use session_core::lifecycle::Policy;
@@ -10,6 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// From TERM to KILL of a session that nobody has used.
 const WAITING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How much longer a template may take to be there than an agent to be ready: it answers test requests first.
+const LEARNING: std::time::Duration = std::time::Duration::from_secs(35);
 
 /// One immutable version, compiled for this host.
 #[derive(Debug)]
@@ -53,6 +57,22 @@ impl RuntimeVersion {
         Policy {
             idle_timeout: age,
             max_lifetime: age,
+            stop_grace: timeouts.stop_grace.min(WAITING_GRACE),
+            freeze_after: None,
+            ..self.lifecycle_policy(config)
+        }
+    }
+}
+
+impl RuntimeVersion {
+    /// The same of a template: it is its keeper's to say when it ends, which knows who is below it.
+    #[must_use]
+    pub fn template_policy(&self, config: &crate::config::Config) -> Policy {
+        let timeouts = &self.spec.timeouts;
+        Policy {
+            start_timeout: timeouts.start + LEARNING,
+            idle_timeout: boot::LONG,
+            max_lifetime: boot::LONG,
             stop_grace: timeouts.stop_grace.min(WAITING_GRACE),
             freeze_after: None,
             ..self.lifecycle_policy(config)

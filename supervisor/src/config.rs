@@ -25,7 +25,7 @@ use crate::rates::PerCaller;
 use crate::store::{Quotas, Retention};
 use crate::tokens::IssuerPolicy;
 use given::Given;
-use proto::config::Budgets;
+use proto::config::{Budgets, Fork};
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use session_core::admission::Policy as AdmissionPolicy;
@@ -98,6 +98,8 @@ pub struct Config {
     pub storage: Storage,
     /// Sessions that wait for whoever comes.
     pub pool: Pools,
+    /// What sessions are forked from.
+    pub template: Templates,
     /// The database.
     pub store: StoreKeys,
     /// Asynchronous tasks.
@@ -334,6 +336,19 @@ impl Pools {
     }
 }
 
+/// Templates, of which new sessions are forks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Templates {
+    /// Of runtimes that do not say.
+    pub fork: Fork,
+    /// Of all runtimes together.
+    pub total: u32,
+    /// One from which nothing was forked for so long ends.
+    pub unused_after: Duration,
+    /// One that is so old is replaced.
+    pub max_age: Duration,
+}
+
 /// The database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreKeys {
@@ -416,6 +431,7 @@ impl Config {
             network: self.network.grant.clone(),
             storage: self.storage.grant(None),
             pool: self.pool.grant(),
+            fork: self.template.fork,
             interpreters,
             region: self.region.clone(),
             url: self.public_url.clone(),

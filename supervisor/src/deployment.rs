@@ -55,6 +55,7 @@ impl Broker {
         let Some(served) = self.store.served(name).await? else {
             self.catalogue.remove(name);
             self.pool.ring();
+            self.templates.ring();
             return Ok(());
         };
         let runtime = served.runtime;
@@ -77,6 +78,7 @@ impl Broker {
         };
         self.catalogue.put(name.clone(), deployed);
         self.pool.ring();
+        self.templates.ring();
         Ok(())
     }
 

@@ -161,6 +161,10 @@ impl Ledger {
         (age, active): (Duration, bool),
     ) -> Arc<Account> {
         let session = subject.session.clone();
+        let subject = match subject.owner.is_nobody() {
+            true => subject.waiting(),
+            false => subject,
+        };
         let left = locked(&self.left).remove(&session);
         match left.filter(|saved| saved.boot_id == self.boot.id) {
             Some(saved) => {

@@ -82,6 +82,8 @@ pub struct Metrics {
     pool_target: Family<Agent, Gauge>,
     pool_hits: Family<Agent, Counter>,
     pool_misses: Family<Agent, Counter>,
+    templates: Family<State, Gauge>,
+    fork_failures: Family<Agent, Counter>,
     reload_successful: Gauge,
     psi: Family<Resource, Ratio>,
 }
@@ -128,6 +130,8 @@ impl Metrics {
             pool_target: Family::default(),
             pool_hits: Family::default(),
             pool_misses: Family::default(),
+            templates: Family::default(),
+            fork_failures: Family::default(),
             reload_successful: Gauge::default(),
             psi: Family::default(),
             registry: Registry::default(),
@@ -329,6 +333,18 @@ impl Metrics {
             "New sessions of runtimes with a pool that found none",
             each.clone(),
         );
+        let each = &self.templates;
+        to.register(
+            "templates",
+            "Templates that new sessions are forked from, and those that are being made",
+            each.clone(),
+        );
+        let each = &self.fork_failures;
+        to.register(
+            "fork_failures",
+            "New sessions that were to be forked, and were started instead",
+            each.clone(),
+        );
         let each = &self.psi;
         to.register(
             "psi_some_ratio",
@@ -435,6 +451,11 @@ impl Metrics {
             &self.pool_misses
         };
         counter.get_or_create(&self.agent(runtime)).inc();
+    }
+
+    /// A new session was to be forked, and was not.
+    pub fn fork_failed(&self, runtime: &RuntimeName) {
+        self.fork_failures.get_or_create(&self.agent(runtime)).inc();
     }
 
     /// A session is over.

@@ -132,6 +132,21 @@ impl Owner {
         }
     }
 
+    /// Of templates, which others are forked from.
+    #[must_use]
+    pub fn template() -> Self {
+        Self {
+            principal: Principal::daemon(),
+            user: Some(UserId("template".to_owned())),
+        }
+    }
+
+    /// Whether what it has is no session of anybody's.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        [Self::pool(), Self::template()].contains(self)
+    }
+
     /// Reads what [`Owner::key`] wrote; `None` for sessions from before there were owners.
     #[must_use]
     pub fn from_key(text: &str) -> Option<Self> {

@@ -20,6 +20,7 @@ use crate::catalogue::RuntimeVersion;
 use crate::ledger;
 use crate::session::driver::{self, Claimed};
 use crate::session::handle::SessionHandle;
+use crate::session::origin::Path;
 use proto::api::{EndReason, PoolState};
 use proto::ids::{RuntimeId, VersionNumber};
 use session_core::moment::Moment;
@@ -172,7 +173,7 @@ impl Pool {
     pub async fn retire(&self, broker: &Broker, runtime: &RuntimeId) -> Vec<Arc<SessionHandle>> {
         self.shelves().of.retain(|(of, _), _| of != runtime);
         let mut members = broker.registry.waiting();
-        members.retain(|handle| handle.key.runtime == *runtime);
+        members.retain(|handle| is_member(handle) && handle.key.runtime == *runtime);
         for handle in &members {
             handle.stop(EndReason::Stopped).await;
         }
@@ -186,7 +187,8 @@ impl Pool {
             shelves.closed = true;
             shelves.of.clear();
         }
-        let members = broker.registry.waiting();
+        let mut members = broker.registry.waiting();
+        members.retain(is_member);
         for handle in &members {
             handle.stop(EndReason::DaemonStopped).await;
         }
@@ -292,6 +294,11 @@ impl Pool {
         // Nothing panics while it is held.
         self.shelves.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether it is a pool's, and no template.
+fn is_member(handle: &Arc<SessionHandle>) -> bool {
+    handle.path == Path::Waiting
 }
 
 /// A member that was taken off its shelf and is not handed over yet. If nobody waits for that any more it is put back.

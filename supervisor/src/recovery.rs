@@ -44,6 +44,7 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
     let left = broker.store.live_sessions().await?;
     let mut versions = Versions::default();
     let mut adopting = JoinSet::new();
+    let (templates, left): (Vec<_>, Vec<_>) = left.into_iter().partition(is_template);
     for session in left {
         let version = versions.of(broker, &session);
         let broker = Arc::clone(broker);
@@ -66,6 +67,15 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
                 burying.spawn(async move { bury(&broker, &session, why).await });
             }
             Err(panic) => tracing::error!(error = %panic, "a session was not adopted"),
+        }
+    }
+    // After those below them, which would end with them.
+    for template in templates {
+        let version = versions.of(broker, &template);
+        if let Err(why) = adopt_template(broker, &template, version).await {
+            broker.exits.forget(&template.session.id);
+            let broker = Arc::clone(broker);
+            burying.spawn(async move { bury(&broker, &template, why).await });
         }
     }
     // Mostly milliseconds. What does not die in time keeps its row, and with that its id and uid range, until it has.
@@ -211,6 +221,7 @@ async fn adopt(
         pid: launched.pid,
         start_time: launched.start_time,
         cgroup_inode: launched.cgroup_inode,
+        template: false,
     };
     let frozen = take_over(broker, order).await?;
     let lives = if frozen {
@@ -246,7 +257,12 @@ async fn adopt(
         version,
         at: row.created_at.system_time(),
         launched_at: row.created_at.system_time() - left.waited,
-        path: Path::Cold,
+        path: match left.template {
+            Some(_) => Path::Fork,
+            None => Path::Cold,
+        },
+        lease: left.template.as_ref().map(|id| broker.templates.find(id)),
+        template: None,
     };
     let found = Found {
         uid_base: row.uid_base,
@@ -272,6 +288,64 @@ async fn adopt(
     } else {
         Err("another session has its id".into())
     }
+}
+
+fn is_template(left: &LiveSession) -> bool {
+    left.session.owner == Some(Owner::template())
+}
+
+/// Keeps a template for the sessions below it that were adopted; nothing is forked from it any more.
+async fn adopt_template(
+    broker: &Arc<Broker>,
+    left: &LiveSession,
+    version: Result<Arc<RuntimeVersion>, String>,
+) -> Result<(), NotAdopted> {
+    let row = &left.session;
+    if row.boot_id != broker.ground.boot_id {
+        return Err(NotAdopted::Rebooted);
+    }
+    let template = broker.templates.found(&row.id);
+    let template = template.filter(|template| template.leases() > 0);
+    let template = template.ok_or("it is a template, and no session is below it")?;
+    let (Some(launched), Some(token)) = (row.launched, &row.token) else {
+        return Err("its launch was not over when the daemon that owned it ended".into());
+    };
+    let completions = driver::completions();
+    broker.exits.register(row.id.clone(), completions.0.clone());
+    let order = AdoptOrder {
+        session: row.id.clone(),
+        uid_base: row.uid_base,
+        pid: launched.pid,
+        start_time: launched.start_time,
+        cgroup_inode: launched.cgroup_inode,
+        template: true,
+    };
+    if take_over(broker, order).await? {
+        // By another hand: those below it could not end.
+        let thawed = broker.launcher.thaw(row.id.clone()).await;
+        thawed.map_err(|fault| chain(&fault))?;
+    }
+    let running = attach(broker, &row.id, token).await?;
+    let found = Found {
+        uid_base: row.uid_base,
+        pid: launched.pid,
+        age: since_boot().saturating_sub(ticks(launched.start_time)),
+        memo: left.memo.clone(),
+        lives: Lives::Runs(running),
+        completions,
+    };
+    let handle = driver::reload(
+        broker,
+        Arc::clone(&template),
+        version?,
+        row.created_at.system_time(),
+        found,
+    );
+    broker
+        .templates
+        .adopted(&template, &handle, broker.clock.now());
+    tracing::info!(session_id = %row.id, sessions = template.leases(), "template kept for the sessions below it");
+    Ok(())
 }
 
 /// The clock that processes' start times are told by.
@@ -309,6 +383,7 @@ async fn attach(
             link,
             attached,
             events,
+            early: Vec::new(),
         }),
         Ok(Err(error)) => Err(chain(&error).into()),
         Err(_late) => Err("its shim does not answer".into()),
@@ -366,7 +441,7 @@ fn subject(row: &SessionRow) -> Option<Subject> {
     };
     let version = (row.runtime.clone(), row.version);
     let subject = Subject::new(row.id.clone(), &key, version, row.created_at);
-    Some(match key.owner == Owner::pool() {
+    Some(match key.owner.is_nobody() {
         true => subject.waiting(),
         false => subject,
     })

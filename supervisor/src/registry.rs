@@ -1,7 +1,6 @@
 //! Live sessions, by the caller's key and by our name, and those to be that wait in pools: the only map.
 
 use crate::session::handle::{SessionHandle, SessionKey};
-use crate::session::origin::Path;
 use proto::ids::{RuntimeId, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +18,7 @@ pub struct Registry {
 struct Maps {
     by_key: HashMap<SessionKey, Arc<SessionHandle>>,
     by_id: HashMap<SessionId, Arc<SessionHandle>>,
-    /// Those that wait in a pool: nobody's sessions.
+    /// Those that wait in a pool, and templates: nobody's sessions.
     waiting: HashMap<SessionId, Arc<SessionHandle>>,
 }
 
@@ -59,13 +58,13 @@ impl Registry {
         }
     }
 
-    /// Takes one that waits for whoever comes.
+    /// Takes one that waits for whoever comes, or that others are forked from.
     pub fn wait(&self, handle: &Arc<SessionHandle>) {
         let mut maps = self.maps();
         maps.waiting.insert(handle.id.clone(), Arc::clone(handle));
     }
 
-    /// Those that wait in a pool, in no order.
+    /// Those that wait in a pool, and templates, in no order.
     #[must_use]
     pub fn waiting(&self) -> Vec<Arc<SessionHandle>> {
         self.maps().waiting.values().cloned().collect()
@@ -74,7 +73,7 @@ impl Registry {
     /// Forgets a session that is over.
     pub fn remove(&self, handle: &SessionHandle) {
         let mut maps = self.maps();
-        if handle.path == Path::Waiting {
+        if handle.path.is_nobodys() {
             maps.waiting.remove(&handle.id);
             return;
         }

@@ -19,6 +19,7 @@ use crate::slots;
 use crate::store::{self, Names, Reserve, Store};
 use crate::systemd::{self, Origin};
 use crate::tasks::{self, Tasks};
+use crate::templates;
 use proto::api::EndReason;
 use sandbox::seqpacket::Seqpacket;
 use std::sync::Arc;
@@ -145,6 +146,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));
     tokio::spawn(callback::delivery::keep_told(Arc::clone(&broker)));
     tokio::spawn(pool::keep(Arc::clone(&broker)));
+    tokio::spawn(templates::keep(Arc::clone(&broker)));
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     tokio::spawn(memo::keep_written(Arc::clone(&broker)));
@@ -191,6 +193,8 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         if broker.config().end_sessions_on_exit {
             end_sessions(&broker, &mut signals, hurried).await;
         }
+        // Those that sessions live on below are the next daemon's.
+        broker.templates.close().await;
         broker.ledger.settle(&broker).await;
         for slot in broker.slots.drain() {
             // A slot that is gone already needs no removal.

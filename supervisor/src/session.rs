@@ -3,6 +3,7 @@
 
 pub mod boot;
 pub mod driver;
+mod fork;
 pub mod handle;
 pub mod journal;
 pub mod log;

@@ -80,9 +80,14 @@ impl Slots {
 
     /// Waits until no session is starting, though not for long.
     pub async fn calm(&self) {
+        self.quiet(PATIENCE).await;
+    }
+
+    /// The same, for so long at most.
+    pub async fn quiet(&self, patience: Duration) {
         let mut starting = self.starting.subscribe();
         // Late, or the sender is gone with the daemon: either way there is nothing more to wait for.
-        let _ = tokio::time::timeout(PATIENCE, starting.wait_for(|starting| *starting == 0)).await;
+        let _ = tokio::time::timeout(patience, starting.wait_for(|starting| *starting == 0)).await;
     }
 
     /// Takes everything off the shelf (at shutdown).

@@ -202,9 +202,12 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
             caller_bytes: config.storage.per_caller.0,
             keep: config.storage.keep,
         }),
-        // Those that wait give way to callers' sessions, which must not wait for that.
-        max_sessions: usize::try_from(config.limits.max_sessions + config.pool.total)
-            .unwrap_or(usize::MAX),
+        // Those that wait give way to callers' sessions, which must not wait for that. A template that was replaced stays while a
+        // fork of it lives.
+        max_sessions: usize::try_from(
+            config.limits.max_sessions + config.pool.total + 2 * config.template.total,
+        )
+        .unwrap_or(usize::MAX),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;

@@ -16,6 +16,10 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// Most connections passed on in one turn.
 const PER_TURN: usize = 8;
 
+/// Where it is in a template and in sessions below it: what an import has read of it must be true in every fork. Nobody can have taken
+/// it there, for a shim binds it before there is an agent.
+pub(crate) const SAME: u16 = 3128;
+
 /// See the module.
 pub(crate) struct Egress {
     listener: TcpListener,
@@ -25,11 +29,11 @@ pub(crate) struct Egress {
 }
 
 impl Egress {
-    /// Binds a free port of 127.0.0.1.
-    pub(crate) fn bind(backlog: u32, poller: &Poller) -> io::Result<Self> {
+    /// Binds this port of 127.0.0.1; 0 is a free one.
+    pub(crate) fn bind(port: u16, backlog: u32, poller: &Poller) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd: OwnedFd = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port))?;
         let most = i32::try_from(backlog.min(4096)).unwrap_or(4096);
         listen(&fd, Backlog::new(most)?)?;
         let port = getsockname::<SockaddrIn>(fd.as_raw_fd())?.port();

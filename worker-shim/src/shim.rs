@@ -9,7 +9,7 @@ mod processes;
 
 use crate::agent::Agent;
 use crate::arrival::Arrival;
-use crate::egress::Egress;
+use crate::egress::{self, Egress};
 use crate::exec::Execs;
 use crate::invocation::port::AgentPorts;
 use crate::invocation::{Invocations, Io};
@@ -92,8 +92,12 @@ impl Shim {
             prctl::set_child_subreaper(true)?;
         }
         let door = Door::new(listener, &boot, &poller)?;
+        let port = match boot.origin {
+            Origin::Started => 0,
+            Origin::Template | Origin::Fork => egress::SAME,
+        };
         let egress = match boot.egress {
-            true => Some(Egress::bind(boot.limits.max_egress_backlog, &poller)?),
+            true => Some(Egress::bind(port, boot.limits.max_egress_backlog, &poller)?),
             false => None,
         };
         let (mut agent, output) = Agent::prepare(boot.agent, egress.as_ref().map(Egress::port))?;

@@ -165,6 +165,7 @@ fn config() -> Result<RuntimeConfig, Failure> {
             min: Some(0),
             max: Some(0),
         },
+        fork: Some(proto::config::Fork::Off),
     })
 }
 

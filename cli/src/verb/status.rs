@@ -5,7 +5,7 @@ use crate::args::Target;
 use crate::daemon::encode;
 use crate::failure::Failure;
 use crate::target;
-use proto::api::{Info, Phase, PoolState, Runtime};
+use proto::api::{Info, Phase, PoolState, Runtime, Template, TemplateState};
 use serde_json::json;
 
 /// Shows one runtime; without a name and with several to choose from, the list of them.
@@ -40,7 +40,9 @@ pub(super) async fn run(desk: &Desk, args: &Target) -> Result<(), Failure> {
         ("Sessions", live.len().to_string()),
     ];
     let pool = runtime.pool.as_ref().map(|pool| ("Pool", pooled(pool)));
-    for (label, value) in lines.into_iter().chain(pool) {
+    let template = runtime.template.as_ref();
+    let template = template.map(|template| ("Template", forked(template)));
+    for (label, value) in lines.into_iter().chain(pool).chain(template) {
         screen.line(format!("{label:<11} {value}"))?;
     }
     if !live.is_empty() {
@@ -49,6 +51,24 @@ pub(super) async fn run(desk: &Desk, args: &Target) -> Result<(), Failure> {
     }
     screen.line("")?;
     screen.line(super::launch::how_to_call(desk, &info, &runtime))
+}
+
+/// What new sessions are forked from, or why they are not.
+fn forked(template: &Template) -> String {
+    let mut text = match template.state {
+        TemplateState::Ready => "ready".to_owned(),
+        TemplateState::Starting => "starting".to_owned(),
+        TemplateState::None => "none".to_owned(),
+    };
+    if let Some(reason) = &template.reason {
+        text.push_str(&format!("; new sessions are started, not forked: {reason}"));
+    }
+    let wanted = template.forks + template.failed;
+    if wanted > 0 {
+        let forks = template.forks;
+        text.push_str(&format!("; {forks} of {wanted} forks came to be"));
+    }
+    text
 }
 
 /// What waits, and what it was good for.

@@ -2,7 +2,7 @@
 
 use crate::egress::AllowList;
 use crate::pool::Bounds;
-use proto::config::NetworkMode;
+use proto::config::{Fork, NetworkMode};
 use proto::units::{CpuMillis, MemoryBytes, Seconds};
 
 /// One set of limits and timeouts of a session.
@@ -139,6 +139,8 @@ pub struct HostPolicy {
     pub storage: StorageGrant,
     /// Warm pools.
     pub pool: PoolGrant,
+    /// Whether agents of runtimes that do not say may be forks.
+    pub fork: Fork,
     /// What can run agents here.
     pub interpreters: Interpreters,
     /// Where callers reach this daemon, such as `http://127.0.0.1:8080`; `None`: nowhere that a URL could name.

@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
-use proto::config::NetworkMode;
+use proto::config::{Fork, NetworkMode};
 use proto::units::Seconds;
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ fn policy() -> HostPolicy {
             bounds: Bounds { min: 0, max: 4 },
             ceiling: 16,
         },
+        fork: Fork::Off,
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
@@ -59,6 +60,34 @@ fn faults_under(keys: Value, policy: &HostPolicy) -> Vec<String> {
 
 fn faults(keys: Value) -> Vec<String> {
     faults_under(keys, &policy())
+}
+
+#[test]
+fn agents_in_python_can_be_forks_where_that_is_asked_for() {
+    let auto = json!({ "fork": "auto", "entrypoint": ["my_agent.py", "--flag"] });
+    let argv = [
+        "/usr/bin/python3",
+        "-m",
+        "agentcore_template",
+        "/app/my_agent.py",
+        "--flag",
+    ];
+    assert_eq!(
+        spec(auto.clone()).fork,
+        Forking::From(argv.map(str::to_owned).into())
+    );
+    // The cold start is as it was.
+    assert_eq!(spec(auto).agent.argv[1..], ["/app/my_agent.py", "--flag"]);
+    assert_eq!(spec(json!({})).fork, Forking::Off);
+    let node = spec(json!({ "fork": "auto", "entrypoint": "my_agent.js" }));
+    assert!(matches!(node.fork, Forking::Unfit(_)), "{:?}", node.fork);
+    let by_default = HostPolicy {
+        fork: Fork::Auto,
+        ..policy()
+    };
+    let under = |keys: Value| RuntimeSpec::resolve(&config(keys), &by_default).expect("a spec");
+    assert!(matches!(under(json!({})).fork, Forking::From(_)));
+    assert_eq!(under(json!({ "fork": "off" })).fork, Forking::Off);
 }
 
 #[test]

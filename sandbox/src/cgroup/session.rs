@@ -236,6 +236,14 @@ impl SessionCgroup {
         }
     }
 
+    /// After [`Self::apply`]: out of memory, one process is killed and the others go on. For a template, whose PID 1 others live below.
+    pub fn spare(&self) -> Result<()> {
+        match &self.tree.backend {
+            Backend::V2(branch) => v2::spare(&branch.dir, &self.name),
+            Backend::V1 { .. } => Ok(()),
+        }
+    }
+
     /// Processes killed because the memory limit was hit: one counter of [`Self::counters`], for who asks often.
     pub fn oom_kills(&self) -> Result<u64> {
         match &self.tree.backend {

@@ -71,6 +71,11 @@ fn enable(dir: &Dir) -> Result<()> {
     Ok(())
 }
 
+/// The session is not ended as a whole when it is out of memory: its PID 1 goes on.
+pub(super) fn spare(dir: &Dir, name: &str) -> Result<()> {
+    Step::Memory.take(|| dir.write(&format!("{name}/memory.oom.group"), "0"))
+}
+
 /// Writes every limit of session `name` below `dir`.
 pub(super) fn apply(dir: &Dir, name: &str, limits: &Limits) -> Result<()> {
     let file = |file: &str| format!("{name}/{file}");

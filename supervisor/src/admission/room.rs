@@ -126,7 +126,9 @@ impl Room {
         let decision = decide(now, policy, &readings, wanted, &could);
         match &decision {
             Decision::GiveWay(bytes, limit) => {
-                let members = broker.pool.give_way(now, *bytes).await;
+                let mut members = broker.pool.give_way(now, *bytes).await;
+                let given = members.iter().map(|handle| handle.weight().committed).sum();
+                members.extend(broker.templates.give_way(bytes.saturating_sub(given)).await);
                 let told = members.iter().map(|handle| async move {
                     let _ = tokio::time::timeout(EVICTION, handle.ending()).await;
                 });
@@ -158,7 +160,7 @@ impl Room {
         let mut readings = Readings {
             free_places: 0,
             committed: promised,
-            members: broker.pool.members(),
+            members: broker.pool.members() + broker.templates.spare(),
             members_leaving: 0,
             leaving: 0,
             leaving_bytes: 0,

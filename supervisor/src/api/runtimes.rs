@@ -12,7 +12,7 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use proto::api::{EndReason, FieldFault, Page, PutRuntime, Runtime, Version};
+use proto::api::{EndReason, FieldFault, Page, PutRuntime, Runtime, Template, Version};
 use proto::ids::{RuntimeName, VersionNumber};
 use serde::Deserialize;
 use serde_json::Value;
@@ -124,6 +124,7 @@ pub async fn list(
         for runtime in &mut page.items {
             runtime.sessions = broker.sessions_of(&runtime.runtime_id);
             runtime.pool = broker.pool.state(&runtime.runtime_id);
+            runtime.template = template(&broker, runtime);
         }
         Ok(Json(page).into_response())
     };
@@ -152,6 +153,7 @@ pub async fn show(
         let mut runtime = broker.store.runtime(&runtime_name(&name)?).await?;
         runtime.sessions = broker.sessions_of(&runtime.runtime_id);
         runtime.pool = broker.pool.state(&runtime.runtime_id);
+        runtime.template = template(&broker, &runtime);
         Ok(Json(runtime).into_response())
     };
     respond(result.await, &id)
@@ -199,6 +201,8 @@ pub async fn remove(
             for session in &sessions {
                 session.stop(EndReason::Stopped).await;
             }
+            // They end after those below them.
+            sessions.extend(broker.templates.retire(&deployed.runtime));
             if query.wait {
                 for session in &sessions {
                     session.over().await;
@@ -208,6 +212,14 @@ pub async fn remove(
         Ok(StatusCode::NO_CONTENT.into_response())
     });
     respond(result.await, &id)
+}
+
+/// What its new sessions are forked from.
+fn template(broker: &Broker, runtime: &Runtime) -> Option<Template> {
+    let serves = broker.catalogue.by_id(&runtime.runtime_id)?.default;
+    broker
+        .templates
+        .state(&runtime.runtime_id, serves.as_deref())
 }
 
 /// `GET /v1/runtimes/{name}/versions`.

@@ -184,6 +184,7 @@ async fn view(broker: &Broker, row: Option<Session>, handle: &SessionHandle) -> 
     session.phase = seen.phase;
     session.frozen = seen.frozen.as_ref().map(FrozenNote::to_api);
     session.pid = seen.pid;
+    session.origin = Some(handle.origin().to_api());
     session.uid_base = handle.uid_base.get().copied();
     if let Some(end) = seen.end {
         session.end_reason = Some(end.reason);

@@ -8,7 +8,8 @@ use axum::Json;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use proto::api::{Check, CheckState, Doctor, Info};
+use proto::api::{Check, CheckState, Doctor, Info, TemplateState};
+use session_core::spec::Forking;
 use std::sync::Arc;
 
 /// `GET /healthz`: the process answers.
@@ -84,7 +85,7 @@ pub async fn doctor(
 }
 
 /// What the host cannot tell.
-fn own_checks(broker: &Broker) -> [Check; 2] {
+fn own_checks(broker: &Broker) -> [Check; 3] {
     let short = broker.store.short();
     let strangers = broker.strangers.get().map_or(&[][..], Vec::as_slice);
     [
@@ -113,5 +114,36 @@ fn own_checks(broker: &Broker) -> [Check; 2] {
                 ),
             },
         },
+        templates(broker),
     ]
+}
+
+/// Whether sessions that are to be forked are.
+fn templates(broker: &Broker) -> Check {
+    let mut ready = 0;
+    let mut without = Vec::new();
+    for version in broker.catalogue.all() {
+        let Some(template) = broker.templates.state(&version.runtime, Some(&version)) else {
+            continue;
+        };
+        ready += usize::from(template.state == TemplateState::Ready);
+        // That of other languages nobody is to do anything about.
+        if let (Some(reason), Forking::From(_)) = (template.reason, &version.spec.fork) {
+            without.push(format!("{}: {reason}", version.name));
+        }
+    }
+    Check {
+        name: "templates".to_owned(),
+        state: match without[..] {
+            [] => CheckState::On,
+            [_, ..] => CheckState::Degraded,
+        },
+        detail: match without[..] {
+            [] => format!("{ready} that new sessions are forked from"),
+            [_, ..] => format!(
+                "new sessions are started, not forked: {}",
+                without.join("; ")
+            ),
+        },
+    }
 }

@@ -10,7 +10,7 @@ use super::given::Given;
 use super::interval::Interval;
 use super::{
     AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Pools, Storage, StoreKeys,
-    TaskBounds, TcpAuth,
+    TaskBounds, TcpAuth, Templates,
 };
 use crate::api::shell;
 use crate::callback::{CallbackPolicy, Callbacks};
@@ -136,6 +136,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         callbacks: r.callbacks(),
         storage: r.storage(),
         pool: r.pool(),
+        template: r.template(),
         store: r.store(),
         tasks: r.tasks(),
         metrics_public: r.take("metrics.public").unwrap_or(false),
@@ -787,6 +788,17 @@ impl Resolver<'_> {
                 second..=1_209_600 * second,
             ),
             max_age: self.duration("pool.max_age", 3600 * second, second..=1_209_600 * second),
+        }
+    }
+
+    fn template(&mut self) -> Templates {
+        let second = Duration::from_secs(1);
+        let times = second..=1_209_600 * second;
+        Templates {
+            fork: self.take("template.fork").unwrap_or_default(),
+            total: self.within("template.total", 16, 0..=1000),
+            unused_after: self.duration("template.unused_after", 600 * second, times.clone()),
+            max_age: self.duration("template.max_age", 3600 * second, times),
         }
     }
 

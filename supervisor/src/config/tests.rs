@@ -553,6 +553,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         storage,
         budget,
         pool,
+        fork,
     } = config;
     let proto::config::Budgets {
         session,
@@ -617,6 +618,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
     assert_eq!(mode, Some(NetworkMode::Outbound));
     assert!(allow.is_some());
     assert!(pool.min.is_some() && pool.max.is_some());
+    assert!(fork.is_some());
     let [proto::config::StorageMount { mount, size }] = &storage[..] else {
         panic!("one storage");
     };

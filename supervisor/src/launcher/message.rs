@@ -174,6 +174,8 @@ pub struct AdoptOrder {
     pub start_time: u64,
     /// Inode of its cgroup directory.
     pub cgroup_inode: u64,
+    /// Others may live below it, so it does not end as a whole when it is out of memory. Nothing is forked from it any more.
+    pub template: bool,
 }
 
 /// Which storage a session gets. Whoever gives the same runtime and key gets the same files, as long as the version stays.

@@ -16,7 +16,9 @@ mod removal;
 mod storage;
 
 use super::ground::Ground;
-use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Replied, Reply};
+use super::message::{
+    Exited, FromLauncher, Lineage, MAX_PACKET, OrderFault, Ordered, Replied, Reply,
+};
 use super::session::{Farewell, OomSuspicion, Phase, Session};
 use super::stager::{StagerReport, step_fault};
 use forks::Looking;
@@ -414,7 +416,12 @@ impl Launcher {
             if killed || over {
                 session.oom_suspicion = None;
             }
-            if killed && let Err(error) = session.cgroup.kill() {
+            // Of a template the interpreter is gone, and its sessions live on.
+            let whole = session.lineage != Lineage::Template;
+            if killed
+                && whole
+                && let Err(error) = session.cgroup.kill()
+            {
                 tracing::error!(session_id = %id, error = %error, "kill after out of memory");
             }
         }

@@ -82,7 +82,7 @@ impl SessionPart {
     /// Whether a session ended with it, for the sums. What waited in a pool was none.
     #[must_use]
     pub fn ends_a_session(&self) -> bool {
-        self.reason.is_some() && self.subject.owner != Owner::pool()
+        self.reason.is_some() && !self.subject.owner.is_nobody()
     }
 }
 

@@ -90,6 +90,8 @@ pub enum Stage {
     Launch,
     /// Its shim answers.
     Attach,
+    /// It is made of a fork, up to its agent's first answer.
+    Fork,
     /// Its agent does.
     Ready,
 }
@@ -105,6 +107,7 @@ impl StartStage {
             Stage::Reserve => "reserve",
             Stage::Launch => "launch",
             Stage::Attach => "attach",
+            Stage::Fork => "fork",
             Stage::Ready => "ready",
         };
         Self { stage }

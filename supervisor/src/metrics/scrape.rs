@@ -4,6 +4,7 @@ use super::Metrics;
 use super::labels::{self, Resource, State, StreamKind, TaskState};
 use crate::broker::Broker;
 use crate::store::Timestamp;
+use proto::api::TemplateState;
 use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,16 @@ impl Metrics {
             }
             let target = self.pool_target.get_or_create(&agent);
             target.inc_by(i64::from(pool.target));
+        }
+        self.templates.clear();
+        for (version, template) in broker.templates.states() {
+            let state = match template.state {
+                TemplateState::None => continue,
+                TemplateState::Starting => "starting",
+                TemplateState::Ready => "ready",
+            };
+            let agent = self.agent(&version.name).agent;
+            self.templates.get_or_create(&State { state, agent }).inc();
         }
         let now = broker.clock.now();
         for account in broker.ledger.all() {

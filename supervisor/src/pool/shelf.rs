@@ -1,6 +1,7 @@
 //! One version's members, and what is known of its callers.
 
 use crate::catalogue::RuntimeVersion;
+use crate::failing::Failing;
 use crate::session::handle::{End, SessionHandle};
 use proto::api::{EndReason, Phase, PoolState};
 use session_core::moment::Moment;
@@ -11,15 +12,8 @@ use std::time::Duration;
 /// How long a start is believed to take before one is known.
 const FIRST_LEAD: Duration = Duration::from_secs(1);
 
-/// After the first member that failed, and at most, until the next one is tried.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-
 /// One that was there for so long did not fail at its start.
 const WELL: Duration = Duration::from_secs(60);
-
-/// Longest sentence about a failure.
-const MAX_FAILURE: usize = 500;
 
 /// What sizes depend on beside the shelf.
 #[derive(Debug, Clone, Copy)]
@@ -35,15 +29,6 @@ struct Member {
     ready: bool,
 }
 
-/// How starting members went, if it did not go well.
-#[derive(Debug)]
-struct Failing {
-    /// Beyond the first.
-    times: u32,
-    until: Moment,
-    why: String,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Shelf {
@@ -55,6 +40,7 @@ pub(super) struct Shelf {
     lead: Option<Duration>,
     /// How many there are to be.
     share: u32,
+    /// How starting members went, if it did not go well.
     failing: Option<Failing>,
     hits: u64,
     wanted: u64,
@@ -167,25 +153,9 @@ impl Shelf {
     }
 
     fn failed(&mut self, why: &str, now: Moment) {
-        let why = why.chars().take(MAX_FAILURE).collect();
-        match &mut self.failing {
-            // With another one: that counts once.
-            Some(failing) if failing.until > now => failing.why = why,
-            Some(failing) => {
-                failing.times += 1;
-                let pause = FIRST_PAUSE.saturating_mul(1 << failing.times.min(16));
-                failing.until = now + pause.min(LONGEST_PAUSE);
-                failing.why = why;
-            }
-            None => {
-                let runtime = &self.version.name;
-                tracing::warn!(%runtime, version = %self.version.number, why, "a session that waited in its pool ended");
-                self.failing = Some(Failing {
-                    times: 0,
-                    until: now + FIRST_PAUSE,
-                    why,
-                });
-            }
+        if Failing::note(&mut self.failing, why, now) {
+            let runtime = &self.version.name;
+            tracing::warn!(%runtime, version = %self.version.number, why, "a session that waited in its pool ended");
         }
     }
 
@@ -232,11 +202,7 @@ impl Shelf {
     /// Whether one more is to be begun now.
     pub(super) fn wants_more(&self, now: Moment) -> bool {
         let most = usize::try_from(self.share).unwrap_or(usize::MAX);
-        let tries = self
-            .failing
-            .as_ref()
-            .is_none_or(|failing| failing.until <= now);
-        self.members.len() < most && tries
+        self.members.len() < most && Failing::tries(self.failing.as_ref(), now)
     }
 
     /// How many start.
@@ -276,7 +242,10 @@ impl Shelf {
             target: self.share,
             hits: self.hits,
             misses: self.wanted.saturating_sub(self.hits),
-            failure: self.failing.as_ref().map(|failing| failing.why.clone()),
+            failure: self
+                .failing
+                .as_ref()
+                .map(|failing| failing.why().to_owned()),
         }
     }
 

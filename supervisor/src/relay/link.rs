@@ -10,8 +10,8 @@ use proto::ids::{ExecId, InvocationId};
 use proto::jsonrpc::{self, ErrorObject, MAX_PACKET, Message};
 use proto::shim::{
     AgentExited, Attach, Attached, BodyEnd, Cancel, Claim, ClockGap, Egress, Ended, Exec,
-    ExecExited, Execed, ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize,
-    Shutdown, Signal,
+    ExecExited, Execed, ExitStatus, Fault, Fork, Forked, GENERATION, Go, Health, Invoke,
+    InvokeHead, Log, Resize, Shutdown, Signal, TemplateState,
 };
 use sandbox::seqpacket::Seqpacket;
 use serde::Serialize;
@@ -48,6 +48,10 @@ pub enum ShimEvent {
     Egress(Egress, AgentStream),
     /// Something is broken inside.
     Fault(Fault),
+    /// What has become of a template.
+    Template(TemplateState),
+    /// A fork waits to be looked at: this process, as the shim says; whoever looks believes nothing of it.
+    Forked(OwnedFd),
     /// The link is over: `Ok` if the shim closed it, the fault if it broke the protocol.
     Closed(Result<(), ProtocolFault>),
 }
@@ -310,6 +314,20 @@ impl Link {
             .map(|_| ())
     }
 
+    /// Gives a template, or the session of its next fork, one end of the channel between the two.
+    pub async fn fork(&self, channel: BorrowedFd<'_>) -> Result<(), CallError> {
+        #[derive(serde::Deserialize)]
+        struct Empty {}
+        self.call::<_, Empty>("fork", &Fork {}, &[channel])
+            .await
+            .map(|_| ())
+    }
+
+    /// Lets a fork that was looked at serve.
+    pub async fn go(&self) {
+        self.tell("go", &Go {}).await;
+    }
+
     /// Tells the shim to end the session.
     pub async fn shutdown(&self, shutdown: Shutdown) {
         self.tell("shutdown", &shutdown).await;
@@ -474,13 +492,14 @@ enum Fds {
 /// Gives a packet to who waits for it, or returns it as an event.
 fn sort(link: &Link, packet: &[u8], fds: Fds) -> Result<Option<ShimEvent>, ProtocolFault> {
     let message = jsonrpc::parse(packet)?;
+    let carries = |method: &str| ["egress", "forked"].contains(&method);
     let due =
-        usize::from(matches!(&message, Message::Notification { method, .. } if method == "egress"));
+        usize::from(matches!(&message, Message::Notification { method, .. } if carries(method)));
     let mut fds = match fds {
         Fds::All(fds) if fds.len() == due => fds,
-        // One connection of the agent's breaks; that this daemon has too many files open is not the session's fault.
+        // One connection of the agent's breaks, or one fork is not seen; that this daemon has too many files open is not the session's fault.
         Fds::Lost if due == 1 => {
-            tracing::warn!("an outbound connection was lost: too many open files");
+            tracing::warn!("an outbound connection, or a fork, was lost: too many open files");
             return Ok(None);
         }
         Fds::All(_) | Fds::Lost => return Err(ProtocolFault::Descriptor("a packet".to_owned())),
@@ -526,6 +545,14 @@ fn sort(link: &Link, packet: &[u8], fds: Fds) -> Result<Option<ShimEvent>, Proto
                         .pop()
                         .ok_or_else(|| ProtocolFault::Descriptor("egress".to_owned()))?;
                     ShimEvent::Egress(egress, inet_stream(fd)?)
+                }
+                "template" => ShimEvent::Template(typed(&method, params)?),
+                "forked" => {
+                    let Forked { .. } = typed(&method, params)?;
+                    let fd = fds
+                        .pop()
+                        .ok_or_else(|| ProtocolFault::Descriptor("forked".to_owned()))?;
+                    ShimEvent::Forked(fd)
                 }
                 _ => return Err(ProtocolFault::Unexpected(method.into_owned())),
             };

@@ -1,6 +1,7 @@
 //! The launch of one session, up to the handshake: names before things, then the sandbox, then the link.
 
 use super::driver::{Completion, Running};
+use super::fork::{self, Made};
 use super::handle::SessionHandle;
 use super::storage;
 use crate::broker::Broker;
@@ -10,16 +11,24 @@ use crate::ledger::record::SessionPart;
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
 use crate::store::{ClaimedSession, StoreError};
+use crate::templates::{NoFork, Template};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
-use proto::shim::{Boot, GENERATION, ShimLimits};
+use proto::shim::{self, Boot, GENERATION, ShimLimits};
 use sandbox::memfd;
 use session_core::egress::AllowList;
-use session_core::spec::NetworkPolicy;
+use session_core::spec::{Forking, NetworkPolicy, RuntimeSpec};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+
+/// How long a template lives: longer than anything below it.
+pub(crate) const LONG: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// How much longer a template without a daemon lives than the sessions below it, which end in the same moment.
+const LATER: Duration = Duration::from_secs(60);
 
 /// Why a session could not be launched.
 #[derive(Debug)]
@@ -100,43 +109,61 @@ pub(super) async fn launch(
 ) -> Result<Running, LaunchFailure> {
     let token = token();
     let mut clock = Stages::begin(&broker.metrics);
+    let below = handle.below();
+    let kind = match (&handle.template, &below) {
+        (Some(_), _) => shim::Origin::Template,
+        (None, Some(_)) => shim::Origin::Fork,
+        (None, None) => shim::Origin::Started,
+    };
     let reserved = async {
         let reserved = broker.reserve(handle, &token).await;
         reserved.map_err(LaunchFailure::from)
     };
     // Made while the store's thread writes.
-    let files = async {
-        let boot = boot(broker, handle, &token);
-        let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
-        let boot =
-            memfd::sealed(&boot).map_err(|error| of_error("memory file for the shim: ", &error))?;
-        let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
-        Ok::<_, LaunchFailure>((boot, tree.map_err(|error| of_error("", &error))?))
-    };
-    let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files)?;
+    let (uid_base, (boot, tree)) = tokio::try_join!(reserved, files(broker, handle, &token, kind))?;
     clock.over(Stage::Reserve);
     // Set once: a session is launched once.
     let _ = handle.uid_base.set(uid_base);
-    let spec = &handle.version.spec;
-    let order = LaunchOrder {
+    let order = |lineage| LaunchOrder {
         session: handle.id.clone(),
         uid_base,
-        limits: Limits {
-            memory_bytes: spec.limits.memory.0,
-            cpu_millis: spec.limits.cpus.0,
-            pids: spec.limits.pids,
-            cpu_weight: spec.limits.cpu_weight,
-            tmp_bytes: spec.limits.tmp_size.0,
-            nofile: spec.limits.open_files,
-        },
+        limits: limits(&handle.version.spec),
         storage: storage::order(handle),
-        lineage: Lineage::Host,
+        lineage,
     };
-    let launched = broker.launcher.launch(order, boot, tree).await?;
+    let (boot, tree) = match below {
+        None => (boot, tree),
+        Some(template) => {
+            let lineage = Lineage::Fork {
+                template: template.id.clone(),
+            };
+            let made = Made {
+                order: order(lineage),
+                boot,
+                tree,
+                token: token.clone(),
+            };
+            match fork::launch(broker, handle, &template, made, progress).await {
+                Ok(running) => {
+                    broker.templates.forked(&handle.version);
+                    clock.over(Stage::Fork);
+                    return Ok(running);
+                }
+                Err(fork::Failed::Launch(failure)) => return Err(failure),
+                Err(fork::Failed::Fork(why)) => not_forked(broker, handle, &template, &why),
+            }
+            files(broker, handle, &token, shim::Origin::Started).await?
+        }
+    };
+    let lineage = match handle.template {
+        Some(_) => Lineage::Template,
+        None => Lineage::Host,
+    };
+    let launched = broker.launcher.launch(order(lineage), boot, tree).await?;
     clock.over(Stage::Launch);
     // The driver is there: it waits for this launch.
     let _ = progress.send(Completion::Pid(launched.pid)).await;
-    broker.record_launch(handle, &launched);
+    broker.record_launch(handle, &launched, None);
     let (link, attached, events) =
         Link::attach(&broker.shim_socket(&handle.id), &token, broker.epoch)
             .await
@@ -146,7 +173,49 @@ pub(super) async fn launch(
         link,
         attached,
         events,
+        early: Vec::new(),
     })
+}
+
+/// Says that a session is made without the template that it was to be a fork of.
+fn not_forked(broker: &Broker, handle: &SessionHandle, template: &Arc<Template>, why: &NoFork) {
+    tracing::warn!(session_id = %handle.id, template = %template.id, why = why.why(), "not forked; started instead");
+    handle.log.note(&format!(
+        "not forked from a template, started instead: {}",
+        why.why()
+    ));
+    broker.metrics.fork_failed(&handle.version.name);
+    let now = broker.clock.now();
+    broker
+        .templates
+        .fork_failed(&handle.version, template, why, now);
+    handle.rise();
+}
+
+/// What a shim is told, and what its agent is of.
+async fn files(
+    broker: &Broker,
+    handle: &SessionHandle,
+    token: &str,
+    origin: shim::Origin,
+) -> Result<(OwnedFd, OwnedFd), LaunchFailure> {
+    let boot = boot(broker, handle, token, origin);
+    let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
+    let boot =
+        memfd::sealed(&boot).map_err(|error| of_error("memory file for the shim: ", &error))?;
+    let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
+    Ok((boot, tree.map_err(|error| of_error("", &error))?))
+}
+
+fn limits(spec: &RuntimeSpec) -> Limits {
+    Limits {
+        memory_bytes: spec.limits.memory.0,
+        cpu_millis: spec.limits.cpus.0,
+        pids: spec.limits.pids,
+        cpu_weight: spec.limits.cpu_weight,
+        tmp_bytes: spec.limits.tmp_size.0,
+        nofile: spec.limits.open_files,
+    }
 }
 
 /// Times of the parts of a start, one after the other.
@@ -197,9 +266,16 @@ pub(super) async fn bind(
     agreed.map_err(|error| of_error("the session that waited cannot be used: ", &error))
 }
 
-fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
+fn boot(broker: &Broker, handle: &SessionHandle, token: &str, origin: shim::Origin) -> Boot {
     let config = broker.config();
     let spec = &handle.version.spec;
+    let mut orphan_timeout = config.limits.orphan_timeout;
+    let mut max_lifetime = spec.timeouts.max_lifetime;
+    if origin == shim::Origin::Template {
+        // Of those below it none outlives it: it goes after them, when this daemon or the next one says so.
+        orphan_timeout += spec.timeouts.stop_grace + LATER;
+        max_lifetime = LONG;
+    }
     let egress = matches!(spec.network, NetworkPolicy::Outbound { .. });
     let mut agent = spec.agent.clone();
     if egress {
@@ -207,6 +283,9 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
         for name in ["NO_PROXY", "no_proxy"] {
             agent.env.insert(name.to_owned(), direct.clone());
         }
+    }
+    if let (shim::Origin::Template, Forking::From(argv)) = (origin, &spec.fork) {
+        agent.argv.clone_from(argv);
     }
     Boot {
         generation: GENERATION,
@@ -219,8 +298,8 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             ping_interval_ms: millis(config.ping.interval),
             ping_timeout_ms: millis(config.ping.timeout),
             stop_grace_ms: millis(spec.timeouts.stop_grace),
-            max_lifetime_ms: millis(spec.timeouts.max_lifetime),
-            orphan_timeout_ms: millis(config.limits.orphan_timeout),
+            max_lifetime_ms: millis(max_lifetime),
+            orphan_timeout_ms: millis(orphan_timeout),
             log_bytes_per_s: config.limits.log_rate.0,
             log_burst_bytes: config.limits.log_burst.0,
             // Behind the broker's own bound, with room for what the broker has given up and the shim still ends.
@@ -228,7 +307,7 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             max_egress_backlog: config.network.max_connections,
         },
         egress,
-        origin: proto::shim::Origin::Started,
+        origin,
     }
 }
 

@@ -4,7 +4,7 @@
 //! completions come back as events. It decides nothing itself; the words that describe an end are [`super::notes`]'.
 
 use super::boot::{self, LaunchFailure};
-use super::handle::{Activity, Command, End, KeptWork, SessionHandle, View};
+use super::handle::{Activity, Command, End, KeptWork, NotFrozen, SessionHandle, View};
 use super::notes::Notes;
 use super::origin::Path;
 use crate::admission::Permit;
@@ -19,9 +19,13 @@ use crate::store::SessionEnd;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use proto::api::{EndReason, Phase};
-use proto::shim::{AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown};
+use proto::shim::{
+    AgentExited, Attached, ExitRecord, ExitStatus, Health, HealthStatus, Shutdown, TemplateState,
+};
 use proto::units::MemoryBytes;
+use session_core::lifecycle::freeze::NoFreeze;
 use session_core::lifecycle::{self, Effect, Event, Session};
+use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +38,9 @@ mod claim;
 mod freezer;
 mod reclaim;
 mod work;
-pub use begin::{Begun, Completions, Found, FoundFrozen, Lives, completions, resume, spawn, wait};
+pub use begin::{
+    Begun, Completions, Found, FoundFrozen, Lives, completions, load, reload, resume, spawn, wait,
+};
 pub use claim::Claimed;
 
 use freezer::{Freezer, Switched};
@@ -83,6 +89,8 @@ pub struct Running {
     pub attached: Attached,
     /// What it says from now on.
     pub events: mpsc::Receiver<ShimEvent>,
+    /// What it has said already and nobody has heard.
+    pub early: Vec<ShimEvent>,
 }
 
 struct Driver {
@@ -94,6 +102,8 @@ struct Driver {
     /// When the link was there.
     linked_at: Option<Instant>,
     events: Option<mpsc::Receiver<ShimEvent>>,
+    /// What came before `events` was ours, in its order.
+    early: VecDeque<ShimEvent>,
     work: FuturesUnordered<InFlight>,
     /// Invocations of an earlier daemon that nobody has claimed yet.
     kept: Vec<KeptWork>,
@@ -163,7 +173,7 @@ impl Driver {
                 // In order: what has happened is taken before anybody's new wish.
                 biased;
                 Some(completion) = self.completions.1.recv() => self.complete(completion).await,
-                event = next(&mut self.events, self.unheard_until), if self.in_a_row < IN_A_ROW => {
+                event = next(&mut self.early, &mut self.events, self.unheard_until), if self.in_a_row < IN_A_ROW => {
                     self.in_a_row += 1;
                     self.shim_said(event).await;
                 }
@@ -197,9 +207,19 @@ impl Driver {
             Command::TakeKept(answer) => {
                 let _ = answer.send(std::mem::take(&mut self.kept));
             }
+            // Those below it would end with it.
+            Command::Stop(_) if self.has_forks() => {
+                if let Some(template) = &self.handle.template {
+                    template.leave();
+                }
+            }
             Command::Stop(reason) => {
                 sandbox::faults::panic_at("driver.stop");
                 self.step(Event::Stop(reason));
+            }
+            // It reaps the agents of those below it.
+            Command::Freeze { answer, .. } if self.handle.template.is_some() => {
+                let _ = answer.send(Err(NotFrozen::Refused(NoFreeze::NotReady)));
             }
             Command::Freeze {
                 cause,
@@ -210,6 +230,10 @@ impl Driver {
                 self.freeze(cause, reason, answer);
             }
             Command::Thaw { cause, answer } => self.thaw(cause, answer),
+            // It is asked by its keeper alone.
+            Command::Evict(answer) if self.handle.template.is_some() => {
+                let _ = answer.send(false);
+            }
             Command::Evict(answer) => {
                 let effects = self.session.evict(self.broker.clock.now());
                 let _ = answer.send(effects.is_some());
@@ -289,6 +313,7 @@ impl Driver {
             .handle
             .was_ready
             .load(std::sync::atomic::Ordering::Relaxed);
+        let template = self.handle.template.is_some();
         self.attached(running, |attached| {
             let was_healthy = match attached.health.as_ref().map(|health| &health.status) {
                 Some(HealthStatus::Healthy | HealthStatus::HealthyBusy) => true,
@@ -298,7 +323,8 @@ impl Driver {
                 None => false,
             };
             // Nothing begins in a session that has not been healthy.
-            if was_healthy || was_ready || !attached.kept.is_empty() {
+            // A template is none that anything begins in, and waits for no agent.
+            if was_healthy || was_ready || template || !attached.kept.is_empty() {
                 let idle = Duration::from_millis(attached.idle_ms);
                 Event::Found {
                     idle: idle.saturating_sub(stood),
@@ -318,6 +344,7 @@ impl Driver {
         self.link = Some(running.link);
         self.linked_at = Some(Instant::now());
         self.events = Some(running.events);
+        self.early.extend(running.early);
         self.step(event(&running.attached));
         if let Some(health) = running.attached.health {
             self.health(health);
@@ -336,10 +363,17 @@ impl Driver {
                 let within = self.handle.log.append(log, Instant::now());
                 self.pace(within);
             }
+            // It says itself what that means, and its session goes on for those below it.
+            ShimEvent::AgentExited(_) if self.handle.template.is_some() => {}
             ShimEvent::AgentExited(exited) => self.agent_exited(exited).await,
+            // Nothing of it goes out: what it reads would be every caller's. The connection is closed.
+            ShimEvent::Egress(..) if self.handle.template.is_some() => {}
             ShimEvent::Egress(_, stream) => {
                 self.broker.egress.serve(stream, Arc::clone(&self.handle));
             }
+            ShimEvent::Template(state) => self.template_says(state),
+            // Said again to a daemon that has not seen this fork being made: its start takes its time, and ends.
+            ShimEvent::Forked(_) => {}
             ShimEvent::Fault(fault) => {
                 let text = format!("session fault: {}", fault.detail);
                 let within = self.handle.log.report(&text, Instant::now());
@@ -386,6 +420,31 @@ impl Driver {
         });
     }
 
+    /// Whether others are below it, or may be soon.
+    fn has_forks(&self) -> bool {
+        let template = self.handle.template.as_ref();
+        template.is_some_and(|template| template.leases() > 0)
+    }
+
+    fn template_says(&mut self, state: TemplateState) {
+        let Some(template) = &self.handle.template else {
+            self.notes.fault = Some("it says that it is a template".to_owned());
+            return self.step(Event::ProtocolFault);
+        };
+        let starts = self.session.phase() == Phase::Starting;
+        let refusal = match &state {
+            TemplateState::Ready => None,
+            TemplateState::Refused { reason } => Some(reason.clone()),
+        };
+        template.says(state, self.link.as_ref());
+        match refusal {
+            None => self.step(Event::Health(lifecycle::Health::Healthy)),
+            Some(reason) if starts => self.not_launched(reason.into()),
+            // Those below it live on, and it with them.
+            Some(_) => {}
+        }
+    }
+
     fn health(&mut self, health: Health) {
         let event = match health.status {
             HealthStatus::Healthy => lifecycle::Health::Healthy,
@@ -426,10 +485,10 @@ impl Driver {
             let starting = self.underway.take();
             if starting.is_some()
                 && matches!(phase, Phase::Ready | Phase::Busy)
-                && self.handle.path != Path::Waiting
+                && !self.handle.path.is_nobodys()
             {
                 let took = self.handle.created_at.elapsed().unwrap_or_default();
-                let (meters, path) = (&self.handle.meters, self.handle.path);
+                let (meters, path) = (&self.handle.meters, self.handle.origin());
                 self.broker.metrics.started(meters, path, took);
                 if let Some(linked) = self.linked_at {
                     self.broker.metrics.stage(Stage::Ready, linked.elapsed());
@@ -442,6 +501,9 @@ impl Driver {
                 (EndReason::Idle, Path::Waiting) => {
                     "nobody needed it: its pool is smaller now, or it waited for too long"
                         .to_owned()
+                }
+                (EndReason::Idle, Path::Template) => {
+                    "nothing is forked from it any more".to_owned()
                 }
                 _ => self.notes.describe(
                     reason,
@@ -538,6 +600,7 @@ impl Driver {
         tracing::error!(session_id = %self.handle.id, "a defect ended the task that owns this session; the session ends");
         self.work.clear();
         self.kept.clear();
+        self.early.clear();
         self.events = None;
         let log_tail = self.handle.log.tail();
         self.view.send_modify(|view| {
@@ -628,7 +691,7 @@ impl Driver {
         };
         let used = account.untold(self.broker.clock.now());
         self.broker.metrics.used(&self.handle.meters, &used);
-        if self.handle.path != Path::Waiting {
+        if !self.handle.path.is_nobodys() {
             self.broker.metrics.ended(
                 &self.handle.meters,
                 end.reason,
@@ -643,6 +706,9 @@ impl Driver {
                 tracing::debug!(session_id = %self.handle.id, fault = %fault, "last word not forgotten");
             }
         }
+        if !self.remains {
+            self.handle.rise();
+        }
         self.broker.registry.remove(&self.handle);
         self.broker.exits.forget(&self.handle.id);
         drop(self.permit);
@@ -651,11 +717,15 @@ impl Driver {
 }
 
 async fn next(
+    early: &mut VecDeque<ShimEvent>,
     events: &mut Option<mpsc::Receiver<ShimEvent>>,
     unheard_until: Option<tokio::time::Instant>,
 ) -> ShimEvent {
     if unheard_until.is_some() {
         sleep_until(unheard_until).await;
+    }
+    if let Some(event) = early.pop_front() {
+        return event;
     }
     match events {
         Some(events) => match events.recv().await {

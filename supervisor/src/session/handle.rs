@@ -11,6 +11,7 @@ use crate::session::driver::Claimed;
 use crate::session::log::{SessionLog, Tail};
 use crate::session::origin::Path;
 use crate::store::FrozenNote;
+use crate::templates::{Lease, Template};
 use proto::api::{EndReason, FreezeCause, Phase};
 use proto::code::ErrorCode;
 use proto::config::Concurrency;
@@ -388,8 +389,12 @@ pub struct SessionHandle {
     pub created_at: std::time::SystemTime,
     /// When this daemon had it; of one that was claimed, when it was launched.
     pub since: tokio::time::Instant,
-    /// How it came to be.
+    /// How it came to be, or was to; see [`Self::origin`].
     pub path: Path,
+    /// If it is a template: that.
+    pub template: Option<Arc<Template>>,
+    /// If its agent is a fork: of which template.
+    pub(super) lease: Mutex<Option<Lease>>,
     /// Outbound connections refused by policy.
     pub egress_refused: std::sync::atomic::AtomicU64,
     /// Outbound connections that it may still open.
@@ -609,6 +614,31 @@ impl SessionHandle {
         ask(&self.mailbox, Command::HandOver).await.flatten()
     }
 
+    /// The template that its agent is a fork of.
+    #[must_use]
+    pub fn below(&self) -> Option<Arc<Template>> {
+        let lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        lease.as_ref().map(|lease| Arc::clone(lease.template()))
+    }
+
+    /// It is below no template (any more).
+    pub(super) fn rise(&self) {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not under the lock: it tells others.
+        let given_back = lease.take();
+        drop(lease);
+        drop(given_back);
+    }
+
+    /// How it came to be.
+    #[must_use]
+    pub fn origin(&self) -> Path {
+        match self.path {
+            Path::Fork if self.below().is_none() => Path::Cold,
+            path => path,
+        }
+    }
+
     /// Whether somebody drives it by this handle.
     #[must_use]
     pub fn drives(&self) -> bool {
@@ -667,7 +697,7 @@ impl SessionHandle {
         Weight {
             // Nothing is known of what a daemon before this one has frozen, and of what has just begun.
             committed: match self.account.memory_bytes() {
-                held if (frozen || self.path == Path::Waiting) && held > 0 => held.min(most),
+                held if (frozen || self.path.is_nobodys()) && held > 0 => held.min(most),
                 _ => most,
             },
             frozen,

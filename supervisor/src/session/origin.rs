@@ -8,16 +8,14 @@
 //! [`choose`] once it is admitted and hands the answer to [`super::driver::spawn`]; nobody else knows the difference, but for
 //! figures ([`Path`]).
 //!
-//! **A template** plugs in as one more variant of [`Origin`] that carries its session's name and what the fork needs (as
-//! [`Origin::Cold`] carries a name), one more word of [`Path`], and one more arm where the driver begins
-//! (`Driver::launch`, which runs [`super::boot::launch`]): a fork is a launch whose order to the launcher is another one. So it
-//! has a row before it has processes, and its end, its failures and its figures are those of every launch.
+//! A fork is a launch whose order to the launcher is another one ([`super::fork`]), and which becomes a cold one where it fails.
 
 use super::driver::Claimed;
 use super::handle::SessionKey;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::owner::Principal;
+use crate::templates::Lease;
 use proto::ids::SessionId;
 use std::sync::Arc;
 
@@ -26,6 +24,8 @@ use std::sync::Arc;
 pub enum Origin {
     /// A name: the driver launches it.
     Cold(SessionId),
+    /// The same, and what its agent is to be a fork of.
+    Fork(SessionId, Lease),
     /// A pool's member, which is its new driver's from now on.
     Pool(Claimed),
 }
@@ -37,8 +37,12 @@ pub enum Path {
     Cold,
     /// Claimed.
     Pool,
+    /// Forked from a template.
+    Fork,
     /// Launched for nobody: it waits in its pool.
     Waiting,
+    /// Launched for nobody: others are forked from it.
+    Template,
 }
 
 impl Path {
@@ -48,7 +52,30 @@ impl Path {
         match self {
             Self::Cold => "cold",
             Self::Pool => "pool",
+            Self::Fork => "fork",
             Self::Waiting => "waiting",
+            Self::Template => "template",
+        }
+    }
+
+    /// As the API shows it.
+    #[must_use]
+    pub const fn to_api(self) -> proto::api::Origin {
+        match self {
+            Self::Cold => proto::api::Origin::Cold,
+            Self::Pool => proto::api::Origin::Pool,
+            Self::Fork => proto::api::Origin::Fork,
+            Self::Waiting => proto::api::Origin::Waiting,
+            Self::Template => proto::api::Origin::Template,
+        }
+    }
+
+    /// Whether it is no session of anybody's.
+    #[must_use]
+    pub const fn is_nobodys(self) -> bool {
+        match self {
+            Self::Cold | Self::Pool | Self::Fork => false,
+            Self::Waiting | Self::Template => true,
         }
     }
 }
@@ -61,13 +88,21 @@ pub async fn choose(
     version: &Arc<RuntimeVersion>,
 ) -> Origin {
     // The daemon's own (a warm-up call) tells nothing of demand.
-    if version.spec.pool.is_off() || key.owner.principal == Principal::daemon() {
+    if key.owner.principal == Principal::daemon() {
         return Origin::Cold(broker.slots.take());
     }
-    let claimed = broker.pool.claim(version, broker.clock.now()).await;
-    broker.metrics.claimed(&version.name, claimed.is_some());
-    match claimed {
-        Some(claimed) => Origin::Pool(claimed),
-        None => Origin::Cold(broker.slots.take()),
+    let now = broker.clock.now();
+    let lease = broker.templates.lease(version, now);
+    if !version.spec.pool.is_off() {
+        let claimed = broker.pool.claim(version, now).await;
+        broker.metrics.claimed(&version.name, claimed.is_some());
+        if let Some(claimed) = claimed {
+            return Origin::Pool(claimed);
+        }
+    }
+    let name = broker.slots.take();
+    match lease {
+        Some(lease) => Origin::Fork(name, lease),
+        None => Origin::Cold(name),
     }
 }

@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     BUDGETS,
     ALLOWANCES,
     POOL,
+    TEMPLATES,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -351,6 +352,11 @@ DROP TABLE budget_approvals;
 /// pool's owner ([`crate::owner::Owner::pool`]).
 const POOL: &str = "
 ALTER TABLE sessions ADD COLUMN waited_ms INTEGER NOT NULL DEFAULT 0 CHECK (waited_ms >= 0);
+";
+
+/// Of which template a live session's agent is a fork: that one must not end before it.
+const TEMPLATES: &str = "
+ALTER TABLE sessions ADD COLUMN template TEXT;
 ";
 
 fn newest() -> i64 {

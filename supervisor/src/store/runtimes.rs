@@ -214,6 +214,7 @@ fn runtime_row(row: &Row<'_>) -> rusqlite::Result<Runtime> {
         artifact: parsed(row, 5, ArtifactId::parse)?,
         sessions: row.get(8)?,
         pool: None,
+        template: None,
         created_at: row.get::<_, Timestamp>(6)?.to_string(),
         updated_at: row.get::<_, Timestamp>(7)?.to_string(),
     })

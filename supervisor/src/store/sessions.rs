@@ -68,6 +68,15 @@ pub struct Launched {
     pub cgroup_inode: u64,
 }
 
+/// What was launched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// How it is found again.
+    pub launched: Launched,
+    /// The template of which its agent is a fork, if it is one.
+    pub template: Option<SessionId>,
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionEnd {
@@ -140,6 +149,8 @@ pub struct LiveSession {
     pub memo: Memo,
     /// How long it waited in a pool before it was somebody's.
     pub waited: Duration,
+    /// The template of which its agent is a fork, if it is one.
+    pub template: Option<SessionId>,
 }
 
 /// A session that waited in a pool, and whose it is from now on.
@@ -274,16 +285,13 @@ impl Store {
     }
 
     /// Notes how a session that was just launched is found again.
-    pub async fn session_launched(
-        &self,
-        id: &SessionId,
-        launched: Launched,
-    ) -> Result<(), StoreError> {
+    pub async fn session_launched(&self, id: &SessionId, launch: Launch) -> Result<(), StoreError> {
         let id = id.clone();
         self.write(Durability::Volatile, move |db| {
+            let Launch { launched, template } = launch;
             let changed = db
                 .prepare_cached(
-                    "UPDATE sessions SET pid = ?2, start_time = ?3, cgroup_inode = ?4, phase = ?5
+                    "UPDATE sessions SET pid = ?2, start_time = ?3, cgroup_inode = ?4, phase = ?5, template = ?6
                      WHERE id = ?1 AND ended_at IS NULL",
                 )?
                 .execute(params![
@@ -292,6 +300,7 @@ impl Store {
                     launched.start_time.cast_signed(),
                     launched.cgroup_inode.cast_signed(),
                     word(&Phase::Starting),
+                    template.as_ref().map(SessionId::as_str),
                 ])?;
             match changed {
                 0 => Err(StoreError::NotFound(format!("live session {id}"))),
@@ -358,7 +367,7 @@ impl Store {
                     "{SESSION} WHERE s.seq < ?1
                          AND (?3 IS NULL OR r.name = ?3) AND (?4 IS NULL OR s.client_id = ?4)
                          AND (?5 IS NULL OR s.phase = ?5) AND (?6 IS NULL OR (s.ended_at IS NOT NULL) = ?6)
-                         AND (?7 OR s.owner != ?8)
+                         AND (?7 OR s.owner NOT IN (?8, ?9))
                      ORDER BY s.seq DESC LIMIT ?2"
                 ))?
                 .query_map(
@@ -371,6 +380,7 @@ impl Store {
                         filter.over,
                         filter.pool,
                         Owner::pool().key(),
+                        Owner::template().key(),
                     ],
                     session_row,
                 )?
@@ -395,7 +405,7 @@ impl Store {
     /// Every session that has not ended, oldest first: what a daemon that starts has to look for.
     pub async fn live_sessions(&self) -> Result<Vec<LiveSession>, StoreError> {
         self.read(|db| {
-            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped, s.waited_ms\n    FROM sessions s";
+            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped, s.waited_ms, s.template\n    FROM sessions s";
             let select = SESSION.replacen("\n    FROM sessions s", columns, 1);
             let rows = db
                 .prepare_cached(&format!(
@@ -410,6 +420,9 @@ impl Store {
                         runtime_deleted: row.get(29)?,
                         memo: memo::read(row, 30)?,
                         waited: Duration::from_millis(row.get::<_, i64>(34)?.cast_unsigned()),
+                        template: row
+                            .get::<_, Option<String>>(35)?
+                            .and_then(|text| SessionId::parse(text).ok()),
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;
@@ -442,6 +455,7 @@ impl SessionRow {
             ended_at: self.ended_at.map(|at| at.to_string()),
             end_reason: end.map(|end| end.reason),
             end_detail: end.and_then(|end| end.detail.clone()),
+            origin: None,
             pid: self.launched.filter(|_| !over).map(|launched| launched.pid),
             uid_base: (!over).then_some(self.uid_base),
             usage: end.map(|end| end.usage).unwrap_or_default(),

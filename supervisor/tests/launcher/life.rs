@@ -498,6 +498,7 @@ async fn frozen(ground: Ground) {
         pid: one.pid,
         start_time: one.start_time,
         cgroup_inode: one.cgroup_inode,
+        template: false,
     };
     assert_eq!(next.client.adopt(order).await, Ok(true), "it is frozen");
     next.client.thaw(session()).await.expect("thawed");
@@ -532,6 +533,7 @@ async fn adopted(ground: Ground) {
         pid: one.pid,
         start_time: one.start_time,
         cgroup_inode: one.cgroup_inode,
+        template: false,
     };
     let wrong = [
         AdoptOrder {
@@ -595,6 +597,7 @@ async fn adopted(ground: Ground) {
         pid: other.pid,
         start_time: other.start_time,
         cgroup_inode: other.cgroup_inode,
+        template: false,
     };
     next.client.adopt(theirs).await.expect("adopted");
     for name in ["sone", "sother"] {

@@ -19,7 +19,7 @@ use super::orders::cgroup_fault;
 use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
-use crate::launcher::message::{AdoptOrder, OrderFault};
+use crate::launcher::message::{AdoptOrder, Lineage, OrderFault};
 use crate::launcher::session::{OomSuspicion, Phase, Session, Uids};
 use nix::sys::epoll::EpollFlags;
 use proto::ids::SessionId;
@@ -125,6 +125,9 @@ impl Launcher {
             session.phase = Phase::Adopted {
                 life: (key, first.pidfd),
             };
+            if order.template {
+                session.lineage = Lineage::Template;
+            }
             // It may have been out of memory while nobody looked.
             let now = Instant::now();
             session.oom_suspicion = Some(OomSuspicion {

@@ -219,6 +219,10 @@ impl Launcher {
             .cgroup
             .apply(&limits)
             .map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
+        if order.lineage == Lineage::Template {
+            let spared = session.cgroup.spare();
+            spared.map_err(|error| Handover::Failed(cgroup_fault(&error)))?;
+        }
         let (listener, record) = session
             .endpoint
             .create(broker, (order.uid_base, order.uid_base))

@@ -17,6 +17,7 @@ use crate::ledger::record::{SessionPart, Subject};
 use crate::owner::Owner;
 use crate::progress::Scanner;
 use crate::store::{FrozenNote, Memo};
+use crate::templates::{Lease, Template};
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
 use proto::ids::{EndpointName, SessionId};
@@ -24,6 +25,7 @@ use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
 use session_core::meter::Allocated;
 use session_core::moment::Moment;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
@@ -37,12 +39,13 @@ pub fn spawn(
     version: Arc<RuntimeVersion>,
     permit: Permit,
 ) -> Arc<SessionHandle> {
-    let (id, path, start) = match origin {
-        Origin::Cold(id) => (id, Path::Cold, Start::Launch),
+    let (id, path, start, lease) = match origin {
+        Origin::Cold(id) => (id, Path::Cold, Start::Launch, None),
+        Origin::Fork(id, lease) => (id, Path::Fork, Start::Launch, Some(lease)),
         Origin::Pool(claimed) => match claimed.take() {
-            Some(handed) => (handed.id.clone(), Path::Pool, Start::Claimed(handed)),
+            Some(handed) => (handed.id.clone(), Path::Pool, Start::Claimed(handed), None),
             // It is taken once.
-            None => (broker.slots.take(), Path::Cold, Start::Launch),
+            None => (broker.slots.take(), Path::Cold, Start::Launch, None),
         },
     };
     let at = SystemTime::now();
@@ -54,6 +57,8 @@ pub fn spawn(
         at,
         launched_at: at,
         path,
+        lease,
+        template: None,
     };
     begin(broker, begun, start)
 }
@@ -73,6 +78,49 @@ pub fn wait(
     let handle = begin(broker, begun, Start::Launch);
     broker.registry.wait(&handle);
     handle
+}
+
+/// Makes a template.
+pub fn load(
+    broker: &Arc<Broker>,
+    template: Arc<Template>,
+    version: Arc<RuntimeVersion>,
+) -> Arc<SessionHandle> {
+    let begun = of_template(broker, template, version);
+    let handle = begin(broker, begun, Start::Launch);
+    broker.registry.wait(&handle);
+    handle
+}
+
+/// Takes a template over that an earlier daemon has launched.
+pub fn reload(
+    broker: &Arc<Broker>,
+    template: Arc<Template>,
+    version: Arc<RuntimeVersion>,
+    at: SystemTime,
+    found: Found,
+) -> Arc<SessionHandle> {
+    let begun = Begun {
+        at,
+        launched_at: at,
+        ..of_template(broker, template, version)
+    };
+    let handle = begin(broker, begun, Start::Found(Box::new(found)));
+    broker.registry.wait(&handle);
+    handle
+}
+
+fn of_template(broker: &Broker, template: Arc<Template>, version: Arc<RuntimeVersion>) -> Begun {
+    let nobodys = nobodys(broker, template.id.clone(), version);
+    Begun {
+        key: SessionKey {
+            owner: Owner::template(),
+            ..nobodys.key
+        },
+        path: Path::Template,
+        template: Some(template),
+        ..nobodys
+    }
 }
 
 /// The same of one that was handed over and not used.
@@ -98,6 +146,8 @@ fn nobodys(broker: &Broker, id: SessionId, version: Arc<RuntimeVersion>) -> Begu
         at,
         launched_at: at,
         path: Path::Waiting,
+        lease: None,
+        template: None,
     }
 }
 
@@ -128,6 +178,10 @@ pub struct Begun {
     pub launched_at: SystemTime,
     /// How it came to be.
     pub path: Path,
+    /// Of the template that its agent is, or is to be, a fork of.
+    pub lease: Option<Lease>,
+    /// If it is a template: that.
+    pub template: Option<Arc<Template>>,
 }
 
 /// A session that is there already, taken over from the launcher and attached.
@@ -225,6 +279,8 @@ fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle>
         created_at: begun.at,
         since: since.unwrap_or_else(tokio::time::Instant::now),
         path: begun.path,
+        template: begun.template,
+        lease: Mutex::new(begun.lease),
         egress_refused: AtomicU64::new(memo.egress_refused),
         egress_places: Arc::new(Semaphore::new(
             usize::try_from(config.network.max_connections).unwrap_or(256),
@@ -247,8 +303,9 @@ fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle>
         journal.follow(&handle);
     }
     let policy = match begun.path {
-        Path::Cold | Path::Pool => handle.version.lifecycle_policy(&config),
+        Path::Cold | Path::Pool | Path::Fork => handle.version.lifecycle_policy(&config),
         Path::Waiting => handle.version.waiting_policy(&config),
+        Path::Template => handle.version.template_policy(&config),
     };
     let (session, completions, lives) = match start {
         Start::Launch => (Session::new(now, policy), completions(), None),
@@ -278,6 +335,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle>
         link: None,
         linked_at: None,
         events: None,
+        early: VecDeque::new(),
         work: FuturesUnordered::new(),
         kept: Vec::new(),
         progress: Scanner::default(),
@@ -319,10 +377,16 @@ fn open_account(
     };
     let ledger = &broker.ledger;
     let (account, waited) = match (start, begun.path) {
-        (Start::Launch, Path::Waiting) => (ledger.wait(subject, allocated, now), None),
-        (Start::Launch, Path::Cold | Path::Pool) => (ledger.begin(subject, allocated, now), None),
-        (Start::Claimed(handed), Path::Waiting) => (Arc::clone(&handed.account), None),
-        (Start::Claimed(handed), Path::Cold | Path::Pool) => {
+        (Start::Launch, Path::Waiting | Path::Template) => {
+            (ledger.wait(subject, allocated, now), None)
+        }
+        (Start::Launch, Path::Cold | Path::Pool | Path::Fork) => {
+            (ledger.begin(subject, allocated, now), None)
+        }
+        (Start::Claimed(handed), Path::Waiting | Path::Template) => {
+            (Arc::clone(&handed.account), None)
+        }
+        (Start::Claimed(handed), Path::Cold | Path::Pool | Path::Fork) => {
             let (account, part) = ledger.claim(&handed.account, subject, allocated, now);
             let untold = handed.account.untold(now);
             let meters = broker.metrics.of(&version.name);

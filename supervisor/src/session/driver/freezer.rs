@@ -339,6 +339,7 @@ async fn thaw(
             link,
             attached,
             events,
+            early: Vec::new(),
         }))),
         Ok(Err(error)) => Err(chain(&error)),
         Err(_late) => Err("its shim does not answer after it was thawed".to_owned()),

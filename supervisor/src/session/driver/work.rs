@@ -37,6 +37,10 @@ impl Driver {
         hold: Option<Duration>,
     ) -> Result<Work, NoWork> {
         self.touched = true;
+        if self.handle.template.is_some() {
+            // What is left behind in it would be in every fork.
+            return Err(NoWork::Refused(Refusal::Ending));
+        }
         let place = match place {
             Some(place) => place,
             None => Arc::clone(&self.broker.work_places)

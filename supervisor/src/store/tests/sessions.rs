@@ -144,10 +144,15 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
         start_time: u64::MAX,
         cgroup_inode: 99,
     };
+    let template = SessionId::parse("sess9").expect("id");
+    let launch = Launch {
+        launched,
+        template: Some(template.clone()),
+    };
     let second = SessionId::parse("sess2").expect("id");
     ground
         .store
-        .session_launched(&second, launched)
+        .session_launched(&second, launch.clone())
         .await
         .expect("noted");
     let note = FrozenNote {
@@ -170,7 +175,7 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
     assert_eq!(row.frozen, None, "what is over is not frozen");
     let late = store.session_frozen(&third, Some(note.clone())).await;
     assert!(matches!(late, Err(StoreError::NotFound(_))));
-    let late = ground.store.session_launched(&third, launched).await;
+    let late = ground.store.session_launched(&third, launch).await;
     assert!(matches!(late, Err(StoreError::NotFound(_))));
 
     let ground = ground.reopened().await;
@@ -178,6 +183,8 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
     let ids: Vec<_> = live.iter().map(|l| l.session.id.as_str()).collect();
     assert_eq!(ids, ["sess1", "sess2"]);
     assert_eq!(live[0].session.launched, None);
+    assert_eq!(live[0].template, None);
+    assert_eq!(live[1].template, Some(template));
     assert_eq!(live[0].session.phase, Phase::Launching);
     let found = &live[1];
     assert_eq!(found.session.launched, Some(launched));

@@ -94,6 +94,7 @@ pub(super) async fn delete(broker: &Arc<Broker>, input: &Input) -> Result<Answer
                 session.stop(EndReason::Stopped).await;
             }
             broker.pool.retire(broker, &id).await;
+            broker.templates.retire(&id);
             Ok(Answer::accepted(deleted(&record)))
         }
         Done::Before(answer) => Ok(Answer::accepted(answer)),

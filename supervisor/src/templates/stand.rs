@@ -1,0 +1,276 @@
+//! What is known of one version's template: the one that new sessions are forked from, if it is there, and what is in the way.
+//!
+//! ```text
+//!  Nothing ──wanted──▶ Starting ──ready──▶ Ready ──unused │ old │ grown │ lost │ not served──▶ (leaves; see [`super`])
+//!     ▲                   └─refused: unfit, for good; else: failing, tried again later
+//!     └───────────────────────────────────────────────────┘
+//! ```
+
+use super::template::Template;
+use crate::catalogue::RuntimeVersion;
+use crate::failing::Failing;
+use crate::session::handle::SessionHandle;
+use proto::api::{self, TemplateState};
+use session_core::moment::Moment;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A template may come to hold so many times what it held when it was ready, and this much: more is a leak.
+const GROWTH: u64 = 2;
+const SLACK: u64 = 64 << 20;
+
+/// One that was there for so long did not fail at its start.
+const WELL: Duration = Duration::from_secs(60);
+
+/// A template and its session.
+#[derive(Debug, Clone)]
+pub(super) struct Running {
+    pub(super) template: Arc<Template>,
+    pub(super) handle: Arc<SessionHandle>,
+    since: Moment,
+    /// Bytes, when it was ready and first read after that.
+    held: Option<u64>,
+}
+
+impl Running {
+    pub(super) fn new(template: Arc<Template>, handle: Arc<SessionHandle>, since: Moment) -> Self {
+        Self {
+            template,
+            handle,
+            since,
+            held: None,
+        }
+    }
+
+    /// Whether it holds far more than it did at first.
+    fn has_grown(&mut self) -> bool {
+        let now = self.handle.account.memory_bytes();
+        match self.held {
+            Some(held) => now > GROWTH * held + SLACK,
+            None => {
+                self.held = (now > 0).then_some(now);
+                false
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Nothing,
+    Starting(Running),
+    Ready(Running),
+}
+
+/// When templates go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ages {
+    pub(super) now: Moment,
+    pub(super) unused_after: Duration,
+    pub(super) max_age: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stand {
+    pub(super) version: Arc<RuntimeVersion>,
+    state: State,
+    /// When a session was last wanted.
+    wanted: Option<Moment>,
+    /// This version cannot be forked: why.
+    unfit: Option<String>,
+    failing: Option<Failing>,
+    forks: u64,
+    failed: u64,
+}
+
+impl Stand {
+    pub(super) fn new(version: &Arc<RuntimeVersion>) -> Self {
+        Self {
+            version: Arc::clone(version),
+            state: State::Nothing,
+            wanted: None,
+            unfit: None,
+            failing: None,
+            forks: 0,
+            failed: 0,
+        }
+    }
+
+    /// A session is wanted: the template that it may be forked from.
+    pub(super) fn want(&mut self, now: Moment) -> Option<&Arc<Template>> {
+        self.wanted = Some(now);
+        match &self.state {
+            State::Ready(running)
+                if running.template.link().is_some() && !running.template.leaves() =>
+            {
+                Some(&running.template)
+            }
+            State::Ready(_) | State::Starting(_) | State::Nothing => None,
+        }
+    }
+
+    /// Whether one is to be started now.
+    pub(super) fn wants_one(&self, ages: &Ages) -> bool {
+        let wanted = self
+            .wanted
+            .is_some_and(|wanted| ages.now - wanted < ages.unused_after);
+        let may = self.unfit.is_none() && Failing::tries(self.failing.as_ref(), ages.now);
+        matches!(self.state, State::Nothing) && wanted && may
+    }
+
+    pub(super) fn begin(&mut self, running: Running) {
+        self.state = State::Starting(running);
+    }
+
+    /// It can be forked.
+    pub(super) fn ready(&mut self, template: &Arc<Template>, now: Moment) {
+        if let State::Starting(running) = &mut self.state
+            && Arc::ptr_eq(&running.template, template)
+        {
+            let running = Running {
+                since: now,
+                ..running.clone()
+            };
+            self.state = State::Ready(running);
+        }
+    }
+
+    /// It cannot be forked, or not any more. Of what happened before it was ready `unfit` says that it always will.
+    pub(super) fn lost(
+        &mut self,
+        template: &Arc<Template>,
+        why: Option<&str>,
+        unfit: bool,
+        now: Moment,
+    ) -> Option<Running> {
+        let running = self.take(template)?;
+        let Some(why) = why else {
+            return Some(running);
+        };
+        let runtime = &self.version.name;
+        if unfit {
+            tracing::warn!(%runtime, version = %self.version.number, why, "sessions of this version are not forked");
+            self.unfit = Some(why.to_owned());
+            return Some(running);
+        }
+        if now - running.since >= WELL {
+            self.failing = None;
+        }
+        if Failing::note(&mut self.failing, why, now) {
+            tracing::warn!(%runtime, version = %self.version.number, why, "a template is replaced");
+        }
+        Some(running)
+    }
+
+    /// A session has come of a fork.
+    pub(super) fn forked(&mut self) {
+        self.forks += 1;
+        self.failing = None;
+    }
+
+    /// One was to.
+    pub(super) fn fork_failed(&mut self) {
+        self.failed += 1;
+    }
+
+    /// Takes the template down if it is to go.
+    pub(super) fn retire(&mut self, ages: &Ages, served: bool) -> Option<Running> {
+        let State::Ready(running) = &mut self.state else {
+            // One that starts is looked at when it is ready.
+            return match &self.state {
+                State::Starting(running) if !served => self.take(&Arc::clone(&running.template)),
+                State::Starting(_) | State::Nothing | State::Ready(_) => None,
+            };
+        };
+        let wanted = self.wanted.unwrap_or(running.since).max(running.since);
+        let unused = running.template.leases() == 0 && ages.now - wanted >= ages.unused_after;
+        let old = ages.now - running.since >= ages.max_age;
+        let goes = unused || old || !served || running.template.leaves() || running.has_grown();
+        let template = Arc::clone(&running.template);
+        goes.then(|| self.take(&template)).flatten()
+    }
+
+    /// One that nobody is below, for others who need its memory.
+    pub(super) fn give(&mut self) -> Option<Running> {
+        let (State::Ready(running) | State::Starting(running)) = &self.state else {
+            return None;
+        };
+        let template = Arc::clone(&running.template);
+        let given = (template.leases() == 0).then(|| self.take(&template))?;
+        // Nor is it made again at once.
+        self.wanted = None;
+        given
+    }
+
+    /// Whether one is there that nobody is below.
+    pub(super) fn is_spare(&self) -> bool {
+        match &self.state {
+            State::Ready(running) | State::Starting(running) => running.template.leases() == 0,
+            State::Nothing => false,
+        }
+    }
+
+    pub(super) fn last_wanted(&self) -> Option<Moment> {
+        self.wanted
+    }
+
+    fn take(&mut self, template: &Arc<Template>) -> Option<Running> {
+        match std::mem::take(&mut self.state) {
+            State::Starting(running) | State::Ready(running)
+                if Arc::ptr_eq(&running.template, template) =>
+            {
+                Some(running)
+            }
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    /// What is there, for ending it.
+    pub(super) fn into_running(self) -> Option<Running> {
+        match self.state {
+            State::Starting(running) | State::Ready(running) => Some(running),
+            State::Nothing => None,
+        }
+    }
+
+    /// Whether one is there, or starts.
+    pub(super) fn has_one(&self) -> bool {
+        !matches!(self.state, State::Nothing)
+    }
+
+    /// Whether one starts.
+    pub(super) fn starts(&self) -> bool {
+        matches!(self.state, State::Starting(_))
+    }
+
+    /// Nothing is there, and nothing is worth knowing.
+    pub(super) fn is_over(&self, ages: &Ages, served: bool) -> bool {
+        let unused = self
+            .wanted
+            .is_none_or(|wanted| ages.now - wanted >= ages.unused_after);
+        matches!(self.state, State::Nothing) && (!served || unused && self.unfit.is_none())
+    }
+
+    /// For people.
+    pub(super) fn state(&self) -> api::Template {
+        let failing = self
+            .failing
+            .as_ref()
+            .map(|failing| failing.why().to_owned());
+        api::Template {
+            state: match self.state {
+                State::Nothing => TemplateState::None,
+                State::Starting(_) => TemplateState::Starting,
+                State::Ready(_) => TemplateState::Ready,
+            },
+            reason: self.unfit.clone().or(failing),
+            forks: self.forks,
+            failed: self.failed,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One template, as its driver, its keeper and its forks share it, and the leases of those who are below it.
+
+use crate::relay::link::Link;
+use proto::ids::SessionId;
+use proto::shim::TemplateState;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+
+/// Forks that are made at once: they take turns in the interpreter anyhow, and its queue of orders is short.
+const AT_ONCE: usize = 8;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Template {
+    /// Its session.
+    pub id: SessionId,
+    /// Sessions below it, and those that may be soon.
+    leases: AtomicU32,
+    /// To its shim, once it can be forked.
+    link: OnceLock<Arc<Link>>,
+    said: watch::Sender<Option<TemplateState>>,
+    leaves: AtomicBool,
+    turns: Semaphore,
+    /// The keeper's.
+    ring: Arc<Notify>,
+}
+
+impl Template {
+    pub(super) fn new(id: SessionId, ring: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            leases: AtomicU32::new(0),
+            link: OnceLock::new(),
+            said: watch::Sender::new(None),
+            leaves: AtomicBool::new(false),
+            turns: Semaphore::new(AT_ONCE),
+            ring,
+        })
+    }
+
+    /// Its shim has said what has become of it.
+    pub fn says(&self, state: TemplateState, link: Option<&Arc<Link>>) {
+        if let (TemplateState::Ready, Some(link)) = (&state, link) {
+            // It says so once for each link, and has one.
+            let _ = self.link.set(Arc::clone(link));
+        }
+        self.said.send_replace(Some(state));
+    }
+
+    /// Why it cannot be forked, if it has said so.
+    pub(super) fn refusal(&self) -> Option<String> {
+        match &*self.said.borrow() {
+            Some(TemplateState::Refused { reason }) => Some(reason.clone()),
+            Some(TemplateState::Ready) | None => None,
+        }
+    }
+
+    /// Resolves when it cannot be forked (any more).
+    pub(super) async fn refuses(&self) {
+        let mut said = self.said.subscribe();
+        let refused =
+            |said: &Option<TemplateState>| matches!(said, Some(TemplateState::Refused { .. }));
+        // The sender is in `self`.
+        let _ = said.wait_for(refused).await;
+    }
+
+    /// To its shim, if it can be forked.
+    #[must_use]
+    pub fn link(&self) -> Option<Arc<Link>> {
+        let ready = matches!(*self.said.borrow(), Some(TemplateState::Ready));
+        self.link.get().filter(|_| ready).cloned()
+    }
+
+    /// A place among those who fork just now.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
+    }
+
+    /// How many sessions are below it, or may be soon.
+    #[must_use]
+    pub fn leases(&self) -> u32 {
+        self.leases.load(Ordering::SeqCst)
+    }
+
+    /// It is not to be forked any more, and ends when nobody is below it.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::SeqCst);
+        self.ring.notify_one();
+    }
+
+    pub(super) fn leaves(&self) -> bool {
+        self.leaves.load(Ordering::SeqCst)
+    }
+
+    /// For a session below it.
+    pub(super) fn lease(self: &Arc<Self>) -> Lease {
+        self.leases.fetch_add(1, Ordering::SeqCst);
+        Lease(Arc::clone(self))
+    }
+}
+
+/// A session is below a template, or may be soon: while this lives that one does not end by anybody's wish.
+#[derive(Debug)]
+pub struct Lease(Arc<Template>);
+
+impl Lease {
+    /// Whose.
+    #[must_use]
+    pub fn template(&self) -> &Arc<Template> {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.leases.fetch_sub(1, Ordering::SeqCst);
+        self.0.ring.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_forked_only_while_it_says_so_and_counts_who_is_below() {
+        let id = SessionId::parse("stemplate").expect("id");
+        let template = Template::new(id, Arc::default());
+        assert!(template.link().is_none() && template.refusal().is_none());
+        let leases = [template.lease(), template.lease()];
+        assert_eq!(template.leases(), 2);
+        drop(leases);
+        assert_eq!(template.leases(), 0);
+        template.says(
+            TemplateState::Refused {
+                reason: "threads".to_owned(),
+            },
+            None,
+        );
+        assert_eq!(template.refusal().as_deref(), Some("threads"));
+        assert!(template.link().is_none());
+    }
+}
