@@ -76,6 +76,16 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// The agent of a session, by its shim: that one's first child, or, if it is a fork, the other process of its pid namespace.
+#[must_use]
+pub fn agent(shim: i32) -> Option<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(shim)?;
+    let mut others = all_pids().into_iter().filter(|pid| *pid != shim);
+    let first = children(shim).into_iter().next();
+    first.or_else(|| others.find(|pid| namespace(*pid).as_ref() == Some(&own)))
+}
+
 /// Threads of a process.
 #[must_use]
 pub fn tasks(pid: i32) -> Vec<i32> {

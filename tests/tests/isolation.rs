@@ -6,7 +6,7 @@ use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
-use proto::api::Session;
+use proto::api::{Origin, Session, TemplateState};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -116,6 +116,17 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
             let pool = client.runtime("probe")?.pool.unwrap_or_default();
             Ok(u64::from(pool.ready) == waiting.unwrap_or(0))
         })?;
+        if client.runtime("probe")?.template.is_some() {
+            // The first caller's session is started, and a template behind it.
+            let first = session_name("first");
+            client.invoke("probe", &first, &json!({"list": true}))?;
+            e2e::wait::until_true(60, "the template", || {
+                let template = client.runtime("probe")?.template.unwrap_or_default();
+                ensure!(template.reason.is_none(), "{template:?}");
+                Ok(template.state == TemplateState::Ready)
+            })?;
+            client.stop(&first)?;
+        }
         let other = session_name("planted");
         let planted = probe::plant(&client, "probe", &other, "other")?;
         let id = session_name("probed");
@@ -134,9 +145,7 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
 /// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
 fn proxy_ports(client: &Client, id: &str) -> anyhow::Result<Value> {
     let pid = client.session(id)?.pid.context("pid")?;
-    let agent = *host::children(pid)
-        .first()
-        .context("the shim has no child")?;
+    let agent = host::agent(pid).context("the shim has no agent")?;
     let ports: BTreeSet<u16> = host::environment(agent)?
         .iter()
         .filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY"))
@@ -177,6 +186,22 @@ fn no_probe_of_an_agent_succeeds_in_a_session_from_the_pool() -> Result {
     probed_of(pool, |daemon, id, payload| {
         let pool = daemon.client().runtime("probe")?.pool.unwrap_or_default();
         ensure!((pool.hits, pool.misses) == (2, 0), "not claimed: {pool:?}");
+        let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
+        verdicts.all_green(LEAST)?;
+        verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
+        calls_are_answered_as_the_table_says(&verdicts)
+    })
+}
+
+#[test]
+fn no_probe_of_an_agent_succeeds_in_a_forked_session() -> Result {
+    ground!(Daemon, Python);
+    probed_of(json!({"fork": "auto"}), |daemon, id, payload| {
+        let session = daemon.client().session(id)?;
+        ensure!(
+            session.origin == Some(Origin::Fork),
+            "not forked: {session:?}"
+        );
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
         verdicts.all_green(LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;

@@ -1,0 +1,609 @@
+//! Sessions whose agents are forks of a template: that each is its caller's own as a cold one is, that what cannot be forked is started
+//! instead and said, that a template goes and comes without anybody's loss, and that nothing is left. Tier: root.
+//!
+//! The probes of the security bar in a forked session are in `isolation.rs`; what a fork must be to be let through is tested where it
+//! is looked at (`sandbox`, `worker-shim`, `supervisor/tests/launcher`).
+
+use anyhow::{Context as _, ensure};
+use e2e::client::session_name;
+use e2e::http::Request;
+use e2e::leaks::Snapshot;
+use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use proto::api::{EndReason, Origin, Page, Phase, Session, Template, TemplateState, UsageRecord};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+/// A daemon as it is installed: its sessions outlive it.
+fn installed() -> Options {
+    Options {
+        dev: false,
+        end_sessions: false,
+        ..Options::quick()
+    }
+}
+
+fn auto() -> Value {
+    json!({"fork": "auto"})
+}
+
+fn template(client: &Client, runtime: &str) -> anyhow::Result<Template> {
+    let found = client.runtime(runtime)?.template;
+    found.context("the runtime says nothing of a template")
+}
+
+/// Waits until new sessions can be forked.
+fn ready(client: &Client, runtime: &str) -> anyhow::Result<Template> {
+    wait::until(60, &format!("a template of {runtime}"), || {
+        let found = template(client, runtime)?;
+        ensure!(
+            found.reason.is_none() || found.state != TemplateState::None,
+            "there will be none: {found:?}"
+        );
+        Ok((found.state == TemplateState::Ready).then_some(found))
+    })
+}
+
+/// The sessions that are templates.
+fn templates(client: &Client) -> anyhow::Result<Vec<Session>> {
+    let mut all = client.sessions("pool=true&live=true")?;
+    all.retain(|one| one.origin == Some(Origin::Template));
+    Ok(all)
+}
+
+fn the_template(client: &Client) -> anyhow::Result<Session> {
+    let mut all = templates(client)?;
+    ensure!(all.len() == 1, "{all:?}");
+    all.pop().context("one")
+}
+
+/// Begins a session by a call.
+fn begin(client: &Client, runtime: &str) -> anyhow::Result<(String, Session)> {
+    let id = session_name(runtime);
+    let count = puppet::run(client, runtime, &id, COUNT)?;
+    ensure!(count == json!(1), "somebody was there before: {count}");
+    let session = client.session(&id)?;
+    Ok((id, session))
+}
+
+/// The same of one that must be a fork.
+fn forked(client: &Client, runtime: &str) -> anyhow::Result<(String, Session)> {
+    let (id, session) = begin(client, runtime)?;
+    ensure!(
+        session.origin == Some(Origin::Fork),
+        "not forked: {session:?}\n{}",
+        client.logs(&id)?
+    );
+    Ok((id, session))
+}
+
+/// Deploys the puppet, has a first session of it, and waits for the template.
+fn warm(client: &Client, runtime: &str, more: Value) -> Result {
+    let mut config = auto();
+    e2e::chaos::merge(&mut config, more);
+    puppet::deploy(client, runtime, config)?;
+    let (id, session) = begin(client, runtime)?;
+    ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+    ready(client, runtime)?;
+    client.stop(&id)?;
+    Ok(())
+}
+
+/// The interpreter of a template: its shim's first child.
+fn interpreter(template: &Session) -> anyhow::Result<i32> {
+    let shim = template.pid.context("no pid")?;
+    let first = host::children(shim).into_iter().next();
+    first.context("no interpreter")
+}
+
+fn delete(client: &Client, runtime: &str) -> Result {
+    let request = Request::new("DELETE", format!("/v1/runtimes/{runtime}?wait=true"));
+    client.send(request)?.expect(204)?;
+    Ok(())
+}
+
+/// Waits until nothing but prepared launches is left of the daemon.
+fn nothing_left(daemon: &Daemon) -> Result {
+    wait::until_true(20, "every process to be gone", || {
+        let members = cgroup::members_named(daemon.instance());
+        Ok(members
+            .iter()
+            .all(|pid| host::title(*pid).contains("stager")))
+    })
+}
+
+/// How often this agent was called, itself included.
+const COUNT: &str = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
+
+#[test]
+fn a_forked_session_is_its_callers_own() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "own", json!({"environment": {"COLOUR": "blue"}}))?;
+        let (one, first) = forked(&client, "own")?;
+        let (other, second) = forked(&client, "own")?;
+        ensure!(first.pid != second.pid && first.uid_base != second.uid_base);
+        ensure!(
+            client.sessions("")?.len() == 2,
+            "a template is listed as a session"
+        );
+        let of = the_template(&client)?;
+        ensure!(of.owner.as_deref() == Some("daemon") && of.user_id.as_deref() == Some("template"));
+        let look = "import os, socket\n\
+            open('/tmp/mine', 'x').close()\n\
+            answer = {'uid': os.getuid(), 'host': socket.gethostname(), 'pid': os.getpid(), 'colour': os.environ['COLOUR'],\n\
+                'home': os.listdir(os.environ['HOME']), 'tmp': os.listdir('/tmp'), 'seen': len([p for p in os.listdir('/proc') if p.isdigit()])}";
+        for (id, session) in [(&one, &first), (&other, &second)] {
+            let seen = puppet::run(&client, "own", id, look)?;
+            ensure!(seen["uid"] == 1000 && seen["colour"] == "blue", "{seen}");
+            ensure!(
+                seen["home"] == json!([]) && seen["tmp"] == json!(["mine"]),
+                "{seen}"
+            );
+            // Its shim is another user's, and hidden.
+            ensure!(seen["seen"] == 1 && seen["pid"] != 1, "{seen}");
+            // What it writes is in its own log.
+            let word = format!("of {}", session.id);
+            puppet::run(&client, "own", id, &format!("print('{word}', flush=True)"))?;
+            wait::until_true(10, "its line", || Ok(client.logs(id)?.contains(&word)))?;
+        }
+        ensure!(!client.logs(&one)?.contains(second.id.as_str()));
+        ensure!(
+            puppet::run(&client, "own", &one, COUNT)? == json!(2),
+            "not the same session again"
+        );
+        // An agent that ends is told as that of any session.
+        let gone = Client::invocation("own", &one, &puppet::payload("import os\nos._exit(3)"));
+        client.send(gone)?.expect(424)?;
+        let ended = client.ended(&one, 20)?;
+        ensure!(
+            ended.end_reason == Some(EndReason::AgentExited),
+            "{ended:?}"
+        );
+        ensure!(
+            puppet::run(&client, "own", &other, COUNT)? == json!(2),
+            "the other is gone as well"
+        );
+        // Where people look.
+        let metrics = client.send(Request::get("/metrics"))?.expect(200)?.text()?;
+        for sample in [
+            "agentcore_session_start_seconds_count{path=\"fork\",agent=\"own\"} 2",
+            "agentcore_session_start_seconds_count{path=\"cold\",agent=\"own\"} 1",
+            "agentcore_templates{state=\"ready\",agent=\"own\"} 1",
+        ] {
+            ensure!(metrics.contains(sample), "{sample} is not in\n{metrics}");
+        }
+        let out = daemon.cli().args(["status", "-a", "own"]).output()?;
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(
+            out.contains("Template    ready; 2 of 2 forks came to be"),
+            "{out}"
+        );
+        client.stop(&other)?;
+        delete(&client, "own")?;
+        nothing_left(daemon)
+    })
+}
+
+#[test]
+fn forks_draw_numbers_of_their_own() -> Result {
+    ground!(Daemon, Python);
+    // Loaded, and drawn from, before the fork.
+    let source = format!(
+        "import random, secrets, ssl, uuid, tempfile\n\
+         random.random(), secrets.token_hex(), uuid.uuid4(), uuid.uuid1(), ssl.RAND_bytes(8), next(tempfile._get_candidate_names())\n{}",
+        puppet::SOURCE
+    );
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::deploy::python(&client, "dice", &source, auto())?;
+        begin(&client, "dice")?;
+        ready(&client, "dice")?;
+        let draw = "import random, secrets, ssl, uuid, tempfile, os\n\
+            answer = {'random': random.getrandbits(64), 'secrets': secrets.token_hex(8), 'uuid4': str(uuid.uuid4()), 'uuid1': str(uuid.uuid1()),\n\
+                'ssl': ssl.RAND_bytes(8).hex(), 'tempfile': next(tempfile._get_candidate_names()), 'urandom': os.urandom(8).hex(), 'system': random.SystemRandom().getrandbits(64)}";
+        let mut drawn = Vec::new();
+        for _ in 0..3 {
+            let (id, _) = forked(&client, "dice")?;
+            drawn.push(puppet::run(&client, "dice", &id, draw)?);
+        }
+        for (of, _) in drawn[0].as_object().context("an object")? {
+            let values: BTreeSet<String> = drawn.iter().map(|one| one[of].to_string()).collect();
+            ensure!(values.len() == 3, "{of}: {drawn:#?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_cannot_be_forked_is_started_and_said() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let before = |first: &str| format!("{first}\n{}", puppet::SOURCE);
+        let lies = |first: &str| {
+            before(&format!(
+                "try:\n    from agentcore_template import _system, _fitness\n    {first}\nexcept ImportError: pass"
+            ))
+        };
+        for (name, source, reason) in [
+            (
+                "threads",
+                before(
+                    "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+                ),
+                "threads",
+            ),
+            (
+                "sockets",
+                before("import socket\nkept_open = socket.socket()"),
+                "a socket open",
+            ),
+            (
+                "forks",
+                before("import os, time\nif os.fork() == 0:\n    time.sleep(600)"),
+                "another process",
+            ),
+            // That session never reaches a caller.
+            (
+                "caps",
+                lies("_system.drop_capabilities = lambda: None"),
+                "was not what it must be",
+            ),
+            (
+                "filter",
+                lies("_system.install_filter = lambda program: None"),
+                "was not what it must be",
+            ),
+            ("stays", lies("_system.setns = lambda fd: None"), ""),
+        ] {
+            e2e::deploy::python(&client, name, &source, auto())?;
+            // Callers come and never notice; two, for some are seen by their fork only.
+            let mut tried = 0;
+            wait::until_true(60, &format!("{name}: the reason"), || {
+                tried += 1;
+                let (id, session) = begin(&client, name)?;
+                ensure!(session.origin == Some(Origin::Cold), "{name}: {session:?}");
+                client.stop(&id)?;
+                Ok(template(&client, name)?.reason.is_some())
+            })?;
+            let found = template(&client, name)?;
+            let told = found.reason.unwrap_or_default();
+            ensure!(told.contains(reason), "{name}: {told}");
+            ensure!(found.forks == 0, "{name}: {found:?}");
+            let out = daemon.cli().args(["status", "-a", name]).output()?;
+            let out = String::from_utf8_lossy(&out.stdout).into_owned();
+            ensure!(out.contains("started, not forked"), "{name}: {out}");
+            if name == "threads" {
+                let doctor: Value = client.get("/v1/doctor")?;
+                ensure!(
+                    doctor
+                        .to_string()
+                        .contains("threads: loading it has started threads"),
+                    "{doctor}"
+                );
+            }
+            delete(&client, name)?;
+        }
+        // One that cannot be loaded: its caller has its own traceback, from a session of its own.
+        e2e::deploy::python(
+            &client,
+            "broken",
+            "raise RuntimeError('of its own')",
+            auto(),
+        )?;
+        for _ in 0..2 {
+            let call = Client::invocation("broken", &session_name("broken"), &json!({}));
+            let text = client.send(call)?.expect(424)?.text()?;
+            ensure!(text.contains("of its own"), "{text}");
+        }
+        wait::until_true(30, "the reason", || {
+            let reason = template(&client, "broken")?.reason.unwrap_or_default();
+            Ok(reason.contains("of its own"))
+        })?;
+        ensure!(templates(&client)?.is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_fork_that_fails_is_its_callers_cold_session() -> Result {
+    ground!(Daemon, Python);
+    // Ends where only a fork comes by, before it serves.
+    let dies = "import os\nif 'agentcore_template' in __import__('sys').modules:\n    from agentcore_template import _reseed\n    _reseed.reseed = lambda: os._exit(9)";
+    let source = format!("{dies}\n{}", puppet::SOURCE);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::deploy::python(&client, "dies", &source, auto())?;
+        begin(&client, "dies")?;
+        ready(&client, "dies")?;
+        let before = Snapshot::steady(daemon)?;
+        let (id, session) = begin(&client, "dies")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        ensure!(
+            client.logs(&id)?.contains("not forked from a template"),
+            "{}",
+            client.logs(&id)?
+        );
+        let found = template(&client, "dies")?;
+        ensure!((found.forks, found.failed) == (0, 1), "{found:?}");
+        // It goes on as any session.
+        ensure!(puppet::run(&client, "dies", &id, COUNT)? == json!(2));
+        client.stop(&id)?;
+        // Tried again, ever more rarely, for as long as somebody wants sessions.
+        ready(&client, "dies")?;
+        before.settle(daemon)
+    })
+}
+
+#[test]
+fn a_template_that_dies_is_replaced_and_its_sessions_live_on() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "mortal", json!({}))?;
+        let (id, _) = forked(&client, "mortal")?;
+        let old = the_template(&client)?;
+        kill(Pid::from_raw(interpreter(&old)?), Signal::SIGKILL)?;
+        // Whoever comes in that moment is served.
+        let (next, _) = begin(&client, "mortal")?;
+        ensure!(
+            puppet::run(&client, "mortal", &id, COUNT)? == json!(2),
+            "its session is gone"
+        );
+        wait::until_true(30, "another one", || {
+            Ok(templates(&client)?
+                .iter()
+                .any(|one| one.id != old.id && one.phase == Phase::Ready))
+        })?;
+        let (third, _) = forked(&client, "mortal")?;
+        // The old one stays for its session, and goes with it.
+        ensure!(client.session(old.id.as_str())?.phase == Phase::Ready);
+        client.stop(&id)?;
+        client.ended(old.id.as_str(), 20)?;
+        // With its PID 1 its sessions end, which is told; their callers begin anew.
+        let last = the_template(&client)?;
+        kill(Pid::from_raw(last.pid.context("pid")?), Signal::SIGKILL)?;
+        let ended = client.ended(&third, 20)?;
+        ensure!(ended.end_reason == Some(EndReason::ShimDied), "{ended:?}");
+        ensure!(puppet::run(&client, "mortal", &third, COUNT)? == json!(1));
+        client.stop(&next)?;
+        delete(&client, "mortal")?;
+        nothing_left(daemon)
+    })
+}
+
+#[test]
+fn nobody_ends_or_freezes_a_template_that_sessions_are_below() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "held", json!({"lifecycle": {"freeze_after": 1}}))?;
+        let (id, session) = forked(&client, "held")?;
+        let of = the_template(&client)?;
+        let path = format!("/v1/sessions/{}", of.id);
+        let frozen = client.send(Request::post(format!("{path}/freeze"), ""))?;
+        ensure!(frozen.status == 409, "{}", frozen.status);
+        client.send(Request::new("DELETE", &path))?.expect(202)?;
+        // The session freezes as any, and thaws; the template does not.
+        wait::until_true(20, "the session to be frozen", || {
+            Ok(client.session(session.id.as_str())?.phase == Phase::Frozen)
+        })?;
+        ensure!(client.session(of.id.as_str())?.phase == Phase::Ready);
+        ensure!(puppet::run(&client, "held", &id, COUNT)? == json!(2));
+        // A new version: what was loaded of the old one stays as long as its session.
+        let source = puppet::SOURCE.replace("scope.get(\"answer\")", "'second'");
+        e2e::deploy::python(&client, "held", &source, auto())?;
+        let new = session_name("second");
+        ensure!(client.invoke("held", &new, &puppet::payload("answer = 1"))? == json!("second"));
+        ready(&client, "held")?;
+        ensure!(client.session(of.id.as_str())?.phase == Phase::Ready);
+        ensure!(puppet::run(&client, "held", &id, COUNT)? == json!(3));
+        client.stop(&id)?;
+        client.ended(of.id.as_str(), 20)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_daemon_that_comes_back_keeps_templates_for_their_sessions_only() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(installed(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "again", json!({}))?;
+        warm(&client, "unused", json!({}))?;
+        let (id, before) = forked(&client, "again")?;
+        let olds = templates(&client)?;
+        ensure!(olds.len() == 2, "{olds:?}");
+        daemon.kill()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        let after = client.session(&id)?;
+        ensure!(
+            after.pid == before.pid && after.origin == Some(Origin::Fork),
+            "{after:?}"
+        );
+        ensure!(puppet::run(&client, "again", &id, COUNT)? == json!(2));
+        for old in &olds {
+            let now = client.session(old.id.as_str())?;
+            match old.runtime.as_str() {
+                "again" => ensure!(now.phase == Phase::Ready && now.pid == old.pid, "{now:?}"),
+                _ => ensure!(now.end_reason == Some(EndReason::DaemonLost), "{now:?}"),
+            }
+        }
+        // Nothing is forked from one of another daemon's making.
+        let (_, session) = begin(&client, "again")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        ready(&client, "again")?;
+        let (second, _) = forked(&client, "again")?;
+        let kept = olds.iter().find(|old| old.runtime.as_str() == "again");
+        let kept = kept.context("the template")?.id.clone();
+        // In order, too: what sessions are below lives on.
+        daemon.terminate()?;
+        daemon.restart()?;
+        let client = daemon.client();
+        ensure!(puppet::run(&client, "again", &id, COUNT)? == json!(3));
+        ensure!(puppet::run(&client, "again", &second, COUNT)? == json!(2));
+        client.stop(&id)?;
+        client.ended(kept.as_str(), 20)?;
+        ensure!(puppet::run(&client, "again", &second, COUNT)? == json!(3));
+        delete(&client, "again")?;
+        delete(&client, "unused")?;
+        nothing_left(daemon)
+    })
+}
+
+#[test]
+fn forks_leave_nothing_behind() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "clean", json!({}))?;
+        let (id, _) = forked(&client, "clean")?;
+        client.stop(&id)?;
+        let before = Snapshot::steady(daemon)?;
+        for round in 0..12 {
+            let (id, session) = forked(&client, "clean")?;
+            match round % 3 {
+                0 => {
+                    client.stop(&id)?;
+                }
+                1 => {
+                    let exit = puppet::payload("import os\nos._exit(0)");
+                    client
+                        .send(Client::invocation("clean", &id, &exit))?
+                        .expect(424)?;
+                }
+                _ => kill(Pid::from_raw(session.pid.context("pid")?), Signal::SIGKILL)?,
+            }
+            client.ended(&id, 20)?;
+        }
+        ensure!(template(&client, "clean")?.forks == 13);
+        before.settle(daemon)
+    })
+}
+
+#[test]
+fn a_crowd_is_forked_and_each_has_a_session() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        warm(&client, "crowd", json!({}))?;
+        let calls: Vec<_> = (0..30)
+            .map(|number| {
+                let id = session_name(&format!("crowd-{number}"));
+                let call = client.in_background("crowd", &id, &puppet::payload(COUNT));
+                (id, call)
+            })
+            .collect();
+        let mut pids = BTreeSet::new();
+        for (id, call) in calls {
+            let count: Value = e2e::client::joined(call)?.expect(200)?.json()?;
+            ensure!(count == json!(1), "two callers are in one session: {count}");
+            ensure!(pids.insert(client.session(&id)?.pid));
+        }
+        let found = template(&client, "crowd")?;
+        ensure!(found.forks == 30, "{found:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_runtime_that_nobody_calls_costs_no_process_and_its_template_is_nobodys_bill() -> Result {
+    ground!(Daemon, Python);
+    // A start that takes a second of CPU time.
+    let source = format!(
+        "import time\nuntil = time.process_time() + 1\nwhile time.process_time() < until: pass\n{}",
+        puppet::SOURCE
+    );
+    let options = Options::quick()
+        .config("[limits]\nprepared_launches = 0\n[template]\nfork = \"auto\"\nunused_after = 6");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        // The operator's default.
+        e2e::deploy::python(&client, "rare", &source, json!({}))?;
+        let (first, _) = begin(&client, "rare")?;
+        client.stop(&first)?;
+        ready(&client, "rare")?;
+        let (id, session) = forked(&client, "rare")?;
+        client.stop(&id)?;
+        let of = the_template(&client)?;
+        wait::until_true(40, "the last process to go", || {
+            Ok(cgroup::members_named(daemon.instance()).is_empty())
+        })?;
+        let ended = client.ended(of.id.as_str(), 10)?;
+        ensure!(ended.end_reason == Some(EndReason::Idle), "{ended:?}");
+        ensure!(template(&client, "rare")? == Template::default());
+        let rows: Page<UsageRecord> = client.get("/v1/usage?by=session&maxResults=1000")?;
+        let of_id = |id: &str| {
+            let mut rows = rows.items.iter();
+            let row = rows.find(|row| row.id.as_ref().is_some_and(|of| of.as_str() == id));
+            row.map(|row| row.used.cpu_seconds)
+                .with_context(|| format!("no record of {id}"))
+        };
+        let own = of_id(session.id.as_str())?;
+        let loaded = of_id(&of.id.as_str().replacen('s', "w", 1))?;
+        ensure!(own < 0.6, "the caller pays for the loading: {own}");
+        ensure!(loaded >= 0.9, "the template does not: {loaded}");
+        let rows: Page<UsageRecord> = client.get("/v1/usage?by=runtime")?;
+        let row = rows.items.first().context("a row")?;
+        ensure!(
+            row.sessions == 2,
+            "a template is counted as a session: {row:?}"
+        );
+        // And back.
+        let (id, _) = begin(&client, "rare")?;
+        ready(&client, "rare")?;
+        client.stop(&id)?;
+        forked(&client, "rare")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn the_aws_sdk_unmodified_is_forked() -> Result {
+    ground!(Daemon, Python, Registry);
+    Daemon::with(
+        Options::default().config("[template]\nfork = \"auto\""),
+        |daemon| {
+            let client = daemon.client();
+            let folder = daemon.dir().join("aws_sdk");
+            let copy = ["-r", "--"].map(str::to_owned);
+            let copied = std::process::Command::new("cp")
+                .args(copy)
+                .args([e2e::places::example("aws_sdk"), folder.clone()])
+                .status()?;
+            ensure!(copied.success());
+            let launched = daemon.cli().current_dir(&folder).arg("launch").output()?;
+            ensure!(launched.status.success(), "{launched:?}");
+            let ask = |id: &str| -> anyhow::Result<Session> {
+                let answer = client.invoke("aws_sdk", id, &json!({"x": 1}))?;
+                ensure!(
+                    answer["echo"]["x"] == 1 && answer["session_id"] == id,
+                    "{answer}"
+                );
+                client.session(id)
+            };
+            ask(&session_name("first"))?;
+            ready(&client, "aws_sdk")?;
+            for _ in 0..3 {
+                let id = session_name("sdk");
+                let session = ask(&id)?;
+                ensure!(
+                    session.origin == Some(Origin::Fork),
+                    "{session:?}\n{}",
+                    client.logs(&id)?
+                );
+                // Its background work shows as HealthyBusy.
+                client.invoke("aws_sdk", &id, &json!({"background": 2}))?;
+                wait::until_true(10, "HealthyBusy", || {
+                    Ok(client.session(&id)?.phase == Phase::Busy)
+                })?;
+                client.stop(&id)?;
+            }
+            Ok(())
+        },
+    )
+}
