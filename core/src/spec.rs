@@ -178,7 +178,7 @@ impl RuntimeSpec {
         budgets::check(&config.budget, &mut faults);
         let storage = storage::resolve(&config.storage, &policy.storage, &mut faults);
         let pool = pool::resolve(&config.pool, &policy.pool, storage.as_ref(), &mut faults);
-        let fork = fork::resolve(config, policy.fork, command.as_ref());
+        let fork = fork::resolve(config, policy.fork, command.as_ref(), warmup.as_deref());
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {

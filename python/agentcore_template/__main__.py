@@ -1,4 +1,4 @@
-"""`python3 -m agentcore_template SCRIPT [ARGUMENT]…`, or `-m MODULE` instead of the script."""
+"""`python3 -m agentcore_template [--warmup PATH] SCRIPT [ARGUMENT]…`, or `-m MODULE` instead of the script."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from agentcore_template import _hold, _orders
 def main() -> None:
     """Run the agent's program, up to where it serves."""
     words = sys.argv[1:]
+    warmup = None
+    if words[:1] == ["--warmup"]:
+        warmup, words = words[1], words[2:]
     if not words:
         raise SystemExit("agentcore_template: which program?")
     orders = _orders.Orders.claim(0)
-    template = _hold.Template(orders)
+    template = _hold.Template(orders, warmup)
     _hold.install(template)
     try:
         _run(words)

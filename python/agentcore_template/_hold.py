@@ -30,9 +30,21 @@ _NO_MORE_ORDERS = 75
 class Template:
     """This process, until it is a fork."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, orders: Orders, warmup: str | None = None) -> None:
         self._orders = orders
+        self._warmup = warmup
         self.serving = False
+
+    def warm(self, application: Any) -> None:
+        """Make the warm-up call, if there is one to make."""
+        if self.serving or not self._warmup:
+            return
+        from agentcore_template import _warm
+
+        problem = _warm.warm(application, self._warmup)
+        self._warmup = None
+        if problem:
+            self.refuse(problem)
 
     def hold(self, host: str, port: int) -> None:
         """Come back where there is someone to serve on that port: never in the template itself."""
@@ -123,6 +135,7 @@ def _patch_uvicorn(module: ModuleType, template: Template) -> None:
         if not self.config.loaded:
             # What `serve` would do first: it opens nothing, and each fork would do it again.
             self.config.load()
+        template.warm(self.config.loaded_app)
         template.hold(self.config.host, self.config.port)
         return run(self, *args, **options)
 

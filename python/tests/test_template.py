@@ -34,7 +34,7 @@ BUILT_IN_AND_AWS = """
 class Template:
     """A template's process, and the shim's end of its link."""
 
-    def __init__(self, folder: Path, program: str, sdk: str) -> None:
+    def __init__(self, folder: Path, program: str, sdk: str, *options: str) -> None:
         if sdk == "aws" and not has_aws_sdk():
             pytest.skip("bedrock-agentcore is not installed: run python/tests/run.sh")
         self.port = free_port()
@@ -45,7 +45,7 @@ class Template:
         path = [str(SOURCE)] if sdk == "builtin" else [self._alone(folder)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         self.errors = (folder / "errors").open("w+")
-        command = [sys.executable, "-m", "agentcore_template", str(script), "word"]
+        command = [sys.executable, "-m", "agentcore_template", *options, str(script), "word"]
         self.process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, stderr=self.errors)
         theirs.close()
 
@@ -82,8 +82,8 @@ Start = Callable[..., Template]
 def template(tmp_path: Path) -> Iterator[Start]:
     running: list[Template] = []
 
-    def start(program: str, sdk: str = "builtin") -> Template:
-        running.append(Template(tmp_path, program, sdk))
+    def start(program: str, sdk: str = "builtin", *options: str) -> Template:
+        running.append(Template(tmp_path, program, sdk, *options))
         return running[-1]
 
     yield start
@@ -138,6 +138,49 @@ def test_uvicorn_alone(template: Start) -> None:
         uvicorn.run(app, port=PORT)
     """
     assert template(program, "aws").says() == {"state": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("route", "reason"),
+    [
+        ("async def warm(request): return Response(status_code=204)", None),
+        ("def warm(request): return Response(status_code=204)", None),  # in a thread, which is gone afterwards
+        ("async def warm(request): return Response(status_code=503)", "answered with 503"),
+        ("async def warm(request): raise RuntimeError('cold')", "RuntimeError: cold"),
+    ],
+)
+def test_the_warm_up_call_is_made_in_the_template(
+    template: Start, tmp_path: Path, route: str, reason: str | None
+) -> None:
+    if not has_aws_sdk():
+        pytest.skip("bedrock-agentcore is not installed: run python/tests/run.sh")
+    seen = tmp_path / "seen"
+    program = f"""
+        import os
+        from starlette.responses import Response
+        from bedrock_agentcore import BedrockAgentCoreApp
+        app = BedrockAgentCoreApp()
+        {route}
+
+        def noted(request):
+            open({str(seen)!r}, "a").write(f"{{request.method}} {{os.getpid()}}\\n")
+            return warm(request)
+
+        async def noted_async(request):
+            return await noted(request)
+
+        app.add_route("/warm", noted_async if {"async" in route} else noted, methods=["POST"])
+        app.run(port=PORT)
+    """
+    one = template(program, "aws", "--warmup", "/warm")
+    said = one.says()
+    assert seen.read_text() == f"POST {one.process.pid}\n", "once, in the template itself"
+    if reason is None:
+        assert said == {"state": "ready"}
+        assert os.listdir(f"/proc/{one.process.pid}/task") == [str(one.process.pid)]
+    else:
+        assert said["state"] == "refused"
+        assert reason in said["reason"]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ fn a_forked_session_is_its_callers_own() -> Result {
         let (other, second) = forked(&client, "own")?;
         ensure!(first.pid != second.pid && first.uid_base != second.uid_base);
         ensure!(
-            client.sessions("")?.len() == 2,
+            client.live_sessions()?.len() == 2,
             "a template is listed as a session"
         );
         let of = the_template(&client)?;
@@ -270,7 +270,7 @@ fn what_cannot_be_forked_is_started_and_said() -> Result {
                 Ok(template(&client, name)?.reason.is_some())
             })?;
             let found = template(&client, name)?;
-            let told = found.reason.unwrap_or_default();
+            let told = found.reason.clone().unwrap_or_default();
             ensure!(told.contains(reason), "{name}: {told}");
             ensure!(found.forks == 0, "{name}: {found:?}");
             let out = daemon.cli().args(["status", "-a", name]).output()?;
@@ -333,7 +333,9 @@ fn a_fork_that_fails_is_its_callers_cold_session() -> Result {
         ensure!(puppet::run(&client, "dies", &id, COUNT)? == json!(2));
         client.stop(&id)?;
         // Tried again, ever more rarely, for as long as somebody wants sessions.
-        ready(&client, "dies")?;
+        wait::until_true(30, "another template", || {
+            Ok(template(&client, "dies")?.state == TemplateState::Ready)
+        })?;
         before.settle(daemon)
     })
 }

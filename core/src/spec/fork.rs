@@ -19,7 +19,12 @@ pub enum Forking {
 }
 
 /// `default`: of runtimes that do not say.
-pub(super) fn resolve(config: &RuntimeConfig, default: Fork, command: Option<&Command>) -> Forking {
+pub(super) fn resolve(
+    config: &RuntimeConfig,
+    default: Fork,
+    command: Option<&Command>,
+    warmup: Option<&str>,
+) -> Forking {
     let Some(command) = command else {
         return Forking::Off;
     };
@@ -30,8 +35,11 @@ pub(super) fn resolve(config: &RuntimeConfig, default: Fork, command: Option<&Co
         }
         (Fork::Auto, Language::Python) => {
             let mut argv = command.argv.clone();
-            let bootstrap = ["-m", BOOTSTRAP].map(str::to_owned);
-            argv.splice(1..1, bootstrap);
+            let warmup = warmup.map(|path| ["--warmup", path]);
+            let bootstrap = ["-m", BOOTSTRAP]
+                .into_iter()
+                .chain(warmup.into_iter().flatten());
+            argv.splice(1..1, bootstrap.map(str::to_owned));
             Forking::From(argv)
         }
     }

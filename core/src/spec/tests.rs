@@ -79,6 +79,18 @@ fn agents_in_python_can_be_forks_where_that_is_asked_for() {
     // The cold start is as it was.
     assert_eq!(spec(auto).agent.argv[1..], ["/app/my_agent.py", "--flag"]);
     assert_eq!(spec(json!({})).fork, Forking::Off);
+    let Forking::From(argv) = spec(json!({ "fork": "auto", "warmup": "/warm" })).fork else {
+        panic!("not forked");
+    };
+    assert_eq!(
+        argv[2..],
+        [
+            "agentcore_template",
+            "--warmup",
+            "/warm",
+            "/app/my_agent.py"
+        ]
+    );
     let node = spec(json!({ "fork": "auto", "entrypoint": "my_agent.js" }));
     assert!(matches!(node.fork, Forking::Unfit(_)), "{:?}", node.fork);
     let by_default = HostPolicy {

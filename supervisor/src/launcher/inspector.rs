@@ -21,6 +21,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+const EPERM: i32 = nix::errno::Errno::EPERM as i32;
+
 /// Largest report.
 const MAX_PACKET: usize = 1024;
 
@@ -148,9 +150,13 @@ fn look(inspection: &Inspection<'_>, link: &Seqpacket, launcher: Pid) -> Result<
     inspection
         .cgroup
         .take_in(agent)
-        .map_err(|error| Report::Failed {
-            detail: format!("cannot take the forked agent into its cgroup: {error}"),
-            errno: error.errno(),
+        .map_err(|error| match error.errno() {
+            // The kernel moves nobody who has capabilities that we have not.
+            EPERM => Report::Found("it has kept capabilities".to_owned()),
+            errno => Report::Failed {
+                detail: format!("cannot take the forked agent into its cgroup: {error}"),
+                errno,
+            },
         })?;
     alone(inspection, agent)?;
     no_strays(inspection)?;

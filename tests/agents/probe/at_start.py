@@ -1,7 +1,7 @@
 """What the agent was given, read before anything else runs.
 
 Imported first by main.py: the SDK opens sockets and the interpreter changes the environment (LC_CTYPE),
-so what the *runtime* handed over can only be told here. Read once, never changed.
+so what the *runtime* handed over can only be told here. Read once, and once more in a fork.
 """
 
 import ctypes
@@ -44,6 +44,30 @@ def _death_signal():
     value = ctypes.c_int()
     ctypes.CDLL(None).prctl(2, ctypes.byref(value), 0, 0, 0)
     return value.value
+
+
+THREADS = set()
+"""Of the agent, when it was last called."""
+FORKED = False
+"""Whether the agent is a fork of the process that has loaded this."""
+
+
+def settle():
+    """In the agent, before the first probe: a fork looks again. Of descriptors those count that it has from where it was loaded."""
+    global FORKED, ENVIRONMENT, DESCRIPTORS, DIRECTORY, UMASK, PID, SESSION_LEADER, DEATH_SIGNAL, STATUS
+    global THREADS
+    THREADS = {int(name) for name in os.listdir("/proc/self/task")}
+    if os.getpid() == PID:
+        return
+    FORKED = True
+    now = _descriptors()
+    DESCRIPTORS = {
+        number: target for number, target in now.items() if number <= 2 or DESCRIPTORS.get(number) == target
+    }
+    ENVIRONMENT = dict(os.environ)
+    DIRECTORY, UMASK, PID = os.getcwd(), _umask(), os.getpid()
+    SESSION_LEADER, DEATH_SIGNAL = os.getsid(0), _death_signal()
+    STATUS = _read("/proc/self/status").decode()
 
 
 # The environment as exec passed it: os.environ already shows what CPython added.

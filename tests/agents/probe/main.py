@@ -9,7 +9,7 @@ Executed with arguments it is a command instead (`agentcore exec -s S -- python3
 probes a *joined* process and not the agent; canaries come as JSON on stdin where `--canaries -` is given.
 """
 
-import at_start  # noqa: F401  before everything else: it reads what was inherited
+import at_start  # before everything else: it reads what was inherited
 
 import argparse
 import json
@@ -22,6 +22,7 @@ import runner
 
 def answer(payload):
     """One payload, one answer; a misuse is an answer too, so that it shows in the test's output."""
+    at_start.settle()
     if not isinstance(payload, dict):
         return {"error": "the payload must be an object"}
     try:

@@ -149,5 +149,6 @@ def scheduling(_subject):
 
 @probe("L11", harmless=True)
 def death_signal(_subject):
-    """The agent ends with whoever started it, by the kernel's hand."""
-    return judge(at_start.DEATH_SIGNAL == signal.SIGKILL, f"PDEATHSIG {at_start.DEATH_SIGNAL}")
+    """The agent ends with whoever started it, by the kernel's hand; a fork with its pid namespace, by the same."""
+    expected = 0 if at_start.FORKED else signal.SIGKILL
+    return judge(at_start.DEATH_SIGNAL == expected, f"PDEATHSIG {at_start.DEATH_SIGNAL}")

@@ -82,12 +82,12 @@ def runs_as_the_agents_gid(_subject):
     return judge(os.getresgid() == (AGENT,) * 3, f"gids {os.getresgid()}")
 
 
-@probe("K06.every_thread")
+@probe("K06.every_thread", in_agent=True)
 def every_thread_has_the_agents_ids(_subject):
-    """Ids belong to threads: read for each one of the agent's own process, our parent."""
-    parent, wrong = os.getppid(), []
-    for thread in os.listdir(f"/proc/{parent}/task"):
-        with open(f"/proc/{parent}/task/{thread}/status", encoding="ascii") as file:
+    """Ids belong to threads: read for each one of the agent's own process. (By itself: nobody else sees that of a fork.)"""
+    wrong = []
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/status", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
         if set(fields["Uid"].split()) != {str(AGENT)} or set(fields["Gid"].split()) != {str(AGENT)}:
             wrong.append((thread, fields["Uid"].split()))
