@@ -378,6 +378,76 @@ fn a_template_that_dies_is_replaced_and_its_sessions_live_on() -> Result {
 }
 
 #[test]
+fn a_template_that_is_out_of_memory_is_lost_and_its_sessions_are_not() -> Result {
+    ground!(Daemon, Python);
+    // Told from outside: nothing that is loaded takes memory by itself.
+    let source = format!(
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print(len(bytearray(200 << 20))))\n{}",
+        puppet::SOURCE
+    );
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let config = json!({"fork": "auto", "resources": {"memory": "64M"}});
+        e2e::deploy::python(&client, "hungry", &source, config)?;
+        begin(&client, "hungry")?;
+        ready(&client, "hungry")?;
+        let (id, _) = forked(&client, "hungry")?;
+        let old = the_template(&client)?;
+        kill(Pid::from_raw(interpreter(&old)?), Signal::SIGUSR1)?;
+        wait::until_true(30, "another one", || {
+            let ready = |one: &Session| one.id != old.id && one.phase == Phase::Ready;
+            Ok(templates(&client)?.iter().any(ready))
+        })?;
+        ensure!(
+            puppet::run(&client, "hungry", &id, COUNT)? == json!(2),
+            "its session is gone"
+        );
+        ensure!(
+            client.session(old.id.as_str())?.usage.oom_kills > 0,
+            "it was not out of memory"
+        );
+        forked(&client, "hungry")?;
+        client.stop(&id)?;
+        client.ended(old.id.as_str(), 20)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn templates_that_nobody_is_below_give_way_when_memory_is_short() -> Result {
+    ground!(Daemon, Python);
+    let options = Options::quick().config("[admission]\nevict_after = 600");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        warm(&client, "spare", json!({}))?;
+        warm(&client, "held", json!({}))?;
+        let (id, _) = forked(&client, "held")?;
+        let before = templates(&client)?;
+        ensure!(before.len() == 2, "{before:?}");
+        let file = daemon.dir().join("agentcored.toml");
+        let text = std::fs::read_to_string(&file)?;
+        ensure!(text.contains("evict_after = 600\n"), "{text}");
+        let short = "evict_after = 600\nmemory_reserve = \"60T\"\n";
+        std::fs::write(&file, text.replace("evict_after = 600\n", short))?;
+        daemon.signal(Signal::SIGHUP)?;
+        wait::until_true(60, "the one to give way", || {
+            let call = Client::invocation("held", &session_name("more"), &puppet::payload(COUNT));
+            client.send(call)?;
+            Ok(templates(&client)?.len() == 1)
+        })?;
+        for one in before {
+            let now = client.session(one.id.as_str())?;
+            match one.runtime.as_str() {
+                "held" => ensure!(now.phase == Phase::Ready, "{now:?}"),
+                _ => ensure!(now.end_reason == Some(EndReason::Evicted), "{now:?}"),
+            }
+        }
+        ensure!(puppet::run(&client, "held", &id, COUNT)? == json!(2));
+        Ok(())
+    })
+}
+
+#[test]
 fn nobody_ends_or_freezes_a_template_that_sessions_are_below() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {

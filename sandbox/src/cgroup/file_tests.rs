@@ -83,6 +83,8 @@ fn v2_writes_limits_and_reads_counters() {
         "254:0 rbps=max wbps=1048576 riops=max wiops=max",
     ];
     assert_eq!(written, wanted);
+    session.spare().expect("writes");
+    assert_eq!(text(dir.join("memory.oom.group")), "0");
 
     fill(
         &dir,

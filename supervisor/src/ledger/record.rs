@@ -56,7 +56,9 @@ impl Subject {
     /// owner, so this has a name of its own, and the session's is its caller's.
     #[must_use]
     pub fn waiting(self) -> Self {
-        let name = format!("w{}", self.session.as_str().trim_start_matches('s'));
+        let own = self.session.as_str();
+        // The first letter only: two names of ours differ in the others.
+        let name = format!("w{}", own.strip_prefix('s').unwrap_or(own));
         Self {
             // As long, of the same characters.
             session: SessionId::parse(name).unwrap_or(self.session),

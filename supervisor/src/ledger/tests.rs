@@ -724,6 +724,16 @@ async fn what_is_used_before_a_claim_is_the_pools_and_nothing_is_charged_twice()
     nobodys.owner = Owner::pool();
     let waiting = ledger.wait(nobodys, NOTHING, Moment(0));
     assert_ne!(waiting.subject.session, waiting.session);
+    let name = |id: &str| {
+        let session = SessionId::parse(id).expect("id");
+        let own = Subject {
+            session,
+            ..subject(1, "a")
+        };
+        own.waiting().session.to_string()
+    };
+    assert_eq!(name("sabc"), "wabc");
+    assert_eq!(name("ssabc"), "wsabc", "the first letter only");
     let read = |cpu_us| Reading {
         cpu_us,
         memory_bytes: 1_000_000,
