@@ -361,8 +361,9 @@ fn a_template_that_dies_is_replaced_and_its_sessions_live_on() -> Result {
                 .any(|one| one.id != old.id && one.phase == Phase::Ready))
         })?;
         let (third, _) = forked(&client, "mortal")?;
-        // The old one stays for its session, and goes with it.
+        // The old one stays for its sessions, and goes with them. (The second may be one: a fork is made ahead.)
         ensure!(client.session(old.id.as_str())?.phase == Phase::Ready);
+        client.stop(&next)?;
         client.stop(&id)?;
         client.ended(old.id.as_str(), 20)?;
         // With its PID 1 its sessions end, which is told; their callers begin anew.
@@ -371,7 +372,6 @@ fn a_template_that_dies_is_replaced_and_its_sessions_live_on() -> Result {
         let ended = client.ended(&third, 20)?;
         ensure!(ended.end_reason == Some(EndReason::ShimDied), "{ended:?}");
         ensure!(puppet::run(&client, "mortal", &third, COUNT)? == json!(1));
-        client.stop(&next)?;
         delete(&client, "mortal")?;
         nothing_left(daemon)
     })
