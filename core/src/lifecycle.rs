@@ -304,11 +304,12 @@ impl Session {
             Event::Weighed(quiet) => self.weighed(now, quiet),
             Event::LaunchFailed => match self.state {
                 State::Launching | State::Starting => self.remove(EndReason::LaunchFailed),
+                // It was killed on its way: no exit notice comes of what was not there.
+                State::Killing { end, .. } => self.remove(end.reason),
                 State::Live { .. }
                 | State::Frozen(_)
                 | State::Leaving { .. }
                 | State::Draining { .. }
-                | State::Killing { .. }
                 | State::Removing { .. }
                 | State::Over { .. } => Vec::new(),
             },

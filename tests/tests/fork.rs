@@ -14,6 +14,8 @@ use nix::unistd::Pid;
 use proto::api::{EndReason, Origin, Page, Phase, Session, Template, TemplateState, UsageRecord};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 
 /// A daemon as it is installed: its sessions outlive it.
 fn installed() -> Options {
@@ -524,6 +526,80 @@ fn a_daemon_that_comes_back_keeps_templates_for_their_sessions_only() -> Result 
         delete(&client, "again")?;
         delete(&client, "unused")?;
         nothing_left(daemon)
+    })
+}
+
+/// Answers every request with a word.
+fn server() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nword";
+            // Who has gone does not want it.
+            let _ = (&stream).write_all(answer);
+        }
+    });
+    Ok(port)
+}
+
+#[test]
+fn a_forked_session_reaches_what_it_may_and_its_template_nothing() -> Result {
+    ground!(Daemon, Python);
+    let port = server()?;
+    let target = format!("127.0.0.1:{port}");
+    // The client is made while the agent is loaded, and reads then where the way out is.
+    let source = format!(
+        "import os, urllib.request\n\
+         opener = urllib.request.build_opener(urllib.request.ProxyHandler({{'http': os.environ['HTTP_PROXY']}}))\n\
+         def fetch():\n    \
+             try: return opener.open('http://{target}/', timeout=5).read().decode()\n    \
+             except OSError as error: return 'refused'\n\
+         at_import = fetch()\n{}",
+        puppet::SOURCE.replace(
+            "\"app\": app}",
+            "\"app\": app, \"fetch\": fetch, \"at_import\": at_import}"
+        )
+    );
+    let options = Options::quick().config(&format!("[network]\nallow_private = [\"{target}\"]"));
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let network = json!({"fork": "auto", "network": {"allow": [target]}});
+        e2e::deploy::python(&client, "client", &source, network)?;
+        let ask = "answer = [at_import, fetch()]";
+        let (id, session) = begin(&client, "client")?;
+        ensure!(session.origin == Some(Origin::Cold));
+        ensure!(puppet::run(&client, "client", &id, ask)? == json!(["word", "word"]));
+        ready(&client, "client")?;
+        let (id, _) = forked(&client, "client")?;
+        ensure!(puppet::run(&client, "client", &id, ask)? == json!(["refused", "word"]));
+        Ok(())
+    })
+}
+
+#[test]
+fn a_forked_session_has_its_callers_storage() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let storage = json!({"storage": [{"mount": "/mnt/data", "size": "16M"}]});
+        warm(&client, "kept", storage)?;
+        let id = session_name("kept");
+        let write = "open('/mnt/data/mine', 'x').write('of before')\nanswer = 1";
+        puppet::run(&client, "kept", &id, write)?;
+        ensure!(client.session(&id)?.origin == Some(Origin::Fork));
+        client.stop(&id)?;
+        let (other, _) = forked(&client, "kept")?;
+        let list = "import os\nanswer = sorted(name for name in os.listdir('/mnt/data') if name != 'lost+found')";
+        ensure!(puppet::run(&client, "kept", &other, list)? == json!([]));
+        ensure!(puppet::run(&client, "kept", &id, list)? == json!(["mine"]));
+        ensure!(client.session(&id)?.origin == Some(Origin::Fork));
+        Ok(())
     })
 }
 
