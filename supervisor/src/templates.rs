@@ -408,7 +408,6 @@ async fn look_after(
     let templates = &broker.templates;
     let was_ready = handle.settled().await;
     if was_ready {
-        // What it holds now is what it is to hold.
         ledger::read_one(&broker, &handle.account).await;
         let now = broker.clock.now();
         templates.known(&version, |stand| stand.ready(&template, now));

@@ -416,6 +416,45 @@ fn a_template_that_is_out_of_memory_is_lost_and_its_sessions_are_not() -> Result
 }
 
 #[test]
+fn a_template_that_hangs_or_grows_is_replaced() -> Result {
+    ground!(Daemon, Python);
+    let source = format!(
+        "import signal\nheld = []\nsignal.signal(signal.SIGUSR1, lambda *_: held.append(bytearray(200 << 20)))\n{}",
+        puppet::SOURCE
+    );
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let config = json!({"fork": "auto", "lifecycle": {"stop_grace": 1}});
+        e2e::deploy::python(&client, "ill", &source, config)?;
+        begin(&client, "ill")?;
+        ready(&client, "ill")?;
+        let another = |old: &Session| {
+            wait::until_true(30, "another one", || {
+                let ready = |one: &Session| one.id != old.id && one.phase == Phase::Ready;
+                Ok(templates(&client)?.iter().any(ready))
+            })
+        };
+        let grows = the_template(&client)?;
+        kill(Pid::from_raw(interpreter(&grows)?), Signal::SIGUSR1)?;
+        another(&grows)?;
+        client.ended(grows.id.as_str(), 20)?;
+        // It stands still, and so does the fork that it has made ahead.
+        let hangs = the_template(&client)?;
+        for pid in host::tree(interpreter(&hangs)?) {
+            kill(Pid::from_raw(pid), Signal::SIGSTOP)?;
+        }
+        let (id, session) = begin(&client, "ill")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        let log = client.logs(&id)?;
+        ensure!(log.contains("did not come in time"), "{log}");
+        another(&hangs)?;
+        client.ended(hangs.id.as_str(), 20)?;
+        forked(&client, "ill")?;
+        Ok(())
+    })
+}
+
+#[test]
 fn templates_that_nobody_is_below_give_way_when_memory_is_short() -> Result {
     ground!(Daemon, Python);
     let options = Options::quick().config("[admission]\nevict_after = 600");

@@ -129,10 +129,12 @@ impl Stand {
         if let State::Starting(running) = &mut self.state
             && Arc::ptr_eq(&running.template, template)
         {
-            let running = Running {
+            let mut running = Running {
                 since: now,
                 ..running.clone()
             };
+            // It was just read: what it holds now is what it is to hold.
+            running.has_grown();
             self.state = State::Ready(running);
         }
     }
