@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use proto::config::RuntimeConfig;
-use session_core::spec::{BUNDLE, HOME, HostPolicy, Interpreters, NetworkGrant, RuntimeSpec, Settings, StorageGrant};
+use session_core::spec::{BUNDLE, HOME, HostPolicy, Interpreters, NetworkGrant, PoolGrant, RuntimeSpec, Settings, StorageGrant};
 
 fn policy() -> HostPolicy {
     HostPolicy {
@@ -14,6 +14,8 @@ fn policy() -> HostPolicy {
             max_size: StorageGrant::BUILT_IN_SIZE,
             unavailable: None,
         },
+        pool: PoolGrant::default(),
+        fork: proto::config::Fork::Auto,
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),

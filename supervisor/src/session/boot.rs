@@ -108,7 +108,9 @@ pub(super) async fn launch(
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, LaunchFailure> {
     let token = token();
-    let mut clock = Stages::begin(&broker.metrics);
+    // Of a template nobody waits for any part.
+    let told = handle.template.is_none().then_some(&broker.metrics);
+    let mut clock = Stages::begin(told);
     let below = handle.below();
     let kind = match (&handle.template, &below) {
         (Some(_), _) => shim::Origin::Template,
@@ -220,18 +222,20 @@ fn limits(spec: &RuntimeSpec) -> Limits {
 
 /// Times of the parts of a start, one after the other.
 struct Stages<'a> {
-    metrics: &'a Metrics,
+    metrics: Option<&'a Metrics>,
     began: Instant,
 }
 
 impl<'a> Stages<'a> {
-    fn begin(metrics: &'a Metrics) -> Self {
+    fn begin(metrics: Option<&'a Metrics>) -> Self {
         let began = Instant::now();
         Self { metrics, began }
     }
 
     fn over(&mut self, stage: Stage) {
-        self.metrics.stage(stage, self.began.elapsed());
+        if let Some(metrics) = self.metrics {
+            metrics.stage(stage, self.began.elapsed());
+        }
         self.began = Instant::now();
     }
 }
