@@ -300,6 +300,9 @@ impl Driver {
                 }
                 let within = self.handle.log.append(log, Instant::now());
                 self.pace(within);
+                if let Some(link) = &self.link {
+                    link.took_output();
+                }
             }
             ShimEvent::AgentExited(exited) => self.agent_exited(exited).await,
             ShimEvent::Egress(_, stream) => {
