@@ -1,4 +1,4 @@
-//! Lists the built-in Python package so that the daemon carries it: the base root file system gets its files from the
+//! Lists the built-in Python packages so that the daemon carries it: the base root file system gets its files from the
 //! binary, not from a folder that may not be installed.
 
 #![forbid(unsafe_code)]
@@ -7,14 +7,16 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-const PACKAGE: &str = "bedrock_agentcore";
+const PACKAGES: [&str; 2] = ["agentcore_template", "bedrock_agentcore"];
 
 fn main() -> io::Result<()> {
     let here = PathBuf::from(env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?);
     let python = here.join("../python").canonicalize()?;
-    println!("cargo::rerun-if-changed={}", python.join(PACKAGE).display());
     let mut files = Vec::new();
-    collect(&python.join(PACKAGE), &mut files)?;
+    for package in PACKAGES.map(|name| python.join(name)) {
+        println!("cargo::rerun-if-changed={}", package.display());
+        collect(&package, &mut files)?;
+    }
     files.sort();
     let mut list = String::from("&[\n");
     for file in &files {

@@ -237,6 +237,9 @@ pub(crate) enum SessionVerb {
         /// Also those that have ended
         #[arg(long)]
         all: bool,
+        /// Also those that wait in pools and are nobody's yet
+        #[arg(long)]
+        pool: bool,
     },
     /// Show everything about a session
     Inspect {

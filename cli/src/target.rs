@@ -61,6 +61,16 @@ pub(crate) async fn sessions(
     Ok(daemon.list(&format!("/v1/sessions{query}")).await?)
 }
 
+/// The same, and what waits in pools.
+pub(crate) async fn sessions_and_pools(
+    daemon: &Daemon,
+    runtime: Option<&str>,
+) -> Result<Vec<Session>, Failure> {
+    let of = runtime.map(|name| format!("&runtime={}", encode(plain_name(name))));
+    let of = of.unwrap_or_default();
+    Ok(daemon.list(&format!("/v1/sessions?pool=true{of}")).await?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,16 +3,18 @@
 //! ```text
 //!  a caller, in its turn ─▶ nothing is short ─▶ Admit
 //!        │ something is
+//!        ├─▶ members of warm pools hold it ─▶ GiveWay: so many of them end, and ask again when something has changed
 //!        ├─▶ idle sessions could give it ─▶ Evict them, and ask again when something has changed
 //!        ├─▶ its patience lasts ─▶ Wait
 //!        └─▶ Refuse, with the name of what is short and when to come again
 //! ```
 //!
-//! - **Commitment.** A session that runs may use its whole memory limit at any moment; one that is frozen holds what it holds.
+//! - **Commitment.** A session that runs may use its whole memory limit at any moment; one that is frozen, or a member of a warm pool
+//!   (`crate::pool`), which works for nobody, holds what it holds.
 //!   The sum may exceed the host's memory by a factor of the operator's choice, because agents seldom use what they may.
 //! - **Pressure** is what the kernel says about now (PSI): how much of the last ten seconds was lost to waiting. Ending an idle
 //!   session helps against want of memory only; whatever else is short has to pass.
-//! - **Who gives way.** Idle sessions that have been so for `evict_after`: frozen ones first, then the longest idle. Not more than
+//! - **Who gives way.** Members of warm pools, before any session and whatever `evict_after` says: they are nobody's. Then idle sessions that have been so for `evict_after`: frozen ones first, then the longest idle. Not more than
 //!   the callers that wait need, counting those that are ending already. Never one that works, or that somebody holds frozen.
 
 use crate::moment::Moment;
@@ -68,11 +70,15 @@ impl Policy {
 pub struct Readings {
     /// Places for sessions that nobody has.
     pub free_places: u32,
-    /// Sum of what sessions may use (those that run) or hold (those that are frozen), bytes.
+    /// Sum of what sessions may use (those that run) or hold (those that are frozen, and members of pools), bytes.
     pub committed: u64,
+    /// Members of pools that can be ended.
+    pub members: u32,
+    /// Members of pools that are ending.
+    pub members_leaving: u32,
     /// Sessions among them that are ending.
     pub leaving: u32,
-    /// What their end gives back of the commitment.
+    /// What their end, and that of members, gives back of the commitment.
     pub leaving_bytes: u64,
     /// Memory of the host, bytes.
     pub host_memory: Option<u64>,
@@ -150,6 +156,8 @@ pub enum Decision {
     Admit,
     /// Ask again when something has changed.
     Wait(Limit),
+    /// End members of pools that hold so many bytes, or all, and ask again.
+    GiveWay(u64, Limit),
     /// End these (places in the list of idle ones), and ask again.
     Evict(Vec<usize>, Limit),
     /// Not now.
@@ -173,6 +181,10 @@ pub fn decide(
     let Some(limit) = short(policy, readings, wanted) else {
         return Decision::Admit;
     };
+    let members = members_give_way(limit, policy, readings, wanted);
+    if members > 0 {
+        return Decision::GiveWay(members, limit);
+    }
     let who = give_way(limit, now, policy, readings, wanted, idle);
     if !who.is_empty() {
         return Decision::Evict(who, limit);
@@ -184,6 +196,23 @@ pub fn decide(
         limit,
         again: limit.again(),
     }
+}
+
+/// Whether a member of a pool, which takes no place, may begin that may be a session of so much memory: if one could begin now, and
+/// nobody would have to give way.
+#[must_use]
+pub fn has_room_for_member(policy: &Policy, readings: &Readings, memory: u64) -> bool {
+    let readings = Readings {
+        free_places: 1,
+        ..*readings
+    };
+    let wanted = Wanted {
+        memory,
+        until: Moment(0),
+        behind: 0,
+        behind_memory: 0,
+    };
+    short(policy, &readings, &wanted).is_none()
 }
 
 /// The first thing that is short for one more session.
@@ -242,6 +271,30 @@ fn could_ever(limit: Limit, policy: &Policy, readings: &Readings, wanted: &Wante
     }
 }
 
+/// How many bytes members of pools are to give back; 0 is none.
+fn members_give_way(limit: Limit, policy: &Policy, readings: &Readings, wanted: &Wanted) -> u64 {
+    if readings.members == 0 || !could_ever(limit, policy, readings, wanted) {
+        return 0;
+    }
+    match limit {
+        Limit::Commitment => lacking(policy, readings, wanted),
+        Limit::Available | Limit::MemoryPressure => u64::MAX,
+        // They hold no places, and wait for nothing.
+        Limit::Places | Limit::CpuPressure | Limit::IoPressure => 0,
+    }
+}
+
+/// What the commitment is too high by for all that wait, once those that are ending have ended.
+fn lacking(policy: &Policy, readings: &Readings, wanted: &Wanted) -> u64 {
+    let all = readings
+        .committed
+        .saturating_sub(readings.leaving_bytes)
+        .saturating_add(wanted.memory)
+        .saturating_add(wanted.behind_memory);
+    let most = most_committed(policy, readings).unwrap_or(u64::MAX);
+    all.saturating_sub(most)
+}
+
 /// Who is to be ended for those that wait.
 fn give_way(
     limit: Limit,
@@ -269,13 +322,7 @@ fn give_way(
             order.truncate(usize::try_from(lacking).unwrap_or(usize::MAX));
         }
         Limit::Commitment => {
-            let all = readings
-                .committed
-                .saturating_sub(readings.leaving_bytes)
-                .saturating_add(wanted.memory)
-                .saturating_add(wanted.behind_memory);
-            let most = most_committed(policy, readings).unwrap_or(u64::MAX);
-            let lacking = all.saturating_sub(most);
+            let lacking = lacking(policy, readings, wanted);
             let mut given = 0_u64;
             order.retain(|at| {
                 let needed = given < lacking;
@@ -287,7 +334,8 @@ fn give_way(
         }
         // Nobody can tell how much of it comes back with one, so it is one at a time.
         Limit::Available | Limit::MemoryPressure => {
-            order.truncate(usize::from(readings.leaving == 0));
+            let leaving = readings.leaving + readings.members_leaving;
+            order.truncate(usize::from(leaving == 0));
         }
         Limit::CpuPressure | Limit::IoPressure => order.clear(),
     }

@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod meter;
 pub mod moment;
 pub mod pace;
+pub mod pool;
 pub mod prices;
 pub mod reclaim;
 pub mod shares;

@@ -156,6 +156,9 @@ pub struct Saved {
     memory_kb: Option<u64>,
     peak_bytes: u64,
     tmp_bytes: u64,
+    /// CPU time that somebody else is charged for: of a session that has waited in a pool.
+    #[serde(default)]
+    cpu_before: u64,
     // Sums in kB·ms and CPU-microseconds: nothing is rounded on the way.
     memory: u64,
     memory_peak: u64,
@@ -191,6 +194,7 @@ impl Meter {
                 memory_kb: None,
                 peak_bytes: 0,
                 tmp_bytes: 0,
+                cpu_before: 0,
                 memory: 0,
                 memory_peak: 0,
                 memory_aws: 0,
@@ -198,6 +202,14 @@ impl Meter {
                 allocated_cpu: 0,
             },
         }
+    }
+
+    /// Of a session that is somebody's from `now` on, and whose counter is there already.
+    #[must_use]
+    pub fn claimed(now: Moment, allocated: Allocated, cpu_before: u64) -> Self {
+        let mut meter = Self::new(now, allocated);
+        meter.sums.cpu_before = cpu_before;
+        meter
     }
 
     /// Of a session that another daemon has read last, `gap` ago. `active`: whether work is in flight again.
@@ -302,7 +314,8 @@ impl Meter {
         } else {
             before.max(memory_kb)
         };
-        sums.cpu_us = sums.cpu_us.max(reading.cpu_us);
+        let own = reading.cpu_us.saturating_sub(sums.cpu_before);
+        sums.cpu_us = sums.cpu_us.max(own);
         sums.peak_bytes = sums
             .peak_bytes
             .max(reading.peak_bytes)

@@ -13,16 +13,18 @@ mod command;
 mod environment;
 mod faults;
 mod policy;
+mod pool;
 mod quantities;
 mod storage;
 mod targets;
 mod wire;
 
 pub use environment::RESERVED;
-pub use policy::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
+pub use policy::{HostPolicy, Interpreters, NetworkGrant, PoolGrant, Settings, StorageGrant};
 pub use storage::SessionStorage;
 
 use crate::egress::{AllowList, Target};
+use crate::pool::Bounds;
 use faults::Faults;
 use proto::api::FieldFault;
 use proto::config::{Concurrency, Language, Protocol, Resources, RuntimeConfig};
@@ -76,6 +78,8 @@ pub struct RuntimeSpec {
     pub network: NetworkPolicy,
     /// What of it outlives it.
     pub storage: Option<SessionStorage>,
+    /// How many of them may wait, started, for whoever comes.
+    pub pool: Bounds,
 }
 
 /// Limits of a session, none above the operator's ceilings.
@@ -169,6 +173,7 @@ impl RuntimeSpec {
         }
         budgets::check(&config.budget, &mut faults);
         let storage = storage::resolve(&config.storage, &policy.storage, &mut faults);
+        let pool = pool::resolve(&config.pool, &policy.pool, storage.as_ref(), &mut faults);
         identity(policy, &mut faults);
         match (command, faults.finish()) {
             (Some(command), Ok(())) => Ok(Self {
@@ -196,6 +201,7 @@ impl RuntimeSpec {
                 timeouts,
                 network,
                 storage,
+                pool,
             }),
             (_, Err(faults)) => Err(faults),
             (None, Ok(())) => unreachable!("no command without a fault"),

@@ -2,7 +2,9 @@
 #![allow(missing_docs, reason = "a test")]
 
 use proptest::prelude::*;
-use session_core::admission::{Decision, Idle, Limit, Policy, Pressure, Readings, Wanted, decide};
+use session_core::admission::{
+    Decision, Idle, Limit, Policy, Pressure, Readings, Wanted, decide, has_room_for_member,
+};
 use session_core::moment::Moment;
 use std::time::Duration;
 
@@ -216,8 +218,51 @@ fn those_that_are_ending_already_are_counted() {
     );
 }
 
+#[test]
+fn members_of_pools_give_way_before_any_session_does() {
+    let idle = [idle(100, true)];
+    for (limit, policy, readings) in shortages() {
+        let members = Readings {
+            members: 3,
+            ..readings
+        };
+        let never = Policy {
+            evict_after: None,
+            ..policy
+        };
+        let decision = decide(NOW, &never, &members, &late(), &idle);
+        match limit {
+            Limit::Commitment => assert_eq!(decision, Decision::GiveWay(MIB, limit), "as needed"),
+            Limit::Available | Limit::MemoryPressure => {
+                assert_eq!(decision, Decision::GiveWay(u64::MAX, limit));
+            }
+            Limit::Places | Limit::CpuPressure | Limit::IoPressure => {
+                assert!(matches!(decision, Decision::Refuse { .. }), "{decision:?}");
+            }
+        }
+        // While they end, no session does for the same want.
+        let leaving = Readings {
+            members_leaving: 3,
+            leaving_bytes: 30 * MIB,
+            ..readings
+        };
+        let decision = decide(NOW, &policy, &leaving, &wanted(), &idle);
+        let waits = matches!(
+            limit,
+            Limit::Commitment | Limit::Available | Limit::MemoryPressure
+        );
+        assert_eq!(waits && decision == Decision::Wait(limit), waits);
+        let begins = has_room_for_member(&policy, &readings, 512 * MIB);
+        assert_eq!(begins, limit == Limit::Places, "{limit:?}");
+    }
+    assert!(has_room_for_member(&POLICY, &calm(), 1024 * MIB));
+    assert!(!has_room_for_member(&POLICY, &calm(), 1025 * MIB));
+}
+
 prop_compose! {
     fn any_readings()(
+        members in 0_u32..3,
+        members_leaving in 0_u32..3,
         free_places in 0_u32..4,
         committed in 0_u64..4096,
         leaving in 0_u32..4,
@@ -229,6 +274,8 @@ prop_compose! {
         Readings {
             free_places,
             committed: committed * MIB,
+            members,
+            members_leaving,
             leaving,
             leaving_bytes: leaving_bytes.min(committed) * MIB,
             host_memory: host_memory.map(|mib| mib * MIB),
@@ -292,8 +339,13 @@ proptest! {
             Decision::Admit => prop_assert!(readings.free_places > 0),
             Decision::Wait(_) => prop_assert!(NOW < wanted.until),
             Decision::Refuse { .. } => {}
+            Decision::GiveWay(bytes, limit) => {
+                prop_assert!(*bytes > 0 && readings.members > 0);
+                prop_assert!(limit.eviction_helps() && *limit != Limit::Places);
+            }
             Decision::Evict(who, limit) => {
                 prop_assert!(limit.eviction_helps() && !who.is_empty());
+                prop_assert!(readings.members == 0 || *limit == Limit::Places, "a session went before a member");
                 let after = policy.evict_after.expect("allowed");
                 let rank = |one: &Idle| (!one.frozen, one.since);
                 let last = who.iter().map(|at| rank(&idle[*at])).max().expect("one");
@@ -338,7 +390,7 @@ proptest! {
                         for at in who.into_iter().rev() { idle.remove(at); leaving += 1; ended += 1; }
                     }
                     Decision::Wait(_) if leaving > 0 => { leaving -= 1; live -= 1; }
-                    Decision::Wait(_) | Decision::Refuse { .. } => break,
+                    Decision::Wait(_) | Decision::Refuse { .. } | Decision::GiveWay(..) => break,
                 }
             }
         }

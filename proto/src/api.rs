@@ -162,10 +162,33 @@ pub struct Runtime {
     pub artifact: ArtifactId,
     /// Live sessions of all versions.
     pub sessions: u32,
+    /// Sessions that wait in its pool, if it has one and was used lately.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolState>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.
     pub updated_at: String,
+}
+
+/// Sessions of a runtime that are started, healthy, and nobody's yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct PoolState {
+    /// So many wait.
+    pub ready: u32,
+    /// So many are being started.
+    pub starting: u32,
+    /// So many are to wait now: demand, within the pool's bounds and what there is room for.
+    pub target: u32,
+    /// New sessions that were had from the pool, since this daemon looks after it.
+    pub hits: u64,
+    /// New sessions that were started for their caller.
+    pub misses: u64,
+    /// Why the last one that waited, or was to, ended by itself; until one is had again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// An immutable version of a runtime.

@@ -103,6 +103,13 @@ pub struct RuntimeConfig {
         skip_serializing_if = "is_default"
     )]
     pub budget: Budgets,
+    /// Sessions that wait, started, for whoever comes.
+    #[serde(
+        default,
+        deserialize_with = "object",
+        skip_serializing_if = "is_default"
+    )]
+    pub pool: Pool,
 }
 
 impl RuntimeConfig {
@@ -280,6 +287,20 @@ pub struct Network {
     /// Only these, if given: `host:port`, `*.example.com:443`, `host` (port 443), `host:*`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
+}
+
+/// The warm pool: sessions that are started and healthy before anybody asks for them. How many there are follows from how many
+/// were wanted lately, within these bounds; absent means the operator's default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// So many wait even when nobody has come for long; 0 costs nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<u32>,
+    /// So many wait at most; 0 is no pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<u32>,
 }
 
 /// A directory of a session that is kept for the next session of the same caller, endpoint and id (AWS's

@@ -26,7 +26,10 @@
 //! | | `resize` (notification) | [`Resize`] | |
 //! | | `signal` | [`Signal`] ▸ `{}` | |
 //! | | `clock-gap` (notification, after a thaw) | [`ClockGap`] | |
+//! | | `claim` (of a pool's member, once) | [`Claim`] ▸ `{}` | |
 //! | | `shutdown` (notification) | [`Shutdown`] | |
+//! | | `fork` | [`Fork`] ▸ `{}` | 1: an end of the channel |
+//! | | `go` (notification) | [`Go`] | |
 //! | both | `body.end` (notification) | [`BodyEnd`] | |
 //! | shim ▸ broker | `ended` (notification) | [`Ended`] | |
 //! | | `health` (notification, on change only) | [`Health`] | |
@@ -35,10 +38,15 @@
 //! | | `exec.exited` (notification) | [`ExecExited`] | |
 //! | | `egress` (notification) | [`Egress`] | 1: an accepted TCP connection of the session's loopback |
 //! | | `fault` (notification) | [`Fault`] | |
+//! | | `template` (notification) | [`TemplateState`] | |
+//! | | `forked` (notification) | [`Forked`] | 1: the agent's pidfd |
 //!
 //! Everything from a shim is attacker-influenced: typed, bounded, rate-limited; no descriptor but those above.
 
 pub mod kept;
+pub mod template;
+
+pub use template::{Fork, Forked, Go, Origin, TemplateState};
 
 pub use kept::{Ack, Ended, KEPT_WINDOW, Keep, Kept, MAX_KEEP_MS, MAX_KEPT, Resume, Settle};
 
@@ -92,6 +100,9 @@ pub struct Boot {
     pub limits: ShimLimits,
     /// Whether to offer the egress proxy's loopback port (its address goes into the agent's proxy variables).
     pub egress: bool,
+    /// Where the agent comes from; absent means that the shim starts it.
+    #[serde(default, skip_serializing_if = "Origin::is_started")]
+    pub origin: Origin,
 }
 
 /// How to start the agent.
@@ -322,6 +333,15 @@ pub struct Health {
     pub status: HealthStatus,
     /// The agent's own `time_of_last_update` (Unix seconds), if it sent one.
     pub time_of_last_update: Option<i64>,
+}
+
+/// `claim`: the session has waited in a pool and is somebody's from now on: its clocks begin anew. Refused if its agent has ended, if
+/// there is work, and the second time: then it is nobody's to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// As in [`ShimLimits`], from now on.
+    pub max_lifetime_ms: u64,
 }
 
 /// Outcome of a health check.

@@ -68,7 +68,9 @@ fn surface() -> Value {
                 max_egress_backlog: 128,
             },
             egress: true,
+            origin: proto::shim::Origin::Started,
         },
+        "origins": [Origin::Started, Origin::Template, Origin::Fork],
         "exitRecord": ExitRecord { cause: ExitCause::AgentExited, agent: Some(exited.clone()) }.to_numbers(),
         "toShim": [
             message(&jsonrpc::request(1, "attach", &Attach { token: "0".repeat(64), epoch: 1, generation: GENERATION })),
@@ -105,7 +107,10 @@ fn surface() -> Value {
             message(&jsonrpc::notification("resize", &Resize { id: exec, size })),
             message(&jsonrpc::request(4, "signal", &Signal { id: Some(exec), signal: 15 })),
             message(&jsonrpc::notification("clock-gap", &ClockGap { gap_ms: 60_000 })),
+            message(&jsonrpc::request(5, "claim", &Claim { max_lifetime_ms: 28_800_000 })),
             message(&jsonrpc::notification("shutdown", &Shutdown { grace_ms: 15_000 })),
+            message(&jsonrpc::request(7, "fork", &Fork {})),
+            message(&jsonrpc::notification("go", &Go {})),
         ],
         "fromShim": [
             message(&jsonrpc::result(1, &Attached {
@@ -156,6 +161,9 @@ fn surface() -> Value {
             message(&jsonrpc::notification("agent.exited", &exited)),
             message(&jsonrpc::notification("exec.exited", &ExecExited { id: exec, status: ExitStatus::Code(0) })),
             message(&jsonrpc::notification("egress", &Egress { connection: 1 })),
+            message(&jsonrpc::notification("template", &TemplateState::Ready)),
+            message(&jsonrpc::notification("template", &TemplateState::Refused { reason: "threads".into() })),
+            message(&jsonrpc::notification("forked", &Forked { pid: 2 })),
             message(&jsonrpc::notification("fault", &Fault { detail: "no pseudo-terminal".into() })),
         ],
         "codes": codes,

@@ -20,4 +20,5 @@ pub mod stager;
 pub mod steps;
 pub mod storage;
 pub mod sys;
+pub mod template;
 pub mod uid_block;

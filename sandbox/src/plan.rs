@@ -5,6 +5,7 @@
 //! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
 //! steward, before the order     mounts the session's storage, where it has one (see `crate::storage`)
 //! stager, with the order        clones the bundle's mount
+//! ushers, with the order        go below the template's namespaces, for a session that will be forked from one
 //! clone3                        seven namespaces at once
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
 //! new process                   everything else, down to seccomp; then it executes the shim
@@ -30,6 +31,7 @@ use nix::sys::resource::Resource;
 use seccompiler::BpfProgram;
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -38,6 +40,9 @@ pub const SHIM_ID: u32 = 0;
 
 /// Uid and gid of the agent, inside.
 pub const AGENT_ID: u32 = 1000;
+
+/// The agent's host uid is that of its session's range with this index.
+pub const AGENT_OFFSET: u32 = 1;
 
 /// What a plan is compiled from.
 #[derive(Debug, Clone)]
@@ -59,6 +64,24 @@ pub struct SessionSpec {
     pub core_is_piped: bool,
     /// The two filters.
     pub filters: Filters,
+    /// Below whose namespaces its own are.
+    pub lineage: Lineage,
+}
+
+/// Below whose namespaces a session's own are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Lineage {
+    /// The host's, and nobody is below.
+    #[default]
+    Host,
+    /// The host's; sessions with these host uids will be below. A user namespace's map is written once, so they must be in
+    /// it from the start; there they have the numbers that they have on the host.
+    Template {
+        /// Those of all sessions of the daemon.
+        uids: Range<u32>,
+    },
+    /// A template's, whose agent owns the new user namespace: only so can a fork of that agent join it.
+    Fork,
 }
 
 /// The compiled seccomp programs, shared by all sessions.
@@ -190,6 +213,18 @@ pub enum OrderAct {
     Own(u32),
 }
 
+/// Done by the ushers: two one-shot processes that take the clone of a forked session below its template (see
+/// `stager::usher`).
+#[derive(Debug, Clone)]
+pub enum UsherAct {
+    /// Joins the template's user namespace: all capabilities there, none on the host.
+    JoinUser,
+    /// The next child is one of the template's processes.
+    JoinPid,
+    /// That child: takes this uid and gid, and stays unreadable.
+    Become(u32),
+}
+
 /// Done by the stager on the new process, which waits.
 #[derive(Debug, Clone)]
 pub enum MapAct {
@@ -215,6 +250,15 @@ pub enum ChildAct {
     Setsid,
     /// Default action for every signal, none blocked: what a parent ignores would be ignored by every agent.
     ResetSignals,
+    /// Limits what the session's user namespace may have of something that the kernel counts, besides, against the owner of
+    /// that namespace, who has other sessions as well. The file is one of the host's `/proc/sys/user`, which shows every
+    /// process its own namespace's.
+    OwnShare {
+        /// The file.
+        file: CString,
+        /// At most.
+        limit: u32,
+    },
     /// No mount event crosses to or from the host.
     PrivateMounts,
     /// Attaches the base on the staging directory and goes there.
@@ -317,6 +361,8 @@ pub struct Plan {
     pub storage: Vec<Step<StorageAct>>,
     /// See [`OrderAct`].
     pub order: Vec<Step<OrderAct>>,
+    /// See [`UsherAct`]; empty for a session that is below the host.
+    pub usher: Vec<Step<UsherAct>>,
     /// Flags of clone3, one namespace each.
     pub namespaces: Vec<Step<u64>>,
     /// See [`MapAct`].
@@ -381,6 +427,7 @@ impl Plan {
                 names.extend(attrs.iter().map(|a| a.name));
             }
         }
+        names.extend(self.usher.iter().map(|step| step.name));
         names.extend(self.namespaces.iter().map(|step| step.name));
         names.extend(self.maps.iter().map(|step| step.name));
         for step in &self.child {

@@ -66,6 +66,40 @@ pub fn filters() -> Result<Filters, FilterError> {
     })
 }
 
+/// The same for a template and everything that is forked from it, but that they may call `setns`: a fork joins its session's
+/// namespaces by it, and installs [`without_setns`] at once after.
+pub fn template_filters() -> Result<Filters, FilterError> {
+    let joining = |call: &libc::c_long| *call == libc::SYS_setns;
+    let allowed = numbers(allowed::GROUPS).chain([libc::SYS_setns]);
+    let forbidden = numbers(forbidden::GROUPS).filter(|call| !joining(call));
+    Ok(Filters {
+        allowed: Arc::new(allow_list_of(allowed)),
+        forbidden: Arc::new(refusals_of(forbidden)?),
+    })
+}
+
+/// What makes the filters of a template those of every other session.
+#[must_use]
+pub fn without_setns() -> BpfProgram {
+    let mut program = foreign_tables();
+    program.extend(tree::search([libc::SYS_setns], errno(Errno::EPERM)));
+    program.push(tree::filter(BPF_RET | BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW));
+    program
+}
+
+/// A program as the kernel reads it: `struct sock_filter` one after the other.
+#[must_use]
+pub fn to_bytes(program: &[seccompiler::sock_filter]) -> Vec<u8> {
+    program
+        .iter()
+        .flat_map(|line| {
+            let [code0, code1] = line.code.to_ne_bytes();
+            let [k0, k1, k2, k3] = line.k.to_ne_bytes();
+            [code0, code1, line.jt, line.jf, k0, k1, k2, k3]
+        })
+        .collect()
+}
+
 /// Why `call` is allowed, or `None`.
 #[must_use]
 pub fn why_allowed(call: libc::c_long) -> Option<&'static str> {
@@ -105,25 +139,27 @@ fn errno(errno: Errno) -> u32 {
 }
 
 fn allow_list() -> BpfProgram {
+    allow_list_of(numbers(allowed::GROUPS))
+}
+
+fn allow_list_of(allowed: impl Iterator<Item = libc::c_long>) -> BpfProgram {
     let mut program = foreign_tables();
     if !faults::is_off("refusal.sync") {
         program.extend(waiting_msync());
         program.extend(tree::search(numbers(allowed::DONE), DONE));
     }
-    program.extend(tree::search(
-        numbers(allowed::GROUPS),
-        libc::SECCOMP_RET_ALLOW,
-    ));
+    program.extend(tree::search(allowed, libc::SECCOMP_RET_ALLOW));
     program.push(tree::filter(BPF_RET | BPF_K, 0, 0, errno(Errno::ENOSYS)));
     program
 }
 
 fn refusals() -> Result<BpfProgram, FilterError> {
+    refusals_of(numbers(forbidden::GROUPS))
+}
+
+fn refusals_of(forbidden: impl Iterator<Item = libc::c_long>) -> Result<BpfProgram, FilterError> {
     let mut program = foreign_tables();
-    program.extend(tree::search(
-        numbers(forbidden::GROUPS),
-        errno(Errno::EPERM),
-    ));
+    program.extend(tree::search(forbidden, errno(Errno::EPERM)));
     program.extend(by_argument()?);
     Ok(program)
 }

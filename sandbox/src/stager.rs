@@ -11,6 +11,9 @@
 
 mod child;
 mod dev;
+mod usher;
+
+pub use usher::TemplateNamespaces;
 
 use crate::faults;
 use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, Plan, Step};
@@ -45,6 +48,8 @@ pub struct OrderFds {
     pub shim: [OwnedFd; 3],
     /// The detached mount of its storage, where it has one.
     pub storage: Option<OwnedFd>,
+    /// The template that it goes below, if its plan says so.
+    pub template: Option<TemplateNamespaces>,
 }
 
 /// What can be made without an order.
@@ -142,16 +147,22 @@ impl Staged {
         for namespace in &plan.namespaces {
             step(namespace.name, || Ok(())).map_err(fault)?;
         }
-        let cloned = clone
-            .spawn(|| {
-                // Without our copies of the stager's ends, its death is an end of file here.
-                let Some((go, go_write, report_read, report)) = ends.take() else {
-                    return 127;
-                };
-                drop((go_write, report_read));
-                child::run(&plan.child, &resources, File::from(go), &report)
-            })
-            .map_err(|error| fault(("clone", error)))?;
+        let child = || {
+            // Without our copies of the stager's ends, its death is an end of file here.
+            let Some((go, go_write, report_read, report)) = ends.take() else {
+                return 127;
+            };
+            drop((go_write, report_read));
+            child::run(&plan.child, &resources, File::from(go), &report)
+        };
+        let cloned = match (plan.usher.is_empty(), &order.template) {
+            (true, _) => clone.spawn(child).map_err(|error| ("clone", error)),
+            (false, Some(template)) => {
+                usher::clone_below(&plan.usher, &plan.maps, template, &clone, child)
+            }
+            (false, None) => Err(("plan", Errno::EINVAL.into())),
+        }
+        .map_err(fault)?;
         // What follows is root's to do. Leaving 0 was only for the clone; the real and saved ids never changed.
         seteuid(Uid::from_raw(0)).map_err(|error| fault(("clone", error.into())))?;
         let Some((go_read, go, report, report_write)) = ends else {
@@ -181,7 +192,12 @@ impl Staged {
         (began, cloned_at): (Instant, Instant),
     ) -> Result<Times, Fault> {
         // On a fault `go` is dropped without a word: the new process reads end of file and exits.
-        write_maps(&plan.maps, cloned.pid, (self.base.as_fd(), storage)).map_err(fault)?;
+        let ushered = !plan.usher.is_empty();
+        let maps = plan.maps.iter().filter(|map| match &map.act {
+            MapAct::Write { .. } => !ushered,
+            MapAct::MapBaseOwners | MapAct::MapStorageOwners => true,
+        });
+        write_maps(maps, cloned.pid, (self.base.as_fd(), storage)).map_err(fault)?;
         let mapped_at = Instant::now();
         step("go", || File::from(go).write_all(&[1])).map_err(fault)?;
         let mut answer = Vec::new();
@@ -341,8 +357,8 @@ pub(crate) fn make_fs_of(
     step(name, || context.mount(attrs))
 }
 
-fn write_maps(
-    steps: &[Step<MapAct>],
+fn write_maps<'a>(
+    steps: impl Iterator<Item = &'a Step<MapAct>>,
     pid: Pid,
     (base, storage): (BorrowedFd<'_>, Option<BorrowedFd<'_>>),
 ) -> StepResult<()> {

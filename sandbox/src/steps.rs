@@ -65,6 +65,7 @@ mod tests {
             storage: true,
             core_is_piped: false,
             filters: crate::seccomp::filters().expect("filters"),
+            lineage: crate::plan::Lineage::Host,
         });
         let steps = all(&plan.expect("plan"));
         steps.into_iter().map(|(_, name)| name).collect()

@@ -7,6 +7,8 @@
 mod agent;
 #[path = "session/base.rs"]
 mod base;
+#[path = "session/forker.rs"]
+mod forker;
 #[path = "session/ground.rs"]
 mod ground;
 #[path = "session/hostile.rs"]
@@ -15,6 +17,8 @@ mod hostile;
 mod inside;
 #[path = "session/look.rs"]
 mod look;
+#[path = "session/template.rs"]
+mod template;
 
 use libtest_mimic::{Arguments, Trial};
 use sandbox::exit_mark::Mark;
@@ -42,11 +46,16 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // One after the other on this thread: a stager is forked only by a process that has no other.
     arguments.test_threads = Some(1);
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 6] = [
         ("a_session_with_every_measure", look::every_measure),
         ("an_agent_is_another_user_with_nothing", look::agents),
         ("the_kernel_refuses_what_the_filters_refuse", look::calls),
         ("a_hostile_base_is_a_named_fault", hostile::trees),
+        ("a_fork_of_a_template_is_a_session", template::fork),
+        (
+            "a_fork_that_keeps_something_is_seen",
+            template::careless_forks,
+        ),
     ];
     let trials = tests.map(|(name, test)| {
         Trial::test(name, move || {

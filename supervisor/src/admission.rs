@@ -2,9 +2,8 @@
 //! turn at the pace of new sessions. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
 //! one that was not to be had.
 //!
-//! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, idle sessions end.
+//! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, members of pools end, then idle sessions.
 
-mod host;
 mod room;
 
 use crate::broker::Broker;
@@ -163,6 +162,21 @@ impl Admission {
             promise: None,
             room: Arc::clone(&self.room),
         }
+    }
+
+    /// Of what is nobody's session: it takes no place, and nothing is promised it. What it holds it gives back.
+    pub fn nobodys(&self) -> Permit {
+        Permit {
+            places: [None, None, None],
+            promise: None,
+            room: Arc::clone(&self.room),
+        }
+    }
+
+    /// Whether what is nobody's may begin, of which a session of so much memory may be made: nobody waits, and nobody would have
+    /// to give way to it.
+    pub fn has_room_for_member(&self, broker: &Arc<Broker>, memory: MemoryBytes) -> bool {
+        self.room.has_room_for_member(broker, memory.0)
     }
 
     /// Where it is counted: its caller's, its runtime's and the daemon's sessions.

@@ -15,11 +15,13 @@ use crate::config::Config;
 use crate::egress::Egress;
 use crate::exits::Exits;
 use crate::gate::Gate;
+use crate::host::Host;
 use crate::launcher::client::{Launched, LauncherClient};
 use crate::launcher::message::OrderFault;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::pool::Pool;
 use crate::rates::Rates;
 use crate::registry::Registry;
 use crate::room::Room;
@@ -115,8 +117,12 @@ pub struct Broker {
     pub registry: Registry,
     /// Who may begin one.
     pub admission: Admission,
+    /// What the host has left.
+    pub host: Arc<Host>,
     /// How fast callers may call.
     pub rates: Rates,
+    /// Sessions that wait for whoever comes.
+    pub pool: Pool,
     /// Places for sessions to come.
     pub slots: Slots,
     /// Exit notices.
@@ -213,7 +219,9 @@ impl Broker {
             catalogue_step: tokio::sync::Mutex::default(),
             registry: Registry::default(),
             admission: Admission::new(&config.limits),
+            host: Arc::default(),
             rates: Rates::default(),
+            pool: Pool::default(),
             slots: Slots::default(),
             exits: Exits::default(),
             egress: Egress::default(),
@@ -305,6 +313,7 @@ impl Broker {
             ceilings: config.ceilings,
             network: config.network.grant.clone(),
             storage: config.storage.grant(self.ground.no_storage.clone()),
+            pool: config.pool.grant(),
             interpreters: self.ground.interpreters.clone(),
             region: config.region.clone(),
             url: self.url(&config),

@@ -8,6 +8,9 @@ use session_core::spec::RuntimeSpec;
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
+/// From TERM to KILL of a session that nobody has used.
+const WAITING_GRACE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// One immutable version, compiled for this host.
 #[derive(Debug)]
 pub struct RuntimeVersion {
@@ -37,6 +40,22 @@ impl RuntimeVersion {
             stop_grace: timeouts.stop_grace,
             unhealthy_after: config.ping.unhealthy_after,
             freeze_after: timeouts.freeze_after,
+        }
+    }
+
+    /// The same while it waits in its pool: nobody is idle there, or frozen for it, one that has
+    /// grown old is replaced, and it has nothing to save.
+    #[must_use]
+    pub fn waiting_policy(&self, config: &crate::config::Config) -> Policy {
+        let timeouts = &self.spec.timeouts;
+        // Its shim counts from its launch until it is claimed.
+        let age = config.pool.max_age.min(timeouts.max_lifetime / 2);
+        Policy {
+            idle_timeout: age,
+            max_lifetime: age,
+            stop_grace: timeouts.stop_grace.min(WAITING_GRACE),
+            freeze_after: None,
+            ..self.lifecycle_policy(config)
         }
     }
 }
@@ -89,6 +108,20 @@ impl Catalogue {
         self.map()
             .values()
             .filter_map(|deployed| deployed.default.clone())
+            .collect()
+    }
+
+    /// Every version that some endpoint leads to.
+    #[must_use]
+    pub fn served(&self) -> BTreeMap<(RuntimeId, VersionNumber), Arc<RuntimeVersion>> {
+        let map = self.map();
+        let named = |deployed: &Deployed| -> Vec<Arc<RuntimeVersion>> {
+            let endpoints = deployed.endpoints.values().flatten();
+            endpoints.chain(&deployed.default).cloned().collect()
+        };
+        map.values()
+            .flat_map(named)
+            .map(|version| ((version.runtime.clone(), version.number), version))
             .collect()
     }
 

@@ -30,8 +30,11 @@ use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use session_core::admission::Policy as AdmissionPolicy;
 use session_core::egress::AllowList;
+use session_core::pool::Bounds;
 use session_core::prices::Prices;
-use session_core::spec::{HostPolicy, Interpreters, NetworkGrant, Settings, StorageGrant};
+use session_core::spec::{
+    HostPolicy, Interpreters, NetworkGrant, PoolGrant, Settings, StorageGrant,
+};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -93,6 +96,8 @@ pub struct Config {
     pub callbacks: Callbacks,
     /// Session storage.
     pub storage: Storage,
+    /// Sessions that wait for whoever comes.
+    pub pool: Pools,
     /// The database.
     pub store: StoreKeys,
     /// Asynchronous tasks.
@@ -305,6 +310,30 @@ impl Storage {
     }
 }
 
+/// Sessions that wait for whoever comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pools {
+    /// Of runtimes that do not say.
+    pub bounds: Bounds,
+    /// Of all runtimes together, and of one at most.
+    pub total: u32,
+    /// Of a runtime that nobody has called for so long only the floor waits.
+    pub unused_after: Duration,
+    /// One that has waited so long is replaced.
+    pub max_age: Duration,
+}
+
+impl Pools {
+    /// What runtimes may ask for.
+    #[must_use]
+    pub fn grant(&self) -> PoolGrant {
+        PoolGrant {
+            bounds: self.bounds,
+            ceiling: self.total,
+        }
+    }
+}
+
 /// The database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreKeys {
@@ -386,6 +415,7 @@ impl Config {
             ceilings: self.ceilings,
             network: self.network.grant.clone(),
             storage: self.storage.grant(None),
+            pool: self.pool.grant(),
             interpreters,
             region: self.region.clone(),
             url: self.public_url.clone(),

@@ -54,6 +54,7 @@ impl Broker {
         let _step = self.catalogue_step.lock().await;
         let Some(served) = self.store.served(name).await? else {
             self.catalogue.remove(name);
+            self.pool.ring();
             return Ok(());
         };
         let runtime = served.runtime;
@@ -75,6 +76,7 @@ impl Broker {
                 .collect(),
         };
         self.catalogue.put(name.clone(), deployed);
+        self.pool.ring();
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod checks;
 pub mod client;
 mod endpoint;
 mod ground;
+mod inspector;
 pub mod message;
 mod service;
 mod session;

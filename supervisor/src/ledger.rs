@@ -25,7 +25,7 @@ mod rounds;
 pub mod verdict;
 
 pub use account::{Account, Charge};
-pub use rounds::keep_going;
+pub use rounds::{keep_going, read_one};
 
 use crate::launcher::message::Counters;
 use crate::store::{LiveUse, Store, StoreError, Timestamp};
@@ -112,8 +112,44 @@ impl Ledger {
 
     /// Opens a session's account.
     pub fn begin(&self, subject: Subject, allocated: Allocated, now: Moment) -> Arc<Account> {
+        let session = subject.session.clone();
         let meter = Meter::new(now, allocated);
-        self.add(subject, meter, (Totals::default(), Totals::default()))
+        self.add(session, subject, meter, Default::default())
+    }
+
+    /// Opens the account of a session that waits in its pool: what it uses there is the pool's.
+    pub fn wait(&self, subject: Subject, allocated: Allocated, now: Moment) -> Arc<Account> {
+        let session = subject.session.clone();
+        let meter = Meter::new(now, allocated);
+        self.add(session, subject.waiting(), meter, Default::default())
+    }
+
+    /// Closes the account of a session that waited, which is `subject`'s from now on. Gives the last part of its waiting, to be
+    /// recorded with the claim.
+    pub fn claim(
+        &self,
+        waited: &Account,
+        subject: Subject,
+        allocated: Allocated,
+        now: Moment,
+    ) -> (Arc<Account>, SessionPart) {
+        let session = subject.session.clone();
+        // Nothing of the counter is lost and nothing is charged twice: it goes on from what was read of it last.
+        let last = waited.used(now);
+        let reading = Reading {
+            cpu_us: last.cpu_us,
+            memory_bytes: 0,
+            peak_bytes: 0,
+            tmp_bytes: None,
+        };
+        let part = self.budgets.recording(|| {
+            let (part, _) = waited.close(now, reading, EndReason::Stopped);
+            let (subject, used) = (part.subject.clone(), part.used);
+            (part, subject, used)
+        });
+        let meter = Meter::claimed(now, allocated, last.cpu_us);
+        let account = self.add(session, subject, meter, Default::default());
+        (account, part)
     }
 
     /// Goes on with the account of a session that is taken over. `active`: work is in flight in it.
@@ -124,27 +160,34 @@ impl Ledger {
         now: Moment,
         (age, active): (Duration, bool),
     ) -> Arc<Account> {
-        let left = locked(&self.left).remove(&subject.session);
+        let session = subject.session.clone();
+        let left = locked(&self.left).remove(&session);
         match left.filter(|saved| saved.boot_id == self.boot.id) {
             Some(saved) => {
                 let gap = since_boot_ms().saturating_sub(saved.boot_ms);
                 let gap = Duration::from_millis(gap);
                 let meter = Meter::resume(saved.meter, now, gap, active);
-                self.add(subject, meter, (saved.counted, saved.recorded))
+                self.add(session, subject, meter, (saved.counted, saved.recorded))
             }
             // Its daemon was killed in its first second.
             None => {
                 let meter = Meter::new(now.before(age), allocated);
                 let counted = self.counted_early(&subject.session);
-                self.add(subject, meter, (counted, Totals::default()))
+                self.add(session, subject, meter, (counted, Totals::default()))
             }
         }
     }
 
-    fn add(&self, subject: Subject, meter: Meter, sums: (Totals, Totals)) -> Arc<Account> {
-        let session = subject.session.clone();
+    fn add(
+        &self,
+        session: SessionId,
+        subject: Subject,
+        meter: Meter,
+        sums: (Totals, Totals),
+    ) -> Arc<Account> {
         let shared = (Arc::clone(&self.room), Arc::clone(&self.journal));
-        let account = Arc::new(Account::new(subject, meter, sums, shared));
+        let account = Account::new(session.clone(), subject, meter, sums, shared);
+        let account = Arc::new(account);
         locked(&self.accounts).insert(session, Arc::clone(&account));
         account
     }
@@ -165,7 +208,7 @@ impl Ledger {
             ((part, ended), subject, used)
         });
         all_ended.extend(ended);
-        locked(&self.accounts).remove(&account.subject.session);
+        locked(&self.accounts).remove(&account.session);
         part
     }
 

@@ -11,6 +11,7 @@ pub use agent::{InFlight, OfAgent, OpenStream};
 pub use labels::Stage;
 pub use scrape::{CLASSIC, OPEN_METRICS, classic};
 
+use crate::session::origin::Path;
 use labels::{
     Adopted, Agent, Build, Cause, Decision, Ended, Invocation, Operation, Outcome, Request,
     Resource, Start, StartStage, State, StreamKind, TaskState,
@@ -74,9 +75,13 @@ pub struct Metrics {
     admission_seconds: Histogram,
     adopted: Family<Adopted, Counter>,
     prepared: Gauge,
-    pool_target: Gauge,
-    pool_misses: Counter,
+    prepared_target: Gauge,
+    prepared_misses: Counter,
     checkpoint: Ratio,
+    pool_size: Family<State, Gauge>,
+    pool_target: Family<Agent, Gauge>,
+    pool_hits: Family<Agent, Counter>,
+    pool_misses: Family<Agent, Counter>,
     reload_successful: Gauge,
     psi: Family<Resource, Ratio>,
 }
@@ -116,9 +121,13 @@ impl Metrics {
             admission_seconds: seconds(),
             adopted: Family::default(),
             prepared: Gauge::default(),
-            pool_target: Gauge::default(),
-            pool_misses: Counter::default(),
+            prepared_target: Gauge::default(),
+            prepared_misses: Counter::default(),
             checkpoint: Ratio::default(),
+            pool_size: Family::default(),
+            pool_target: Family::default(),
+            pool_hits: Family::default(),
+            pool_misses: Family::default(),
             reload_successful: Gauge::default(),
             psi: Family::default(),
             registry: Registry::default(),
@@ -276,19 +285,19 @@ impl Metrics {
             each.clone(),
         );
         to.register(
-            "pool_size",
+            "prepared_launches_size",
             "Launches that are prepared",
             self.prepared.clone(),
         );
         to.register(
-            "pool_target",
+            "prepared_launches_target",
             "Launches that are to be prepared (limits.prepared_launches)",
-            self.pool_target.clone(),
+            self.prepared_target.clone(),
         );
         to.register(
-            "pool_misses",
+            "prepared_launches_misses",
             "Sessions that began when no launch was prepared",
-            self.pool_misses.clone(),
+            self.prepared_misses.clone(),
         );
         to.register(
             "ledger_last_checkpoint_timestamp_seconds",
@@ -299,6 +308,26 @@ impl Metrics {
             "config_last_reload_successful",
             "1 if the configuration in force is the one on disk when it was last told to reload",
             self.reload_successful.clone(),
+        );
+        let each = &self.pool_size;
+        to.register(
+            "pool_size",
+            "Sessions that wait for whoever comes, and those that are being started for it",
+            each.clone(),
+        );
+        let each = &self.pool_target;
+        to.register("pool_target", "How many are to wait", each.clone());
+        let each = &self.pool_hits;
+        to.register(
+            "pool_hits",
+            "New sessions of runtimes with a pool that one waited for",
+            each.clone(),
+        );
+        let each = &self.pool_misses;
+        to.register(
+            "pool_misses",
+            "New sessions of runtimes with a pool that found none",
+            each.clone(),
         );
         let each = &self.psi;
         to.register(
@@ -354,9 +383,9 @@ impl Metrics {
     }
 
     /// A session has become ready.
-    pub fn started(&self, agent: &OfAgent, took: Duration) {
+    pub fn started(&self, agent: &OfAgent, path: Path, took: Duration) {
         let start = Start {
-            path: "cold",
+            path: path.word(),
             agent: agent.agent.agent.clone(),
         };
         let seconds = self.start_seconds.get_or_create(&start);
@@ -396,6 +425,16 @@ impl Metrics {
         let (cpu, memory) = (more.cpu_us as f64 / 1e6, more.memory_kbs as f64 / 1e6);
         self.cpu_seconds.get_or_create(agent).inc_by(cpu);
         self.memory_gb_seconds.get_or_create(agent).inc_by(memory);
+    }
+
+    /// A new session was wanted of a runtime with a pool.
+    pub fn claimed(&self, runtime: &RuntimeName, hit: bool) {
+        let counter = if hit {
+            &self.pool_hits
+        } else {
+            &self.pool_misses
+        };
+        counter.get_or_create(&self.agent(runtime)).inc();
     }
 
     /// A session is over.

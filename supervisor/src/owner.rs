@@ -123,6 +123,15 @@ impl Owner {
         }
     }
 
+    /// Of sessions that wait in a pool, for whoever comes.
+    #[must_use]
+    pub fn pool() -> Self {
+        Self {
+            principal: Principal::daemon(),
+            user: Some(UserId("pool".to_owned())),
+        }
+    }
+
     /// Reads what [`Owner::key`] wrote; `None` for sessions from before there were owners.
     #[must_use]
     pub fn from_key(text: &str) -> Option<Self> {

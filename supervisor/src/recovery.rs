@@ -15,10 +15,11 @@ use crate::catalogue::RuntimeVersion;
 use crate::fault::chain;
 use crate::launcher::message::{AdoptOrder, Counters, OrderFault};
 use crate::ledger::record::Subject;
-use crate::owner::Principal;
+use crate::owner::{Owner, Principal};
 use crate::relay::link::Link;
 use crate::session::driver::{self, Begun, Found, FoundFrozen, Lives, Running};
 use crate::session::handle::{SessionHandle, SessionKey};
+use crate::session::origin::Path;
 use crate::store::{FrozenNote, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
@@ -194,6 +195,9 @@ async fn adopt(
     let (Some(launched), Some(token), Some(owner)) = (row.launched, &row.token, &row.owner) else {
         return Err("its launch was not over when the daemon that owned it ended".into());
     };
+    if *owner == Owner::pool() {
+        return Err("it waited in its pool, and nobody had claimed it".into());
+    }
     if owner.principal == Principal::daemon() {
         return Err("it was a warm-up, which is made again".into());
     }
@@ -241,11 +245,15 @@ async fn adopt(
         key: key.clone(),
         version,
         at: row.created_at.system_time(),
+        launched_at: row.created_at.system_time() - left.waited,
+        path: Path::Cold,
     };
     let found = Found {
         uid_base: row.uid_base,
         pid: launched.pid,
-        age: since_boot().saturating_sub(ticks(launched.start_time)),
+        age: since_boot()
+            .saturating_sub(ticks(launched.start_time))
+            .saturating_sub(left.waited),
         memo: left.memo.clone(),
         lives,
         completions,
@@ -357,7 +365,11 @@ fn subject(row: &SessionRow) -> Option<Subject> {
         owner: row.owner.clone()?,
     };
     let version = (row.runtime.clone(), row.version);
-    Some(Subject::new(row.id.clone(), &key, version, row.created_at))
+    let subject = Subject::new(row.id.clone(), &key, version, row.created_at);
+    Some(match key.owner == Owner::pool() {
+        true => subject.waiting(),
+        false => subject,
+    })
 }
 
 /// How a session ended that this daemon did not see end: its shim may have left word.

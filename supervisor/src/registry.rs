@@ -1,6 +1,7 @@
-//! Live sessions, by the caller's key and by our name: the only map.
+//! Live sessions, by the caller's key and by our name, and those to be that wait in pools: the only map.
 
 use crate::session::handle::{SessionHandle, SessionKey};
+use crate::session::origin::Path;
 use proto::ids::{RuntimeId, SessionId};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,8 @@ pub struct Registry {
 struct Maps {
     by_key: HashMap<SessionKey, Arc<SessionHandle>>,
     by_id: HashMap<SessionId, Arc<SessionHandle>>,
+    /// Those that wait in a pool: nobody's sessions.
+    waiting: HashMap<SessionId, Arc<SessionHandle>>,
 }
 
 impl Registry {
@@ -38,6 +41,7 @@ impl Registry {
             return Arc::clone(handle);
         }
         let handle = make();
+        maps.waiting.remove(&handle.id);
         maps.by_key.insert(key.clone(), Arc::clone(&handle));
         maps.by_id.insert(handle.id.clone(), Arc::clone(&handle));
         self.more.notify_waiters();
@@ -55,9 +59,25 @@ impl Registry {
         }
     }
 
+    /// Takes one that waits for whoever comes.
+    pub fn wait(&self, handle: &Arc<SessionHandle>) {
+        let mut maps = self.maps();
+        maps.waiting.insert(handle.id.clone(), Arc::clone(handle));
+    }
+
+    /// Those that wait in a pool, in no order.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<Arc<SessionHandle>> {
+        self.maps().waiting.values().cloned().collect()
+    }
+
     /// Forgets a session that is over.
     pub fn remove(&self, handle: &SessionHandle) {
         let mut maps = self.maps();
+        if handle.path == Path::Waiting {
+            maps.waiting.remove(&handle.id);
+            return;
+        }
         maps.by_id.remove(&handle.id);
         // The key may already belong to the next session of the same id.
         if maps
@@ -69,10 +89,12 @@ impl Registry {
         }
     }
 
-    /// By our name.
+    /// By our name, also one that waits in a pool.
     #[must_use]
     pub fn get(&self, id: &SessionId) -> Option<Arc<SessionHandle>> {
-        self.maps().by_id.get(id).cloned()
+        let maps = self.maps();
+        let found = maps.by_id.get(id).or_else(|| maps.waiting.get(id));
+        found.cloned()
     }
 
     /// All, in no order.

@@ -12,6 +12,7 @@ use crate::gate::Gate;
 use crate::launcher::client::LauncherClient;
 use crate::ledger::{self, Ledger};
 use crate::objects::Objects;
+use crate::pool;
 use crate::recovery;
 use crate::session::{log_retention, memo};
 use crate::slots;
@@ -143,6 +144,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
     tokio::spawn(tasks::keep_running(Arc::clone(&broker)));
     tokio::spawn(tasks::keep_swept(Arc::clone(&broker)));
     tokio::spawn(callback::delivery::keep_told(Arc::clone(&broker)));
+    tokio::spawn(pool::keep(Arc::clone(&broker)));
     tokio::spawn(slots::keep_full(Arc::clone(&broker)));
     tokio::spawn(log_retention::keep_swept(Arc::clone(&broker)));
     tokio::spawn(memo::keep_written(Arc::clone(&broker)));
@@ -185,6 +187,7 @@ pub async fn run(start: Start) -> Result<(), RunError> {
         if !hurried {
             let _ = tokio::time::timeout(GOODBYE_TIMEOUT, broker.open.wait()).await;
         }
+        broker.pool.close(&broker).await;
         if broker.config().end_sessions_on_exit {
             end_sessions(&broker, &mut signals, hurried).await;
         }

@@ -9,4 +9,5 @@ pub mod log;
 pub mod log_retention;
 pub mod memo;
 mod notes;
+pub mod origin;
 mod storage;

@@ -79,7 +79,7 @@ impl Slots {
     }
 
     /// Waits until no session is starting, though not for long.
-    async fn calm(&self) {
+    pub async fn calm(&self) {
         let mut starting = self.starting.subscribe();
         // Late, or the sender is gone with the daemon: either way there is nothing more to wait for.
         let _ = tokio::time::timeout(PATIENCE, starting.wait_for(|starting| *starting == 0)).await;
@@ -143,7 +143,7 @@ async fn prepare(broker: &Broker) -> Result<SessionId, String> {
 }
 
 /// `s` and 16 characters of a random number: unique without asking anyone, and not guessable.
-fn fresh_name() -> SessionId {
+pub fn fresh_name() -> SessionId {
     const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let random = uuid::Uuid::new_v4().as_u128();
     let name: String = (0..16)

@@ -202,7 +202,9 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
             caller_bytes: config.storage.per_caller.0,
             keep: config.storage.keep,
         }),
-        max_sessions: usize::try_from(config.limits.max_sessions).unwrap_or(usize::MAX),
+        // Those that wait give way to callers' sessions, which must not wait for that.
+        max_sessions: usize::try_from(config.limits.max_sessions + config.pool.total)
+            .unwrap_or(usize::MAX),
         max_prepared: MAX_PREPARED,
     };
     let launcher = launcher::start(setup)?;
@@ -317,6 +319,7 @@ fn print_plan() -> ExitCode {
                 storage: true,
                 core_is_piped: false,
                 filters,
+                lineage: sandbox::plan::Lineage::Host,
             })
             .map_err(|error| chain(&error))
         });

@@ -58,7 +58,8 @@ pub use page::PageRequest;
 pub use reserve::Reserve;
 pub use runtimes::Names;
 pub use sessions::{
-    Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow, UidBlock,
+    ClaimedSession, Launched, LiveSession, NewSession, SessionEnd, SessionFilter, SessionRow,
+    UidBlock,
 };
 pub use tasks::{
     Begun, Expired, Head, Inline, Known, NewTask, Over, Submitted, TaskFilter, TaskKind, TaskRow,

@@ -5,6 +5,10 @@
 
 #[path = "../../sandbox/tests/session/base.rs"]
 mod base;
+#[path = "../../sandbox/tests/session/forker.rs"]
+mod forker;
+#[path = "launcher/forks.rs"]
+mod forks;
 #[path = "launcher/ground.rs"]
 mod ground;
 #[path = "launcher/inside.rs"]
@@ -38,6 +42,7 @@ fn main() {
     let trials = life::TESTS
         .iter()
         .chain(storage::TESTS)
+        .chain(forks::TESTS)
         .map(|(name, test)| {
             Trial::test(*name, || {
                 test();

@@ -99,12 +99,23 @@ fn calls_are_answered_as_the_table_says(verdicts: &probe::Verdicts) -> Result {
 
 /// A dirty daemon with a planted session and one to probe.
 fn probed(test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
+    probed_of(json!({}), test)
+}
+
+/// The same, both of a runtime with this in its configuration.
+fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
     let canaries = Canaries::new()?;
     Daemon::with(canaries.around(Options::default()), |daemon| {
         let client = daemon.client();
         let mut config: Value = serde_json::from_str(LIMITS)?;
         e2e::chaos::merge(&mut config, json!({"environment": {"COLOUR": "blue"}}));
+        e2e::chaos::merge(&mut config, more);
+        let waiting = config["pool"]["min"].as_u64();
         probe::deploy(&client, "probe", config)?;
+        e2e::wait::until_true(60, "what is to wait for callers", || {
+            let pool = client.runtime("probe")?.pool.unwrap_or_default();
+            Ok(u64::from(pool.ready) == waiting.unwrap_or(0))
+        })?;
         let other = session_name("planted");
         let planted = probe::plant(&client, "probe", &other, "other")?;
         let id = session_name("probed");
@@ -156,6 +167,20 @@ fn no_probe_of_an_agent_succeeds() -> Result {
             .client()
             .invoke("probe", id, &json!({"list": true}))?;
         Ok(())
+    })
+}
+
+#[test]
+fn no_probe_of_an_agent_succeeds_in_a_session_from_the_pool() -> Result {
+    ground!(Daemon, Python);
+    let pool = json!({"pool": {"min": 2, "max": 2}});
+    probed_of(pool, |daemon, id, payload| {
+        let pool = daemon.client().runtime("probe")?.pool.unwrap_or_default();
+        ensure!((pool.hits, pool.misses) == (2, 0), "not claimed: {pool:?}");
+        let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
+        verdicts.all_green(LEAST)?;
+        verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
+        calls_are_answered_as_the_table_says(&verdicts)
     })
 }
 

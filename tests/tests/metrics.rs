@@ -79,7 +79,7 @@ fn what_happens_is_counted() -> Result {
             let count = of("agentcore_session_start_stage_seconds_count", &[&stage])?;
             ensure!(count == 1.0, "{stage}: {count}");
         }
-        ensure!(of("agentcore_pool_target", &[])? > 0.0);
+        ensure!(of("agentcore_prepared_launches_target", &[])? > 0.0);
         ensure!(of("agentcore_tasks", &["state=\"queued\""])? == 0.0);
         ensure!(of("agentcore_freezes_total", &["cause=\"operator\""])? == 1.0);
         ensure!(of("agentcore_thaw_seconds_count", &[])? == 1.0);
@@ -108,7 +108,7 @@ fn the_names_are_those_that_operators_expect() -> Result {
     };
     Daemon::with(options, |daemon| {
         let client = daemon.client();
-        task::deploy(&client, "named", json!({}))?;
+        task::deploy(&client, "named", json!({"pool": {"max": 1}}))?;
         let (adopted, over) = (session_name("adopted"), session_name("over"));
         let call = |id: &str| client.invoke("named", id, &json!({"code": "answer = 1"}));
         call(&adopted)?;
@@ -140,6 +140,9 @@ fn the_names_are_those_that_operators_expect() -> Result {
             ("agentcore_pool_size", "gauge"),
             ("agentcore_pool_target", "gauge"),
             ("agentcore_pool_misses_total", "counter"),
+            ("agentcore_prepared_launches_size", "gauge"),
+            ("agentcore_prepared_launches_target", "gauge"),
+            ("agentcore_prepared_launches_misses_total", "counter"),
             ("agentcore_freezes_total", "counter"),
             ("agentcore_thaw_seconds", "histogram"),
             ("agentcore_sessions_ended_total", "counter"),

@@ -715,7 +715,8 @@ fn a_task_is_charged_for_its_answer_also_when_another_daemon_takes_it() -> Resul
         task::reaches(&client, &there, TaskStatus::Succeeded)?;
         charged(&client, &there, 9002)?;
         for session in client.live_sessions()? {
-            client.stop(session.id.as_str())?;
+            // That of a task that is over ends by itself, perhaps just now.
+            let _ = client.stop(session.id.as_str());
         }
         Ok(())
     })

@@ -1,4 +1,5 @@
-//! The agent's process: started at once, from [`proto::shim::Boot`]; how it ended, once it has.
+//! The agent's process: started at once, from [`proto::shim::Boot`], or forked from a template ([`crate::arrival`]); how it
+//! ended, once it has.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -8,8 +9,9 @@ use nix::unistd::{Pid, pipe2};
 use proto::shim::{AgentExited, AgentStart, ExitStatus};
 use sandbox::agent::{AgentSpawn, SpawnError, spawn_agent};
 use sandbox::sys::reap::Status;
+use sandbox::sys::{errno_of, pidfd};
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What an `exec` shares with the agent.
 #[derive(Debug, Clone)]
@@ -20,17 +22,27 @@ pub(crate) struct Identity {
     pub(crate) gid: u32,
 }
 
+/// Whose child it is decides how it is signalled.
+enum Process {
+    /// Ours: its number is its own as long as we have not reaped it.
+    Child(Pid),
+    /// Another's, who reaps it.
+    Fork { pid: Pid, life: OwnedFd },
+}
+
 /// See the module.
 pub(crate) struct Agent {
-    pid: Option<Pid>,
+    process: Option<Process>,
     identity: Identity,
     exited: Option<AgentExited>,
+    argv: Vec<String>,
+    /// What it will read and write, until it is there.
+    stdio: Option<[OwnedFd; 3]>,
 }
 
 impl Agent {
-    /// Starts it. A program that cannot be started is an agent that has ended, with the reason.
-    /// Returns the reading ends of its output as well.
-    pub(crate) fn start(
+    /// Everything but the process. Returns the reading ends of its output as well.
+    pub(crate) fn prepare(
         start: AgentStart,
         egress_port: Option<u16>,
     ) -> Result<(Self, [OwnedFd; 2]), Errno> {
@@ -55,34 +67,66 @@ impl Agent {
             // Only our end: the flag belongs to the open file, and the agent's end is another one.
             fcntl(reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
+        let agent = Self {
+            process: None,
+            identity: Identity { env, cwd, uid, gid },
+            exited: None,
+            argv,
+            stdio: Some([stdin, stdout, stderr]),
+        };
+        Ok((agent, [out, err]))
+    }
+
+    /// Starts it, with another standard input if one is given. A program that cannot be started is an agent that has ended,
+    /// with the reason.
+    pub(crate) fn start(&mut self, stdin: Option<OwnedFd>) {
+        let Some([null, stdout, stderr]) = self.stdio.take() else {
+            return;
+        };
+        let Identity { env, cwd, uid, gid } = &self.identity;
         let spawned = spawn_agent(&AgentSpawn {
-            argv: &argv,
-            env: &env,
-            cwd: &cwd,
-            uid,
-            gid,
-            stdin: stdin.as_fd(),
+            argv: &self.argv,
+            env,
+            cwd,
+            uid: *uid,
+            gid: *gid,
+            stdin: stdin.as_ref().unwrap_or(&null).as_fd(),
             stdout: stdout.as_fd(),
             stderr: stderr.as_fd(),
             controlling_tty: None,
             new_session: true,
         });
-        let (pid, exited) = match spawned {
-            Ok(pid) => (Some(pid), None),
+        match spawned {
+            Ok(pid) => self.process = Some(Process::Child(pid)),
             Err(error) => {
-                let status = Err(describe(&argv, &cwd, error));
-                (None, Some(AgentExited { status }))
+                let status = Err(describe(&self.argv, cwd, error));
+                self.exited = Some(AgentExited { status });
             }
-        };
-        let identity = Identity { env, cwd, uid, gid };
-        Ok((
-            Self {
-                pid,
-                identity,
-                exited,
-            },
-            [out, err],
-        ))
+        }
+    }
+
+    /// What a fork is to read and write.
+    pub(crate) fn stdio(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        self.stdio
+            .as_ref()
+            .map(|stdio| stdio.each_ref().map(AsFd::as_fd))
+    }
+
+    /// A fork has all of it now: without our copies, the end of its output can be seen.
+    pub(crate) fn hand_over_stdio(&mut self) {
+        self.stdio = None;
+    }
+
+    /// A fork serves.
+    pub(crate) fn arrived(&mut self, pid: Pid, life: OwnedFd) {
+        self.process = Some(Process::Fork { pid, life });
+    }
+
+    /// A fork has ended, or never came.
+    pub(crate) fn departed(&mut self, exited: AgentExited) {
+        self.process = None;
+        self.stdio = None;
+        self.exited = Some(exited);
     }
 
     pub(crate) fn identity(&self) -> &Identity {
@@ -95,10 +139,11 @@ impl Agent {
 
     /// A child has ended; whether it was the agent.
     pub(crate) fn note_reaped(&mut self, pid: Pid, status: Status) -> bool {
-        if self.pid != Some(pid) {
-            return false;
+        match self.process {
+            Some(Process::Child(own)) if own == pid => {}
+            Some(Process::Child(_) | Process::Fork { .. }) | None => return false,
         }
-        self.pid = None;
+        self.process = None;
         self.exited = Some(AgentExited {
             status: Ok(exit_status(status)),
         });
@@ -112,15 +157,20 @@ impl Agent {
             .is_some_and(|exited| exited.status != Ok(ExitStatus::Code(0)))
     }
 
-    /// Its process; the number is ours as long as it has not been reaped.
+    /// Its process.
     pub(crate) fn pid(&self) -> Option<Pid> {
-        self.pid
+        match &self.process {
+            Some(Process::Child(pid) | Process::Fork { pid, .. }) => Some(*pid),
+            None => None,
+        }
     }
 
     /// Signals it.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
-        match self.pid {
-            Some(pid) => nix::sys::signal::kill(pid, signal),
+        match &self.process {
+            Some(Process::Child(pid)) => nix::sys::signal::kill(*pid, signal),
+            Some(Process::Fork { life, .. }) => pidfd::send_signal(life.as_fd(), signal)
+                .map_err(|error| Errno::from_raw(errno_of(&error))),
             None => Err(Errno::ESRCH),
         }
     }

@@ -117,6 +117,7 @@ mod tests {
                 max_egress_backlog: 0,
             },
             egress: false,
+            origin: proto::shim::Origin::Started,
         }
     }
 

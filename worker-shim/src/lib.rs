@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod arrival;
 pub mod boot;
 mod egress;
 mod exec;
@@ -21,6 +22,7 @@ mod record;
 mod shim;
 mod shutdown;
 mod socket;
+mod template;
 
 pub use link::order;
 

@@ -91,6 +91,14 @@ impl Ping {
         }
     }
 
+    /// There is someone to ask from now on.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.started = now;
+        self.state = State::Waiting {
+            at: now + FIRST_WAIT,
+        };
+    }
+
     /// The last health told.
     pub(crate) fn health(&self) -> Option<&Health> {
         self.health.as_ref()

@@ -34,6 +34,12 @@ pub(crate) enum Token {
     ExecStream(u64),
     /// The terminal of an exec.
     ExecTerminal(u64),
+    /// A template's interpreter.
+    Template,
+    /// The channel of a fork.
+    Fork,
+    /// The pidfd of a fork.
+    Life,
 }
 
 const SERIAL_BITS: u32 = 56;
@@ -51,6 +57,9 @@ impl Token {
             Self::Egress => (7, 0),
             Self::ExecStream(serial) => (8, serial),
             Self::ExecTerminal(serial) => (9, serial),
+            Self::Template => (10, 0),
+            Self::Fork => (11, 0),
+            Self::Life => (12, 0),
         };
         kind << SERIAL_BITS | serial
     }
@@ -68,6 +77,9 @@ impl Token {
             7 => Self::Egress,
             8 => Self::ExecStream(serial),
             9 => Self::ExecTerminal(serial),
+            10 => Self::Template,
+            11 => Self::Fork,
+            12 => Self::Life,
             _ => return None,
         })
     }

@@ -3,10 +3,12 @@
 //! One thread, one wait. After every wait each part gets a bounded turn, so none can keep the others waiting; what a part
 //! could not finish makes the next wait end at once.
 
+mod forks;
 mod orders;
 mod processes;
 
 use crate::agent::Agent;
+use crate::arrival::Arrival;
 use crate::egress::Egress;
 use crate::exec::Execs;
 use crate::invocation::port::AgentPorts;
@@ -17,13 +19,14 @@ use crate::logs::Logs;
 use crate::ping::Ping;
 use crate::poller::{Poller, Ready, Token, Watch};
 use crate::shutdown::{Ending, Holds};
+use crate::template::Template;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Pid, getpid};
 use proto::ids::SessionId;
 use proto::jsonrpc::MAX_PACKET;
-use proto::shim::{Boot, ExitCause, ExitRecord, Health};
+use proto::shim::{Boot, ExitCause, ExitRecord, Health, Origin};
 use sandbox::seqpacket::SeqpacketListener;
 use sandbox::sys::signal;
 use std::io;
@@ -39,6 +42,13 @@ const LOG_PAUSE: Duration = Duration::from_millis(5);
 /// A wait that ends this much late was not a wait but a freeze.
 const FREEZE: Duration = Duration::from_millis(250);
 
+/// Where the agent comes from, and how far that has come.
+enum Source {
+    Started,
+    Template(Template),
+    Fork(Arrival),
+}
+
 /// See the module.
 pub(crate) struct Shim {
     session: SessionId,
@@ -50,6 +60,7 @@ pub(crate) struct Shim {
     door: Door,
     link: Link,
     agent: Agent,
+    source: Source,
     ports: AgentPorts,
     ping: Ping,
     invocations: Invocations,
@@ -61,6 +72,8 @@ pub(crate) struct Shim {
     /// Whether there was work at the last turn, and when there last was, or the health changed.
     working: bool,
     quiet_since: Instant,
+    /// It has waited in a pool and been claimed.
+    claimed: bool,
     /// `agent.exited` has been said on this link.
     exit_told: bool,
     /// Set by the act that ends the loop.
@@ -83,7 +96,19 @@ impl Shim {
             true => Some(Egress::bind(boot.limits.max_egress_backlog, &poller)?),
             false => None,
         };
-        let (agent, output) = Agent::start(boot.agent, egress.as_ref().map(Egress::port))?;
+        let (mut agent, output) = Agent::prepare(boot.agent, egress.as_ref().map(Egress::port))?;
+        let source = match boot.origin {
+            Origin::Started => {
+                agent.start(None);
+                Source::Started
+            }
+            Origin::Template => {
+                let (template, orders) = Template::new(&poller)?;
+                agent.start(Some(orders));
+                Source::Template(template)
+            }
+            Origin::Fork => Source::Fork(Arrival::default()),
+        };
         let mut logs = Logs::new(&boot.limits, started);
         logs.open(output, &poller)?;
         let mut ending = Ending::new(&boot.limits, started);
@@ -99,6 +124,7 @@ impl Shim {
             door,
             link: Link::default(),
             agent,
+            source,
             ports: AgentPorts::new(boot.wire.clone()),
             ping: Ping::new(&boot.wire, &boot.limits, Instant::now()),
             invocations: Invocations::new(boot.limits.max_invocations),
@@ -109,6 +135,7 @@ impl Shim {
             ending,
             working: false,
             quiet_since: started,
+            claimed: false,
             exit_told: false,
             over: None,
             poller,
@@ -150,7 +177,7 @@ impl Shim {
             self.perform(act);
         }
         // An agent that is being ended, or has ended, is not asked how it is.
-        let asking = self.ending.is_running();
+        let asking = self.ending.is_running() && self.has_agent();
         let health = if asking {
             self.ping.tick(&mut self.ports, &self.poller, now)
         } else {
@@ -263,6 +290,9 @@ impl Shim {
             }
             Token::ExecStream(serial) => self.execs.stream_ready(serial, ready),
             Token::ExecTerminal(serial) => self.execs.terminal_ready(serial, ready),
+            Token::Template => self.template_ready(),
+            Token::Fork => self.channel_ready(now),
+            Token::Life => self.life_ready(now),
         }
     }
 

@@ -121,6 +121,11 @@ impl Ending {
         self.holds = holds;
     }
 
+    /// It has so long to live from now on.
+    pub(crate) fn begin_anew(&mut self, lifetime: Duration, now: Instant) {
+        self.lifetime = now.checked_add(lifetime);
+    }
+
     /// When it has lived long enough, and nothing holds it any more.
     fn end_of_life(&self) -> Option<Instant> {
         let held = [self.holds.in_flight, self.holds.unsettled];

@@ -21,6 +21,7 @@ mod memory;
 mod metering;
 mod peers;
 mod pinned;
+mod pool;
 mod ready;
 mod samples;
 mod signed;
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, exhausted, memory, streams, websockets, ready, thaw, throughput, burst, sustained, adopt, signed, tasks, metering); all if none is named.
+    /// Only these measurements (launch, python, bodies, pool, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, thaw, adopt, signed, tasks, metering); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -90,10 +91,11 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 16] = [
+const MEASUREMENTS: [&str; 17] = [
     "launch",
     "python",
     "bodies",
+    "pool",
     "exhausted",
     "memory",
     "streams",
@@ -138,6 +140,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("bodies") {
             bodies::measure(&subject, effort, &mut table)?;
+        }
+        if wanted("pool") {
+            subject.restart(&pool::config())?;
+            pool::measure(&subject, effort, &mut table)?;
+            subject.restart("")?;
         }
         if wanted("exhausted") {
             subject.restart("[limits]\nprepared_launches = 0")?;

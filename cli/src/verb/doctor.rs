@@ -161,6 +161,10 @@ fn config() -> Result<RuntimeConfig, Failure> {
         authorizer: None,
         concurrency: proto::config::Concurrency::default(),
         shared: false,
+        pool: proto::config::Pool {
+            min: Some(0),
+            max: Some(0),
+        },
     })
 }
 

@@ -16,7 +16,7 @@ pub(super) mod limits;
 /// Does what the verb says.
 pub(super) async fn run(desk: &Desk, verb: &SessionVerb) -> Result<(), Failure> {
     match verb {
-        SessionVerb::List { agent, all } => list(desk, agent.as_deref(), *all).await,
+        SessionVerb::List { agent, all, pool } => list(desk, agent.as_deref(), *all, *pool).await,
         SessionVerb::Inspect { session, agent } => inspect(desk, session, agent.as_deref()).await,
         SessionVerb::Stop {
             sessions,
@@ -43,9 +43,12 @@ fn live(session: &Session) -> bool {
     !matches!(session.phase, Phase::Ended | Phase::Failed)
 }
 
-async fn list(desk: &Desk, agent: Option<&str>, all: bool) -> Result<(), Failure> {
+async fn list(desk: &Desk, agent: Option<&str>, all: bool, pool: bool) -> Result<(), Failure> {
     let screen = &desk.screen;
-    let mut sessions = target::sessions(&desk.daemon, agent).await?;
+    let mut sessions = match pool {
+        true => target::sessions_and_pools(&desk.daemon, agent).await?,
+        false => target::sessions(&desk.daemon, agent).await?,
+    };
     sessions.retain(|session| all || live(session));
     if screen.json {
         return screen.document(&sessions);

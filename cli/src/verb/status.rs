@@ -5,7 +5,7 @@ use crate::args::Target;
 use crate::daemon::encode;
 use crate::failure::Failure;
 use crate::target;
-use proto::api::{Info, Phase, Runtime};
+use proto::api::{Info, Phase, PoolState, Runtime};
 use serde_json::json;
 
 /// Shows one runtime; without a name and with several to choose from, the list of them.
@@ -39,7 +39,8 @@ pub(super) async fn run(desk: &Desk, args: &Target) -> Result<(), Failure> {
         ("Entrypoint", runtime.config.entrypoint.words().join(" ")),
         ("Sessions", live.len().to_string()),
     ];
-    for (label, value) in lines {
+    let pool = runtime.pool.as_ref().map(|pool| ("Pool", pooled(pool)));
+    for (label, value) in lines.into_iter().chain(pool) {
         screen.line(format!("{label:<11} {value}"))?;
     }
     if !live.is_empty() {
@@ -48,4 +49,21 @@ pub(super) async fn run(desk: &Desk, args: &Target) -> Result<(), Failure> {
     }
     screen.line("")?;
     screen.line(super::launch::how_to_call(desk, &info, &runtime))
+}
+
+/// What waits, and what it was good for.
+fn pooled(pool: &PoolState) -> String {
+    let mut text = format!("{} of {} ready", pool.ready, pool.target);
+    if pool.starting > 0 {
+        text.push_str(&format!(", {} starting", pool.starting));
+    }
+    let wanted = pool.hits + pool.misses;
+    if wanted > 0 {
+        let hits = pool.hits;
+        text.push_str(&format!("; {hits} of {wanted} new sessions came from it"));
+    }
+    if let Some(failure) = &pool.failure {
+        text.push_str(&format!("; the last one ended by itself: {failure}"));
+    }
+    text
 }

@@ -1,6 +1,7 @@
 //! What the operator grants: defaults for what a runtime leaves open, ceilings for what it asks.
 
 use crate::egress::AllowList;
+use crate::pool::Bounds;
 use proto::config::NetworkMode;
 use proto::units::{CpuMillis, MemoryBytes, Seconds};
 
@@ -103,6 +104,15 @@ impl StorageGrant {
     pub const BUILT_IN_SIZE: MemoryBytes = MemoryBytes::mib(1024);
 }
 
+/// What the operator grants of warm pools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolGrant {
+    /// Of runtimes that do not say.
+    pub bounds: Bounds,
+    /// The most that a runtime may ask for.
+    pub ceiling: u32,
+}
+
 /// Interpreters that sessions' root file system holds, as absolute paths in the session.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interpreters {
@@ -127,6 +137,8 @@ pub struct HostPolicy {
     pub network: NetworkGrant,
     /// Session storage.
     pub storage: StorageGrant,
+    /// Warm pools.
+    pub pool: PoolGrant,
     /// What can run agents here.
     pub interpreters: Interpreters,
     /// Where callers reach this daemon, such as `http://127.0.0.1:8080`; `None`: nowhere that a URL could name.

@@ -15,6 +15,10 @@ fn policy() -> HostPolicy {
             max_size: StorageGrant::BUILT_IN_SIZE,
             unavailable: None,
         },
+        pool: PoolGrant {
+            bounds: Bounds { min: 0, max: 4 },
+            ceiling: 16,
+        },
         interpreters: Interpreters {
             python: Some("/usr/bin/python3".to_owned()),
             node: Some("/usr/bin/node".to_owned()),
@@ -55,6 +59,40 @@ fn faults_under(keys: Value, policy: &HostPolicy) -> Vec<String> {
 
 fn faults(keys: Value) -> Vec<String> {
     faults_under(keys, &policy())
+}
+
+#[test]
+fn a_pool_is_what_was_asked_for_within_the_operators_ceiling() {
+    let bounds = |keys: Value| spec(keys).pool;
+    assert_eq!(bounds(json!({})), Bounds { min: 0, max: 4 });
+    let pool = |pool: Value| json!({ "pool": pool });
+    assert_eq!(bounds(pool(json!({ "max": 0 }))), Bounds::default());
+    assert_eq!(bounds(pool(json!({ "min": 6 }))), Bounds { min: 6, max: 6 });
+    assert_eq!(
+        bounds(pool(json!({ "min": 2, "max": 16 }))),
+        Bounds { min: 2, max: 16 }
+    );
+    for (asked, told) in [
+        (json!({ "max": 17 }), "pool.max: must be at most 16"),
+        (json!({ "min": 17 }), "pool.min: must be at most 16"),
+        (
+            json!({ "min": 3, "max": 2 }),
+            "pool.min: must be at most `pool.max`, which is 2",
+        ),
+    ] {
+        let faults = faults(pool(asked.clone()));
+        assert!(
+            faults.iter().any(|fault| fault.starts_with(told)),
+            "{asked}: {faults:?}"
+        );
+    }
+    // Of sessions with storage none can wait: the default says nothing then, and a wish is refused.
+    let mut keys = json!({ "storage": [{ "mount": "/mnt/data" }] });
+    assert_eq!(bounds(keys.clone()), Bounds::default());
+    keys["pool"] = json!({ "max": 1 });
+    let faults = faults(keys);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("pool.max: "), "{faults:?}");
 }
 
 #[test]

@@ -106,7 +106,7 @@ pub(super) fn member(dir: &Dir, name: &str, pid: i32) -> Result<Option<Member>> 
 }
 
 /// Processes in it; none if it is not there.
-fn members(dir: &Dir, name: &str) -> Result<Vec<i32>> {
+pub(super) fn members(dir: &Dir, name: &str) -> Result<Vec<i32>> {
     let file = format!("{name}/cgroup.procs");
     let text = match dir.read(&file) {
         Err(fault) if fault.is_errno(libc::ENOENT) || fault.is_errno(libc::ENODEV) => {

@@ -3,6 +3,8 @@
 use super::dir::Dir;
 use super::owner::{self, Member, Owner};
 use super::{Backend, CgroupError, Counters, Limits, Result, Step, Tree, unified, v1, v2};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -77,6 +79,36 @@ impl SessionCgroup {
             branch.dir.write(&self.file("cgroup.procs"), "0")?;
         }
         Ok(())
+    }
+
+    /// Moves another process into the session, in every hierarchy. Costs as [`Self::enter_self`].
+    pub fn take_in(&self, pid: Pid) -> Result<()> {
+        let branches = self.tree.branches();
+        if branches.iter().any(|branch| !branch.dir.has(&self.name)) {
+            return Err(CgroupError::Unknown(self.name.clone()));
+        }
+        for branch in branches {
+            let file = self.file("cgroup.procs");
+            branch.dir.write(&file, &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Numbers of all processes that are in it, in whichever hierarchy.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let mut all = BTreeSet::new();
+        for branch in self.tree.branches() {
+            all.extend(owner::members(&branch.dir, &self.name)?);
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// What it needs to have open.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let branches = self.tree.branches().into_iter();
+        let trees = branches.map(|branch| branch.dir.as_fd());
+        trees.chain(self.dir.as_ref().map(AsFd::as_fd)).collect()
     }
 
     /// The descriptor for `clone3(CLONE_INTO_CGROUP)`, where cloning into it is all that is needed: on pure v2. On v1 and

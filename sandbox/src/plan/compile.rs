@@ -1,8 +1,8 @@
 //! From a [`SessionSpec`] to a [`Plan`]. Pure.
 
 use super::{
-    AGENT_ID, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, MapAct, OrderAct, Plan,
-    SHIM_ID, SessionSpec, Step, StorageAct,
+    AGENT_ID, AGENT_OFFSET, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, Lineage, MapAct,
+    OrderAct, Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
 };
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -24,6 +24,9 @@ const SECUREBITS: u32 = 0b11 | 0b1000 | 0b10_0000 | 0b1100_0000;
 
 /// Inodes of each scratch file system: one per 4 KiB, within these bounds.
 const INODES: std::ops::RangeInclusive<u64> = 1024..=262_144;
+
+/// Inotify instances of one session below a template, which has 128 for all of them where nobody has changed that.
+const INOTIFY_SHARE: u32 = 16;
 
 /// Pseudo-terminals of one session.
 const MAX_PTYS: u32 = 64;
@@ -59,19 +62,8 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     let plan = Plan {
         ahead: ahead()?,
         storage: if spec.storage { storage()? } else { Vec::new() },
-        order: vec![
-            step("oom.score", OrderAct::OomScore(100)),
-            step(
-                "app.clone",
-                OrderAct::CloneBundle(vec![
-                    attr("app.readonly", MountAttrs::RDONLY),
-                    attr("app.nosuid", MountAttrs::NOSUID),
-                    attr("app.nodev", MountAttrs::NODEV),
-                    attr("app.private", MountAttrs::PRIVATE),
-                ]),
-            ),
-            step("ns.owner", OrderAct::Own(spec.uid_base)),
-        ],
+        order: order(spec),
+        usher: usher(&spec.lineage),
         namespaces: namespaces(),
         maps: maps(spec),
         child: child(spec)?,
@@ -83,6 +75,40 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
         plan
     };
     Ok(plan)
+}
+
+fn order(spec: &SessionSpec) -> Vec<Step<OrderAct>> {
+    let mut steps = vec![
+        step("oom.score", OrderAct::OomScore(100)),
+        step(
+            "app.clone",
+            OrderAct::CloneBundle(vec![
+                attr("app.readonly", MountAttrs::RDONLY),
+                attr("app.nosuid", MountAttrs::NOSUID),
+                attr("app.nodev", MountAttrs::NODEV),
+                attr("app.private", MountAttrs::PRIVATE),
+            ]),
+        ),
+    ];
+    match spec.lineage {
+        Lineage::Host | Lineage::Template { .. } => {
+            steps.push(step("ns.owner", OrderAct::Own(spec.uid_base)));
+        }
+        // Owned by the template's agent instead, see `usher`.
+        Lineage::Fork => {}
+    }
+    steps
+}
+
+fn usher(lineage: &Lineage) -> Vec<Step<UsherAct>> {
+    match lineage {
+        Lineage::Host | Lineage::Template { .. } => Vec::new(),
+        Lineage::Fork => vec![
+            step("template.user", UsherAct::JoinUser),
+            step("template.pid", UsherAct::JoinPid),
+            step("template.owner", UsherAct::Become(AGENT_ID)),
+        ],
+    }
 }
 
 /// The part that does not depend on the session: taken before there is a stager.
@@ -205,7 +231,16 @@ fn namespaces() -> Vec<Step<u64>> {
 
 fn maps(spec: &SessionSpec) -> Vec<Step<MapAct>> {
     let base = spec.uid_base;
-    let ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + 1);
+    let mut ids = format!("{SHIM_ID} {base} 1\n{AGENT_ID} {} 1\n", base + AGENT_OFFSET);
+    if let Lineage::Template { uids } = &spec.lineage {
+        // All but its own two, which have their numbers already: ranges of a map may not overlap.
+        for part in [uids.start..base, base + 2..uids.end] {
+            if let Some(length) = part.end.checked_sub(part.start).filter(|n| *n > 0) {
+                let start = part.start;
+                ids.push_str(&format!("{start} {start} {length}\n"));
+            }
+        }
+    }
     let write = |file, content| MapAct::Write { file, content };
     let mut steps = vec![
         step("idmap.setgroups", write("setgroups", "deny".to_owned())),
@@ -250,6 +285,13 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("dumpable", ChildAct::NonDumpable),
         step("setsid", ChildAct::Setsid),
         step("signals", ChildAct::ResetSignals),
+    ];
+    if spec.lineage == Lineage::Fork {
+        let file = c"/proc/sys/user/max_inotify_instances".to_owned();
+        let limit = INOTIFY_SHARE;
+        steps.push(step("inotify.share", ChildAct::OwnShare { file, limit }));
+    }
+    steps.extend([
         step("mounts.private", ChildAct::PrivateMounts),
         step(
             "rootfs.attach",
@@ -258,7 +300,7 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
             },
         ),
         step("identity", ChildAct::BecomeShim),
-    ];
+    ]);
     steps.extend(mounts(spec.tmp_bytes)?);
     if spec.storage {
         // Its root is the shim's, and holds the one directory that is the agent's.

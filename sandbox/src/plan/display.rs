@@ -1,6 +1,6 @@
 //! A plan as text, one line per step: what `agentcored --print-plan` prints and what the golden test compares.
 
-use super::{AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, Plan, StorageAct};
+use super::{AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, Plan, StorageAct, UsherAct};
 use std::ffi::CStr;
 use std::fmt;
 
@@ -14,6 +14,9 @@ impl fmt::Display for Plan {
         }
         for step in &self.order {
             line(f, "order", step.name, &step.act)?;
+        }
+        for step in &self.usher {
+            line(f, "usher", step.name, &step.act)?;
         }
         for step in &self.namespaces {
             line(f, "clone", step.name, &format_args!("{:#x}", step.act))?;
@@ -115,6 +118,15 @@ impl fmt::Display for OrderAct {
     }
 }
 
+impl fmt::Display for UsherAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::JoinUser | Self::JoinPid => f.write_str("the template's"),
+            Self::Become(id) => write!(f, "uid {id}, gid {id}"),
+        }
+    }
+}
+
 impl fmt::Display for MapAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,6 +142,7 @@ impl fmt::Display for MapAct {
 impl fmt::Display for ChildAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::OwnShare { file, limit } => write!(f, "{limit} in {}", text(file)),
             Self::NonDumpable
             | Self::Setsid
             | Self::ResetSignals

@@ -13,6 +13,7 @@ fn spec() -> SessionSpec {
         storage: true,
         core_is_piped: false,
         filters: crate::seccomp::filters().expect("filters"),
+        lineage: crate::plan::Lineage::Host,
     }
 }
 
@@ -106,4 +107,43 @@ fn a_null_byte_in_a_path_is_no_plan() {
         ..spec()
     };
     assert!(compile(&spec).is_err());
+}
+
+#[test]
+fn a_template_maps_the_uids_of_all_sessions_once() {
+    let plan = compile(&SessionSpec {
+        lineage: Lineage::Template {
+            uids: 1_999_999_984..2_000_001_000,
+        },
+        ..spec()
+    });
+    let text = plan.expect("plan").to_string();
+    let expected =
+        "0 2000000000 1, 1000 2000000001 1, 1999999984 1999999984 16, 2000000002 2000000002 998";
+    assert!(
+        text.contains(&format!("idmap.uid            uid_map: {expected}\n")),
+        "{text}"
+    );
+}
+
+/// But for where the namespaces are, a session below a template is made as every other.
+#[test]
+fn a_session_below_a_template_has_every_measure() {
+    let lines = |lineage| -> Vec<String> {
+        let plan = compile(&SessionSpec { lineage, ..spec() }).expect("plan");
+        plan.to_string().lines().map(str::to_owned).collect()
+    };
+    let (below, cold) = (lines(Lineage::Fork), lines(Lineage::Host));
+    let more: Vec<_> = below.iter().filter(|line| !cold.contains(line)).collect();
+    let less: Vec<_> = cold.iter().filter(|line| !below.contains(line)).collect();
+    assert_eq!(
+        more,
+        [
+            "usher template.user        the template's",
+            "usher template.pid         the template's",
+            "usher template.owner       uid 1000, gid 1000",
+            "child inotify.share        16 in /proc/sys/user/max_inotify_instances",
+        ]
+    );
+    assert_eq!(less, ["order ns.owner             euid 2000000000"]);
 }

@@ -383,3 +383,40 @@ fn what_runtimes_need_is_allowed() {
         assert_eq!(verdict(&call(needed, &[])), Verdict::Allowed, "{needed}");
     }
 }
+
+#[test]
+fn a_templates_filters_differ_in_setns_and_a_fork_gives_that_up() {
+    let (session, template) = (
+        filters().expect("filters"),
+        template_filters().expect("filters"),
+    );
+    let last = without_setns();
+    let same = |one: &[sock_filter], other: &[sock_filter], call: &Call| {
+        assert_eq!(run(one, call), run(other, call), "{}", call.number);
+    };
+    let setns = u32::try_from(libc::SYS_setns).expect("number");
+    let tables = [(NATIVE, 0), (NATIVE, 0x4000_0000), (I386, 0)];
+    for (arch, bit, number) in tables
+        .into_iter()
+        .flat_map(|(arch, bit)| (0..1024).map(move |number| (arch, bit, number)))
+    {
+        let call = Call {
+            number: number | bit,
+            arch,
+            args: [0; 6],
+        };
+        let allowed = libc::SECCOMP_RET_ALLOW;
+        if (arch, bit, number) == (NATIVE, 0, setns) {
+            assert_eq!(run(&template.allowed, &call), allowed);
+            assert_eq!(run(&template.forbidden, &call), allowed);
+            // As the kernel tells it of a session's.
+            assert_eq!(run(&last, &call), run(&session.forbidden, &call));
+            continue;
+        }
+        same(&template.allowed, &session.allowed, &call);
+        same(&template.forbidden, &session.forbidden, &call);
+        if (arch, bit) == (NATIVE, 0) {
+            assert_eq!(run(&last, &call), allowed, "{number}");
+        }
+    }
+}

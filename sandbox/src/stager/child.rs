@@ -95,6 +95,14 @@ fn simple(act: &ChildAct, with: &Resources<'_>) -> io::Result<()> {
             setsid()?;
         }
         ChildAct::ResetSignals => signal::reset_all()?,
+        ChildAct::OwnShare { file, limit } => {
+            let file = open(
+                file.as_c_str(),
+                OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?;
+            File::from(file).write_all(limit.to_string().as_bytes())?;
+        }
         ChildAct::PrivateMounts => propagate_nothing()?,
         ChildAct::AttachBase { staging } => attach_base(staging, with.base)?,
         ChildAct::BecomeShim => {

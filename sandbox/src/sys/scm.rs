@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Most descriptors that one packet may carry here. The kernel's own limit is 253. Even, because the room for them is counted
 /// in words of eight bytes: with an odd number one more would come through.
-pub const MAX_FDS: usize = 6;
+pub const MAX_FDS: usize = 8;
 
 /// One received packet.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ pub(crate) fn main() {
         Some("report") => report(),
         Some("calls") => calls(),
         Some("tty") => tty(),
+        Some("template") => super::template::interpreter(),
         other => panic!("{other:?}"),
     }
 }
@@ -24,7 +25,7 @@ pub(crate) fn list(path: &str) -> String {
     names.join(",")
 }
 
-fn report() {
+pub(crate) fn report() {
     println!("fds {}", list("/proc/self/fd"));
     println!(
         "processes {}",
@@ -71,7 +72,7 @@ fn errno(number: libc::c_long, args: [libc::c_long; 5]) -> i32 {
     }
 }
 
-fn calls() {
+pub(crate) fn calls() {
     const X32: libc::c_long = 0x4000_0000;
     let cases: [(&str, libc::c_long, [libc::c_long; 5]); 27] = [
         ("unshare", libc::SYS_unshare, [0x1000_0000, 0, 0, 0, 0]),

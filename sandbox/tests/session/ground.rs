@@ -2,10 +2,11 @@
 
 use super::{AGENT, MARK, base};
 use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 use sandbox::exit_mark;
-use sandbox::plan::{self, Fault, Plan, SessionSpec};
+use sandbox::plan::{self, Fault, Lineage, Plan, SessionSpec};
 use sandbox::seqpacket::SeqpacketListener;
-use sandbox::stager::{Host, OrderFds, Staged};
+use sandbox::stager::{Host, OrderFds, Staged, TemplateNamespaces};
 use sandbox::sys::fork::fork_single;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,6 +20,25 @@ pub(crate) const UID_BASE: u32 = 0x4000_0000;
 
 /// What PID 1 and agents said, by key.
 pub(crate) type Said = BTreeMap<String, String>;
+
+/// A session that runs.
+pub(crate) struct Living {
+    pub(crate) pid: Pid,
+    pub(crate) socket: PathBuf,
+    said: File,
+    heard: Vec<u8>,
+}
+
+impl Living {
+    /// Every whole line that was said until now.
+    pub(crate) fn said(&mut self) -> String {
+        // Ends with "would block"; what came before that is kept.
+        let _ = self.said.read_to_end(&mut self.heard);
+        let whole = self.heard.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |at| at + 1);
+        String::from_utf8(self.heard[..whole].to_vec()).expect("text")
+    }
+}
 
 pub(crate) struct Ground {
     dir: tempfile::TempDir,
@@ -44,9 +64,69 @@ impl Ground {
             storage: false,
             core_is_piped: false,
             filters: sandbox::seccomp::filters().expect("filters"),
+            lineage: sandbox::plan::Lineage::Host,
         })
         .expect("plan");
         Self { dir, plan }
+    }
+
+    /// A ground with the same base, and another plan.
+    pub(crate) fn plan(&self, uid_base: u32, lineage: Lineage) -> Plan {
+        let filters = match lineage {
+            Lineage::Template { .. } => sandbox::seccomp::template_filters(),
+            Lineage::Host | Lineage::Fork => sandbox::seccomp::filters(),
+        };
+        plan::compile(&SessionSpec {
+            uid_base,
+            tmp_bytes: 8 << 20,
+            nofile: 256,
+            nproc: 64,
+            staging: self.dir.path().join("staging"),
+            storage: false,
+            core_is_piped: false,
+            filters: filters.expect("filters"),
+            lineage,
+        })
+        .expect("plan")
+    }
+
+    /// Launches and does not wait: a session that lives on.
+    pub(crate) fn start(
+        &self,
+        plan: &Plan,
+        uid_base: u32,
+        boot: &str,
+        template: Option<TemplateNamespaces>,
+    ) -> Living {
+        let path = |name: &str| self.dir.path().join(format!("{name}{uid_base}"));
+        let (record, socket) = (path("exit"), path("socket"));
+        let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
+        drop(exit_mark::make(&record, (uid_base, uid_base)).expect("exit record"));
+        let said = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&record)
+            .expect("open");
+        let order = OrderFds {
+            bundle: File::open(self.dir.path().join("bundle"))
+                .expect("bundle")
+                .into(),
+            storage: None,
+            template,
+            shim: [
+                sandbox::memfd::sealed(boot.as_bytes()).expect("memfd"),
+                listener.into_fd(),
+                said.try_clone().expect("dup").into(),
+            ],
+        };
+        let pid = self.stage(plan, &order).expect("a session");
+        Living {
+            pid,
+            socket,
+            said,
+            heard: Vec::new(),
+        }
     }
 
     /// The base's directory.
@@ -73,13 +153,14 @@ impl Ground {
                 .expect("bundle")
                 .into(),
             storage: None,
+            template: None,
             shim: [
                 sandbox::memfd::sealed(boot.as_bytes()).expect("memfd"),
                 listener.into_fd(),
                 exit,
             ],
         };
-        let outcome = self.stage(&order);
+        let outcome = self.stage(&self.plan, &order).map(|_| ());
         // PID 1 of the session is our child too, the stager's sibling; it may have died on the way.
         while waitpid(None, None).is_ok() {}
         let mut text = Vec::new();
@@ -99,16 +180,20 @@ impl Ground {
         })
     }
 
-    fn stage(&self, order: &OrderFds) -> Result<(), Fault> {
+    fn stage(&self, plan: &Plan, order: &OrderFds) -> Result<Pid, Fault> {
         let me = File::open("/proc/self/exe").expect("own program");
         let host = Host {
             base: File::open(self.base()).expect("base").into(),
             shim: sandbox::memfd::sealed_program(c"shim", me).expect("memfd"),
         };
-        let staged = Staged::prepare(&self.plan.ahead, &host)?;
+        let staged = Staged::prepare(&plan.ahead, &host)?;
         let (mut reader, mut writer) = std::io::pipe().expect("pipe");
-        let stager = fork_single(|| match staged.launch(&self.plan, &host, order) {
-            Ok(_) => 0,
+        let stager = fork_single(|| match staged.launch(plan, &host, order) {
+            Ok(launched) => {
+                let text = launched.pid.to_string();
+                writer.write_all(text.as_bytes()).expect("write");
+                0
+            }
             Err(fault) => {
                 let text = format!("{} {}", fault.errno, fault.stage);
                 writer.write_all(text.as_bytes()).expect("write");
@@ -123,7 +208,7 @@ impl Ground {
         match told.split_once(' ') {
             None => {
                 assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-                Ok(())
+                Ok(Pid::from_raw(told.parse().expect("a number")))
             }
             Some((errno, stage)) => Err(Fault {
                 stage: stage.to_owned(),

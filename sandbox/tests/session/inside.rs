@@ -25,6 +25,8 @@ pub(crate) fn main() {
     match boot.as_str() {
         "look" => look(&mut say),
         "agents" => agents(&mut say),
+        "template" => super::template::pid_1_of_template(&listener),
+        "forked" => super::template::pid_1_of_fork(&listener, &mut say),
         other => panic!("{other}"),
     }
     // Last: writing into a pipe sets its time.

@@ -1,14 +1,15 @@
 //! Room for new sessions: the daemon's places and the host's memory and calm, given to callers in the order they came.
 //!
 //! One caller at a time has its turn, and asks `session_core::admission` until it is let in or refused; the others queue behind
-//! it, so that a thousand of them cost no more than one. Idle sessions that are to give way are told here.
+//! it, so that a thousand of them cost no more than one. Members of pools and idle sessions that are to give way are told here.
 
 use super::Refused;
-use super::host::Host;
 use crate::broker::Broker;
 use crate::session::handle::SessionHandle;
 use futures_util::future::join_all;
-use session_core::admission::{Decision, Idle, Limit, Policy, Readings, Wanted, decide};
+use session_core::admission::{
+    Decision, Idle, Limit, Policy, Readings, Wanted, decide, has_room_for_member,
+};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,6 @@ pub(super) struct Room {
     promised: Arc<AtomicU64>,
     /// Rung when something is given back.
     changed: Notify,
-    host: Arc<Host>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +99,9 @@ impl Room {
                     Ok(place) => return Ok((place, self.promise(memory))),
                     Err(_taken) => Limit::Places,
                 },
-                Decision::Evict(_, limit) | Decision::Wait(limit) => limit,
+                Decision::GiveWay(_, limit) | Decision::Evict(_, limit) | Decision::Wait(limit) => {
+                    limit
+                }
                 Decision::Refuse { limit, again } => return Err(Refused::Room(limit, again)),
             };
             self.note(limit);
@@ -117,22 +119,63 @@ impl Room {
         wanted: &Wanted,
         places: &Semaphore,
     ) -> Decision {
-        let host = self.host.reading(broker);
         let now = broker.clock.now();
-        // Before the sessions: one that begins between the two counts twice rather than not at all.
+        let (mut readings, idle) = self.readings(broker);
+        readings.free_places = u32::try_from(places.available_permits()).unwrap_or(u32::MAX);
+        let could: Vec<Idle> = idle.iter().map(|(one, _)| *one).collect();
+        let decision = decide(now, policy, &readings, wanted, &could);
+        match &decision {
+            Decision::GiveWay(bytes, limit) => {
+                let members = broker.pool.give_way(now, *bytes).await;
+                let told = members.iter().map(|handle| async move {
+                    let _ = tokio::time::timeout(EVICTION, handle.ending()).await;
+                });
+                join_all(told).await;
+                let members = members.len();
+                tracing::info!(members, ?limit, "members of pools give way to new sessions");
+            }
+            Decision::Evict(who, limit) => {
+                let handles = who.iter().filter_map(|at| idle.get(*at));
+                let evictions = handles.map(|(_, handle)| async move {
+                    let told = tokio::time::timeout(EVICTION, handle.evict()).await;
+                    if told == Ok(true) {
+                        tracing::info!(session_id = %handle.id, ?limit, "an idle session gives way to new ones");
+                    }
+                });
+                join_all(evictions).await;
+            }
+            Decision::Admit | Decision::Wait(_) | Decision::Refuse { .. } => {}
+        }
+        decision
+    }
+
+    /// What there is but for places, and the idle sessions.
+    fn readings(&self, broker: &Arc<Broker>) -> (Readings, Vec<(Idle, Arc<SessionHandle>)>) {
+        let host = broker.host.reading(broker);
+        // Before the sessions, and what waits before both: what begins or is claimed meanwhile counts twice rather than not at all.
         let promised = self.promised.load(Ordering::Relaxed);
-        let sessions = broker.registry.all();
+        let waiting = broker.registry.waiting();
         let mut readings = Readings {
-            free_places: u32::try_from(places.available_permits()).unwrap_or(u32::MAX),
+            free_places: 0,
             committed: promised,
+            members: broker.pool.members(),
+            members_leaving: 0,
             leaving: 0,
             leaving_bytes: 0,
             host_memory: host.memory,
             available: host.available,
             pressure: host.pressure,
         };
-        let mut idle: Vec<(Idle, &Arc<SessionHandle>)> = Vec::new();
-        for handle in &sessions {
+        for handle in &waiting {
+            let weight = handle.weight();
+            readings.committed = readings.committed.saturating_add(weight.committed);
+            if weight.leaving {
+                readings.members_leaving += 1;
+                readings.leaving_bytes += weight.committed;
+            }
+        }
+        let mut idle = Vec::new();
+        for handle in broker.registry.all() {
             let weight = handle.weight();
             readings.committed = readings.committed.saturating_add(weight.committed);
             if weight.leaving {
@@ -147,19 +190,16 @@ impl Room {
                 idle.push((one, handle));
             }
         }
-        let could: Vec<Idle> = idle.iter().map(|(one, _)| *one).collect();
-        let decision = decide(now, policy, &readings, wanted, &could);
-        if let Decision::Evict(who, limit) = &decision {
-            let handles = who.iter().filter_map(|at| idle.get(*at));
-            let evictions = handles.map(|(_, handle)| async move {
-                let told = tokio::time::timeout(EVICTION, handle.evict()).await;
-                if told == Ok(true) {
-                    tracing::info!(session_id = %handle.id, ?limit, "an idle session gives way to new ones");
-                }
-            });
-            join_all(evictions).await;
-        }
-        decision
+        (readings, idle)
+    }
+
+    /// Whether a member of a pool may begin.
+    pub(super) fn has_room_for_member(&self, broker: &Arc<Broker>, memory: u64) -> bool {
+        let queued = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let nobody_waits = queued.callers == 0;
+        drop(queued);
+        let policy = broker.config().admission;
+        nobody_waits && has_room_for_member(&policy, &self.readings(broker).0, memory)
     }
 
     fn wanted(&self, memory: u64) -> Wanted {

@@ -8,6 +8,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::session::driver;
 use crate::session::handle::{End, NoTurn, Purpose, SessionHandle, SessionKey, Unusable, Work};
+use crate::session::origin::{self, Path};
 use proto::api::EndReason;
 use proto::code::ErrorCode;
 use proto::ids::RuntimeName;
@@ -47,10 +48,24 @@ pub async fn obtain(
                 }
                 broker.registry.remove(&handle);
             }
+            // What waited was not there any more; nobody has used it, and nothing has begun.
+            Err(NoTurn::Unusable(Unusable::Failed(end))) if died_waiting(&handle, &end) => {
+                handle.over().await;
+                broker.registry.remove(&handle);
+            }
             Err(NoTurn::Unusable(Unusable::Failed(end))) => return Err(start_failure(&end)),
             Err(other) => return Err(not_begun(&other)),
         }
     }
+}
+
+/// Whether a session was claimed from a pool and ended of itself before it was its caller's.
+fn died_waiting(handle: &SessionHandle, end: &End) -> bool {
+    let of_itself = !matches!(
+        end.reason,
+        EndReason::Stopped | EndReason::DaemonStopped | EndReason::DaemonLost
+    );
+    handle.path == Path::Pool && of_itself && end.code.is_none()
 }
 
 /// How it is told that a session takes no more work now.
@@ -90,14 +105,9 @@ async fn create(
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
     // It may have been told to while this call waited.
     not_while_stopping(broker)?;
+    let origin = origin::choose(broker, key, version).await;
     Ok(broker.registry.find_or_insert(key, || {
-        driver::spawn(
-            broker,
-            broker.slots.take(),
-            key.clone(),
-            Arc::clone(version),
-            permit,
-        )
+        driver::spawn(broker, origin, key.clone(), Arc::clone(version), permit)
     }))
 }
 

@@ -123,6 +123,7 @@ pub async fn list(
         let mut page = broker.store.runtimes(paging.request()?).await?;
         for runtime in &mut page.items {
             runtime.sessions = broker.sessions_of(&runtime.runtime_id);
+            runtime.pool = broker.pool.state(&runtime.runtime_id);
         }
         Ok(Json(page).into_response())
     };
@@ -150,6 +151,7 @@ pub async fn show(
     let result = async {
         let mut runtime = broker.store.runtime(&runtime_name(&name)?).await?;
         runtime.sessions = broker.sessions_of(&runtime.runtime_id);
+        runtime.pool = broker.pool.state(&runtime.runtime_id);
         Ok(Json(runtime).into_response())
     };
     respond(result.await, &id)
@@ -190,7 +192,8 @@ pub async fn remove(
         let deployed = broker.catalogue.by_name(&name);
         broker.refresh(&name).await?;
         if let Some(deployed) = deployed {
-            let sessions = broker.registry.of_runtime(&deployed.runtime);
+            let mut sessions = broker.registry.of_runtime(&deployed.runtime);
+            sessions.extend(broker.pool.retire(&broker, &deployed.runtime).await);
             broker.forget_storage(deployed.runtime.clone());
             tasks::runtime_deleted(&broker, deployed.runtime.clone());
             for session in &sessions {

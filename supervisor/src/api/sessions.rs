@@ -49,6 +49,9 @@ pub struct Filter {
     /// Only live ones.
     #[serde(default)]
     live: bool,
+    /// Also those that wait in pools, or ended there: they are, or were, nobody's.
+    #[serde(default)]
+    pool: bool,
     /// With what the kernel tells of how much live ones wait.
     #[serde(default)]
     pressure: bool,
@@ -246,6 +249,7 @@ pub async fn list(
         let wanted = SessionFilter {
             runtime: filter.runtime.as_deref().map(runtime_param).transpose()?,
             over,
+            pool: filter.pool,
             ..SessionFilter::default()
         };
         let asked = wanted.runtime.clone();

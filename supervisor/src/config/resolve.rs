@@ -9,7 +9,7 @@ use super::faults::Faults;
 use super::given::Given;
 use super::interval::Interval;
 use super::{
-    AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Storage, StoreKeys,
+    AuthMethods, Base, Config, Limits, Log, LogFormat, Network, Ping, Pools, Storage, StoreKeys,
     TaskBounds, TcpAuth,
 };
 use crate::api::shell;
@@ -25,6 +25,7 @@ use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde::de::DeserializeOwned;
 use session_core::egress::AllowList;
+use session_core::pool;
 use session_core::spec::{HostPolicy, NetworkGrant, Settings, StorageGrant};
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -134,6 +135,7 @@ pub(super) fn resolve(given: Given, faults: &mut Faults) -> Option<Config> {
         tokens: r.tokens(),
         callbacks: r.callbacks(),
         storage: r.storage(),
+        pool: r.pool(),
         store: r.store(),
         tasks: r.tasks(),
         metrics_public: r.take("metrics.public").unwrap_or(false),
@@ -760,6 +762,31 @@ impl Resolver<'_> {
                 1_209_600 * second,
                 60 * second..=315_360_000 * second,
             ),
+        }
+    }
+
+    fn pool(&mut self) -> Pools {
+        let second = Duration::from_secs(1);
+        let total = self.within("pool.total", 32, 0..=1000);
+        let bounds = pool::Bounds {
+            min: self.within("pool.min", 0, 0..=1000),
+            max: self.within("pool.max", 0, 0..=1000),
+        };
+        if bounds.min > bounds.max {
+            self.fault("pool.min", "is above `pool.max`");
+        }
+        if bounds.max > total {
+            self.fault("pool.max", "is above `pool.total`");
+        }
+        Pools {
+            bounds,
+            total,
+            unused_after: self.duration(
+                "pool.unused_after",
+                600 * second,
+                second..=1_209_600 * second,
+            ),
+            max_age: self.duration("pool.max_age", 3600 * second, second..=1_209_600 * second),
         }
     }
 

@@ -552,6 +552,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
         shared,
         storage,
         budget,
+        pool,
     } = config;
     let proto::config::Budgets {
         session,
@@ -615,6 +616,7 @@ fn the_reference_of_agentcore_toml_has_every_key_with_its_default() {
     let proto::config::Network { mode, allow } = network;
     assert_eq!(mode, Some(NetworkMode::Outbound));
     assert!(allow.is_some());
+    assert!(pool.min.is_some() && pool.max.is_some());
     let [proto::config::StorageMount { mount, size }] = &storage[..] else {
         panic!("one storage");
     };

@@ -160,6 +160,17 @@ impl LauncherClient {
         }
     }
 
+    /// Takes a forked agent into its session's cgroup and looks at it. A session whose agent does not pass is killed.
+    pub async fn inspect(&self, session: SessionId, agent: OwnedFd) -> Result<(), OrderFault> {
+        match self
+            .order(Order::Inspect { session }, &[agent.as_fd()])
+            .await?
+        {
+            (Reply::Done, _) => Ok(()),
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
     /// Takes over a session that an earlier launcher made; from now on its end is noticed. Whether it is frozen.
     pub async fn adopt(&self, order: AdoptOrder) -> Result<bool, OrderFault> {
         match self.order(Order::Adopt(order), &[]).await? {

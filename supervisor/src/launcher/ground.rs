@@ -1,13 +1,15 @@
 //! What the launcher opens once, at its start: directories, the base, the shim's sealed copy, filters, cgroups.
 
-use super::message::{Limits, Slice};
+use super::message::{Limits, Lineage, Slice};
 use super::setup::{LauncherSetup, StorageSetup};
+use super::stager::StagerOrder;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use sandbox::cgroup::{CgroupRoot, IoLimits};
-use sandbox::plan::{AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
+use sandbox::plan::{self, AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
 use sandbox::stager::Host;
 use sandbox::storage::Shelf;
+use sandbox::uid_block::UIDS_PER_SESSION;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -67,6 +69,8 @@ pub(super) struct Ground {
     /// What is done ahead of every order.
     pub(super) ahead: Vec<Step<AheadAct>>,
     filters: Filters,
+    /// Those of a template and its forks.
+    template_filters: Filters,
     core_is_piped: bool,
     /// The instance's cgroup.
     pub(super) cgroups: CgroupRoot,
@@ -108,9 +112,10 @@ impl Ground {
             .and_then(|file| sandbox::memfd::sealed_program(c"agentcore-shim", file))
             .map_err(|error| GroundError::new("copy", &setup.shim, error))?;
         let state = open_directory(&setup.state_dir)?;
-        let filters = sandbox::seccomp::filters().map_err(|error| {
-            GroundError::new("compile filters for", &setup.shim, io::Error::other(error))
-        })?;
+        let uncompiled =
+            |error| GroundError::new("compile filters for", &setup.shim, io::Error::other(error));
+        let filters = sandbox::seccomp::filters().map_err(uncompiled)?;
+        let template_filters = sandbox::seccomp::template_filters().map_err(uncompiled)?;
         Ok(Self {
             host: Host {
                 base: open_base(&setup.base_root)?,
@@ -122,6 +127,7 @@ impl Ground {
             ahead: sandbox::plan::ahead()
                 .map_err(|error| GroundError::new("plan", &setup.base_root, error))?,
             filters,
+            template_filters,
             core_is_piped: sandbox::host::core_is_piped().map_err(|error| {
                 GroundError::new("read", Path::new(sandbox::host::CORE_PATTERN), error)
             })?,
@@ -143,22 +149,28 @@ impl Ground {
     }
 
     /// The plan of one session.
-    pub(super) fn plan(
-        &self,
-        uid_base: u32,
-        limits: &Limits,
-        storage: bool,
-    ) -> Result<Plan, std::ffi::NulError> {
+    pub(super) fn plan(&self, order: &StagerOrder) -> Result<Plan, std::ffi::NulError> {
+        let limits = &order.limits;
+        let (lineage, filters) = match order.lineage {
+            Lineage::Host => (plan::Lineage::Host, &self.filters),
+            Lineage::Template => {
+                // All sessions', but not the first range, which may be the broker's.
+                let uids = self.uid_block.start + UIDS_PER_SESSION..self.uid_block.end;
+                (plan::Lineage::Template { uids }, &self.template_filters)
+            }
+            Lineage::Fork { .. } => (plan::Lineage::Fork, &self.filters),
+        };
         sandbox::plan::compile(&SessionSpec {
-            uid_base,
+            uid_base: order.uid_base,
             tmp_bytes: limits.tmp_bytes,
             nofile: limits.nofile.into(),
             // Nobody outside can raise it later, and the cgroup's limit can be; that is the one that counts.
             nproc: limits.pids.max(self.ceilings.pids).into(),
             staging: self.staging.clone(),
-            storage,
+            storage: order.storage,
             core_is_piped: self.core_is_piped,
-            filters: self.filters.clone(),
+            filters: filters.clone(),
+            lineage,
         })
     }
 }

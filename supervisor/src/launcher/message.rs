@@ -36,6 +36,12 @@ pub enum Order {
     /// operator allows; everything else comes from the launcher's own set-up.
     /// Answer: [`Reply::Launched`] with the pidfd.
     Launch(LaunchOrder),
+    /// Take a forked agent into its session's cgroup, and look at it from outside. Descriptor: 0 = its pidfd. Safe: nothing is
+    /// done to a process that is not in the session's pid namespace; a session whose agent does not pass is killed.
+    Inspect {
+        /// Which.
+        session: SessionId,
+    },
     /// Take over a session that an earlier launcher made: tell its end from now on, and what it does when it is out of memory.
     /// Safe: only by our own cgroup's name, and only if inode, uids and PID 1 are those that are told.
     Adopt(AdoptOrder),
@@ -136,6 +142,23 @@ pub struct LaunchOrder {
     pub limits: Limits,
     /// Its storage, if it has one.
     pub storage: Option<StorageOrder>,
+    /// Below whose namespaces its own are.
+    pub lineage: Lineage,
+}
+
+/// What a session has to do with templates.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Lineage {
+    /// Nothing.
+    #[default]
+    Host,
+    /// It is one: its agent may join the namespaces of sessions below it, and nothing more.
+    Template,
+    /// Its agent will be a fork of that one's.
+    Fork {
+        /// A session that this launcher has made.
+        template: SessionId,
+    },
 }
 
 /// A session as it was launched.

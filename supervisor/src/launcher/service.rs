@@ -5,6 +5,7 @@
 //! timer that runs only while something waits for it.
 
 mod foreign;
+mod forks;
 mod freezer;
 mod limits;
 mod metering;
@@ -18,6 +19,7 @@ use super::ground::Ground;
 use super::message::{Exited, FromLauncher, MAX_PACKET, OrderFault, Ordered, Replied, Reply};
 use super::session::{Farewell, OomSuspicion, Phase, Session};
 use super::stager::{StagerReport, step_fault};
+use forks::Looking;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
@@ -59,6 +61,7 @@ enum Source {
     Steward(SessionId),
     Leaving(SessionId),
     Errand,
+    Inspector,
 }
 
 /// A packet on its way to the broker.
@@ -87,6 +90,8 @@ pub(super) struct Launcher {
     link_events: EpollFlags,
     /// Stewards that work for no session, by their key in the epoll.
     errands: HashMap<u64, Errand>,
+    /// Inspectors at work, by their key in the epoll.
+    looking: HashMap<u64, Looking>,
     /// When the shelf is swept next.
     next_sweep: Instant,
     /// The broker has said that it ends in order.
@@ -122,6 +127,7 @@ impl Launcher {
             outbox: VecDeque::new(),
             link_events: EpollFlags::EPOLLIN,
             errands: HashMap::new(),
+            looking: HashMap::new(),
             next_sweep: Instant::now(),
             retiring: false,
             most_gauges: metering::most_gauges(),
@@ -256,6 +262,10 @@ impl Launcher {
             Some(Source::Leaving(id)) => {
                 self.sources.remove(&key);
                 self.leaving_event(&id);
+            }
+            Some(Source::Inspector) => {
+                self.sources.remove(&key);
+                self.inspector_event(key);
             }
             Some(Source::Errand) => {
                 self.sources.remove(&key);

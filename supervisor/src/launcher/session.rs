@@ -12,7 +12,7 @@
 //! A removal runs beside the phase, because a session that is being removed still ends as it would have.
 
 use super::endpoint::Endpoint;
-use super::message::{Counters, ExitNumbers, LaunchOrder, OrderFault};
+use super::message::{Counters, ExitNumbers, LaunchOrder, Lineage, OrderFault};
 use super::stager::Stager;
 use super::steward::Steward;
 use sandbox::cgroup::{Gauge, SessionCgroup};
@@ -114,6 +114,8 @@ pub(super) struct Session {
     pub(super) gauge: Option<Gauge>,
     pub(super) endpoint: Endpoint,
     pub(super) uids: Uids,
+    /// What it was launched as. Of foreign ones it is not known, so nothing is forked from them.
+    pub(super) lineage: Lineage,
     pub(super) phase: Phase,
     /// Its storage is on its way.
     pub(super) opening: Option<Box<Opening>>,
@@ -145,6 +147,7 @@ impl Session {
             gauge: None,
             endpoint,
             uids: Uids::None,
+            lineage: Lineage::Host,
             phase,
             opening: None,
             storage: None,

@@ -5,7 +5,7 @@
 //! launcher.
 
 use super::ground::Ground;
-use super::message::{Limits, OrderFault};
+use super::message::{Limits, Lineage, OrderFault};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -13,7 +13,7 @@ use nix::unistd::{Pid, getppid};
 use sandbox::cgroup::{CgroupError, SessionCgroup};
 use sandbox::plan::Fault;
 use sandbox::seqpacket::Seqpacket;
-use sandbox::stager::{OrderFds, Staged};
+use sandbox::stager::{OrderFds, Staged, TemplateNamespaces};
 use sandbox::sys::fork::Clone3;
 use sandbox::sys::{close_range, errno_of, pidfd, title};
 use serde::{Deserialize, Serialize};
@@ -24,12 +24,14 @@ use std::time::Duration;
 /// Largest packet between launcher and stager.
 const MAX_PACKET: usize = 512;
 
-/// What a stager is told. Descriptors: bundle, boot file, listener, exit record, and the storage's mount if there is one.
+/// What a stager is told. Descriptors: bundle, boot file, listener, exit record; the storage's mount if there is one; the
+/// template's user and pid namespace if it is below one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StagerOrder {
     pub(super) uid_base: u32,
     pub(super) limits: Limits,
     pub(super) storage: bool,
+    pub(super) lineage: Lineage,
 }
 
 /// What a stager answers, once.
@@ -211,6 +213,17 @@ fn stage(
     let order: StagerOrder = postcard::from_bytes(&buffer[..received.len])
         .map_err(|error| io_step("stager")(io::Error::other(error)))?;
     let mut fds = received.fds;
+    let template = match (&order.lineage, fds.pop(), fds.pop()) {
+        (Lineage::Fork { .. }, Some(pid), Some(user)) => Some(TemplateNamespaces { user, pid }),
+        (Lineage::Fork { .. }, _, _) => {
+            return Err(io_step("stager")(io::ErrorKind::InvalidData.into()));
+        }
+        (Lineage::Host | Lineage::Template, last, before) => {
+            fds.extend(before);
+            fds.extend(last);
+            None
+        }
+    };
     let storage = if order.storage { fds.pop() } else { None };
     let [bundle, boot, listener, record] = <[OwnedFd; 4]>::try_from(fds)
         .map_err(|_| io_step("stager")(io::ErrorKind::InvalidData.into()))?;
@@ -218,10 +231,9 @@ fn stage(
         bundle,
         shim: [boot, listener, record],
         storage,
+        template,
     };
-    let plan = ground
-        .plan(order.uid_base, &order.limits, order.storage)
-        .map_err(plan_error)?;
+    let plan = ground.plan(&order).map_err(plan_error)?;
     let launched = staged.launch(&plan, &ground.host, &fds)?;
     let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
     let times = &launched.times;

@@ -9,6 +9,7 @@ use super::record::{Invocation, SavedMeter, SessionPart, Subject, day};
 use crate::store::{LiveUse, Timestamp};
 use proto::api::{EndReason, Phase};
 use proto::config::Budgets;
+use proto::ids::SessionId;
 use session_core::lifecycle::ladder::Quiet;
 use session_core::meter::{Activity, Allocated, Meter, Reading, Totals};
 use session_core::moment::Moment;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 /// See the module.
 #[derive(Debug)]
 pub struct Account {
+    /// Which session's.
+    pub session: SessionId,
     /// Whose it is.
     pub subject: Subject,
     /// When this daemon opened it: the zero of its shares.
@@ -81,6 +84,7 @@ struct Ended {
 impl Account {
     /// Of a session that begins, or that another daemon has left with this meter and so much counted and recorded.
     pub(super) fn new(
+        session: SessionId,
         subject: Subject,
         meter: Meter,
         (counted, recorded): (Totals, Totals),
@@ -89,6 +93,7 @@ impl Account {
         Self {
             journal,
             prefix: journal::prefix(&subject),
+            session,
             subject,
             opened: Instant::now(),
             room,
@@ -135,6 +140,12 @@ impl Account {
             number,
             counts,
         })
+    }
+
+    /// Whether its session waits in a pool, for nobody yet.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.session != self.subject.session
     }
 
     /// Its runtime's configuration has these budgets. To be told once.

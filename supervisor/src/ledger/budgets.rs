@@ -202,7 +202,7 @@ impl Budgets {
 }
 
 /// Budgets of one account that bound something.
-fn budgets_of<'a>(
+pub(super) fn budgets_of<'a>(
     account: &'a Account,
     daemon: &'a Configured,
     today: i64,
@@ -213,7 +213,9 @@ fn budgets_of<'a>(
     sources.flat_map(move |(set_by, all)| {
         Scope::ALL.into_iter().filter_map(move |scope| {
             let budget = scope.budget(all);
-            if budget.is_empty() {
+            // What waits in a pool is no session, and of no user; its runtime pays for it.
+            let bound = scope == Scope::Runtime || !account.waits();
+            if budget.is_empty() || !bound {
                 return None;
             }
             let holder = Holder {

@@ -51,6 +51,18 @@ impl Subject {
             created_at,
         }
     }
+
+    /// Of the time in which a session waits in its pool, until somebody claims it. The ledger knows a session by one name and one
+    /// owner, so this has a name of its own, and the session's is its caller's.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        let name = format!("w{}", self.session.as_str().trim_start_matches('s'));
+        Self {
+            // As long, of the same characters.
+            session: SessionId::parse(name).unwrap_or(self.session),
+            ..self
+        }
+    }
 }
 
 /// A part of a session's life, of at most a day (UTC): what was used in it.
@@ -64,6 +76,14 @@ pub struct SessionPart {
     pub reason: Option<EndReason>,
     /// What was used.
     pub used: Totals,
+}
+
+impl SessionPart {
+    /// Whether a session ended with it, for the sums. What waited in a pool was none.
+    #[must_use]
+    pub fn ends_a_session(&self) -> bool {
+        self.reason.is_some() && self.subject.owner != Owner::pool()
+    }
 }
 
 /// An invocation that ended, or several of one session that came too fast to be told apart.

@@ -162,10 +162,7 @@ async fn read_all(broker: &Broker, tmp: bool) -> Vec<Journalled> {
         .partition(|account| account.awake());
     let mut ended: Vec<Journalled> = asleep.iter().flat_map(|account| account.unread()).collect();
     for some in awake.chunks(MAX_METERED) {
-        let names = some
-            .iter()
-            .map(|account| account.subject.session.clone())
-            .collect();
+        let names = some.iter().map(|account| account.session.clone()).collect();
         let found = broker.launcher.meter(names, tmp).await;
         let now = broker.clock.now();
         match found {
@@ -182,6 +179,17 @@ async fn read_all(broker: &Broker, tmp: bool) -> Vec<Journalled> {
         }
     }
     ended
+}
+
+/// Reads one account, between rounds.
+pub async fn read_one(broker: &Broker, account: &Account) {
+    let metered = broker.launcher.meter(vec![account.session.clone()], false);
+    if let Ok(found) = metered.await {
+        let first = found.into_iter().next().flatten();
+        // What has ended in it waits for the next round, and no round passes it by.
+        let mut ended = locked(&broker.ledger.ended);
+        ended.extend(take(account, broker.clock.now(), first));
+    }
 }
 
 fn take(account: &Account, now: Moment, metered: Option<Metered>) -> Vec<Journalled> {

@@ -6,6 +6,7 @@ use crate::owner::{Owner, Principal};
 use crate::store::{Names, PageRequest, UsageBy, UsageQuery};
 use chain::Chain;
 use proto::api::LedgerCheck;
+use proto::config::Budget;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName, VersionNumber};
 use record::Invocation;
 use rusqlite::Connection;
@@ -626,6 +627,7 @@ fn a_frozen_session_is_not_read() {
     let directory = tempfile::tempdir().expect("directory");
     let (journal, _) = journal::Journal::open(directory.path(), 0).expect("opens");
     let account = Account::new(
+        subject(1, "a").session,
         subject(1, "a"),
         meter,
         (Totals::default(), Totals::default()),
@@ -712,4 +714,58 @@ async fn what_waited_for_a_disk_is_recorded_by_whole_files_of_the_journal() {
     let ground = Ground::on(ground.stop().await).await;
     // A thousand that had room, and one record of the others.
     assert_eq!(ground.verify().await.invocations, 1000 + 1);
+}
+
+#[tokio::test]
+async fn what_is_used_before_a_claim_is_the_pools_and_nothing_is_charged_twice() {
+    let ground = Ground::new().await;
+    let ledger = &ground.ledger;
+    let mut nobodys = subject(1, "a");
+    nobodys.owner = Owner::pool();
+    let waiting = ledger.wait(nobodys, NOTHING, Moment(0));
+    assert_ne!(waiting.subject.session, waiting.session);
+    let read = |cpu_us| Reading {
+        cpu_us,
+        memory_bytes: 1_000_000,
+        peak_bytes: 1_000_000,
+        tmp_bytes: None,
+    };
+    waiting.read(Moment(1000), read(900));
+    let (own, waited) = ledger.claim(&waiting, subject(1, "a"), NOTHING, Moment(5000));
+    assert_eq!((waited.used.cpu_us, waited.used.wall_ms), (900, 5000));
+    assert!(!waited.ends_a_session());
+    // The same counter goes on; a reading from before the claim that comes late changes nothing.
+    own.read(Moment(5001), read(899));
+    own.read(Moment(6000), read(1000));
+    assert_eq!(own.used(Moment(6000)).cpu_us, 100);
+    assert_eq!(waiting.read(Moment(6000), read(1000)), []);
+    assert!(
+        ledger
+            .of(&own.session)
+            .is_some_and(|of| Arc::ptr_eq(&of, &own))
+    );
+    let last = Counters {
+        cpu_us: 1500,
+        ..Counters::default()
+    };
+    let part = ledger.close(&own, Moment(7000), last, EndReason::Stopped);
+    assert_eq!((part.used.cpu_us, part.used.wall_ms), (600, 2000));
+    assert!(part.ends_a_session());
+    assert_eq!(part.subject, subject(1, "a"));
+    // What waits is nobody's session: of the budgets only its runtime's counts it.
+    let some = Budget {
+        cpu_seconds: Some(1.0),
+        ..Budget::default()
+    };
+    let all = proto::config::Budgets {
+        session: some,
+        user: some,
+        runtime: some,
+    };
+    let bound = |account: &Account| -> Vec<budgets::Scope> {
+        let found = budgets::budgets_of(account, &all, 0);
+        found.map(|(holder, _)| holder.scope).collect()
+    };
+    assert_eq!(bound(&waiting), [budgets::Scope::Runtime]);
+    assert_eq!(bound(&own), budgets::Scope::ALL);
 }

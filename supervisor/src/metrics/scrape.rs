@@ -31,6 +31,18 @@ impl Metrics {
         for (state, found) in live {
             self.sessions.get_or_create(&state).set(found);
         }
+        self.pool_size.clear();
+        self.pool_target.clear();
+        for (version, pool) in broker.pool.states() {
+            let agent = self.agent(&version.name);
+            for (state, count) in [("ready", pool.ready), ("starting", pool.starting)] {
+                let agent = agent.agent.clone();
+                let size = self.pool_size.get_or_create(&State { state, agent });
+                size.inc_by(i64::from(count));
+            }
+            let target = self.pool_target.get_or_create(&agent);
+            target.inc_by(i64::from(pool.target));
+        }
         let now = broker.clock.now();
         for account in broker.ledger.all() {
             let more = account.untold(now);
@@ -46,9 +58,11 @@ impl Metrics {
         let checkpoint = broker.ledger.checkpointed_at();
         self.checkpoint.set(checkpoint.as_secs_f64());
         let target = broker.config().limits.prepared_launches;
-        self.pool_target.set(count(target));
+        self.prepared_target.set(count(target));
         let misses = broker.slots.missed();
-        self.pool_misses.inner().store(misses, Ordering::Relaxed);
+        self.prepared_misses
+            .inner()
+            .store(misses, Ordering::Relaxed);
         self.prepared.set(count(broker.slots.prepared()));
         for resource in ["cpu", "memory", "io"] {
             // Not there without PSI.

@@ -9,9 +9,9 @@ use proto::code::ErrorCode;
 use proto::ids::{ExecId, InvocationId};
 use proto::jsonrpc::{self, ErrorObject, MAX_PACKET, Message};
 use proto::shim::{
-    AgentExited, Attach, Attached, BodyEnd, Cancel, ClockGap, Egress, Ended, Exec, ExecExited,
-    Execed, ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize, Shutdown,
-    Signal,
+    AgentExited, Attach, Attached, BodyEnd, Cancel, Claim, ClockGap, Egress, Ended, Exec,
+    ExecExited, Execed, ExitStatus, Fault, GENERATION, Health, Invoke, InvokeHead, Log, Resize,
+    Shutdown, Signal,
 };
 use sandbox::seqpacket::Seqpacket;
 use serde::Serialize;
@@ -325,6 +325,16 @@ impl Link {
     /// Tells the shim that its session stood still.
     pub async fn clock_gap(&self, gap: ClockGap) {
         self.tell("clock-gap", &gap).await;
+    }
+
+    /// Makes a pool's member somebody's session, which lives for so long from now on.
+    pub async fn claim(&self, max_lifetime: Duration) -> Result<(), CallError> {
+        #[derive(serde::Deserialize)]
+        struct Empty {}
+        let max_lifetime_ms = u64::try_from(max_lifetime.as_millis()).unwrap_or(u64::MAX);
+        self.call::<_, Empty>("claim", &Claim { max_lifetime_ms }, &[])
+            .await
+            .map(|_| ())
     }
 
     /// Tells the shim to end the session.

@@ -5,10 +5,11 @@ use super::handle::SessionHandle;
 use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
-use crate::launcher::message::{LaunchOrder, Limits, OrderFault};
+use crate::launcher::message::{LaunchOrder, Limits, Lineage, OrderFault};
+use crate::ledger::record::SessionPart;
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
-use crate::store::StoreError;
+use crate::store::{ClaimedSession, StoreError};
 use nix::errno::Errno;
 use proto::code::ErrorCode;
 use proto::shim::{Boot, GENERATION, ShimLimits};
@@ -129,6 +130,7 @@ pub(super) async fn launch(
             nofile: spec.limits.open_files,
         },
         storage: storage::order(handle),
+        lineage: Lineage::Host,
     };
     let launched = broker.launcher.launch(order, boot, tree).await?;
     clock.over(Stage::Launch);
@@ -165,6 +167,36 @@ impl<'a> Stages<'a> {
     }
 }
 
+/// Makes a session that waited in a pool its caller's, in the store and at its shim; nothing of it is used before both have
+/// agreed. `waited`: how old it is, and what it used.
+pub(super) async fn bind(
+    broker: &Arc<Broker>,
+    handle: &SessionHandle,
+    link: &Link,
+    (age, part): (Duration, SessionPart),
+) -> Result<(), LaunchFailure> {
+    let claimed = broker.store.claim_session(ClaimedSession {
+        id: handle.id.clone(),
+        client_id: handle.key.client.clone(),
+        runtime: handle.version.name.clone(),
+        endpoint: handle.key.endpoint.clone(),
+        owner: handle.key.owner.clone(),
+        at: handle.created_at.into(),
+        waited: age,
+        record: part.clone(),
+    });
+    let (claimed, agreed) = tokio::join!(
+        claimed,
+        link.claim(handle.version.spec.timeouts.max_lifetime)
+    );
+    if claimed.is_err() {
+        // What it used is on record all the same.
+        broker.store.record_part(part).await?;
+    }
+    claimed?;
+    agreed.map_err(|error| of_error("the session that waited cannot be used: ", &error))
+}
+
 fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
     let config = broker.config();
     let spec = &handle.version.spec;
@@ -196,6 +228,7 @@ fn boot(broker: &Broker, handle: &SessionHandle, token: &str) -> Boot {
             max_egress_backlog: config.network.max_connections,
         },
         egress,
+        origin: proto::shim::Origin::Started,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::boot::{self, LaunchFailure};
 use super::handle::{Activity, Command, End, KeptWork, SessionHandle, View};
 use super::notes::Notes;
+use super::origin::Path;
 use crate::admission::Permit;
 use crate::broker::Broker;
 use crate::launcher::client::Removed;
@@ -29,10 +30,13 @@ use tokio::task::JoinHandle;
 use work::InFlight;
 
 mod begin;
+mod claim;
 mod freezer;
 mod reclaim;
 mod work;
-pub use begin::{Begun, Completions, Found, FoundFrozen, Lives, completions, resume, spawn};
+pub use begin::{Begun, Completions, Found, FoundFrozen, Lives, completions, resume, spawn, wait};
+pub use claim::Claimed;
+
 use freezer::{Freezer, Switched};
 
 /// After a link has closed in order, how long PID 1 may take to end.
@@ -54,6 +58,8 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(50);
 pub enum Completion {
     /// The launch, up to the handshake.
     Launched(Box<Result<Running, LaunchFailure>>),
+    /// A session that waited in a pool is its caller's, or is not to be had.
+    Bound(Box<Result<(), LaunchFailure>>),
     /// PID 1 has ended.
     Exited(Exited),
     /// Nothing is left; `Ok(None)`: nothing was. An error means that the launcher is gone, and with it this daemon.
@@ -101,6 +107,12 @@ struct Driver {
     underway: Option<Underway>,
     /// The launch, while it may still give its order.
     launching: Option<JoinHandle<()>>,
+    /// Somebody has done something with it, beside looking.
+    touched: bool,
+    /// Of a session that is being bound to its caller.
+    unheard: Option<mpsc::Receiver<ShimEvent>>,
+    /// What it drove is another driver's.
+    handed_over: bool,
     /// Events of the shim taken since anybody else had a turn.
     in_a_row: u32,
     /// Its removal has failed.
@@ -124,7 +136,9 @@ impl Driver {
                 self.bury().await
             }
         };
-        self.release(phase).await;
+        if !self.handed_over {
+            self.release(phase).await;
+        }
     }
 
     /// Until the session is over.
@@ -138,6 +152,7 @@ impl Driver {
             None => self.launch(),
             Some(Lives::Runs(running)) => self.found(running, Duration::ZERO),
             Some(Lives::Frozen(frozen)) => self.found_frozen(frozen),
+            Some(Lives::Unbound(unbound)) => self.bind(unbound),
         }
         while !self.over {
             let deadline = self
@@ -175,6 +190,10 @@ impl Driver {
                 // A caller that is gone drops its work, which ends it.
                 let _ = answer.send(self.begin_work(place, hold));
             }
+            Command::HandOver(answer) => {
+                // Nobody there any more: then it goes on waiting.
+                let _ = answer.send(self.hand_over());
+            }
             Command::TakeKept(answer) => {
                 let _ = answer.send(std::mem::take(&mut self.kept));
             }
@@ -186,7 +205,10 @@ impl Driver {
                 cause,
                 reason,
                 answer,
-            } => self.freeze(cause, reason, answer),
+            } => {
+                self.touched = true;
+                self.freeze(cause, reason, answer);
+            }
             Command::Thaw { cause, answer } => self.thaw(cause, answer),
             Command::Evict(answer) => {
                 let effects = self.session.evict(self.broker.clock.now());
@@ -209,6 +231,10 @@ impl Driver {
         match completion {
             Completion::Pid(pid) => {
                 self.view.send_modify(|view| view.pid = Some(pid));
+                // Its kill came before there was anything to kill.
+                if self.session.end_reason().is_some() {
+                    self.kill();
+                }
             }
             Completion::Switched(switched) => self.switched(switched),
             Completion::Told => self.view.send_modify(|view| view.told = true),
@@ -220,12 +246,15 @@ impl Driver {
             }
             Completion::Launched(outcome) => match *outcome {
                 Ok(running) => self.attached(running, |_| Event::Attached),
-                Err(LaunchFailure { detail, code }) => {
-                    self.notes.fault = Some(detail);
-                    self.notes.code = code;
-                    self.step(Event::LaunchFailed);
-                }
+                Err(failure) => self.not_launched(failure),
             },
+            Completion::Bound(outcome) => {
+                self.events = self.unheard.take();
+                match *outcome {
+                    Ok(()) => self.step(Event::Health(lifecycle::Health::Healthy)),
+                    Err(failure) => self.not_launched(failure),
+                }
+            }
             Completion::Exited(exited) => {
                 if exited.oom_kills > 0 {
                     self.step(Event::OutOfMemory);
@@ -242,6 +271,12 @@ impl Driver {
                 self.step(Event::TornDown);
             }
         }
+    }
+
+    fn not_launched(&mut self, LaunchFailure { detail, code }: LaunchFailure) {
+        self.notes.fault = Some(detail);
+        self.notes.code = code;
+        self.step(Event::LaunchFailed);
     }
 
     /// A session that was there already, and of its idle time `stood` still. Whether its agent was ever healthy is not on
@@ -392,9 +427,13 @@ impl Driver {
         let phase = self.session.phase();
         if !matches!(phase, Phase::Requested | Phase::Launching | Phase::Starting) {
             let starting = self.underway.take();
-            if starting.is_some() && matches!(phase, Phase::Ready | Phase::Busy) {
+            if starting.is_some()
+                && matches!(phase, Phase::Ready | Phase::Busy)
+                && self.handle.path != Path::Waiting
+            {
                 let took = self.handle.created_at.elapsed().unwrap_or_default();
-                self.broker.metrics.started(&self.handle.meters, took);
+                let (meters, path) = (&self.handle.meters, self.handle.path);
+                self.broker.metrics.started(meters, path, took);
                 if let Some(linked) = self.linked_at {
                     self.broker.metrics.stage(Stage::Ready, linked.elapsed());
                 }
@@ -402,18 +441,24 @@ impl Driver {
         }
         let end = self.session.end_reason().map(|reason| End {
             reason,
-            detail: self.notes.describe(
-                reason,
-                self.session.was_live(),
-                &self.handle.version.spec,
-                self.handle.limited(),
-                self.broker
-                    .config()
-                    .limits
-                    .all_sessions
-                    .memory_bytes
-                    .map(MemoryBytes),
-            ),
+            detail: match (reason, self.handle.path) {
+                (EndReason::Idle, Path::Waiting) => {
+                    "nobody needed it: its pool is smaller now, or it waited for too long"
+                        .to_owned()
+                }
+                _ => self.notes.describe(
+                    reason,
+                    self.session.was_live(),
+                    &self.handle.version.spec,
+                    self.handle.limited(),
+                    self.broker
+                        .config()
+                        .limits
+                        .all_sessions
+                        .memory_bytes
+                        .map(MemoryBytes),
+                ),
+            },
             log_tail: self.handle.log.tail(),
             was_live: self.session.was_live(),
             code: self.notes.code,
@@ -586,12 +631,14 @@ impl Driver {
         };
         let used = account.untold(self.broker.clock.now());
         self.broker.metrics.used(&self.handle.meters, &used);
-        self.broker.metrics.ended(
-            &self.handle.meters,
-            end.reason,
-            end.usage.oom_kills,
-            end.egress_refused,
-        );
+        if self.handle.path != Path::Waiting {
+            self.broker.metrics.ended(
+                &self.handle.meters,
+                end.reason,
+                end.usage.oom_kills,
+                end.egress_refused,
+            );
+        }
         // While anything of it may be alive its uids are nobody else's: its row stays, and the next daemon ends it.
         if !self.remains && self.broker.record_end(&self.handle, end).await {
             let forgotten = self.broker.launcher.forget(self.handle.id.clone()).await;

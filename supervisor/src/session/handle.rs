@@ -7,7 +7,9 @@ use crate::ledger::{Account, Charge};
 use crate::metrics::{InFlight, OfAgent};
 use crate::owner::Owner;
 use crate::relay::link::Link;
+use crate::session::driver::Claimed;
 use crate::session::log::{SessionLog, Tail};
+use crate::session::origin::Path;
 use crate::store::FrozenNote;
 use proto::api::{EndReason, FreezeCause, Phase};
 use proto::code::ErrorCode;
@@ -113,6 +115,8 @@ pub(super) enum Command {
         /// The work.
         answer: oneshot::Sender<Result<Work, NoWork>>,
     },
+    /// Hand over what is driven, if nobody was ever there.
+    HandOver(oneshot::Sender<Option<Claimed>>),
     /// Hand over the invocations of an earlier daemon that its shim has kept.
     TakeKept(oneshot::Sender<Vec<KeptWork>>),
     /// End it.
@@ -382,6 +386,10 @@ pub struct SessionHandle {
     pub meters: Arc<OfAgent>,
     /// When it was asked for.
     pub created_at: std::time::SystemTime,
+    /// When this daemon had it; of one that was claimed, when it was launched.
+    pub since: tokio::time::Instant,
+    /// How it came to be.
+    pub path: Path,
     /// Outbound connections refused by policy.
     pub egress_refused: std::sync::atomic::AtomicU64,
     /// Outbound connections that it may still open.
@@ -595,6 +603,32 @@ impl SessionHandle {
         kept.unwrap_or_default()
     }
 
+    /// Takes what waits in a pool out of the hands of its driver, if it is ready and nobody was ever there: then this handle leads
+    /// nowhere any more.
+    pub async fn hand_over(&self) -> Option<Claimed> {
+        ask(&self.mailbox, Command::HandOver).await.flatten()
+    }
+
+    /// Whether somebody drives it by this handle.
+    #[must_use]
+    pub fn drives(&self) -> bool {
+        !self.mailbox.is_closed()
+    }
+
+    /// Waits until its agent has been healthy, or it ends; whether it is there.
+    pub async fn settled(&self) -> bool {
+        let mut view = self.view.clone();
+        let begun = |view: &View| {
+            view.end.is_some()
+                || !matches!(
+                    view.phase,
+                    Phase::Requested | Phase::Launching | Phase::Starting
+                )
+        };
+        let seen = view.wait_for(begun).await;
+        seen.is_ok_and(|view| view.end.is_none())
+    }
+
     /// Stops every process of it where it is, until [`Self::thaw`]; waits until all stand still. One that is frozen already
     /// stays so for this cause too.
     pub async fn freeze(
@@ -623,16 +657,17 @@ impl SessionHandle {
         ask(&self.mailbox, Command::Evict).await.unwrap_or(false)
     }
 
-    /// What it may use of the host's memory while it runs, and what it holds while it is frozen, bytes; and its idleness.
+    /// What it may use of the host's memory while it runs, and what it holds while it is frozen or waits in a pool, bytes; and its
+    /// idleness.
     #[must_use]
     pub fn weight(&self) -> Weight {
         let most = self.limited().memory.0;
         let view = self.view.borrow();
         let frozen = view.phase == Phase::Frozen;
         Weight {
-            // Nothing is known of what a daemon before this one has frozen.
+            // Nothing is known of what a daemon before this one has frozen, and of what has just begun.
             committed: match self.account.memory_bytes() {
-                held if frozen && held > 0 => held.min(most),
+                held if (frozen || self.path == Path::Waiting) && held > 0 => held.min(most),
                 _ => most,
             },
             frozen,

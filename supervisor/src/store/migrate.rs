@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     USAGE,
     BUDGETS,
     ALLOWANCES,
+    POOL,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -344,6 +345,12 @@ CREATE TABLE budget_allowances (
 ) STRICT, WITHOUT ROWID;
 INSERT INTO budget_allowances SELECT '', scope, key, 0, times, at FROM budget_approvals;
 DROP TABLE budget_approvals;
+";
+
+/// How long a live session waited in a pool before it was somebody's (`created_at` is when it became so). One that waits has the
+/// pool's owner ([`crate::owner::Owner::pool`]).
+const POOL: &str = "
+ALTER TABLE sessions ADD COLUMN waited_ms INTEGER NOT NULL DEFAULT 0 CHECK (waited_ms >= 0);
 ";
 
 fn newest() -> i64 {

@@ -213,6 +213,7 @@ fn runtime_row(row: &Row<'_>) -> rusqlite::Result<Runtime> {
         config: config(row, 4)?,
         artifact: parsed(row, 5, ArtifactId::parse)?,
         sessions: row.get(8)?,
+        pool: None,
         created_at: row.get::<_, Timestamp>(6)?.to_string(),
         updated_at: row.get::<_, Timestamp>(7)?.to_string(),
     })

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most bytes of `detail`.
 const MAX_DETAIL: usize = 4096;
@@ -137,6 +138,29 @@ pub struct LiveSession {
     pub runtime_deleted: bool,
     /// What was last written down of it.
     pub memo: Memo,
+    /// How long it waited in a pool before it was somebody's.
+    pub waited: Duration,
+}
+
+/// A session that waited in a pool, and whose it is from now on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedSession {
+    /// Ours.
+    pub id: SessionId,
+    /// The caller's.
+    pub client_id: ClientSessionId,
+    /// Its runtime.
+    pub runtime: RuntimeName,
+    /// The endpoint that it was asked for at.
+    pub endpoint: EndpointName,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Since when.
+    pub at: Timestamp,
+    /// How old its processes were then.
+    pub waited: Duration,
+    /// What it used before.
+    pub record: SessionPart,
 }
 
 /// Which sessions to list. Every part that is given must fit.
@@ -150,6 +174,8 @@ pub struct SessionFilter {
     pub phase: Option<Phase>,
     /// Over (true) or not (false).
     pub over: Option<bool>,
+    /// Also those that wait, or waited, in a pool, and were never anybody's.
+    pub pool: bool,
 }
 
 const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version, s.endpoint, s.uid_base, s.boot_id,
@@ -175,7 +201,7 @@ impl Store {
                     new.version, new.runtime
                 )));
             }
-            if let Some(other) = live_of_client(db, runtime, &new)? {
+            if let Some(other) = live_of_client(db, runtime, (&new.endpoint, &new.client_id, &new.owner))? {
                 return Err(StoreError::Conflict(format!(
                     "session {} is live already, as {other}",
                     new.client_id
@@ -201,6 +227,48 @@ impl Store {
                 new.owner.key(),
             ])?;
             one(db, &new.id)
+        })
+        .await
+    }
+
+    /// Makes a session that waited in a pool somebody's, as newly as one that is reserved now; with it goes on record what it
+    /// used before. [`StoreError::Conflict`] if the owner has a live session of this id already, [`StoreError::NotFound`] if it does not
+    /// wait any more.
+    pub async fn claim_session(&self, new: ClaimedSession) -> Result<(), StoreError> {
+        let key = Arc::clone(&self.chain);
+        self.write_new(Durability::Volatile, move |db| {
+            let (runtime, _) = seq_and_latest(db, &new.runtime)?
+                .ok_or_else(|| StoreError::NotFound(format!("runtime {}", new.runtime)))?;
+            let whose = (&new.endpoint, &new.client_id, &new.owner);
+            if let Some(other) = live_of_client(db, runtime, whose)? {
+                return Err(StoreError::Conflict(format!(
+                    "session {} is live already, as {other}",
+                    new.client_id
+                )));
+            }
+            // Lists are in the order in which sessions were somebody's.
+            db.prepare_cached("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'sessions'")?
+                .execute([])?;
+            let changed = db
+                .prepare_cached(
+                    "UPDATE sessions SET client_id = ?2, endpoint = ?3, owner = ?4, created_at = ?5, waited_ms = ?6,
+                         seq = (SELECT seq FROM sqlite_sequence WHERE name = 'sessions')
+                     WHERE id = ?1 AND runtime = ?7 AND owner = ?8 AND ended_at IS NULL",
+                )?
+                .execute(params![
+                    new.id.as_str(),
+                    new.client_id.as_str(),
+                    new.endpoint.as_str(),
+                    new.owner.key(),
+                    new.at,
+                    i64::try_from(new.waited.as_millis()).unwrap_or(i64::MAX),
+                    runtime,
+                    Owner::pool().key(),
+                ])?;
+            if changed == 0 {
+                return Err(StoreError::NotFound(format!("waiting session {}", new.id)));
+            }
+            usage::append(db, &key, &new.record)
         })
         .await
     }
@@ -290,6 +358,7 @@ impl Store {
                     "{SESSION} WHERE s.seq < ?1
                          AND (?3 IS NULL OR r.name = ?3) AND (?4 IS NULL OR s.client_id = ?4)
                          AND (?5 IS NULL OR s.phase = ?5) AND (?6 IS NULL OR (s.ended_at IS NOT NULL) = ?6)
+                         AND (?7 OR s.owner != ?8)
                      ORDER BY s.seq DESC LIMIT ?2"
                 ))?
                 .query_map(
@@ -300,6 +369,8 @@ impl Store {
                         filter.client_id.as_ref().map(ClientSessionId::as_str),
                         filter.phase.as_ref().map(word),
                         filter.over,
+                        filter.pool,
+                        Owner::pool().key(),
                     ],
                     session_row,
                 )?
@@ -324,7 +395,7 @@ impl Store {
     /// Every session that has not ended, oldest first: what a daemon that starts has to look for.
     pub async fn live_sessions(&self) -> Result<Vec<LiveSession>, StoreError> {
         self.read(|db| {
-            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped\n    FROM sessions s";
+            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped, s.waited_ms\n    FROM sessions s";
             let select = SESSION.replacen("\n    FROM sessions s", columns, 1);
             let rows = db
                 .prepare_cached(&format!(
@@ -338,6 +409,7 @@ impl Store {
                         artifact: parsed(row, 28, ArtifactId::parse)?,
                         runtime_deleted: row.get(29)?,
                         memo: memo::read(row, 30)?,
+                        waited: Duration::from_millis(row.get::<_, i64>(34)?.cast_unsigned()),
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;
@@ -383,7 +455,7 @@ impl SessionRow {
 fn live_of_client(
     db: &Connection,
     runtime: i64,
-    new: &NewSession,
+    (endpoint, client_id, owner): (&EndpointName, &ClientSessionId, &Owner),
 ) -> Result<Option<String>, StoreError> {
     Ok(db
         .prepare_cached(
@@ -393,9 +465,9 @@ fn live_of_client(
         .query_row(
             params![
                 runtime,
-                new.endpoint.as_str(),
-                new.client_id.as_str(),
-                new.owner.key()
+                endpoint.as_str(),
+                client_id.as_str(),
+                owner.key()
             ],
             |row| row.get(0),
         )

@@ -94,6 +94,13 @@ impl Store {
         .await
     }
 
+    /// Records the last part of something whose end is no session's.
+    pub async fn record_part(&self, part: SessionPart) -> Result<(), StoreError> {
+        let key = Arc::clone(&self.chain);
+        self.write(Durability::Volatile, move |db| append(db, &key, &part))
+            .await
+    }
+
     /// Records parts of sessions that live on, and their meters as they go on from there: in one, so that no part can be
     /// recorded twice.
     pub async fn record_parts(
@@ -141,7 +148,7 @@ pub(super) fn append(
     db.prepare_cached(&INSERT)?
         .execute(params_from_iter(values))?;
     let owner = part.subject.owner.key();
-    let ended = u64::from(part.reason.is_some());
+    let ended = u64::from(part.ends_a_session());
     for (dimension, name) in [
         (Dimension::All, ""),
         (Dimension::Runtime, part.subject.runtime.as_str()),

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use supervisor::launcher::client::{Launched, LauncherClient};
 use supervisor::launcher::message::{
-    Counters, Exited, LaunchOrder, Limits, OrderFault, StorageOrder,
+    Counters, Exited, LaunchOrder, Limits, Lineage, OrderFault, StorageOrder,
 };
 use supervisor::launcher::{LauncherHandle, LauncherSetup, StorageSetup, start};
 use tokio::sync::mpsc;
@@ -250,6 +250,7 @@ impl Daemon {
             uid_base: uids().start + 16 * slot,
             limits,
             storage: None,
+            lineage: Lineage::Host,
         };
         self.launch_order(ground, order, boot).await
     }
@@ -267,8 +268,32 @@ impl Daemon {
             uid_base: uids().start + 16 * slot,
             limits: LIMITS,
             storage: Some(storage),
+            lineage: Lineage::Host,
         };
         self.launch_order(ground, order, "stay").await
+    }
+
+    /// As [`Self::launch_with`], as a template or below one; PID 1 does its part.
+    pub(crate) async fn launch_kin(
+        &self,
+        ground: &Ground,
+        name: &str,
+        slot: u32,
+        lineage: Lineage,
+    ) -> Result<Launched, OrderFault> {
+        let boot = match lineage {
+            Lineage::Host => "stay",
+            Lineage::Template => "template",
+            Lineage::Fork { .. } => "forked",
+        };
+        let order = LaunchOrder {
+            session: id(name),
+            uid_base: uids().start + 16 * slot,
+            limits: LIMITS,
+            storage: None,
+            lineage,
+        };
+        self.launch_order(ground, order, boot).await
     }
 
     async fn launch_order(

@@ -20,6 +20,14 @@ pub(crate) fn main() {
         exit_mark::leave(record, mark).expect("leave");
         std::process::exit(3);
     }
+    if boot == "template" || boot == "forked" {
+        let link = listener.accept().expect("accept");
+        link.send(boot.as_bytes(), &[]).expect("send hello");
+        match &*boot {
+            "template" => super::forks::template(&link),
+            _ => super::forks::session(&link),
+        }
+    }
     loop {
         let link = listener.accept().expect("accept");
         link.send(boot.as_bytes(), &[]).expect("send hello");

@@ -10,7 +10,7 @@ use sandbox::privileges::LAUNCHER_CAPABILITIES;
 use sandbox::sys::capability::CapMask;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-use supervisor::launcher::message::{AdoptOrder, LaunchOrder, Limits, OrderFault};
+use supervisor::launcher::message::{AdoptOrder, LaunchOrder, Limits, Lineage, OrderFault};
 
 pub(crate) type Test = (&'static str, fn());
 
@@ -223,6 +223,7 @@ async fn refused(ground: Ground) {
         uid_base,
         limits,
         storage: None,
+        lineage: Lineage::Host,
     };
     let block = ground.setup.uid_block.clone();
     let good = block.start + 0x10;

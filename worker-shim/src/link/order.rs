@@ -6,7 +6,8 @@
 use proto::code::ErrorCode;
 use proto::jsonrpc::{self, Message};
 use proto::shim::{
-    Ack, BodyEnd, Cancel, ClockGap, Exec, Invoke, Resize, Resume, Settle, Shutdown, Signal,
+    Ack, BodyEnd, Cancel, Claim, ClockGap, Exec, Fork, Go, Invoke, Resize, Resume, Settle,
+    Shutdown, Signal,
 };
 use serde::de::DeserializeOwned;
 use std::os::fd::OwnedFd;
@@ -60,8 +61,24 @@ pub enum Order {
     },
     /// `clock-gap`.
     ClockGap(ClockGap),
+    /// `claim`.
+    Claim {
+        /// The request to answer.
+        rpc: u64,
+        /// Its parameters.
+        claim: Claim,
+    },
     /// `shutdown`.
     Shutdown(Shutdown),
+    /// `fork`.
+    Fork {
+        /// The request to answer.
+        rpc: u64,
+        /// One end of the channel between the fork and its session.
+        channel: OwnedFd,
+    },
+    /// `go`.
+    Go,
     /// A notification of a newer generation.
     Unknown,
 }
@@ -132,6 +149,16 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 let [] = due(id, "signal", fds)?;
                 Ok(Order::Signal { rpc: id, signal })
             }
+            "claim" => {
+                let claim = request(id, "claim", params)?;
+                let [] = due(id, "claim", fds)?;
+                Ok(Order::Claim { rpc: id, claim })
+            }
+            "fork" => {
+                let Fork {} = request(id, "fork", params)?;
+                let [channel] = due(id, "fork", fds)?;
+                Ok(Order::Fork { rpc: id, channel })
+            }
             other => {
                 let [] = due(id, other, fds)?;
                 let (code, text) = if other == "attach" {
@@ -158,6 +185,7 @@ pub fn parse(packet: &[u8], fds: Vec<OwnedFd>) -> Result<Order, Refusal> {
                 "resize" => notification("resize", params).map(Order::Resize),
                 "clock-gap" => notification("clock-gap", params).map(Order::ClockGap),
                 "shutdown" => notification("shutdown", params).map(Order::Shutdown),
+                "go" => notification("go", params).map(|Go {}| Order::Go),
                 _ => Ok(Order::Unknown),
             }
         }
@@ -237,6 +265,10 @@ mod tests {
                 br#"{"jsonrpc":"2.0","id":1,"method":"signal","params":{"id":null,"signal":1}}"#.to_vec(),
                 0,
             ),
+            (
+                br#"{"jsonrpc":"2.0","id":1,"method":"claim","params":{"max_lifetime_ms":1}}"#.to_vec(),
+                0,
+            ),
         ];
         for (packet, due) in packets {
             for given in 0..5 {
@@ -265,7 +297,7 @@ mod tests {
         fn unknown_methods_are_answered_and_unknown_notifications_ignored(
             method in "[a-z.]{1,12}",
         ) {
-            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "clock-gap", "shutdown"]
+            prop_assume!(!["invoke", "resume", "exec", "signal", "attach", "cancel", "ack", "settle", "body.end", "resize", "clock-gap", "claim", "shutdown"]
                 .contains(&method.as_str()));
             let request = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{{}}}}"#);
             let answered = matches!(

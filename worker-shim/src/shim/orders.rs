@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use proto::code::ErrorCode;
 use proto::jsonrpc::MAX_PACKET;
-use proto::shim::{Attached, GENERATION, Invoke};
+use proto::shim::{Attached, Claim, GENERATION, Invoke};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,7 @@ impl Shim {
             },
         );
         self.ending.attached();
+        self.tell_source();
         // Said once on every link, after the output that came before it.
         self.exit_told = false;
         self.next_log = now;
@@ -124,6 +125,7 @@ impl Shim {
                 Ok(()) => self.link.answer(rpc, &serde_json::Map::new()),
                 Err((code, text)) => self.link.refuse(rpc, code, text.to_owned()),
             },
+            Order::Claim { rpc, claim } => self.claim(rpc, claim, now),
             Order::ClockGap(gap) => self.stood_still(Duration::from_millis(gap.gap_ms), now),
             Order::Shutdown(shutdown) => {
                 let grace = Duration::from_millis(shutdown.grace_ms);
@@ -131,8 +133,31 @@ impl Shim {
                     self.perform(act);
                 }
             }
+            Order::Fork { rpc, channel } => match self.fork(channel) {
+                Ok(()) => self.link.answer(rpc, &serde_json::Map::new()),
+                Err(text) => self.link.refuse(rpc, ErrorCode::BadOrder, text),
+            },
+            Order::Go => self.go(now),
             Order::Unknown => {}
         }
+    }
+
+    /// The session is somebody's from now on, if its agent lives and nobody was there before.
+    fn claim(&mut self, rpc: u64, claim: Claim, now: Instant) {
+        // Of an agent that is dead by now its end must be known before it is promised to anybody.
+        self.take_signals(now);
+        if !self.ending.is_running() {
+            return self.refuse_late(rpc);
+        }
+        if self.claimed || self.working || !self.invocations.is_empty() || !self.execs.is_empty() {
+            let text = "somebody has used the session".to_owned();
+            return self.link.refuse(rpc, ErrorCode::Conflict, text);
+        }
+        self.claimed = true;
+        self.quiet_since = now;
+        self.ending
+            .begin_anew(Duration::from_millis(claim.max_lifetime_ms), now);
+        self.link.answer(rpc, &serde_json::Map::new());
     }
 
     /// The session was frozen for so long, until now: it has not been idle meanwhile, and nobody could have answered.

@@ -1,6 +1,6 @@
 //! PID 1's duties: reaping everyone, and ending everyone.
 
-use super::{Shim, is_pid_1};
+use super::{Shim, Source, is_pid_1};
 use crate::invocation::Failure;
 use crate::shutdown::Act;
 use nix::errno::Errno;
@@ -36,19 +36,35 @@ impl Shim {
             }
         }
         if self.ending.waits_for_processes()
-            && nobody_left()
+            && self.nobody_left()
             && let Some(act) = self.ending.all_gone()
         {
             self.perform(act);
         }
     }
 
-    fn agent_ended(&mut self, now: Instant) {
+    pub(super) fn agent_ended(&mut self, now: Instant) {
         self.logs.take_last(&mut self.scratch, now);
         if self.agent.died() {
             self.invocations.agent_died(&mut self.link);
         }
-        self.ending.agent_ended(now);
+        match &mut self.source {
+            Source::Started | Source::Fork(_) => self.ending.agent_ended(now),
+            // Agents of other sessions are below this process, and live as long as it does.
+            Source::Template(template) => {
+                template.ended();
+                self.tell_source();
+            }
+        }
+    }
+
+    /// No process of the session is left, not even one that has ended without being reaped, by us or, a fork, by another.
+    pub(super) fn nobody_left(&self) -> bool {
+        let alive = match &self.source {
+            Source::Started | Source::Template(_) => false,
+            Source::Fork(arrival) => arrival.is_alive(),
+        };
+        !alive && no_child_left()
     }
 
     pub(super) fn perform(&mut self, act: Act) {
@@ -57,7 +73,7 @@ impl Shim {
                 self.signal_everyone(Signal::SIGTERM);
                 // A stopped process takes its TERM only when it runs again.
                 self.signal_everyone(Signal::SIGCONT);
-                if nobody_left()
+                if self.nobody_left()
                     && let Some(act) = self.ending.all_gone()
                 {
                     self.perform(act);
@@ -111,8 +127,7 @@ impl Shim {
     }
 }
 
-/// No child is left, not even one that has ended without being reaped.
-fn nobody_left() -> bool {
+fn no_child_left() -> bool {
     let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, look) == Err(Errno::ECHILD)
 }

@@ -63,6 +63,7 @@ impl Ground {
             storage: false,
             core_is_piped: false,
             filters: sandbox::seccomp::filters().expect("filters"),
+            lineage: sandbox::plan::Lineage::Host,
         })
         .expect("plan");
         Self {
@@ -83,6 +84,7 @@ impl Ground {
                 .expect("bundle")
                 .into(),
             storage: None,
+            template: None,
             shim: [
                 sandbox::memfd::sealed(&json).expect("memfd"),
                 listener.into_fd(),

@@ -71,6 +71,7 @@ pub(crate) fn boot(port: u16) -> Boot {
             max_egress_backlog: 16,
         },
         egress: false,
+        origin: proto::shim::Origin::Started,
     }
 }
 

@@ -8,6 +8,7 @@ mod exact;
 mod fake_agent;
 mod harness;
 
+mod claim;
 mod egress;
 mod ending;
 mod exec;

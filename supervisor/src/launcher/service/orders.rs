@@ -3,7 +3,10 @@
 use super::{Launcher, Source, host_fault};
 use crate::launcher::checks;
 use crate::launcher::endpoint::Endpoint;
-use crate::launcher::message::{Counters, LaunchOrder, Limits, Order, OrderFault, Ordered, Reply};
+use crate::launcher::inspector;
+use crate::launcher::message::{
+    Counters, LaunchOrder, Limits, Lineage, Order, OrderFault, Ordered, Reply,
+};
 use crate::launcher::session::{Farewell, Phase, Session, Uids};
 use crate::launcher::stager::{Stager, StagerOrder};
 use nix::sys::epoll::EpollFlags;
@@ -20,6 +23,8 @@ impl Launcher {
             Order::Prepare { session } => self.prepare(session).map(|()| Some(Reply::Done)),
             // Answers by itself, when the stager has reported.
             Order::Launch(order) => self.launch(number, &order, fds).map(|()| None),
+            // Answers by itself, when the inspector has.
+            Order::Inspect { session } => self.inspect(number, &session, fds).map(|()| None),
             Order::Adopt(order) => self
                 .adopt(&order)
                 .map(|frozen| Some(Reply::Adopted { frozen })),
@@ -186,6 +191,12 @@ impl Launcher {
             move |error: io::Error| Handover::Failed(host_fault(verb, errno_of(&error)))
         };
         let limits = cgroup_limits(&order.limits, self.ground.io);
+        let template = match &order.lineage {
+            Lineage::Host | Lineage::Template => None,
+            Lineage::Fork { template } => {
+                Some(self.namespaces_of(template).map_err(Handover::Failed)?)
+            }
+        };
         let broker = self.ground.broker;
         let session = self.parked(&order.session)?;
         let stager = match &mut session.phase {
@@ -221,6 +232,7 @@ impl Launcher {
             uid_base: order.uid_base,
             limits: order.limits,
             storage: order.storage.is_some(),
+            lineage: order.lineage.clone(),
         };
         let [bundle, boot, storage @ ..] = given else {
             return Err(failed("cannot give the order to the stager")(
@@ -234,13 +246,25 @@ impl Launcher {
             record.as_fd(),
         ];
         fds.extend(storage.iter().map(|fd| fd.as_fd()));
+        fds.extend(
+            template
+                .iter()
+                .flat_map(|template| [template.user.as_fd(), template.pid.as_fd()]),
+        );
         if let Err(error) = stager.order(&stager_order, &fds) {
             // It may have ended before the order came; then it has said why, and that is what there is to tell.
             let told = stager.last_words(&error);
             let untold = || host_fault("cannot give the order to the stager", errno_of(&error));
             return Err(Handover::Failed(told.unwrap_or_else(untold)));
         }
+        if template.is_some()
+            && let Err(error) = inspector::go_ahead(&session.cgroup)
+        {
+            // Its agent's move is only slower then.
+            tracing::warn!(session_id = %order.session, error = %error, "no process goes ahead");
+        }
         session.uids = Uids::From(order.uid_base);
+        session.lineage = order.lineage.clone();
         if let Phase::Parked { stager, .. } = std::mem::replace(&mut session.phase, Phase::Ended) {
             session.phase = Phase::Launching {
                 stager,

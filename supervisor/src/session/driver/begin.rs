@@ -4,18 +4,22 @@
 use super::super::handle::{Limited, MAILBOX, SessionHandle, SessionKey, View};
 use super::super::log::SessionLog;
 use super::super::notes::Notes;
+use super::super::origin::{Origin, Path};
+use super::claim::{HandedOver, Unbound};
 use super::freezer::Freezer;
 use super::{COMPLETIONS, Completion, Driver, Running};
 use crate::admission::Permit;
+use crate::api::session_header::fresh_session_id;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::ledger::Account;
-use crate::ledger::record::Subject;
+use crate::ledger::record::{SessionPart, Subject};
+use crate::owner::Owner;
 use crate::progress::Scanner;
 use crate::store::{FrozenNote, Memo};
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
-use proto::ids::SessionId;
+use proto::ids::{EndpointName, SessionId};
 use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
 use session_core::meter::Allocated;
@@ -28,24 +32,83 @@ use tokio::sync::{Semaphore, mpsc, watch};
 /// Makes a session and the task that owns it.
 pub fn spawn(
     broker: &Arc<Broker>,
-    id: SessionId,
+    origin: Origin,
     key: SessionKey,
     version: Arc<RuntimeVersion>,
     permit: Permit,
 ) -> Arc<SessionHandle> {
+    let (id, path, start) = match origin {
+        Origin::Cold(id) => (id, Path::Cold, Start::Launch),
+        Origin::Pool(claimed) => match claimed.take() {
+            Some(handed) => (handed.id.clone(), Path::Pool, Start::Claimed(handed)),
+            // It is taken once.
+            None => (broker.slots.take(), Path::Cold, Start::Launch),
+        },
+    };
+    let at = SystemTime::now();
     let begun = Begun {
         id,
         key,
         version,
         permit,
-        at: SystemTime::now(),
+        at,
+        launched_at: at,
+        path,
     };
-    begin(broker, begun, None)
+    begin(broker, begun, start)
 }
 
 /// Makes the task that owns a session which an earlier daemon launched.
 pub fn resume(broker: &Arc<Broker>, begun: Begun, found: Found) -> Arc<SessionHandle> {
-    begin(broker, begun, Some(found))
+    begin(broker, begun, Start::Found(Box::new(found)))
+}
+
+/// Makes a session that is nobody's and waits for whoever comes.
+pub fn wait(
+    broker: &Arc<Broker>,
+    id: SessionId,
+    version: Arc<RuntimeVersion>,
+) -> Arc<SessionHandle> {
+    let begun = nobodys(broker, id, version);
+    let handle = begin(broker, begun, Start::Launch);
+    broker.registry.wait(&handle);
+    handle
+}
+
+/// The same of one that was handed over and not used.
+pub(super) fn wait_again(broker: &Arc<Broker>, handed: HandedOver) -> Arc<SessionHandle> {
+    let begun = nobodys(broker, handed.id.clone(), Arc::clone(&handed.version));
+    let handle = begin(broker, begun, Start::Claimed(Box::new(handed)));
+    broker.registry.wait(&handle);
+    handle
+}
+
+fn nobodys(broker: &Broker, id: SessionId, version: Arc<RuntimeVersion>) -> Begun {
+    let at = SystemTime::now();
+    Begun {
+        id,
+        key: SessionKey {
+            runtime: version.runtime.clone(),
+            endpoint: EndpointName::default_endpoint(),
+            client: fresh_session_id(),
+            owner: Owner::pool(),
+        },
+        version,
+        permit: broker.admission.nobodys(),
+        at,
+        launched_at: at,
+        path: Path::Waiting,
+    }
+}
+
+/// What there is of a session when it gets its driver.
+enum Start {
+    /// Nothing.
+    Launch,
+    /// All of it, from an earlier daemon.
+    Found(Box<Found>),
+    /// All of it, from another driver.
+    Claimed(Box<HandedOver>),
 }
 
 /// What a session is.
@@ -61,6 +124,10 @@ pub struct Begun {
     pub permit: Permit,
     /// When it was asked for.
     pub at: SystemTime,
+    /// When it was launched, or is to be; what its shim counts from.
+    pub launched_at: SystemTime,
+    /// How it came to be.
+    pub path: Path,
 }
 
 /// A session that is there already, taken over from the launcher and attached.
@@ -87,6 +154,8 @@ pub enum Lives {
     Runs(Running),
     /// Nobody in it can answer.
     Frozen(FoundFrozen),
+    /// Another driver of this daemon had it.
+    Unbound(Unbound),
 }
 
 /// A session that was found frozen.
@@ -107,39 +176,55 @@ pub fn completions() -> Completions {
     mpsc::channel(COMPLETIONS)
 }
 
-fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<SessionHandle> {
+fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle> {
     let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let (pid, memo, uid_base, log, since) = match &start {
+        Start::Launch => (None, None, None, None, None),
+        Start::Found(found) => {
+            let memo = Some(found.memo.clone());
+            (Some(found.pid), memo, Some(found.uid_base), None, None)
+        }
+        Start::Claimed(handed) => {
+            let log = Some(Arc::clone(&handed.log));
+            let since = Some(handed.since);
+            (handed.pid, None, Some(handed.uid_base), log, since)
+        }
+    };
     let (view, watcher) = watch::channel(View {
         phase: Phase::Requested,
         end: None,
         told: false,
         frozen: None,
         idle_since: None,
-        pid: found.as_ref().map(|found| found.pid),
+        pid,
     });
-    let memo = found.as_ref().map(|found| found.memo.clone());
     let known = memo.is_some();
     let memo = memo.unwrap_or_default();
     let config = broker.config();
     let exchanges = config.limits.max_invocations_per_session;
     let exchanges = usize::try_from(exchanges).unwrap_or(Semaphore::MAX_PERMITS);
     let now = broker.clock.now();
-    let account = open_account(broker, &begun, found.as_ref(), now);
-    let handle = Arc::new(SessionHandle {
-        account,
-        log: Arc::new(SessionLog::new(
+    let (account, waited) = open_account(broker, &begun, &start, now);
+    let new_log = || {
+        Arc::new(SessionLog::new(
             broker.log_path(&begun.id),
-            begun.at,
+            begun.launched_at,
             config.limits.log_rate.0,
             config.limits.log_burst.0,
-        )),
+        ))
+    };
+    let handle = Arc::new(SessionHandle {
+        account,
+        log: log.unwrap_or_else(new_log),
         id: begun.id,
         key: begun.key,
         meters: broker.metrics.of(&begun.version.name),
         limits: Mutex::new(Limited::of(&begun.version.spec.limits)),
         version: begun.version,
-        uid_base: OnceLock::new(),
+        uid_base: uid_base.map_or_else(OnceLock::new, OnceLock::from),
         created_at: begun.at,
+        since: since.unwrap_or_else(tokio::time::Instant::now),
+        path: begun.path,
         egress_refused: AtomicU64::new(memo.egress_refused),
         egress_places: Arc::new(Semaphore::new(
             usize::try_from(config.network.max_connections).unwrap_or(256),
@@ -161,17 +246,30 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     if let Some(journal) = &broker.journal {
         journal.follow(&handle);
     }
-    let policy = handle.version.lifecycle_policy(&config);
-    let (session, completions, lives) = match found {
-        None => (Session::new(now, policy), completions(), None),
-        Some(found) => {
-            let _ = handle.uid_base.set(found.uid_base);
+    let policy = match begun.path {
+        Path::Cold | Path::Pool => handle.version.lifecycle_policy(&config),
+        Path::Waiting => handle.version.waiting_policy(&config),
+    };
+    let (session, completions, lives) = match start {
+        Start::Launch => (Session::new(now, policy), completions(), None),
+        Start::Found(found) => {
             let session = Session::adopted(now, found.age, policy);
             (session, found.completions, Some(found.lives))
+        }
+        Start::Claimed(handed) => {
+            let unbound = Unbound {
+                link: handed.link,
+                events: handed.events,
+                since: handed.since,
+                waited,
+            };
+            let lives = Lives::Unbound(unbound);
+            (Session::new(now, policy), handed.completions, Some(lives))
         }
     };
     let mut permit = begun.permit;
     permit.begun();
+    let starts = matches!(lives, None | Some(Lives::Unbound(_)));
     let driver = Driver {
         session,
         broker: Arc::clone(broker),
@@ -187,8 +285,11 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
         freezer: Freezer::default(),
         completions,
         permit,
-        underway: lives.is_none().then(|| broker.slots.underway()),
+        underway: starts.then(|| broker.slots.underway()),
         launching: None,
+        touched: false,
+        unheard: None,
+        handed_over: false,
         in_a_row: 0,
         remains: false,
         unheard_until: None,
@@ -198,12 +299,13 @@ fn begin(broker: &Arc<Broker>, begun: Begun, found: Option<Found>) -> Arc<Sessio
     handle
 }
 
+/// Its account, and what it used while it was nobody's, if it was.
 fn open_account(
     broker: &Broker,
     begun: &Begun,
-    found: Option<&Found>,
+    start: &Start,
     now: Moment,
-) -> Arc<Account> {
+) -> (Arc<Account>, Option<SessionPart>) {
     let version = &begun.version;
     let subject = Subject::new(
         begun.id.clone(),
@@ -215,18 +317,27 @@ fn open_account(
         memory_bytes: version.spec.limits.memory.0,
         cpu_millis: version.spec.limits.cpus.0,
     };
-    let account = match found {
-        None => broker.ledger.begin(subject, allocated, now),
-        Some(found) => {
+    let ledger = &broker.ledger;
+    let (account, waited) = match (start, begun.path) {
+        (Start::Launch, Path::Waiting) => (ledger.wait(subject, allocated, now), None),
+        (Start::Launch, Path::Cold | Path::Pool) => (ledger.begin(subject, allocated, now), None),
+        (Start::Claimed(handed), Path::Waiting) => (Arc::clone(&handed.account), None),
+        (Start::Claimed(handed), Path::Cold | Path::Pool) => {
+            let (account, part) = ledger.claim(&handed.account, subject, allocated, now);
+            let untold = handed.account.untold(now);
+            let meters = broker.metrics.of(&version.name);
+            broker.metrics.used(&meters, &untold);
+            (account, Some(part))
+        }
+        (Start::Found(found), _) => {
             let active = match &found.lives {
                 Lives::Runs(running) => running.attached.idle_ms == 0,
-                Lives::Frozen(_) => false,
+                Lives::Frozen(_) | Lives::Unbound(_) => false,
             };
-            broker
-                .ledger
-                .resume(subject, allocated, now, (found.age, active))
+            let age = (found.age, active);
+            (ledger.resume(subject, allocated, now, age), None)
         }
     };
     account.bound(version.config.budget);
-    account
+    (account, waited)
 }

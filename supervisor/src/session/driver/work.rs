@@ -36,6 +36,7 @@ impl Driver {
         place: Option<OwnedSemaphorePermit>,
         hold: Option<Duration>,
     ) -> Result<Work, NoWork> {
+        self.touched = true;
         let place = match place {
             Some(place) => place,
             None => Arc::clone(&self.broker.work_places)

@@ -396,3 +396,93 @@ async fn no_more_than_ten_thousand_ended_sessions_are_kept() {
     });
     assert_eq!(left.await.expect("counted"), (10_000, 51));
 }
+
+fn claim(id: &str, number: u32) -> crate::store::ClaimedSession {
+    let wanted = session("unused", number);
+    let waited = SessionId::parse(id).expect("id");
+    crate::store::ClaimedSession {
+        id: waited.clone(),
+        client_id: wanted.client_id.clone(),
+        runtime: wanted.runtime.clone(),
+        endpoint: wanted.endpoint.clone(),
+        owner: wanted.owner.clone(),
+        at: Timestamp::now(),
+        waited: std::time::Duration::from_millis(1234),
+        record: crate::ledger::record::SessionPart {
+            subject: crate::ledger::record::Subject {
+                session: waited,
+                client: wanted.client_id,
+                runtime: wanted.runtime,
+                runtime_id: proto::ids::RuntimeId::parse("agent-0123456789").expect("id"),
+                version: wanted.version,
+                endpoint: wanted.endpoint,
+                owner: crate::owner::Owner::pool(),
+                created_at: Timestamp::now(),
+            }
+            .waiting(),
+            at: Timestamp::now(),
+            reason: Some(EndReason::Stopped),
+            used: session_core::meter::Totals {
+                cpu_us: 5_000_000,
+                ..Default::default()
+            },
+        },
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_a_pool_is_claimed_once_and_is_a_session_from_then_on() {
+    let ground = Ground::new();
+    let artifact = ground.artifact('1').await;
+    ground.runtime("agent", &artifact).await;
+    let store = &ground.store;
+    for (id, number) in [("sess1", 1), ("sess2", 2)] {
+        let mut waiting = session(id, number);
+        waiting.owner = crate::owner::Owner::pool();
+        store.reserve_session(waiting).await.expect("reserved");
+    }
+    store
+        .reserve_session(session("sess3", 3))
+        .await
+        .expect("reserved");
+    let listed = async |pool: bool| -> Vec<String> {
+        let filter = SessionFilter {
+            pool,
+            ..SessionFilter::default()
+        };
+        let page = PageRequest::parse(None, None).expect("page");
+        let page = store.sessions(page, filter).await.expect("listed");
+        page.items.iter().map(|row| row.id.to_string()).collect()
+    };
+    assert_eq!(listed(false).await, ["sess3"]);
+    assert_eq!(listed(true).await, ["sess3", "sess2", "sess1"]);
+
+    store
+        .claim_session(claim("sess1", 7))
+        .await
+        .expect("claimed");
+    let again = store.claim_session(claim("sess1", 8)).await;
+    assert!(matches!(again, Err(StoreError::NotFound(_))), "{again:?}");
+    // A caller who has a session of that id already does not get a second one, and the member stays the pool's.
+    let twin = store.claim_session(claim("sess2", 3)).await;
+    assert!(matches!(twin, Err(StoreError::Conflict(_))), "{twin:?}");
+    // Newest first: it is a session since its claim.
+    assert_eq!(listed(false).await, ["sess1", "sess3"]);
+    let new = store.reserve_session(session("sess4", 4)).await;
+    new.expect("reserved");
+    assert_eq!(listed(false).await, ["sess4", "sess1", "sess3"]);
+
+    let live = store.live_sessions().await.expect("read");
+    let one = |id: &str| {
+        live.iter()
+            .find(|live| live.session.id.as_str() == id)
+            .expect("there")
+    };
+    assert_eq!(one("sess1").waited.as_millis(), 1234);
+    assert_eq!(one("sess1").session.owner, Some(session("sess9", 7).owner));
+    assert_eq!(one("sess2").waited.as_millis(), 0);
+    assert_eq!(
+        one("sess2").session.owner,
+        Some(crate::owner::Owner::pool())
+    );
+}

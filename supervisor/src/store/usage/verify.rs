@@ -107,7 +107,7 @@ impl Store {
                 let wanted = match chain {
                     Chain::Sessions => session_part(row).map(|record| {
                         let (ended, sum) = found.by_day.entry(day(record.at)).or_default();
-                        *ended += u64::from(record.reason.is_some());
+                        *ended += u64::from(record.ends_a_session());
                         *sum = sum.plus(&record.used);
                         key.session(last.seq + 1, &last.mac, &record)
                     }),

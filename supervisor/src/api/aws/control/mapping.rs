@@ -275,6 +275,7 @@ pub(super) fn wanted(
         storage,
         // Nor has it budgets.
         budget: before.map(|before| before.budget).unwrap_or_default(),
+        pool: before.map_or_else(proto::config::Pool::default, |before| before.pool),
     };
     // A language that this host lacks is found out while the version is made (contract §1.10).
     let more = broker

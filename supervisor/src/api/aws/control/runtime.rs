@@ -93,6 +93,7 @@ pub(super) async fn delete(broker: &Arc<Broker>, input: &Input) -> Result<Answer
             for session in broker.registry.of_runtime(&id) {
                 session.stop(EndReason::Stopped).await;
             }
+            broker.pool.retire(broker, &id).await;
             Ok(Answer::accepted(deleted(&record)))
         }
         Done::Before(answer) => Ok(Answer::accepted(answer)),

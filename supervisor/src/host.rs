@@ -1,8 +1,9 @@
 //! What the host has left, as far as anybody can read it: memory, and the pressure of those who wait (PSI).
 //!
-//! Where there is a v2 hierarchy its own figures of all this daemon's sessions are asked for, because a neighbour's trouble is not
-//! theirs; elsewhere the host's. They come from the launcher, which has other things to do while a crowd comes: nobody waits for
-//! them, and whoever asks gets the last ones.
+//! Whether a session is let in depends on what this daemon's sessions wait for, because a neighbour's trouble is not theirs: where
+//! there is a v2 hierarchy its own figures are asked for, elsewhere the host's. They come from the launcher, which has other things
+//! to do while a crowd comes: nobody waits for them, and whoever asks gets the last ones. How many wait in pools depends on the
+//! host's memory as a whole: they are nobody's, and give way to neighbours too.
 
 use crate::broker::Broker;
 use crate::meminfo::Meminfo;
@@ -16,22 +17,40 @@ const KEPT: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Reading {
+pub struct Reading {
     /// All of the host's memory, bytes.
-    pub(super) memory: Option<u64>,
+    pub memory: Option<u64>,
     /// What of it is available.
-    pub(super) available: Option<u64>,
-    /// Where it is told.
-    pub(super) pressure: Option<Pressure>,
+    pub available: Option<u64>,
+    /// Of this daemon's sessions, where it is told.
+    pub pressure: Option<Pressure>,
+    /// Share of the last ten seconds in which something on this host waited for memory, in percent.
+    pub some_for_memory: Option<u32>,
+    /// In which everything did.
+    pub all_for_memory: Option<u32>,
+}
+
+impl Reading {
+    /// For the size of pools.
+    #[must_use]
+    pub fn for_pools(&self) -> session_core::pool::Reading {
+        session_core::pool::Reading {
+            some: self.some_for_memory,
+            full: self.all_for_memory,
+            available: self.available.unwrap_or(0),
+            // Without both, nothing is known.
+            total: self.available.and(self.memory).unwrap_or(0),
+        }
+    }
 }
 
 /// The last reading, and when the next one may be begun.
 #[derive(Debug, Default)]
-pub(super) struct Host(Mutex<(Option<Instant>, Reading)>);
+pub struct Host(Mutex<(Option<Instant>, Reading)>);
 
 impl Host {
     /// The last reading; begins another one if it is old.
-    pub(super) fn reading(self: &Arc<Self>, broker: &Arc<Broker>) -> Reading {
+    pub fn reading(self: &Arc<Self>, broker: &Arc<Broker>) -> Reading {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.0.is_some_and(|at| at.elapsed() < KEPT) {
             return kept.1;
@@ -40,9 +59,12 @@ impl Host {
         let Meminfo {
             total, available, ..
         } = Meminfo::now();
+        let memory = read("/proc/pressure/memory");
         kept.1 = Reading {
             memory: total,
             available,
+            some_for_memory: avg10(&memory, "some "),
+            all_for_memory: avg10(&memory, "full "),
             // Until there is something better.
             pressure: kept.1.pressure.or_else(everybodys),
         };
@@ -101,5 +123,17 @@ mod tests {
         assert_eq!(avg10(pressure, "full "), Some(3));
         assert_eq!(avg10("", "some "), None);
         assert_eq!(avg10("some avg10=nan", "some "), None);
+        let reading = Reading {
+            memory: Some(100),
+            some_for_memory: Some(3),
+            ..Reading::default()
+        };
+        assert_eq!(
+            reading.for_pools(),
+            session_core::pool::Reading {
+                some: Some(3),
+                ..Default::default()
+            }
+        );
     }
 }

@@ -1,0 +1,220 @@
+"""The template up to where it forks: what it stops at, what it learns and refuses, and new randomness after a fork.
+
+Tier: files and loopback. Forks into real sessions need root and are the shim's tests (`worker-shim/tests/session`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SOURCE, free_port, has_aws_sdk
+
+SECONDS = 60.0
+BUILT_IN_AND_AWS = """
+    from bedrock_agentcore import BedrockAgentCoreApp
+    app = BedrockAgentCoreApp()
+
+    @app.entrypoint
+    def invoke(payload):
+        return payload
+
+    app.run(port=PORT)
+"""
+
+
+class Template:
+    """A template's process, and the shim's end of its link."""
+
+    def __init__(self, folder: Path, program: str, sdk: str) -> None:
+        if sdk == "aws" and not has_aws_sdk():
+            pytest.skip("bedrock-agentcore is not installed: run python/tests/run.sh")
+        self.port = free_port()
+        script = folder / "agent.py"
+        script.write_text(textwrap.dedent(program).replace("PORT", str(self.port)))
+        self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.link.settimeout(SECONDS)
+        path = [str(SOURCE)] if sdk == "builtin" else [self._alone(folder)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        self.errors = (folder / "errors").open("w+")
+        command = [sys.executable, "-m", "agentcore_template", str(script), "word"]
+        self.process = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, stderr=self.errors)
+        theirs.close()
+
+    @staticmethod
+    def _alone(folder: Path) -> str:
+        """The bootstrap without the built-in SDK, which would hide the real one."""
+        alone = folder / "alone"
+        alone.mkdir()
+        (alone / "agentcore_template").symlink_to(SOURCE / "agentcore_template")
+        return str(alone)
+
+    def says(self) -> dict[str, Any]:
+        text = self.link.recv(1 << 16)
+        assert text, self.log()
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+    def log(self) -> str:
+        self.process.wait(SECONDS)
+        self.errors.seek(0)
+        return self.errors.read()
+
+    def end(self) -> None:
+        self.link.close()
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+
+Start = Callable[..., Template]
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Iterator[Start]:
+    running: list[Template] = []
+
+    def start(program: str, sdk: str = "builtin") -> Template:
+        running.append(Template(tmp_path, program, sdk))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.end()
+
+
+def test_it_stops_where_it_would_serve(template: Start, sdk: str) -> None:
+    one = template(BUILT_IN_AND_AWS, sdk)
+    assert one.says() == {"state": "ready"}
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", one.port)) != 0, "nobody listens in a template"
+    assert os.listdir(f"/proc/{one.process.pid}/task") == [str(one.process.pid)]
+    one.link.shutdown(socket.SHUT_WR)
+    assert one.process.wait(SECONDS) == 0, "it ends with its shim"
+
+
+def test_it_has_what_the_first_request_imports(template: Start, sdk: str, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    program = f"""
+        import gc, sys
+        freeze = gc.freeze
+
+        def look():
+            with open({str(seen)!r}, "w") as stream:
+                stream.write("\\n".join(sys.modules))
+            freeze()
+
+        gc.freeze = look  # the last thing that it does before it is ready
+    """
+    one = template(textwrap.dedent(program) + textwrap.dedent(BUILT_IN_AND_AWS), sdk)
+    assert one.says() == {"state": "ready"}
+    modules = set(seen.read_text().split("\n"))
+    expected = {
+        "builtin": {"bedrock_agentcore.runtime._dispatch", "json.decoder"},
+        "aws": {"uvicorn.loops.auto", "uvicorn.lifespan.on", "h11"},
+    }
+    assert expected[sdk] <= modules
+
+
+def test_uvicorn_alone(template: Start) -> None:
+    if not has_aws_sdk():
+        pytest.skip("uvicorn comes with bedrock-agentcore: run python/tests/run.sh")
+    program = """
+        import uvicorn
+
+        async def app(scope, receive, send):
+            if scope["type"] == "http":
+                await send({"type": "http.response.start", "status": 204, "headers": []})
+                await send({"type": "http.response.body"})
+
+        uvicorn.run(app, port=PORT)
+    """
+    assert template(program, "aws").says() == {"state": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("import threading, time; threading.Thread(target=time.sleep, args=(60,), name='mine').start()", "threads"),
+        ("import socket; kept = socket.socket()", "a socket open"),
+        ("kept = open('/tmp/agentcore-template-test', 'w')", "/tmp/agentcore-template-test open"),
+        ("import subprocess; kept = subprocess.Popen(['sleep', '60'])", "another process"),
+        ("import mmap; kept = mmap.mmap(-1, 4096)", "shared memory"),
+        ("import signal; signal.setitimer(signal.ITIMER_REAL, 60)", "a timer"),
+        ("raise SystemExit(3)", "exit status 3"),
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+    ],
+)
+def test_what_cannot_be_forked_is_refused(template: Start, before: str, reason: str) -> None:
+    one = template(f"{before}\n" + textwrap.dedent(BUILT_IN_AND_AWS))
+    said = one.says()
+    assert said["state"] == "refused"
+    assert reason in said["reason"]
+    assert one.link.recv(10) == b"", "and it is over"
+
+
+def test_a_program_that_does_not_serve_is_refused(template: Start) -> None:
+    assert template("import sys").says() == {"state": "refused", "reason": "the program ended without serving"}
+
+
+def test_a_server_in_a_loop_of_its_own_is_refused(template: Start) -> None:
+    if not has_aws_sdk():
+        pytest.skip("uvicorn comes with bedrock-agentcore: run python/tests/run.sh")
+    program = """
+        import asyncio, uvicorn
+        server = uvicorn.Server(uvicorn.Config(lambda scope, receive, send: None, port=PORT))
+        asyncio.run(server.serve())
+    """
+    said = template(program, "aws").says()
+    assert said["state"] == "refused"
+    assert "event loop of its own" in said["reason"]
+
+
+def test_a_failed_import_leaves_its_traceback(template: Start) -> None:
+    one = template("def load():\n    import no_such_module\n\nload()\n")
+    assert one.says()["state"] == "refused"
+    assert "agent.py" in one.log()
+
+
+def test_the_program_is_run_as_a_script(template: Start, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    program = f"""
+        import sys, json, pickle
+        class Mine: pass
+        pickle.dumps(Mine())
+        with open({str(seen)!r}, "w") as stream:
+            json.dump([__name__, __file__, sys.argv, sys.path[0]], stream)
+    """
+    one = template(program)
+    one.says()
+    script = str(tmp_path / "agent.py")
+    assert json.loads(seen.read_text()) == ["__main__", script, [script, "word"], str(tmp_path)]
+
+
+def test_forks_draw_their_own_numbers() -> None:
+    """Two forks of one process, told by pipes; OpenSSL's state is made to be the same by the same process number."""
+    code = """
+        import os, random, ssl, uuid
+        from agentcore_template._reseed import reseed
+        random.seed(1); ssl.RAND_bytes(8); uuid.uuid1()
+        for _ in range(2):
+            if os.fork() == 0:
+                reseed()
+                print(random.getrandbits(64), ssl.RAND_bytes(8).hex(), uuid.uuid1(), uuid.uuid4())
+                os._exit(0) if not __import__("sys").stdout.flush() else None
+            os.wait()
+    """
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = (line.split() for line in done.stdout.splitlines())
+    assert all(one != other for one, other in zip(first, second, strict=True))
