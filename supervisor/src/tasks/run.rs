@@ -289,7 +289,7 @@ impl Run {
             number: self.task.attempts(),
             headers: self.headers.clone(),
         };
-        let mut progress = attempt.keep_progress();
+        let progress = attempt.keep_progress();
         let mut answering = Box::pin(attempt.run(invocation.clone(), start, payload));
         let ran = until_ended(&self.running, &self.task, answering.as_mut()).await;
         // The last record, and with it where another attempt goes on. An agent that reports once and answers at once has reported.
