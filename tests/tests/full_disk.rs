@@ -6,7 +6,7 @@ use e2e::client::{Client, expect_aws_error, expect_problem, session_name};
 use e2e::http::Request;
 use e2e::smalldisk::SmallDisk;
 use e2e::{Daemon, Options, Result, ground, puppet, wait};
-use proto::api::{EndReason, Phase};
+use proto::api::{EndReason, InvocationRecord, Page, Phase};
 use serde_json::json;
 
 /// With a reserve that fits the small disk.
@@ -81,6 +81,10 @@ fn new_work_is_refused_what_runs_goes_on_and_room_heals() -> Result {
         let ended = client.ended(&dies, 20)?;
         ensure!(ended.end_reason == Some(EndReason::ShimDied), "{ended:?}");
         refused(&client)?;
+        // Nor is that lost which no round of the ledger has seen.
+        for _ in 0..20 {
+            invoke(&client, &stays)?;
+        }
         // The next daemon finds a full disk, and its sessions all the same.
         daemon.kill()?;
         daemon.restart()?;
@@ -97,6 +101,14 @@ fn new_work_is_refused_what_runs_goes_on_and_room_heals() -> Result {
             Ok(invoke(&client, &fresh).is_ok())
         })?;
         puppet::deploy(&client, "later", json!({}))?;
+        let stays = client.session(&stays)?.id;
+        wait::until(10, "every invocation to be on record", || {
+            let query = format!("/v1/usage/invocations?session={stays}&maxResults=1000");
+            let page: Page<InvocationRecord> = client.get(&query)?;
+            let count: u64 = page.items.iter().map(|record| record.count).sum();
+            ensure!(count <= 42, "{count} of 42");
+            Ok((count == 42).then_some(()))
+        })?;
         // Some may have begun before the daemon noticed.
         for session in client.live_sessions()? {
             client.stop(session.id.as_str())?;

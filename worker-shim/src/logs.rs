@@ -5,7 +5,8 @@
 //!   [`FLOOD_PAUSE`], so a flooding agent is slowed to some 64 MB/s, never stopped, and the loop stays free for invocations.
 //! - A token bucket ([`bucket`]) decides which lines are passed on; the buffer ([`store`]) is bounded by the same burst.
 //!   What neither takes is dropped and counted; of an agent that ends the newest dropped lines are passed on ([`lost`]).
-//! - Packets are made only when the link is idle, so a log never stands before an answer, and a full link blocks nothing.
+//! - Packets are made only when the link is idle, so a log never stands before an answer, and a full link blocks nothing. But for
+//!   the end of a kept invocation: what its agent wrote before is told before (a task's last report is part of its outcome).
 
 mod bucket;
 mod lines;
@@ -98,6 +99,16 @@ impl Logs {
             } else if self.dropped > before {
                 source.rests_until = Some(now + FLOOD_PAUSE);
                 source.watch(index, poller, Watch::Nothing);
+            }
+        }
+    }
+
+    /// Takes what the pipes hold now, without waiting for the poller to tell. A pipe that rests, rests.
+    pub(crate) fn take_now(&mut self, scratch: &mut [u8], poller: &Poller, now: Instant) {
+        for index in 0..self.sources.len() {
+            let source = self.sources.get(index);
+            if source.is_some_and(|source| source.pipe.is_some() && source.rests_until.is_none()) {
+                self.ready(index as u64, scratch, poller, now);
             }
         }
     }

@@ -192,6 +192,9 @@ impl Shim {
             self.drain_link(now);
         }
         let mut more = false;
+        if self.invocations.is_settling() {
+            self.tell_output(now);
+        }
         self.with_io(|invocations, io| more = invocations.run(io, now));
         let Self {
             execs,
@@ -330,6 +333,23 @@ impl Shim {
         if let Some(health) = health {
             self.quiet_since = Instant::now();
             self.link.notify("health", &health);
+        }
+    }
+
+    /// Sends all output that there is, in front of what is told next.
+    fn tell_output(&mut self, now: Instant) {
+        let Self {
+            logs,
+            scratch,
+            poller,
+            ..
+        } = self;
+        logs.take_now(scratch, poller, now);
+        while self.link.has_room()
+            && let Some(packet) = self.logs.packet()
+        {
+            self.link.push(packet);
+            self.next_log = now + LOG_PAUSE;
         }
     }
 

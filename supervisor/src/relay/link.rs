@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 mod kept;
 #[cfg(test)]
@@ -34,6 +34,9 @@ mod tests;
 /// Events on their way to the driver. The shim batches and rate-limits; when the driver lags, the reader stops reading and
 /// the shim's own bounded queue fills: a flooding session slows itself only.
 const EVENT_QUEUE: usize = 64;
+
+/// How long output that has come may be on its way to the driver: one of a flooding session takes it slowly.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a shim says unasked.
 #[derive(Debug)]
@@ -125,6 +128,15 @@ pub struct Link {
     waiting: Mutex<Waiting>,
     /// Rung by [`Link::drained`].
     asked: Notify,
+    output: Output,
+}
+
+/// Packets of output.
+#[derive(Debug, Default)]
+struct Output {
+    came: AtomicU64,
+    /// By the session's driver.
+    taken: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -187,10 +199,25 @@ impl Link {
             next: AtomicU64::new(1),
             waiting: Mutex::default(),
             asked: Notify::new(),
+            output: Output::default(),
         });
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         tokio::spawn(read(Arc::clone(&link), events));
         Ok((link, receiver))
+    }
+
+    /// The session's driver has taken a packet of output ([`ShimEvent::Log`]).
+    pub fn took_output(&self) {
+        self.output.taken.send_modify(|taken| *taken += 1);
+    }
+
+    /// Waits until the driver has taken all output that has come. Of a kept invocation whose end is known that is all that its
+    /// agent wrote before it ended: its shim tells of it before. A driver that has ended takes no more, so not for long.
+    pub async fn output_taken(&self) {
+        let came = self.output.came.load(Ordering::Acquire);
+        let mut taken = self.output.taken.subscribe();
+        let all = taken.wait_for(|taken| *taken >= came);
+        let _ = tokio::time::timeout(OUTPUT_PATIENCE, all).await;
     }
 
     /// A number for the next invocation or exec.
@@ -463,6 +490,9 @@ async fn read(link: Arc<Link>, events: mpsc::Sender<ShimEvent>) {
         match sort(&link, &buffer[..received.len], fds) {
             Ok(None) => {}
             Ok(Some(event)) => {
+                if let ShimEvent::Log(_) = &event {
+                    link.output.came.fetch_add(1, Ordering::Release);
+                }
                 if events.send(event).await.is_err() {
                     break Ok(());
                 }

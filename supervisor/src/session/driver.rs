@@ -362,6 +362,9 @@ impl Driver {
                 }
                 let within = self.handle.log.append(log, Instant::now());
                 self.pace(within);
+                if let Some(link) = &self.link {
+                    link.took_output();
+                }
             }
             // It says itself what that means, and its session goes on for those below it.
             ShimEvent::AgentExited(_) if self.handle.template.is_some() => {}

@@ -289,18 +289,19 @@ impl Run {
             number: self.task.attempts(),
             headers: self.headers.clone(),
         };
-        let mut progress = attempt.keep_progress();
+        let progress = attempt.keep_progress();
         let mut answering = Box::pin(attempt.run(invocation.clone(), start, payload));
         let ran = until_ended(&self.running, &self.task, answering.as_mut()).await;
-        // A shim tells of output after it has told of an answer: the last record, and with it where another attempt goes on. An
-        // agent that reports once and answers at once has reported. Who hears a stream does not wait for that.
-        let ends = match &ran {
-            Ok(ran) if ran.event != (Event::Answered { ok: true }) => self.row.retries > 0,
-            Ok(_) => self.row.kind == TaskKind::Task,
-            Err(_) => false,
-        };
-        if ends || self.running.newest().is_some() {
-            handle.log.settled().await;
+        // The last record, and with it where another attempt goes on. An agent that reports once and answers at once has reported.
+        match &ran {
+            Ok(ran) if matches!(ran.event, Event::Answered { .. }) => {
+                invocation.link.output_taken().await;
+            }
+            // What was said before any other end comes when it comes.
+            ran if ran.is_ok() && self.row.retries > 0 || self.running.newest().is_some() => {
+                handle.log.settled().await;
+            }
+            _ => {}
         }
         progress
             .stop(&self.broker, &self.running, self.row.seq)

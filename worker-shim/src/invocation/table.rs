@@ -164,6 +164,11 @@ impl Invocations {
         (in_flight, settling)
     }
 
+    /// Whether the end of one that is kept is, or may be, still to be told.
+    pub(crate) fn is_settling(&self) -> bool {
+        !self.settling.is_empty()
+    }
+
     /// `resume`.
     pub(crate) fn resume(
         &mut self,

@@ -13,6 +13,7 @@ use proto::shim::{
     MAX_KEEP_MS, MAX_KEPT, Resume, Settle,
 };
 use std::cell::Cell;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -155,6 +156,39 @@ fn a_stream_goes_on_where_it_was_cut_off() {
         Err(ErrorCode::NotFound)
     );
     assert_eq!(attach(&session, 9).1.kept, []);
+}
+
+#[test]
+fn what_an_agent_wrote_before_its_end_is_told_before_it() {
+    let output: &Mutex<Option<File>> = Box::leak(Box::default());
+    let agent = FakeAgent::start(move |asked| {
+        let body = asked.body().expect("body");
+        let output = output.lock().expect("lock");
+        let mut output = output.as_ref().expect("the agent's output");
+        output.write_all(&body).expect("written");
+        asked.say("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        true
+    });
+    let session = Session::start(&boot(agent.port));
+    let (mut broker, _) = attach(&session, 7);
+    let children = format!("/proc/{0}/task/{0}/children", session.shim);
+    let agent = std::fs::read_to_string(children).expect("children");
+    let stdout = format!("/proc/{}/fd/1", agent.trim());
+    *output.lock().expect("lock") = Some(File::create(stdout).expect("its output"));
+    for number in 0..100 {
+        let line = format!("line {number:02}\n");
+        let length = line.len() as u64;
+        let mut call = broker.begin_with(kept(Some(length), LONG), line.as_bytes());
+        let _: InvokeHead = broker.answer(call.rpc).expect("head");
+        let (body, end) = rest(&mut broker, &mut call);
+        assert_eq!((&body[..], end.failure), (&b"{}"[..], None));
+        let logs = std::iter::from_fn(|| broker.queued_log());
+        let told = logs
+            .flat_map(|log| log.lines)
+            .any(|l| l.text == line.trim());
+        assert!(told, "{line} comes after the end");
+        broker.notify("settle", &Settle { id: call.id });
+    }
 }
 
 #[test]

@@ -21,9 +21,8 @@ const SESSIONS: usize = 2000;
 const LOOKS: u32 = 4;
 const LOOK: Duration = Duration::from_secs(10);
 
-/// More than there are sessions, and as many a second as come.
-const ROOM: &str =
-    "[limits]\nmax_sessions = 2100\nnew_session_rate = 0\n[defaults]\nidle_timeout = 7200\n";
+/// Room for them all and as many a second as come; and none is frozen before its turn.
+const ROOM: &str = "[limits]\nmax_sessions = 2100\nnew_session_rate = 0\n[admission]\nmemory_ratio = 0\n[defaults]\nidle_timeout = 7200\nfreeze_after = 0\n";
 
 /// CPU time of all threads of a process.
 fn cpu(pid: i32) -> anyhow::Result<Duration> {

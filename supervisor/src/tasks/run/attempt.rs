@@ -23,7 +23,8 @@ use serde_json::{Map, Value, json};
 use session_core::task::{Cause, Event};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Progress records of one task are written down no more often than this; the newest wins.
 const BETWEEN_RECORDS: Duration = Duration::from_millis(500);
@@ -360,24 +361,42 @@ impl Attempt {
             Arc::clone(&self.running),
             self.row.seq,
         );
+        let over = CancellationToken::new();
+        let stopped = over.clone();
         let mut records = running.progress.subscribe();
-        Progress(Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            while records.wait_for(Option::is_some).await.is_ok() {
+        let keeping = tokio::spawn(async move {
+            let mut pause = Duration::ZERO;
+            loop {
+                let next = async {
+                    tokio::time::sleep(pause).await;
+                    records.wait_for(Option::is_some).await.is_ok()
+                };
+                if stopped.run_until_cancelled(next).await != Some(true) {
+                    return;
+                }
+                // Not given up in the middle: a record that was taken is written.
                 write_record(&broker, &running, seq).await;
-                tokio::time::sleep(BETWEEN_RECORDS).await;
+                pause = BETWEEN_RECORDS;
             }
-        }))))
+        });
+        Progress {
+            over: over.drop_guard(),
+            keeping,
+        }
     }
 }
 
 /// See [`Attempt::keep_progress`].
-pub(super) struct Progress(Option<AbortOnDropHandle<()>>);
+pub(super) struct Progress {
+    over: DropGuard,
+    keeping: JoinHandle<()>,
+}
 
 impl Progress {
     /// Stops, with the newest record written down.
-    pub(super) async fn stop(&mut self, broker: &Broker, running: &Running, seq: i64) {
-        // A record that is being written is written: jobs of the store are done whether or not somebody waits.
-        self.0 = None;
+    pub(super) async fn stop(self, broker: &Broker, running: &Running, seq: i64) {
+        drop(self.over);
+        let _ = self.keeping.await;
         write_record(broker, running, seq).await;
     }
 }
