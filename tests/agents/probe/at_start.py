@@ -52,6 +52,13 @@ FORKED = False
 """Whether the agent is a fork of the process that has loaded this."""
 
 
+def be_seen():
+    """In a child of a fork: dumpable (PR_SET_DUMPABLE), as the children of other agents are. A fork itself is not, and nor is what it forks:
+    hidden from its own in /proc, which is no way out, but not what probes of others must meet."""
+    if FORKED:
+        ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+
+
 def settle():
     """In the agent, before the first probe: a fork looks again. Of descriptors those count that it has from where it was loaded."""
     global FORKED, ENVIRONMENT, DESCRIPTORS, DIRECTORY, UMASK, PID, SESSION_LEADER, DEATH_SIGNAL, STATUS

@@ -12,6 +12,8 @@ import sys
 import time
 import traceback
 
+import at_start
+
 
 class Death(Exception):
     """The child ended without an answer: `signal` number, or exit status."""
@@ -70,6 +72,7 @@ def _be_the_child(action, arguments, writer, seconds):
             _default(number)
         # A second lock should the parent be gone: unblocked, default action, kills.
         signal.alarm(int(seconds) + 5)
+        at_start.be_seen()
         try:
             answer = {"value": action(*arguments)}
         except BaseException as fault:  # even SystemExit: the child answers, it does not unwind

@@ -12,7 +12,6 @@ import resource
 import socket
 import stat
 
-import at_start
 import netlink
 import syscalls
 from registry import group, probe
@@ -70,14 +69,8 @@ def session_id_of_the_peer(subject):
     name = subject.canary("peer", "session_id").encode()
     found = []
     for place in ("environ", "mountinfo", "cgroup", "maps", "cmdline"):
-        try:
-            with open(f"/proc/self/{place}", "rb") as file:
-                if name in file.read(_LARGEST):
-                    found.append(place)
-        except PermissionError:  # the environment of a fork, which is undumpable
-            if not at_start.FORKED or place != "environ":
-                raise
-            if name in repr(os.environ).encode():
+        with open(f"/proc/self/{place}", "rb") as file:
+            if name in file.read(_LARGEST):
                 found.append(place)
     return judge(not found, f"the peer's session id in {found}")
 

@@ -143,8 +143,8 @@ def signal_pid_1_by(_subject, _name, way):
 def reach_of_kill_minus_one(_subject):
     """kill(-1) reaches what signal 0 may reach: processes in this namespace that run under our uid, none other."""
     mine, strange = os.getuid(), []
-    # A fork and its children are undumpable: hidden, though our own.
-    own = {*at_start.THREADS, os.getpid()} if at_start.FORKED else set()
+    # An agent that is a fork is undumpable: hidden, though our own.
+    own = at_start.THREADS if at_start.FORKED else set()
     for pid in range(2, 70_000):
         try:
             os.kill(pid, 0)
