@@ -46,8 +46,6 @@ def _death_signal():
     return value.value
 
 
-THREADS = set()
-"""Of the agent, when it was last called."""
 FORKED = False
 """Whether the agent is a fork of the process that has loaded this."""
 
@@ -62,8 +60,6 @@ def be_seen():
 def settle():
     """In the agent, before the first probe: a fork looks again. Of descriptors those count that it has from where it was loaded."""
     global FORKED, ENVIRONMENT, DESCRIPTORS, DIRECTORY, UMASK, PID, SESSION_LEADER, DEATH_SIGNAL, STATUS
-    global THREADS
-    THREADS = {int(name) for name in os.listdir("/proc/self/task")}
     if os.getpid() == PID:
         return
     FORKED = True

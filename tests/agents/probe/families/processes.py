@@ -143,14 +143,13 @@ def signal_pid_1_by(_subject, _name, way):
 def reach_of_kill_minus_one(_subject):
     """kill(-1) reaches what signal 0 may reach: processes in this namespace that run under our uid, none other."""
     mine, strange = os.getuid(), []
-    # An agent that is a fork is undumpable: hidden, though our own.
-    own = at_start.THREADS if at_start.FORKED else set()
     for pid in range(2, 70_000):
         try:
             os.kill(pid, 0)
         except OSError:
             continue
-        if pid in own:
+        # An agent that is a fork is undumpable, as what it forks: hidden, though our own. A login session is only had from a parent.
+        if at_start.FORKED and _session_of(pid) == at_start.SESSION_LEADER:
             continue
         try:
             if os.stat(f"/proc/{pid}").st_uid != mine:
@@ -159,7 +158,14 @@ def reach_of_kill_minus_one(_subject):
             # Reachable by signal but not in our /proc: another namespace's or another uid's (a thread's id is listed under task).
             if not os.path.exists(f"/proc/self/task/{pid}") and not _is_a_thread(pid):
                 strange.append(pid)
-    return judge(not strange, f"reachable but not ours: {strange[:8]}")
+    return judge(not strange, f"reachable but not ours: {strange[:8]}; {[(pid, _session_of(pid)) for pid in strange[:2]]}, ours {at_start.SESSION_LEADER}")
+
+
+def _session_of(pid):
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
 
 
 def _is_a_thread(number):
