@@ -58,8 +58,8 @@ impl std::fmt::Debug for AccessKey {
 
 impl AccessKey {
     /// A key that nobody stores.
-    #[cfg(test)]
-    pub(crate) fn of(id: &str, secret: &str, grant: Grant) -> Self {
+    #[must_use]
+    pub fn of(id: &str, secret: &str, grant: Grant) -> Self {
         Self {
             id: id.to_owned(),
             grant,

@@ -9,6 +9,7 @@ mod chart;
 mod command;
 mod demo;
 mod deny;
+mod flame;
 mod loc;
 mod package;
 mod setup;
@@ -39,6 +40,8 @@ enum Verb {
     Bench(bench::Args),
     /// Draw a benchmark's result for the README.
     Chart(chart::Args),
+    /// Where the time of a launch or of a relayed call goes: a flame graph, and shares.
+    Flame(flame::Args),
     /// Random work while random things break; then the books are balanced.
     Chaos(chaos::Args),
     /// A Debian package of everything, in target/package.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Chart(args) => chart::run(&args),
+        Verb::Flame(args) => flame::run(&args),
         Verb::Chaos(args) => chaos::run(&args),
         Verb::Package(args) => package::run(&args),
         Verb::Deny => deny::run().map(|unchecked| {

@@ -42,6 +42,9 @@ const BENCH: &[Need] = &[
 /// Peers that only the benchmarks start.
 const PEERS: &[Need] = &[need("systemd-nspawn", "systemd-container")];
 
+/// What samples stacks for flame graphs.
+const FLAME: &[Need] = &[need("perf", "linux-perf")];
+
 /// What makes a Debian package, and what judges it.
 const PACKAGE: &[Need] = &[
     need("dpkg-buildpackage", "dpkg-dev"),
@@ -73,9 +76,14 @@ pub(crate) fn for_bench() -> anyhow::Result<()> {
     install(&lacking(&[DEMO, TEST, BENCH, PEERS], PYTHON))
 }
 
+/// For flame graphs.
+pub(crate) fn for_flame() -> anyhow::Result<()> {
+    install(&lacking(&[DEMO, FLAME], PYTHON))
+}
+
 /// Everything.
 pub(crate) fn everything() -> anyhow::Result<()> {
-    let packages = lacking(&[DEMO, TEST, BENCH, PEERS, PACKAGE], PYTHON);
+    let packages = lacking(&[DEMO, TEST, BENCH, PEERS, FLAME, PACKAGE], PYTHON);
     install(&packages)?;
     if packages.is_empty() {
         eprintln!("xtask: nothing is missing");

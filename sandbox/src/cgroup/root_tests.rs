@@ -480,6 +480,28 @@ fn the_cpu_quota_holds() {
 }
 
 #[test]
+fn limits_that_change_leave_an_agent_its_devices() {
+    let Some(ground) = ground() else {
+        return;
+    };
+    let session = ground.0.create("s1").expect("creates");
+    session.apply(&LIMITS).expect("applies");
+    let scratch = tempfile::TempDir::new().expect("temporary directory");
+    let over = scratch.path().join("over");
+    let script = format!(
+        "until [ -e {} ]; do : </dev/null || echo refused; done; echo over",
+        over.display()
+    );
+    let child = run(&session, &script);
+    for _ in 0..200 {
+        session.apply(&LIMITS).expect("applies again");
+    }
+    std::fs::write(over, "").expect("written");
+    let output = child.wait_with_output().expect("waits");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "over\n");
+}
+
+#[test]
 fn only_the_listed_devices_open() {
     // As this host has it; and with the v2 filter where it would use the v1 controller.
     let mut found = hierarchy::find().expect("finds");

@@ -99,10 +99,15 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
             return Ok(());
         };
         let dir = &devices.branch.dir;
+        let rules: Vec<String> = device::v1_rules().collect();
+        // Where an agent is already it must not be without devices in between.
+        let list = dir.read(&file("devices.list")).unwrap_or_default();
+        if list.lines().eq(rules.iter().map(String::as_str)) {
+            return Ok(());
+        }
         dir.write(&file("devices.deny"), "a")?;
-        device::v1_rules()
-            .into_iter()
-            .try_for_each(|rule| dir.write(&file("devices.allow"), &rule))
+        let mut rules = rules.iter();
+        rules.try_for_each(|rule| dir.write(&file("devices.allow"), rule))
     })?;
     Step::Io.take(|| {
         let Some(io) = &limits.io else {

@@ -8,7 +8,7 @@ mod card;
 mod closing;
 mod command;
 mod control;
-mod event_stream;
+pub mod event_stream;
 pub(super) mod headers;
 mod invoke;
 mod mcp;

@@ -239,24 +239,29 @@ fn transact(db: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError
     let outcome = run_in_transaction(db, jobs);
     if outcome.is_err() && !db.is_autocommit() {
         // SQLite rolls back by itself on some errors (full disk); where it did not, nothing may be left half done.
-        db.execute_batch("ROLLBACK")?;
+        run_again(db, "ROLLBACK")?;
     }
     outcome
 }
 
 fn run_in_transaction(db: &Connection, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
-    db.execute_batch("BEGIN IMMEDIATE")?;
+    run_again(db, "BEGIN IMMEDIATE")?;
     for job in jobs.iter_mut() {
-        db.execute_batch("SAVEPOINT job")?;
+        run_again(db, "SAVEPOINT job")?;
         if !job.run(db) && !db.is_autocommit() {
-            db.execute_batch("ROLLBACK TO job")?;
+            run_again(db, "ROLLBACK TO job")?;
         }
         if db.is_autocommit() {
             // A full disk in the middle took the whole transaction back, earlier jobs included: none may be acknowledged.
             return Err(job.error().cloned().unwrap_or(StoreError::Stopped));
         }
-        db.execute_batch("RELEASE job")?;
+        run_again(db, "RELEASE job")?;
     }
-    db.execute_batch("COMMIT")?;
+    run_again(db, "COMMIT")
+}
+
+/// Runs a statement that every transaction has; it stays compiled.
+fn run_again(db: &Connection, statement: &'static str) -> Result<(), StoreError> {
+    db.prepare_cached(statement)?.execute([])?;
     Ok(())
 }

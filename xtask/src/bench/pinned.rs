@@ -25,6 +25,24 @@ impl Pinned {
         Ok(Self { before, core })
     }
 
+    /// The processor.
+    pub(crate) fn core(&self) -> usize {
+        self.core
+    }
+
+    /// Does what must not disturb this processor, such as starting an observer, on all others.
+    pub(crate) fn elsewhere<T>(&self, act: impl FnOnce() -> T) -> anyhow::Result<T> {
+        let this = Pid::from_raw(0);
+        let mut others = self.before;
+        others.unset(self.core)?;
+        sched_setaffinity(this, &others).context("there is no other processor")?;
+        let done = act();
+        let mut one = CpuSet::new();
+        one.set(self.core)?;
+        sched_setaffinity(this, &one)?;
+        Ok(done)
+    }
+
     /// That a process is where we are, all its threads and descendants included.
     pub(crate) fn holds(&self, pid: i32) -> anyhow::Result<()> {
         for process in host::tree(pid) {

@@ -23,7 +23,8 @@ const STRING: u8 = 7;
 const PRELUDE: usize = 12;
 
 /// One event of the one kind that answers of ours have.
-pub(super) fn event(payload: &Value) -> Bytes {
+#[must_use]
+pub fn event(payload: &Value) -> Bytes {
     message(
         &[
             (":message-type", "event"),
