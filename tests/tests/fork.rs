@@ -305,8 +305,9 @@ fn what_cannot_be_forked_is_started_and_said() -> Result {
             let reason = template(&client, "broken")?.reason.unwrap_or_default();
             Ok(reason.contains("of its own"))
         })?;
-        ensure!(templates(&client)?.is_empty());
-        Ok(())
+        wait::until_true(20, "the last template to be gone", || {
+            Ok(templates(&client)?.is_empty())
+        })
     })
 }
 
@@ -318,10 +319,10 @@ fn a_fork_that_fails_is_its_callers_cold_session() -> Result {
     let source = format!("{dies}\n{}", puppet::SOURCE);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
+        let before = Snapshot::steady(daemon)?;
         e2e::deploy::python(&client, "dies", &source, auto())?;
         begin(&client, "dies")?;
         ready(&client, "dies")?;
-        let before = Snapshot::steady(daemon)?;
         let (id, session) = begin(&client, "dies")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         ensure!(
@@ -338,6 +339,7 @@ fn a_fork_that_fails_is_its_callers_cold_session() -> Result {
         wait::until_true(30, "another template", || {
             Ok(template(&client, "dies")?.state == TemplateState::Ready)
         })?;
+        delete(&client, "dies")?;
         before.settle(daemon)
     })
 }
