@@ -169,6 +169,9 @@ SCAFFOLD = {
     "storage.image": "no storage", "storage.device": "no storage", "storage.mount": "no storage", "storage.attach": "no storage",
     "storage.directory": "nothing to write in", "storage.no_init": "saves work", "storage.discard": "saves space",
     "storage.errors": "what the image says itself",
+    "template.user": "no fork: its template may not enter", "template.pid": "no fork: it cannot be in another pid namespace",
+    "template.owner": "no fork: its template does not own the session's namespaces",
+    "inotify.share": "a share of what only sessions below one template have in common; no probe turns red without it yet (docs/fork.md)",
     "rootfs.private": "pivot_root refuses a new root in a peer group; the bundle's is part of mounts.private",
 }
 
