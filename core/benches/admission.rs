@@ -1,5 +1,7 @@
 //! Whether one more session may begin: asked for every new session, and again for all that wait. `cargo bench -p session-core`.
 
+#![forbid(unsafe_code)]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use session_core::admission::{Decision, Idle, Policy, Pressure, Readings, Wanted, decide};
 use session_core::moment::Moment;

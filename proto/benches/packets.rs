@@ -1,5 +1,7 @@
 //! What each relayed call pays for JSON-RPC, on both ends: a packet out and a packet in. `cargo bench -p proto`.
 
+#![forbid(unsafe_code)]
+
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use proto::ids::InvocationId;
 use proto::jsonrpc::{self, Message};

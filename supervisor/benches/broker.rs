@@ -1,5 +1,7 @@
 //! What the broker does for a call, apart from waiting. `cargo bench -p supervisor`.
 
+#![forbid(unsafe_code)]
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http::request::Parts;

@@ -1,5 +1,7 @@
 //! What the shim does with the bytes of an agent's answer. `cargo bench -p worker-shim`.
 
+#![forbid(unsafe_code)]
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use worker_shim::invocation::body::Decoder;
