@@ -25,7 +25,7 @@ use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::ledger;
 use crate::session::driver;
-use crate::session::handle::SessionHandle;
+use crate::session::handle::{End, SessionHandle};
 use proto::api::{self, EndReason};
 use proto::ids::{RuntimeId, SessionId, VersionNumber};
 use session_core::moment::Moment;
@@ -416,7 +416,7 @@ async fn look_after(
         // What it says comes before it ends.
         biased;
         () = template.refuses() => template.refusal(),
-        end = handle.ending() => end.filter(|end| by_itself(end.reason)).map(|end| end.detail),
+        end = handle.ending() => end.filter(End::by_itself).map(|end| end.detail),
     };
     let unfit = !was_ready && template.refusal().is_some();
     let now = broker.clock.now();
@@ -424,23 +424,4 @@ async fn look_after(
         stand.lost(&template, why.as_deref(), unfit, now)
     });
     templates.leave(lost.flatten());
-}
-
-/// Whether nobody has asked for it.
-fn by_itself(reason: EndReason) -> bool {
-    match reason {
-        EndReason::Stopped
-        | EndReason::Idle
-        | EndReason::Evicted
-        | EndReason::MaxLifetime
-        | EndReason::DaemonStopped => false,
-        EndReason::Unhealthy
-        | EndReason::OutOfMemory
-        | EndReason::AgentExited
-        | EndReason::ShimDied
-        | EndReason::Protocol
-        | EndReason::LaunchFailed
-        | EndReason::StartTimeout
-        | EndReason::DaemonLost => true,
-    }
 }

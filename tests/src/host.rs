@@ -52,6 +52,17 @@ pub fn name(pid: i32) -> String {
         .to_owned()
 }
 
+/// All of the host's memory, bytes.
+pub fn memory() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"));
+    let kilobytes: u64 = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .context("MemTotal")?
+        .parse()?;
+    Ok(kilobytes * 1024)
+}
+
 /// Command line, words joined by spaces.
 #[must_use]
 pub fn title(pid: i32) -> String {

@@ -452,24 +452,13 @@ fn members_give_way_to_sessions() -> Result {
     })
 }
 
-/// All of the host's memory, bytes.
-fn host_memory() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"));
-    let kilobytes: u64 = line
-        .and_then(|line| line.split_whitespace().nth(1))
-        .context("MemTotal")?
-        .parse()?;
-    Ok(kilobytes * 1024)
-}
-
 #[test]
 fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
     ground!(Daemon, Python);
     // Two sessions of 512 MiB may be promised, and 8 MiB: less than one member holds.
     let most = f64::from(1032 << 20);
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    let ratio = most / host_memory()? as f64;
+    let ratio = most / e2e::host::memory()? as f64;
     let options = Options::quick().config(&format!(
         "[limits]\nadmission_wait = 4\n[admission]\nevict_after = 1\nmemory_ratio = {ratio}\n[defaults]\nfreeze_after = 0",
     ));

@@ -126,23 +126,12 @@ fn frozen_sessions_go_first_and_held_ones_never() -> Result {
     })
 }
 
-/// All of the host's memory, bytes.
-fn host_memory() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"));
-    let kilobytes: u64 = line
-        .and_then(|line| line.split_whitespace().nth(1))
-        .context("MemTotal")?
-        .parse()?;
-    Ok(kilobytes * 1024)
-}
-
 #[test]
 fn memory_is_promised_so_often_and_frozen_sessions_count_what_they_hold() -> Result {
     ground!(Daemon, Python);
     // Room for two and a half of 512 MiB.
     #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-    let ratio = 2.5 * f64::from(512 << 20) / host_memory()? as f64;
+    let ratio = 2.5 * f64::from(512 << 20) / e2e::host::memory()? as f64;
     let options = Options::quick().config(&format!(
         "[limits]\nadmission_wait = 2\n[admission]\nevict_after = 600\nmemory_ratio = {ratio}\n[defaults]\nfreeze_after = 0",
     ));

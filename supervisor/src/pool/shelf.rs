@@ -3,7 +3,7 @@
 use crate::catalogue::RuntimeVersion;
 use crate::failing::Failing;
 use crate::session::handle::{End, SessionHandle};
-use proto::api::{EndReason, Phase, PoolState};
+use proto::api::{Phase, PoolState};
 use session_core::moment::Moment;
 use session_core::pool::{Demand, Pressure, Wish, target};
 use std::sync::Arc;
@@ -128,27 +128,12 @@ impl Shelf {
         let Some(end) = end else {
             return;
         };
-        match end.reason {
-            // As it was told to.
-            EndReason::Stopped
-            | EndReason::Idle
-            | EndReason::Evicted
-            | EndReason::MaxLifetime
-            | EndReason::DaemonStopped => {}
-            EndReason::Unhealthy
-            | EndReason::OutOfMemory
-            | EndReason::AgentExited
-            | EndReason::ShimDied
-            | EndReason::Protocol
-            | EndReason::LaunchFailed
-            | EndReason::StartTimeout
-            | EndReason::DaemonLost => {
-                // It was well for a while: nothing is wrong with starting them.
-                if handle.since.elapsed() >= WELL {
-                    self.failing = None;
-                }
-                self.failed(&end.detail, now);
+        if end.by_itself() {
+            // It was well for a while: nothing is wrong with starting them.
+            if handle.since.elapsed() >= WELL {
+                self.failing = None;
             }
+            self.failed(&end.detail, now);
         }
     }
 

@@ -80,6 +80,28 @@ pub struct End {
 }
 
 impl End {
+    /// Whether nobody has asked for it.
+    #[must_use]
+    pub fn by_itself(&self) -> bool {
+        match self.reason {
+            EndReason::Stopped
+            | EndReason::Idle
+            | EndReason::Evicted
+            | EndReason::MaxLifetime
+            | EndReason::DaemonStopped => false,
+            EndReason::Unhealthy
+            | EndReason::OutOfMemory
+            | EndReason::AgentExited
+            | EndReason::ShimDied
+            | EndReason::Protocol
+            | EndReason::LaunchFailed
+            | EndReason::StartTimeout
+            | EndReason::DaemonLost => true,
+        }
+    }
+}
+
+impl End {
     /// What a caller is told who wants the session.
     fn unusable(self) -> Unusable {
         // A session that was live and is ending is simply not the caller's any more.
