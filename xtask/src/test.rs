@@ -135,11 +135,9 @@ fn rust_tests(packages: &[&str], filter: Option<&str>, skips: &Path) -> anyhow::
         .env("AGENTCORE_SKIPS", skips)
         // cargo test runs a binary's tests in threads: as many as nextest has processes.
         .env("RUST_TEST_THREADS", "2");
-    if packages.contains(&"e2e") {
-        // On a machine that others use too, one of four hundred tests of real processes may miss its moment. It is told as flaky,
-        // with what it said, and is a defect to look into; it does not hold up the work of a day.
-        command.env("NEXTEST_RETRIES", "1");
-    }
+    // On a machine that others use too, one of a thousand tests of real processes may miss its moment. It is told as flaky, with
+    // what it said, and is a defect to look into; it does not hold up the work of a day.
+    command.env("NEXTEST_RETRIES", "1");
     let before = skipped_themselves(&fs::read_to_string(skips)?);
     let counts = match tests(&mut command) {
         // A filter may leave a stage with nothing.
