@@ -9,7 +9,8 @@
 //! A **shelf** is one version's: its members, its demand, and how starting them went. It is there from the first session that is
 //! wanted of a version (or at once, where a floor is asked for), and goes with its last member and its demand. The **keeper** is one
 //! task: it looks once a second while there is a shelf, and whenever something has changed. What is on a shelf is given once, under its
-//! lock; nothing is awaited under it. docs/design.md, "Warm pool", has what can fail.
+//! lock; nothing is awaited under it. A member is made as a caller's session would be: of a fork where its version has a template,
+//! and replaced by one where it is not of the present template. docs/design.md, "Warm pool", has what can fail.
 //!
 //! Not for: how many are to wait ([`session_core::pool`]), and the change of hands (`session/driver/claim.rs`).
 
@@ -236,6 +237,9 @@ impl Pool {
                         .entry((version.runtime.clone(), version.number))
                         .or_insert_with(|| Shelf::new(&version));
                     shelf.inherit(&old);
+                    if let Some(last) = shelf.last_wanted() {
+                        broker.templates.wanted(&version, last);
+                    }
                 }
                 plan.stop.extend(old.into_members());
             }
@@ -256,7 +260,8 @@ impl Pool {
         let mut starting: usize = order.iter().map(|shelf| shelf.starting()).sum();
         for (shelf, share) in order.iter_mut().zip(share_out(&wishes, room)) {
             plan.stop.extend(shelf.resize(share));
-            if shelf.wants_more(now) && starting < AT_ONCE {
+            let outlook = broker.templates.outlook(&shelf.version, now);
+            if starting < AT_ONCE && shelf.wants_more(now, &outlook) {
                 starting += 1;
                 plan.start.push(Arc::clone(&shelf.version));
             }
@@ -357,17 +362,26 @@ pub async fn keep(broker: Arc<Broker>) {
             if !broker.admission.has_room_for_member(&broker, memory) {
                 continue;
             }
-            start(&broker, version);
+            start(&broker, version).await;
         }
     }
 }
 
-fn start(broker: &Arc<Broker>, version: Arc<RuntimeVersion>) {
+async fn start(broker: &Arc<Broker>, version: Arc<RuntimeVersion>) {
+    let lease = broker.templates.lease(&version);
+    let short = broker.pool.known(&version, |shelf| shelf.is_short());
+    if lease.is_none() && short != Some(true) {
+        // What another was to be replaced for is not there any more.
+        return;
+    }
     let id = crate::slots::fresh_name();
-    let handle = driver::wait(broker, id, Arc::clone(&version));
+    let handle = driver::wait(broker, id, Arc::clone(&version), lease);
     let kept = broker
         .pool
         .known(&version, |shelf| shelf.begin(Arc::clone(&handle)));
+    if let Some(replaced) = kept.clone().flatten() {
+        replaced.stop(EndReason::Idle).await;
+    }
     tokio::spawn(look_after(
         Arc::clone(broker),
         version,

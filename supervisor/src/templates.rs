@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  a session is wanted ─▶ stand of its version ──Ready──▶ lease ─▶ a fork (session/fork.rs) ─▶ the session holds the lease to its end
+//!  (a pool's member too)     │
 //!                            │ nothing there: started behind the session, which is made without
 //!  keeper ───────────────────┴─▶ start ▸ look after ▸ take down: unused, old, grown, lost, not served, memory is short
 //!                                                          └─▶ leaves: ends when its last lease is given back
@@ -19,6 +20,7 @@
 mod stand;
 mod template;
 
+pub(crate) use stand::Outlook;
 pub use template::{Lease, Template};
 
 use crate::broker::Broker;
@@ -97,21 +99,31 @@ struct Plan {
 }
 
 impl Templates {
-    /// For a new session: what it may be forked from. In any case it is known that one was wanted.
-    pub fn lease(&self, version: &Arc<RuntimeVersion>, now: Moment) -> Option<Lease> {
+    /// A new session of this version was wanted then, by somebody: a template is worth having.
+    pub fn wanted(&self, version: &Arc<RuntimeVersion>, at: Moment) {
         if !matches!(version.spec.fork, Forking::From(_)) {
-            return None;
+            return;
         }
         let mut stands = self.stands();
         if stands.closed {
-            return None;
+            return;
         }
         let key = (version.runtime.clone(), version.number);
         let stand = stands.of.entry(key);
-        let stand = stand.or_insert_with(|| Stand::new(version));
-        let lease = stand.want(now).map(Template::lease);
+        stand.or_insert_with(|| Stand::new(version)).want(at);
         self.ring.notify_one();
-        lease
+    }
+
+    /// For a new session: what it may be forked from now.
+    pub fn lease(&self, version: &RuntimeVersion) -> Option<Lease> {
+        self.known(version, |stand| stand.ready_one().map(Template::lease))
+            .flatten()
+    }
+
+    /// What a new session of this version would be made from, now and soon.
+    pub(crate) fn outlook(&self, version: &RuntimeVersion, now: Moment) -> Outlook {
+        let outlook = self.known(version, |stand| stand.outlook(now));
+        outlook.unwrap_or(Outlook::Cold)
     }
 
     /// A session of this version has come of a fork.
@@ -411,6 +423,8 @@ async fn look_after(
         ledger::read_one(&broker, &handle.account).await;
         let now = broker.clock.now();
         templates.known(&version, |stand| stand.ready(&template, now));
+        // Its members are forked from it from now on.
+        broker.pool.ring();
     }
     let why = tokio::select! {
         // What it says comes before it ends.
@@ -424,4 +438,5 @@ async fn look_after(
         stand.lost(&template, why.as_deref(), unfit, now)
     });
     templates.leave(lost.flatten());
+    broker.pool.ring();
 }

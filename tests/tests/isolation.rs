@@ -6,7 +6,7 @@ use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
-use proto::api::{Origin, Session, TemplateState};
+use proto::api::{Origin, Phase, Session, TemplateState};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -126,6 +126,15 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
                 Ok(template.state == TemplateState::Ready)
             })?;
             client.stop(&first)?;
+            // Those that were started are replaced by forks.
+            e2e::wait::until_true(60, "forks that wait", || {
+                let members = client.sessions("pool=true&live=true&runtime=probe")?;
+                let members = members
+                    .iter()
+                    .filter(|one| one.origin == Some(Origin::Waiting));
+                let forks = members.filter(|one| one.phase == Phase::Ready && is_fork(one));
+                Ok(u64::try_from(forks.count())? == waiting.unwrap_or(0))
+            })?;
         }
         let other = session_name("planted");
         let planted = probe::plant(&client, "probe", &other, "other")?;
@@ -135,13 +144,19 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
         told.insert("peer".into(), peer(&client.session(&other)?, &planted)?);
         told.insert("loopback_ports".into(), proxy_ports(&client, &id)?);
         // A fork has one more, which takes `setns` away that its template has.
-        let forked = client.session(&id)?.origin == Some(Origin::Fork);
+        let forked = is_fork(&client.session(&id)?);
         told.insert("filters".into(), json!(if forked { 3 } else { 2 }));
         let shim = client.session(&id)?.pid.context("pid")?;
         told.insert("denied_device".into(), json!(denied_device(shim)?));
         let payload = json!({"run": "all", "canaries": told, "limits": limits(), "strict": true});
         test(daemon, &id, payload)
     })
+}
+
+/// Whether its agent is a fork of a template: no child of its shim.
+fn is_fork(session: &Session) -> bool {
+    let shim = session.pid.filter(|shim| host::agent(*shim).is_some());
+    shim.is_some_and(|shim| host::children(shim).is_empty())
 }
 
 /// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
@@ -203,6 +218,23 @@ fn no_probe_of_an_agent_succeeds_in_a_forked_session() -> Result {
         ensure!(
             session.origin == Some(Origin::Fork),
             "not forked: {session:?}"
+        );
+        let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
+        verdicts.all_green(LEAST)?;
+        verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
+        calls_are_answered_as_the_table_says(&verdicts)
+    })
+}
+
+#[test]
+fn no_probe_of_an_agent_succeeds_in_a_fork_from_the_pool() -> Result {
+    ground!(Daemon, Python);
+    let both = json!({"fork": "auto", "pool": {"min": 2, "max": 2}});
+    probed_of(both, |daemon, id, payload| {
+        let session = daemon.client().session(id)?;
+        ensure!(
+            session.origin == Some(Origin::Pool) && is_fork(&session),
+            "no fork that waited: {session:?}"
         );
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
         verdicts.all_green(LEAST)?;

@@ -3,6 +3,7 @@
 use crate::catalogue::RuntimeVersion;
 use crate::failing::Failing;
 use crate::session::handle::{End, SessionHandle};
+use crate::templates::{Outlook, Template};
 use proto::api::{Phase, PoolState};
 use session_core::moment::Moment;
 use session_core::pool::{Demand, Pressure, Wish, target};
@@ -27,6 +28,14 @@ struct Member {
     handle: Arc<SessionHandle>,
     /// Its agent has been healthy, and its start is accounted for.
     ready: bool,
+}
+
+impl Member {
+    /// Whether its agent is a fork of this one.
+    fn is_of(&self, template: &Arc<Template>) -> bool {
+        let below = self.handle.below();
+        below.is_some_and(|of| Arc::ptr_eq(&of, template))
+    }
 }
 
 /// See the module.
@@ -102,12 +111,18 @@ impl Shelf {
         self.members.len()
     }
 
-    /// One starts.
-    pub(super) fn begin(&mut self, handle: Arc<SessionHandle>) {
+    /// One starts. The one whose place it takes, if all are taken: the oldest that is not a fork of its template.
+    pub(super) fn begin(&mut self, handle: Arc<SessionHandle>) -> Option<Arc<SessionHandle>> {
+        let template = handle.below();
+        let replaced = template
+            .filter(|_| !self.is_short())
+            .and_then(|of| self.members.iter().position(|member| !member.is_of(&of)));
+        let replaced = replaced.map(|at| self.members.remove(at).handle);
         self.members.push(Member {
             handle,
             ready: false,
         });
+        replaced
     }
 
     /// One is ready, so long after it was begun.
@@ -184,10 +199,25 @@ impl Shelf {
         stopped
     }
 
-    /// Whether one more is to be begun now.
-    pub(super) fn wants_more(&self, now: Moment) -> bool {
+    /// Whether one is to be begun now: there are too few, or, one after the other, some that are not what the next one would be
+    /// (they are below a template that leaves, or below none, and hold more memory).
+    pub(super) fn wants_more(&self, now: Moment, outlook: &Outlook) -> bool {
+        let wants = match outlook {
+            // It is there sooner than one that is started without, or about as soon.
+            Outlook::Soon => false,
+            Outlook::Cold => self.is_short(),
+            Outlook::Fork(template) => {
+                let outdated = || self.members.iter().any(|member| !member.is_of(template));
+                self.is_short() || self.share > 0 && self.starting() == 0 && outdated()
+            }
+        };
+        wants && Failing::tries(self.failing.as_ref(), now)
+    }
+
+    /// Whether there are too few.
+    pub(super) fn is_short(&self) -> bool {
         let most = usize::try_from(self.share).unwrap_or(usize::MAX);
-        self.members.len() < most && Failing::tries(self.failing.as_ref(), now)
+        self.members.len() < most
     }
 
     /// How many start.

@@ -502,7 +502,7 @@ impl Driver {
             reason,
             detail: match (reason, self.handle.path) {
                 (EndReason::Idle, Path::Waiting) => {
-                    "nobody needed it: its pool is smaller now, or it waited for too long"
+                    "nobody needed it: its pool is smaller now, it waited for too long, or another took its place"
                         .to_owned()
                 }
                 (EndReason::Idle, Path::Template) => {

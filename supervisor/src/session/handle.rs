@@ -645,11 +645,14 @@ impl SessionHandle {
 
     /// It is below no template (any more).
     pub(super) fn rise(&self) {
-        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
         // Not under the lock: it tells others.
-        let given_back = lease.take();
-        drop(lease);
-        drop(given_back);
+        drop(self.take_lease());
+    }
+
+    /// The same, for whoever is to hold it instead.
+    pub(super) fn take_lease(&self) -> Option<Lease> {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        lease.take()
     }
 
     /// How it came to be.

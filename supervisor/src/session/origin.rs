@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pool (a member that waits: claimed) ▸ template (a fork) ▸ cold (a launch)
+//!   └─ its members are made as any: of a fork, or cold
 //! ```
 //!
 //! Each that comes earlier is quicker, and may be empty or not there; the last always is. Whoever wants a session asks
@@ -92,7 +93,8 @@ pub async fn choose(
         return Origin::Cold(broker.slots.take());
     }
     let now = broker.clock.now();
-    let lease = broker.templates.lease(version, now);
+    // Whatever it begins with: those to come, and the pool's members, are to be forks.
+    broker.templates.wanted(version, now);
     if !version.spec.pool.is_off() {
         let claimed = broker.pool.claim(version, now).await;
         broker.metrics.claimed(&version.name, claimed.is_some());
@@ -101,7 +103,7 @@ pub async fn choose(
         }
     }
     let name = broker.slots.take();
-    match lease {
+    match broker.templates.lease(version) {
         Some(lease) => Origin::Fork(name, lease),
         None => Origin::Cold(name),
     }

@@ -19,6 +19,9 @@ use std::time::Duration;
 const GROWTH: u64 = 2;
 const SLACK: u64 = 64 << 20;
 
+/// What waits for a template to be made, rather than being made without one, waits so long at most.
+const SOON: Duration = Duration::from_secs(10);
+
 /// One that was there for so long did not fail at its start.
 const WELL: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,17 @@ enum State {
     Ready(Running),
 }
 
+/// What a new session would be made from.
+#[derive(Debug, Clone)]
+pub(crate) enum Outlook {
+    /// Nothing: it is started.
+    Cold,
+    /// The same; but there is a template before long, if nothing goes wrong.
+    Soon,
+    /// This.
+    Fork(Arc<Template>),
+}
+
 /// When templates go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ages {
@@ -78,6 +92,8 @@ pub(super) struct Stand {
     state: State,
     /// When a session was last wanted.
     wanted: Option<Moment>,
+    /// When one was first wanted of those that no template was begun for.
+    sought: Option<Moment>,
     /// This version cannot be forked: why.
     unfit: Option<String>,
     failing: Option<Failing>,
@@ -91,6 +107,7 @@ impl Stand {
             version: Arc::clone(version),
             state: State::Nothing,
             wanted: None,
+            sought: None,
             unfit: None,
             failing: None,
             forks: 0,
@@ -98,9 +115,16 @@ impl Stand {
         }
     }
 
-    /// A session is wanted: the template that it may be forked from.
-    pub(super) fn want(&mut self, now: Moment) -> Option<&Arc<Template>> {
-        self.wanted = Some(now);
+    /// A session was wanted.
+    pub(super) fn want(&mut self, at: Moment) {
+        self.wanted = self.wanted.max(Some(at));
+        if matches!(self.state, State::Nothing) {
+            self.sought.get_or_insert(at);
+        }
+    }
+
+    /// What a session may be forked from.
+    pub(super) fn ready_one(&self) -> Option<&Arc<Template>> {
         match &self.state {
             State::Ready(running)
                 if running.template.link().is_some() && !running.template.leaves() =>
@@ -108,6 +132,24 @@ impl Stand {
                 Some(&running.template)
             }
             State::Ready(_) | State::Starting(_) | State::Nothing => None,
+        }
+    }
+
+    /// The same, and whether it is worth waiting for.
+    pub(super) fn outlook(&self, now: Moment) -> Outlook {
+        if let Some(template) = self.ready_one() {
+            return Outlook::Fork(Arc::clone(template));
+        }
+        let may = self.unfit.is_none() && Failing::tries(self.failing.as_ref(), now);
+        // One is begun when there is a place for it, which may be never.
+        let awaited = match &self.state {
+            State::Starting(running) => Some(running.since),
+            State::Nothing => self.sought.filter(|_| may),
+            State::Ready(_) => None,
+        };
+        match awaited {
+            Some(since) if now - since < SOON => Outlook::Soon,
+            Some(_) | None => Outlook::Cold,
         }
     }
 
@@ -122,6 +164,7 @@ impl Stand {
 
     pub(super) fn begin(&mut self, running: Running) {
         self.state = State::Starting(running);
+        self.sought = None;
     }
 
     /// It can be forked.

@@ -146,6 +146,7 @@ impl Shim {
     fn claim(&mut self, rpc: u64, claim: Claim, now: Instant) {
         // Of an agent that is dead by now its end must be known before it is promised to anybody.
         self.take_signals(now);
+        self.life_ready(now);
         if !self.ending.is_running() {
             return self.refuse_late(rpc);
         }

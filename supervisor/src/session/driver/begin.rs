@@ -43,7 +43,11 @@ pub fn spawn(
         Origin::Cold(id) => (id, Path::Cold, Start::Launch, None),
         Origin::Fork(id, lease) => (id, Path::Fork, Start::Launch, Some(lease)),
         Origin::Pool(claimed) => match claimed.take() {
-            Some(handed) => (handed.id.clone(), Path::Pool, Start::Claimed(handed), None),
+            Some(mut handed) => {
+                let lease = handed.lease.take();
+                let id = handed.id.clone();
+                (id, Path::Pool, Start::Claimed(handed), lease)
+            }
             // It is taken once.
             None => (broker.slots.take(), Path::Cold, Start::Launch, None),
         },
@@ -68,13 +72,17 @@ pub fn resume(broker: &Arc<Broker>, begun: Begun, found: Found) -> Arc<SessionHa
     begin(broker, begun, Start::Found(Box::new(found)))
 }
 
-/// Makes a session that is nobody's and waits for whoever comes.
+/// Makes a session that is nobody's and waits for whoever comes: of a fork, if there is a template for it.
 pub fn wait(
     broker: &Arc<Broker>,
     id: SessionId,
     version: Arc<RuntimeVersion>,
+    lease: Option<Lease>,
 ) -> Arc<SessionHandle> {
-    let begun = nobodys(broker, id, version);
+    let begun = Begun {
+        lease,
+        ..nobodys(broker, id, version)
+    };
     let handle = begin(broker, begun, Start::Launch);
     broker.registry.wait(&handle);
     handle
@@ -124,8 +132,11 @@ fn of_template(broker: &Broker, template: Arc<Template>, version: Arc<RuntimeVer
 }
 
 /// The same of one that was handed over and not used.
-pub(super) fn wait_again(broker: &Arc<Broker>, handed: HandedOver) -> Arc<SessionHandle> {
-    let begun = nobodys(broker, handed.id.clone(), Arc::clone(&handed.version));
+pub(super) fn wait_again(broker: &Arc<Broker>, mut handed: HandedOver) -> Arc<SessionHandle> {
+    let begun = Begun {
+        lease: handed.lease.take(),
+        ..nobodys(broker, handed.id.clone(), Arc::clone(&handed.version))
+    };
     let handle = begin(broker, begun, Start::Claimed(Box::new(handed)));
     broker.registry.wait(&handle);
     handle

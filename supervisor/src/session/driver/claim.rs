@@ -17,6 +17,7 @@ use crate::ledger::Account;
 use crate::ledger::record::SessionPart;
 use crate::relay::link::{Link, ShimEvent};
 use crate::session::boot;
+use crate::templates::Lease;
 use proto::api::Phase;
 use proto::ids::SessionId;
 use session_core::lifecycle::{Event, Health};
@@ -39,6 +40,8 @@ pub(super) struct HandedOver {
     pub(super) link: Arc<Link>,
     pub(super) events: mpsc::Receiver<ShimEvent>,
     pub(super) completions: Completions,
+    /// Of the template that its agent is a fork of.
+    pub(super) lease: Option<Lease>,
 }
 
 /// A pool's member that is nobody else's. Dropped, it waits again.
@@ -103,6 +106,7 @@ impl Driver {
             link,
             events: self.events.take()?,
             completions: std::mem::replace(&mut self.completions, completions()),
+            lease: handle.take_lease(),
         };
         self.over = true;
         self.handed_over = true;
