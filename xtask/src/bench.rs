@@ -7,8 +7,8 @@
 //! One daemon, of its own, with the optimised build; it is restarted where a measurement needs another configuration:
 //!
 //! ```text
-//!  as installed ▸ launches, bodies      no prepared launches ▸ launches again
-//!  as installed, fresh ▸ memory, fresh ▸ streams, fresh ▸ websockets   pinned to one core ▸ ready invocations
+//!  nothing warm ▸ launches, bodies      no prepared launches ▸ launches again      pools ▸ claims, templates ▸ forks, both ▸ parked forks
+//!  fresh ▸ memory, fresh ▸ streams, fresh ▸ websockets   templates and pools as shipped ▸ herds, sustained   pinned to one core ▸ ready invocations
 //! ```
 
 mod adopt;
@@ -16,6 +16,7 @@ mod bodies;
 mod burst;
 mod direct;
 mod facts;
+mod fork;
 mod launch;
 mod memory;
 mod metering;
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, pool, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, thaw, adopt, signed, tasks, metering); all if none is named.
+    /// Only these measurements (launch, python, bodies, pool, fork, parked, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, thaw, adopt, signed, tasks, metering); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -91,11 +92,13 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 17] = [
+const MEASUREMENTS: [&str; 19] = [
     "launch",
     "python",
     "bodies",
     "pool",
+    "fork",
+    "parked",
     "exhausted",
     "memory",
     "streams",
@@ -110,6 +113,10 @@ const MEASUREMENTS: [&str; 17] = [
     "tasks",
     "metering",
 ];
+
+/// What `docs/agentcored.toml` says of templates and pools: a daemon as it is installed. Elsewhere neither is there, but where it is what
+/// is measured ([`subject`]).
+const AS_SHIPPED: &str = "[template]\nfork = \"auto\"\n[pool]\nmax = 2\n";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(
@@ -146,6 +153,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             pool::measure(&subject, effort, &mut table)?;
             subject.restart("")?;
         }
+        if wanted("fork") {
+            subject.restart(fork::FORKED)?;
+            fork::measure(&subject, effort, &mut table)?;
+            subject.restart("")?;
+        }
+        if wanted("parked") {
+            subject.restart(&fork::parked())?;
+            fork::measure_parked(&subject, effort, &mut table)?;
+            subject.restart("")?;
+        }
         if wanted("exhausted") {
             subject.restart("[limits]\nprepared_launches = 0")?;
             launch::exhausted(&subject, effort, &mut table)?;
@@ -169,11 +186,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             throughput::measure(&mut subject, effort, &mut table)?;
         }
         if wanted("burst") {
-            subject.restart("")?;
+            subject.restart(AS_SHIPPED)?;
             burst::measure(&subject, effort, &mut table)?;
         }
         if wanted("sustained") {
-            subject.restart("[limits]\nnew_session_rate = 0")?;
+            subject.restart(&format!("{AS_SHIPPED}[limits]\nnew_session_rate = 0"))?;
             sustained::measure(&subject, "native", 100.0, effort, &mut table)?;
             sustained::measure(&subject, "aws_sdk", 40.0, effort, &mut table)?;
         }

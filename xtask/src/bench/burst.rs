@@ -1,11 +1,12 @@
-//! A herd: so many new sessions of the AWS SDK's agent at the same moment, from the first request to the last answer.
+//! A herd: so many new sessions of the AWS SDK's agent at the same moment, from the first request to the last answer, with templates
+//! and pools as they are by default, and used before.
 
-use super::Effort;
 use super::direct::{self, Python};
 use super::samples::Samples;
 use super::subject::Subject;
 use super::table::{Peer, Promise, Row, Table};
 use super::wire::{self, Wire};
+use super::{Effort, fork};
 use anyhow::Context as _;
 use e2e::client::{SESSION_HEADER, session_name};
 use std::sync::Barrier;
@@ -19,6 +20,7 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
     let mut ours = Samples::default();
     // The first one fills page caches.
     for round in 0..=effort.blocks.div_ceil(10) {
+        fork::ready(subject, "aws_sdk")?;
         subject.rest()?;
         let took = herd(subject, "aws_sdk")?;
         if round > 0 {

@@ -86,6 +86,25 @@ impl Python {
     /// From exec to the first byte of its first answer. The SDKs listen on port 8080, which may be taken on this host, so
     /// all of it happens on the loopback of a network namespace made for it.
     pub(crate) fn first_answer(&self, request: &[u8]) -> anyhow::Result<Duration> {
+        self.apart(|| Ok(self.answer_here(request)?.0))
+    }
+
+    /// What `look` finds of its process once it has answered.
+    pub(crate) fn after_first_answer<T: Send>(
+        &self,
+        request: &[u8],
+        look: impl Fn(i32) -> anyhow::Result<T> + Sync,
+    ) -> anyhow::Result<T> {
+        self.apart(|| {
+            let (_, process) = self.answer_here(request)?;
+            look(i32::try_from(process.0.id())?)
+        })
+    }
+
+    fn apart<T: Send>(
+        &self,
+        measure: impl FnOnce() -> anyhow::Result<T> + Send,
+    ) -> anyhow::Result<T> {
         let measured = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
@@ -95,14 +114,14 @@ impl Python {
                         .status()
                         .context("start ip")?;
                     ensure!(up.success(), "ip link set lo up: {up}");
-                    self.answer_here(request)
+                    measure()
                 })
                 .join()
         });
         measured.map_err(|_| anyhow::anyhow!("the measuring thread panicked"))?
     }
 
-    fn answer_here(&self, request: &[u8]) -> anyhow::Result<Duration> {
+    fn answer_here(&self, request: &[u8]) -> anyhow::Result<(Duration, Running)> {
         let mut command = Command::new("/usr/bin/python3");
         command
             .arg("my_agent.py")
@@ -119,11 +138,11 @@ impl Python {
             command.env("PYTHONPATH", path);
         }
         let began = Instant::now();
-        let _process = Running(command.spawn().context("start python3")?);
+        let process = Running(command.spawn().context("start python3")?);
         let stream = reach(8080)?;
         let connected = began.elapsed();
         let timing = Wire::over(Stream::Tcp(stream)).call(request)?;
-        Ok(connected + timing.first)
+        Ok((connected + timing.first, process))
     }
 }
 
@@ -132,6 +151,14 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     ensure!(status.success(), "cp -a {}", from.display());
     Ok(())
+}
+
+/// The same, if it is not there yet.
+pub(crate) fn copy_once(from: &Path, to: &Path) -> anyhow::Result<()> {
+    match to.exists() {
+        true => Ok(()),
+        false => copy_tree(from, to),
+    }
 }
 
 /// What an agent is asked on the local wire.

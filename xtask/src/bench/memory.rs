@@ -15,14 +15,24 @@ const LOOKS: u32 = 3;
 
 /// Proportional set size of a process in MiB.
 pub(super) fn pss(pid: i32) -> anyhow::Result<f64> {
+    rollup(pid, &["Pss:"])
+}
+
+/// Memory of a process that no other process maps, in MiB.
+pub(super) fn private(pid: i32) -> anyhow::Result<f64> {
+    rollup(pid, &["Private_Clean:", "Private_Dirty:"])
+}
+
+/// The sum of these lines, in MiB.
+fn rollup(pid: i32, names: &[&str]) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let kib: f64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("Pss:"))
-        .and_then(|value| value.split_whitespace().next()?.parse().ok())
-        .context("Pss line")?;
-    Ok(kib / 1024.0)
+    let of = |name: &&str| -> anyhow::Result<f64> {
+        let value = text.lines().find_map(|line| line.strip_prefix(*name));
+        let kib = value.and_then(|value| value.split_whitespace().next()?.parse::<f64>().ok());
+        Ok(kib.with_context(|| format!("{name} in {path}"))? / 1024.0)
+    };
+    names.iter().map(of).sum()
 }
 
 fn sum(pids: &[i32]) -> anyhow::Result<f64> {

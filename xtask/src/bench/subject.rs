@@ -17,13 +17,20 @@ pub(crate) struct Subject {
     daemon: Daemon,
 }
 
+/// Nothing is warm but what `config` asks for.
 fn options(config: &str) -> Options {
-    Options {
+    let mut options = Options {
         binaries: build::directory(true),
         ..Options::default()
     }
     .config("base = \"host\"")
-    .config(config)
+    .config(config);
+    for (section, off) in [("[template]", "fork = \"off\""), ("[pool]", "max = 0")] {
+        if !config.contains(section) {
+            options = options.config(&format!("{section}\n{off}"));
+        }
+    }
+    options
 }
 
 impl Subject {
@@ -35,7 +42,7 @@ impl Subject {
         })
     }
 
-    /// Starts it, as installed, and deploys `native`, `echo` and `aws_sdk`.
+    /// Starts it and deploys `native`, `echo` and `aws_sdk`.
     pub(crate) fn start() -> anyhow::Result<Self> {
         Self::with(options(""))
     }

@@ -10,6 +10,8 @@ use std::fmt;
 pub(crate) enum Promise {
     /// Ours divided by the peer's is at most this.
     RatioAtMost(f64),
+    /// The 99th percentile of ours, divided by the peer's median, is at most this.
+    TailAtMost(f64),
     /// Ours divided by the peer's is at least this.
     RatioAtLeast(f64),
     /// Ours is at most this.
@@ -40,14 +42,24 @@ pub(crate) struct Row {
 impl Row {
     fn ratio(&self) -> Option<f64> {
         let peer = self.peer.as_ref()?;
-        Some(self.ours.median() / peer.samples.median())
+        let ours = match self.promise {
+            Promise::TailAtMost(_) => self.ours.quantile(0.99),
+            Promise::RatioAtMost(_)
+            | Promise::RatioAtLeast(_)
+            | Promise::AtMost(_)
+            | Promise::AtLeast(_)
+            | Promise::Context => self.ours.median(),
+        };
+        Some(ours / peer.samples.median())
     }
 
     /// Whether the promise holds; nothing where there is none.
     fn held(&self) -> Option<bool> {
         let ratio = self.ratio();
         match self.promise {
-            Promise::RatioAtMost(bound) => Some(ratio.is_some_and(|r| r <= bound)),
+            Promise::RatioAtMost(bound) | Promise::TailAtMost(bound) => {
+                Some(ratio.is_some_and(|r| r <= bound))
+            }
             Promise::RatioAtLeast(bound) => Some(ratio.is_some_and(|r| r >= bound)),
             Promise::AtMost(bound) => Some(self.ours.median() <= bound),
             Promise::AtLeast(bound) => Some(self.ours.median() >= bound),
@@ -65,10 +77,11 @@ impl Row {
             figure(self.ours.quantile(0.99)),
             of_peer(&|peer| peer.name.clone()),
             of_peer(&|peer| figure(peer.samples.median())),
-            self.ratio().map_or_else(String::new, |r| format!("{r:.2}")),
+            self.ratio().map_or_else(String::new, ratio),
             match self.promise {
-                Promise::RatioAtMost(bound) => format!("≤ {bound} ×"),
-                Promise::RatioAtLeast(bound) => format!("≥ {bound} ×"),
+                Promise::RatioAtMost(bound) => format!("≤ {} ×", ratio(bound)),
+                Promise::TailAtMost(bound) => format!("p99 ≤ {} ×", ratio(bound)),
+                Promise::RatioAtLeast(bound) => format!("≥ {} ×", ratio(bound)),
                 Promise::AtMost(bound) => format!("≤ {bound} {}", self.unit),
                 Promise::AtLeast(bound) => format!("≥ {bound} {}", self.unit),
                 Promise::Context => String::new(),
@@ -80,6 +93,15 @@ impl Row {
             },
         ]
     }
+}
+
+/// To the hundredth; of what is small, its inverse.
+fn ratio(value: f64) -> String {
+    if value > 0.0 && value < 0.1 {
+        return format!("1/{:.1}", 1.0 / value).replace(".0", "");
+    }
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Three digits that matter.
@@ -183,10 +205,29 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_is_judged_by_the_peers_median() {
+        let mut one = row(0.0, 2.0, Promise::TailAtMost(1.5));
+        for value in [1.0, 1.0, 1.0, 4.0] {
+            one.ours.push(value);
+        }
+        assert_eq!(one.held(), Some(false));
+        one.promise = Promise::RatioAtMost(0.5);
+        assert_eq!(one.held(), Some(true));
+    }
+
+    #[test]
+    fn ratios_are_short() {
+        let all = [1.0 / 3.0, 0.2, 1.15, 2.0, 0.05, 0.008, 1.0 / 30.0].map(ratio);
+        assert_eq!(all, ["0.33", "0.2", "1.15", "2", "1/20", "1/125", "1/30"]);
+    }
+
+    #[test]
     fn a_promise_is_judged_by_its_kind() {
         for (held, ours, peer, promise) in [
             (true, 2.0, 1.0, Promise::RatioAtMost(2.0)),
             (false, 2.1, 1.0, Promise::RatioAtMost(2.0)),
+            (true, 0.05, 1.0, Promise::TailAtMost(0.05)),
+            (false, 0.06, 1.0, Promise::TailAtMost(0.05)),
             (true, 0.2, 1.0, Promise::RatioAtLeast(0.2)),
             (false, 0.1, 1.0, Promise::RatioAtLeast(0.2)),
             (true, 0.5, 9.0, Promise::AtMost(0.6)),
