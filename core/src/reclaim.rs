@@ -11,7 +11,7 @@ pub struct Host {
     pub swap: u64,
     /// What of it is free.
     pub swap_free: u64,
-    /// Sessions have `memory.reclaim` (cgroup v2 with the memory controller).
+    /// Sessions' cgroups can be asked for it: `memory.reclaim` of v2, or a v1 that counts memory and swap together.
     pub by_cgroup: bool,
 }
 
@@ -20,7 +20,7 @@ pub struct Host {
 pub enum Stays {
     /// There is nowhere to put it.
     NoSwap,
-    /// The memory controller is on cgroup v1, which cannot be asked for it.
+    /// Their cgroups cannot be asked for it.
     NoReclaim,
 }
 

@@ -780,3 +780,59 @@ fn limits_of_a_session_that_runs_are_changed_and_read_back() {
         session.remove(soon()).expect("removes");
     }
 }
+
+/// What the kernel takes without swap is page cache, which goes the same way.
+#[test]
+fn memory_of_a_frozen_session_is_given_back_and_its_limit_stays() {
+    let files = tempfile::tempdir_in("/var/tmp").expect("temporary directory");
+    for (number, ground) in [ground(), v1_ground()].into_iter().flatten().enumerate() {
+        let session = ground.0.create("s1").expect("creates");
+        session.apply(&LIMITS).expect("applies");
+        let limits = session.enforced().expect("reads");
+        let path = files.path().join(number.to_string());
+        // Written back, so that it can be taken; and 8 MiB that nothing can be done about.
+        let script = format!(
+            "x=$(head -c 8388608 /dev/zero | tr '\\0' x); head -c 25165824 /dev/zero > {0}; \
+             sync {0}; : > {0}.done; while :; do sleep 0.1; done",
+            path.display()
+        );
+        let mut child = run(&session, &script);
+        let done = path.with_extension("done");
+        await_that("it holds page cache", || done.exists());
+        session.freeze().expect("freezes");
+        let piece = 8 << 20;
+        match (
+            ground.0.reclaims_by(),
+            session.reclaim(piece).expect("asks"),
+        ) {
+            (Some(_), Some((before, after))) => {
+                assert!(before > 24 << 20, "{before}");
+                assert!(
+                    after + piece / 2 < before && after + 2 * piece > before,
+                    "a piece of it: {before} {after}"
+                );
+                assert_eq!(session.enforced().expect("reads"), limits);
+                // More than there is to be had: what runs keeps what it holds.
+                session.reclaim(1 << 30).expect("asks");
+                let held = session.counters().expect("reads").memory_bytes;
+                assert!(held > 4 << 20, "{held}");
+                assert_eq!(session.enforced().expect("reads"), limits);
+            }
+            (None, None) => eprintln!("SKIPPED: this kernel cannot be asked"),
+            other => panic!("{other:?}"),
+        }
+        if let Backend::V1 { hierarchies, .. } = &session.tree.backend {
+            // As a launcher leaves it that dies between the two writes.
+            let memory = &v1::of(hierarchies, "memory").expect("there").branch.dir;
+            let less = session.file("memory.limit_in_bytes");
+            memory.write(&less, "33554432").expect("writes");
+        }
+        session.thaw().expect("thaws");
+        assert_eq!(session.enforced().expect("reads"), limits);
+        assert_eq!(session.counters().expect("reads").oom_kills, 0);
+        session.kill().expect("kills");
+        session.wait_empty(soon()).expect("empties");
+        child.wait().expect("waits");
+        session.remove(soon()).expect("removes");
+    }
+}

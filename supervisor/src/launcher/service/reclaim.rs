@@ -23,16 +23,21 @@ impl Launcher {
 
     /// For `agentcore doctor`: state and detail.
     pub(super) fn reclaim_report(&self) -> (u8, String) {
-        let host = Meminfo::now().for_reclaim(self.ground.cgroups.can_reclaim());
+        let by = self.ground.cgroups.reclaims_by();
+        let host = Meminfo::now().for_reclaim(by.is_some());
         match possible(&host) {
             Ok(()) => (
                 0,
-                format!("memory.reclaim, with {} MiB of swap", host.swap >> 20),
+                format!(
+                    "{}, with {} MiB of swap",
+                    by.unwrap_or_default(),
+                    host.swap >> 20
+                ),
             ),
             Err(Stays::NoSwap) => (1, "no swap: frozen sessions keep their memory".to_owned()),
             Err(Stays::NoReclaim) => (
                 1,
-                "v1 cannot be asked for it: frozen sessions keep their memory".to_owned(),
+                "a v1 kernel that does not count swap (swapaccount): frozen sessions keep their memory".to_owned(),
             ),
         }
     }
