@@ -3,10 +3,11 @@
 //!
 //! ```text
 //! launcher, ahead of the order  clones the base's mount, makes the session's own /dev
+//! stager, ahead of the order    makes the session's network
 //! steward, before the order     mounts the session's storage, where it has one (see `crate::storage`)
 //! stager, with the order        clones the bundle's mount
 //! ushers, with the order        go below the template's namespaces, for a session that will be forked from one
-//! clone3                        seven namespaces at once
+//! clone3                        the other six namespaces at once (below a template, all seven)
 //! stager, on the new process    setgroups=deny, uid and gid map, owners of the base mapped
 //! new process                   everything else, down to seccomp; then it executes the shim
 //! ```
@@ -23,7 +24,7 @@ mod ablate;
 mod compile;
 mod display;
 
-pub use compile::{ahead, compile, storage};
+pub use compile::{ahead, compile, place, storage};
 
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -176,6 +177,15 @@ pub enum AheadAct {
     /// Instead of the above.
     #[cfg(feature = "fault-injection")]
     BindHostDev(Vec<Attr>),
+}
+
+/// Done by the stager in its place, ahead of the order (see `stager::place`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlaceAct {
+    /// Goes into a network namespace of its own.
+    Network,
+    /// Brings up `lo`.
+    Loopback,
 }
 
 /// Done by the steward: a one-shot process outside the session's cgroup, because within it nobody, root included, may open
@@ -357,6 +367,8 @@ pub enum ChildAct {
 pub struct Plan {
     /// See [`AheadAct`].
     pub ahead: Vec<Step<AheadAct>>,
+    /// See [`PlaceAct`]; empty for a session that is below a template, whose agent could not join such a network.
+    pub place: Vec<Step<PlaceAct>>,
     /// See [`StorageAct`]; empty for a session without storage.
     pub storage: Vec<Step<StorageAct>>,
     /// See [`OrderAct`].
@@ -385,7 +397,12 @@ impl Plan {
     /// Every name in order, those of mount options included.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
-        [self.names_ahead(), self.names_with_order()].concat()
+        [
+            self.names_ahead(),
+            self.names_in_place(),
+            self.names_with_order(),
+        ]
+        .concat()
     }
 
     /// Those of the part that is done ahead.
@@ -408,6 +425,12 @@ impl Plan {
             }
         }
         names
+    }
+
+    /// Those of the part that is done in the place.
+    #[must_use]
+    pub fn names_in_place(&self) -> Vec<&'static str> {
+        self.place.iter().map(|step| step.name).collect()
     }
 
     /// Those of the rest.

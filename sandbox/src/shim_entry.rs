@@ -4,7 +4,6 @@ use crate::faults;
 use crate::seqpacket::SeqpacketListener;
 use crate::sys::capability::{self, CapMask, CapSets};
 use crate::sys::standard_fds::take_over;
-use crate::sys::title;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::socket::{getsockopt, sockopt};
@@ -23,12 +22,11 @@ pub const EXIT_RECORD_FD: RawFd = 5;
 /// Largest boot file, in bytes.
 pub const MAX_BOOT: u64 = 1 << 20;
 
-/// Makes the shim what it stays for its life: unreadable for the agent, its capabilities out of reach of every child,
-/// and named `name` in the process list.
+/// Makes the shim what it stays for its life: unreadable for the agent, and its capabilities out of reach of every child.
 ///
 /// exec has made the process dumpable again unless its file was unreadable, so that is set anew here (CVE-2016-9962 is
 /// the window that this closes). The ambient set was only the way to carry three capabilities through exec.
-pub fn harden(name: &str) -> io::Result<()> {
+pub fn harden() -> io::Result<()> {
     if !faults::is_off("dumpable") {
         prctl::set_dumpable(false)?;
     }
@@ -39,7 +37,7 @@ pub fn harden(name: &str) -> io::Result<()> {
             ..capability::get()?
         })?;
     }
-    title::set(name)
+    Ok(())
 }
 
 /// The sealed file with the shim's `Boot`, positioned at its start. Once.

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! Staged::prepare   launcher, before the stager is forked: what does not depend on the session
+//! Staged::settle    stager, before there is an order: its network ([`place`])
 //! Staged::launch    stager: clone3 ─▶ maps ─▶ "go" ─▶ wait for a fault or for exec
 //! ```
 //!
@@ -11,12 +12,13 @@
 
 mod child;
 mod dev;
+mod place;
 mod usher;
 
 pub use usher::TemplateNamespaces;
 
 use crate::faults;
-use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, Plan, Step};
+use crate::plan::{AheadAct, Attr, Fault, FsOption, MapAct, OrderAct, PlaceAct, Plan, Step};
 use crate::sys::capability::{self, CapSets};
 use crate::sys::errno_of;
 use crate::sys::fork::{Clone3, Cloned};
@@ -57,6 +59,8 @@ pub struct OrderFds {
 pub struct Staged {
     base: OwnedFd,
     dev: OwnedFd,
+    /// It is in a network of its own, by [`Self::settle`].
+    settled: bool,
 }
 
 /// A session that runs its shim.
@@ -112,6 +116,14 @@ impl Staged {
         prepare(steps, host).map_err(fault)
     }
 
+    /// Performs the plan's `place` steps. A stager that does not know yet what for does so, too; there are none if it is known to
+    /// be for a session below a template, which has a network of its own.
+    pub fn settle(&mut self, steps: &[Step<PlaceAct>]) -> Result<(), Fault> {
+        place::make(steps).map_err(fault)?;
+        self.settled = steps.iter().any(|step| step.act == PlaceAct::Network);
+        Ok(())
+    }
+
     /// What it holds: whoever closes all else must spare these.
     #[must_use]
     pub fn mounts(&self) -> [BorrowedFd<'_>; 2] {
@@ -122,6 +134,10 @@ impl Staged {
     pub fn launch(self, plan: &Plan, host: &Host, order: &OrderFds) -> Result<Launched, Fault> {
         faults::settle();
         refuse_dangerous_ablations(plan)?;
+        // The session would be in the host's network.
+        if let Some(first) = plan.place.first().filter(|_| !self.settled) {
+            return Err(fault((first.name, Errno::EINVAL.into())));
+        }
         let bundle = follow_order(&plan.order, order.bundle.as_fd()).map_err(fault)?;
         let pipes = Pipes::new().map_err(|error| fault(("clone", error)))?;
         let Pipes {
@@ -278,7 +294,11 @@ fn prepare(steps: &[Step<AheadAct>], host: &Host) -> StepResult<Staged> {
         }
     }
     match (base, dev) {
-        (Some(base), Some(dev)) => Ok(Staged { base, dev }),
+        (Some(base), Some(dev)) => Ok(Staged {
+            base,
+            dev,
+            settled: false,
+        }),
         _ => Err(("plan", Errno::EINVAL.into())),
     }
 }

@@ -34,7 +34,8 @@ pub fn all(plan: &Plan) -> Vec<(Part, &'static str)> {
     let [create, enter] = cgroup::Step::PLACE.map(cgroup::Step::name);
     let place = std::iter::once(create)
         .chain(plan.names_ahead())
-        .chain([enter]);
+        .chain([enter])
+        .chain(plan.names_in_place());
     let limits = cgroup::Step::LAUNCH.map(cgroup::Step::name);
     let launch = limits
         .into_iter()

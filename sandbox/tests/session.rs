@@ -46,11 +46,15 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // One after the other on this thread: a stager is forked only by a process that has no other.
     arguments.test_threads = Some(1);
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("a_session_with_every_measure", look::every_measure),
         ("an_agent_is_another_user_with_nothing", look::agents),
         ("the_kernel_refuses_what_the_filters_refuse", look::calls),
         ("a_hostile_base_is_a_named_fault", hostile::trees),
+        (
+            "a_place_without_a_network_becomes_no_session",
+            hostile::a_place_without_a_network_becomes_no_session,
+        ),
         ("a_fork_of_a_template_is_a_session", template::fork),
         (
             "a_fork_that_keeps_something_is_seen",

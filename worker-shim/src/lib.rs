@@ -57,7 +57,7 @@ pub enum Fault {
 pub fn run() -> Result<(), Fault> {
     let entry = |what| move |source| Fault::Entry { what, source };
     // Before anything is read: from here on the agent's uid can neither trace nor inspect this process.
-    shim_entry::harden("shim: starting").map_err(entry("harden"))?;
+    shim_entry::harden().map_err(entry("harden"))?;
     let boot = shim_entry::claim_boot().map_err(entry("boot file"))?;
     let listener = shim_entry::claim_listener().map_err(entry("listener"))?;
     let exit_record = shim_entry::claim_exit_record().map_err(entry("exit record"))?;

@@ -14,6 +14,7 @@ use super::{
     Branch, CgroupError, Counters, IoLimits, Limits, Result, Step, default_parent, descend,
     open_or_make,
 };
+use crate::faults;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{Signal, kill as send_signal};
@@ -62,6 +63,14 @@ pub(super) fn plant(mount: &V1Mount, parent: Option<&str>, name: &str) -> Result
         // Sessions start with our processors; without the flag a new cpuset is empty and takes no process.
         dir.write("cgroup.clone_children", "1")?;
     }
+    let has_devices = mount.controllers.iter().any(|c| c == "devices");
+    if has_devices && !faults::is_off(Step::Devices.name()) && dir.has("devices.list") {
+        match device_list(&dir, "") {
+            // There are sessions already, of a daemon before this one. Whose list is not as it should be writes its own.
+            Err(fault) if fault.is_errno(libc::EINVAL) => {}
+            other => other?,
+        }
+    }
     Ok(Hierarchy {
         controllers: mount.controllers.clone(),
         branch: Branch { parent, dir },
@@ -95,19 +104,8 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
     })?;
     Step::Pids.take(|| dir("pids")?.write(&file("pids.max"), &limits.pids.to_string()))?;
     Step::Devices.take(|| {
-        let Some(devices) = find(hierarchies, "devices") else {
-            return Ok(());
-        };
-        let dir = &devices.branch.dir;
-        let rules: Vec<String> = device::v1_rules().collect();
-        // Where an agent is already it must not be without devices in between.
-        let list = dir.read(&file("devices.list")).unwrap_or_default();
-        if list.lines().eq(rules.iter().map(String::as_str)) {
-            return Ok(());
-        }
-        dir.write(&file("devices.deny"), "a")?;
-        let mut rules = rules.iter();
-        rules.try_for_each(|rule| dir.write(&file("devices.allow"), rule))
+        // A session has the instance's from its first moment; that it does is looked at.
+        find(hierarchies, "devices").map_or(Ok(()), |h| device_list(&h.branch.dir, &file("")))
     })?;
     Step::Io.take(|| {
         let Some(io) = &limits.io else {
@@ -121,6 +119,20 @@ pub(super) fn apply(hierarchies: &[Hierarchy], name: &str, limits: &Limits) -> R
             blkio.write(&file(control), &line)
         })
     })
+}
+
+/// The list of devices, unless it is there; `at`: nothing, or a directory below and a slash.
+fn device_list(dir: &Dir, at: &str) -> Result<()> {
+    let file = |file: &str| format!("{at}{file}");
+    let rules: Vec<String> = device::v1_rules().collect();
+    // Where an agent is already it must not be without devices in between.
+    let list = dir.read(&file("devices.list")).unwrap_or_default();
+    if list.lines().eq(rules.iter().map(String::as_str)) {
+        return Ok(());
+    }
+    dir.write(&file("devices.deny"), "a")?;
+    let mut rules = rules.iter();
+    rules.try_for_each(|rule| dir.write(&file("devices.allow"), rule))
 }
 
 fn throttles(io: &IoLimits) -> [(&'static str, Option<u64>); 4] {

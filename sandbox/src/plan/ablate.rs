@@ -3,7 +3,7 @@
 //! Most are simply left out. Where nothing would be left to look at, or no session would start, something weaker takes
 //! the measure's place; each such case says what.
 
-use super::{AheadAct, ChildAct, FsMount, OrderAct, Plan, SessionSpec, Step, StorageAct};
+use super::{AheadAct, ChildAct, FsMount, OrderAct, PlaceAct, Plan, SessionSpec, Step, StorageAct};
 use crate::faults::is_off;
 use crate::sys::capability::CapMask;
 use crate::uid_block::{BLOCK_SIZE, FIRST_UID, UIDS_PER_SESSION};
@@ -39,6 +39,11 @@ pub(super) fn ahead(steps: &mut Vec<Step<AheadAct>>) {
     }
     let replaced = |act: &AheadAct| matches!(act, AheadAct::BindHostDev(_));
     steps.retain(|step| replaced(&step.act) || !is_off(step.name));
+}
+
+pub(super) fn place(steps: &mut Vec<Step<PlaceAct>>) {
+    // The host's `lo` is up, and not ours to touch.
+    steps.retain(|step| !is_off(step.name) && !is_off("ns.net"));
 }
 
 /// Only what the mount is made with: without the other steps there is no storage.

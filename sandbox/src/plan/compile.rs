@@ -2,7 +2,7 @@
 
 use super::{
     AGENT_ID, AGENT_OFFSET, AheadAct, Attr, ChildAct, DevNode, FsMount, FsOption, Lineage, MapAct,
-    OrderAct, Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
+    OrderAct, PlaceAct, Plan, SHIM_ID, SessionSpec, Step, StorageAct, UsherAct,
 };
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
@@ -61,10 +61,14 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
     let spec = &super::ablate::spec(spec);
     let plan = Plan {
         ahead: ahead()?,
+        place: match spec.lineage {
+            Lineage::Host | Lineage::Template { .. } => place(),
+            Lineage::Fork => Vec::new(),
+        },
         storage: if spec.storage { storage()? } else { Vec::new() },
         order: order(spec),
         usher: usher(&spec.lineage),
-        namespaces: namespaces(),
+        namespaces: namespaces(&spec.lineage),
         maps: maps(spec),
         child: child(spec)?,
     };
@@ -173,6 +177,22 @@ pub fn ahead() -> Result<Vec<Step<AheadAct>>, NulError> {
     Ok(steps)
 }
 
+/// The network, made in the place.
+#[must_use]
+pub fn place() -> Vec<Step<PlaceAct>> {
+    let steps = vec![
+        step("ns.net", PlaceAct::Network),
+        step("net.loopback", PlaceAct::Loopback),
+    ];
+    #[cfg(feature = "fault-injection")]
+    let steps = {
+        let mut steps = steps;
+        super::ablate::place(&mut steps);
+        steps
+    };
+    steps
+}
+
 /// What does not depend on the session of how its storage is mounted.
 ///
 /// ```sh
@@ -216,17 +236,25 @@ pub fn storage() -> Result<Vec<Step<StorageAct>>, NulError> {
     Ok(steps)
 }
 
-fn namespaces() -> Vec<Step<u64>> {
+fn namespaces(lineage: &Lineage) -> Vec<Step<u64>> {
     let flag = |flag: libc::c_int| u64::from(flag.cast_unsigned());
-    vec![
+    let mut all = vec![
         step("ns.user", flag(libc::CLONE_NEWUSER)),
         step("ns.mnt", flag(libc::CLONE_NEWNS)),
         step("ns.pid", flag(libc::CLONE_NEWPID)),
-        step("ns.net", flag(libc::CLONE_NEWNET)),
+    ];
+    match lineage {
+        // The stager is in it already, see `place`.
+        Lineage::Host | Lineage::Template { .. } => {}
+        // Must be its own user namespace's, or the fork could not join it.
+        Lineage::Fork => all.push(step("ns.net", flag(libc::CLONE_NEWNET))),
+    }
+    all.extend([
         step("ns.ipc", flag(libc::CLONE_NEWIPC)),
         step("ns.uts", flag(libc::CLONE_NEWUTS)),
         step("ns.cgroup", flag(libc::CLONE_NEWCGROUP)),
-    ]
+    ]);
+    all
 }
 
 fn maps(spec: &SessionSpec) -> Vec<Step<MapAct>> {
@@ -312,8 +340,10 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("rootfs.detach_old", ChildAct::DetachOldRoot),
         step("sys.absent", ChildAct::RequireEmpty(c"/sys".to_owned())),
         step("hostname", ChildAct::Hostname(c"localhost".to_owned())),
-        step("net.loopback", ChildAct::Loopback),
     ]);
+    if spec.lineage == Lineage::Fork {
+        steps.push(step("net.loopback", ChildAct::Loopback));
+    }
     steps.extend(rlimits(spec));
     steps.extend(privileges());
     steps.extend([

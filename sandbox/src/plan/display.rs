@@ -1,6 +1,8 @@
 //! A plan as text, one line per step: what `agentcored --print-plan` prints and what the golden test compares.
 
-use super::{AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, Plan, StorageAct, UsherAct};
+use super::{
+    AheadAct, Attr, ChildAct, FsOption, MapAct, OrderAct, PlaceAct, Plan, StorageAct, UsherAct,
+};
 use std::ffi::CStr;
 use std::fmt;
 
@@ -8,6 +10,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.ahead {
             line(f, "ahead", step.name, &step.act)?;
+        }
+        for step in &self.place {
+            line(f, "place", step.name, &step.act)?;
         }
         for step in &self.storage {
             line(f, "store", step.name, &step.act)?;
@@ -83,6 +88,15 @@ impl fmt::Display for AheadAct {
             }
             #[cfg(feature = "fault-injection")]
             Self::BindHostDev(_) => f.write_str("the host's"),
+        }
+    }
+}
+
+impl fmt::Display for PlaceAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network => f.write_str("of its own"),
+            Self::Loopback => Ok(()),
         }
     }
 }

@@ -142,8 +142,17 @@ fn a_session_below_a_template_has_every_measure() {
             "usher template.user        the template's",
             "usher template.pid         the template's",
             "usher template.owner       uid 1000, gid 1000",
+            "clone ns.net               0x40000000",
             "child inotify.share        16 in /proc/sys/user/max_inotify_instances",
+            "child net.loopback",
         ]
     );
-    assert_eq!(less, ["order ns.owner             euid 2000000000"]);
+    assert_eq!(
+        less,
+        [
+            "place ns.net               of its own",
+            "place net.loopback",
+            "order ns.owner             euid 2000000000",
+        ]
+    );
 }

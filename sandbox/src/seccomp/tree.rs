@@ -58,13 +58,17 @@ fn emit(runs: &[(u32, bool)], verdict: u32, lines: &mut Vec<Line>) {
             let (low, high) = runs.split_at(runs.len() / 2);
             let from = high.first().map_or(0, |run| run.0);
             let code = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
-            lines.push(Line::Is(filter(code, 0, 1, from)));
-            // The conditional jump reaches 255 instructions only, this one any number.
-            let over_high = lines.len();
-            lines.push(Line::Miss);
-            emit(low, verdict, lines);
-            let distance = lines.len() - over_high - 1;
-            lines[over_high] = Line::Is(jump(distance));
+            let mut below = Vec::new();
+            emit(low, verdict, &mut below);
+            // The conditional jump reaches 255 instructions only, the other one any number.
+            match u8::try_from(below.len()) {
+                Ok(over) => lines.push(Line::Is(filter(code, over, 0, from))),
+                Err(_) => lines.extend([
+                    Line::Is(filter(code, 0, 1, from)),
+                    Line::Is(jump(below.len())),
+                ]),
+            }
+            lines.append(&mut below);
             emit(high, verdict, lines);
         }
     }

@@ -1,7 +1,6 @@
 //! What `ps` shows: the process's name ([prctl(2)](https://man7.org/linux/man-pages/man2/PR_SET_NAME.2const.html), 15
 //! bytes) and its command line ([proc_pid_cmdline(5)](https://man7.org/linux/man-pages/man5/proc_pid_cmdline.5.html)).
 
-use super::fork::require_single_thread;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use procfs::process::Process;
@@ -12,10 +11,13 @@ use std::io;
 /// arguments: they are overwritten.
 pub fn set(title: &str) -> io::Result<()> {
     prctl::set_name(&CString::new(title).map_err(|_| Errno::EINVAL)?)?;
-    require_single_thread()?;
     let stat = Process::myself()
         .and_then(|me| me.stat())
         .map_err(io::Error::other)?;
+    // Another thread could be reading them.
+    if stat.num_threads != 1 {
+        return Err(Errno::EDEADLK.into());
+    }
     let (Some(start), Some(end)) = (stat.arg_start, stat.arg_end) else {
         return Ok(());
     };

@@ -43,6 +43,8 @@ impl Living {
 pub(crate) struct Ground {
     dir: tempfile::TempDir,
     plan: Plan,
+    /// Its stagers make what is made in the place.
+    pub(crate) settles: bool,
 }
 
 impl Ground {
@@ -67,7 +69,11 @@ impl Ground {
             lineage: sandbox::plan::Lineage::Host,
         })
         .expect("plan");
-        Self { dir, plan }
+        Self {
+            dir,
+            plan,
+            settles: true,
+        }
     }
 
     /// A ground with the same base, and another plan.
@@ -186,9 +192,13 @@ impl Ground {
             base: File::open(self.base()).expect("base").into(),
             shim: sandbox::memfd::sealed_program(c"shim", me).expect("memfd"),
         };
-        let staged = Staged::prepare(&plan.ahead, &host)?;
+        let mut staged = Staged::prepare(&plan.ahead, &host)?;
         let (mut reader, mut writer) = std::io::pipe().expect("pipe");
-        let stager = fork_single(|| match staged.launch(plan, &host, order) {
+        let launch = || {
+            staged.settle(if self.settles { &plan.place } else { &[] })?;
+            staged.launch(plan, &host, order)
+        };
+        let stager = fork_single(|| match launch() {
             Ok(launched) => {
                 let text = launched.pid.to_string();
                 writer.write_all(text.as_bytes()).expect("write");

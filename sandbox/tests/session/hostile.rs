@@ -71,3 +71,14 @@ fn fingerprint() -> (String, i64, u64) {
     let etc = fs::metadata("/etc").expect("stat");
     (mounts, etc.mtime_nsec() + etc.mtime(), etc.dev())
 }
+
+/// A session is never in the host's network, whatever its stager has left out.
+pub(crate) fn a_place_without_a_network_becomes_no_session() {
+    let mut ground = Ground::new();
+    ground.settles = false;
+    let fault = ground.launch("look").expect_err("no network");
+    assert_eq!(
+        (fault.stage.as_str(), fault.errno),
+        ("ns.net", libc::EINVAL)
+    );
+}

@@ -18,7 +18,8 @@ pub(crate) fn main() {
     file.read_to_string(&mut boot).expect("read");
     let listener = shim_entry::claim_listener().expect("listener");
     assert!(shim_entry::claim_listener().is_err(), "taken once");
-    shim_entry::harden("shim: test").expect("harden");
+    shim_entry::harden().expect("harden");
+    sandbox::sys::title::set("shim: test").expect("title");
     let mut say = |key: &str, value: &str| {
         writeln!(record, "{key}={}", value.replace('\n', "|")).expect("write record");
     };

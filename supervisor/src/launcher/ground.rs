@@ -6,7 +6,7 @@ use super::stager::StagerOrder;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use sandbox::cgroup::{CgroupRoot, IoLimits};
-use sandbox::plan::{self, AheadAct, Filters, Plan, SessionSpec, Step, StorageAct};
+use sandbox::plan::{self, AheadAct, Filters, PlaceAct, Plan, SessionSpec, Step, StorageAct};
 use sandbox::stager::Host;
 use sandbox::storage::Shelf;
 use sandbox::uid_block::UIDS_PER_SESSION;
@@ -68,6 +68,8 @@ pub(super) struct Ground {
     pub(super) host: Host,
     /// What is done ahead of every order.
     pub(super) ahead: Vec<Step<AheadAct>>,
+    /// What a stager does then.
+    pub(super) place: Vec<Step<PlaceAct>>,
     filters: Filters,
     /// Those of a template and its forks.
     template_filters: Filters,
@@ -126,6 +128,7 @@ impl Ground {
             staging,
             ahead: sandbox::plan::ahead()
                 .map_err(|error| GroundError::new("plan", &setup.base_root, error))?,
+            place: sandbox::plan::place(),
             filters,
             template_filters,
             core_is_piped: sandbox::host::core_is_piped().map_err(|error| {

@@ -11,7 +11,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 use sandbox::cgroup::{CgroupError, SessionCgroup};
-use sandbox::plan::Fault;
+use sandbox::plan::{Fault, PlaceAct, Step};
 use sandbox::seqpacket::Seqpacket;
 use sandbox::stager::{OrderFds, Staged, TemplateNamespaces};
 use sandbox::sys::fork::Clone3;
@@ -57,22 +57,32 @@ pub(super) struct Stager {
 
 impl Stager {
     /// Forks one that goes into `cgroup` and waits there. The launcher itself makes the session's device nodes first:
-    /// within the cgroup nobody may.
-    pub(super) fn park(ground: &Ground, cgroup: &SessionCgroup) -> Result<Self, OrderFault> {
+    /// within the cgroup nobody may. `below`: for a session below a template, if that is known.
+    pub(super) fn park(
+        ground: &Ground,
+        cgroup: &SessionCgroup,
+        below: bool,
+    ) -> Result<Self, OrderFault> {
         let staged = Staged::prepare(&ground.ahead, &ground.host)
             .map_err(|fault| step_fault(fault.stage, fault.errno))?;
-        Self::fork(ground, cgroup, staged)
+        let place = if below { &[] } else { &ground.place[..] };
+        Self::fork(ground, cgroup, staged, place)
             .map_err(|error| step_fault("stager".to_owned(), errno_of(&error)))
     }
 
-    fn fork(ground: &Ground, cgroup: &SessionCgroup, staged: Staged) -> io::Result<Self> {
+    fn fork(
+        ground: &Ground,
+        cgroup: &SessionCgroup,
+        staged: Staged,
+        place: &[Step<PlaceAct>],
+    ) -> io::Result<Self> {
         let (socket, theirs) = Seqpacket::pair()?;
         let launcher = nix::unistd::getpid();
         let clone = Clone3 {
             cgroup: cgroup.clone_target(),
             ..Clone3::default()
         };
-        let cloned = clone.spawn(|| run(ground, cgroup, staged, &theirs, launcher))?;
+        let cloned = clone.spawn(|| run(ground, cgroup, (staged, place), &theirs, launcher))?;
         Ok(Self {
             socket,
             pidfd: cloned.pidfd,
@@ -157,7 +167,7 @@ pub(super) fn step_fault(stage: String, errno: i32) -> OrderFault {
 fn run(
     ground: &Ground,
     cgroup: &SessionCgroup,
-    staged: Staged,
+    staged: (Staged, &[Step<PlaceAct>]),
     link: &Seqpacket,
     launcher: Pid,
 ) -> i32 {
@@ -178,7 +188,7 @@ type Outcome = Result<Option<(StagerReport, OwnedFd)>, StagerReport>;
 fn stage(
     ground: &Ground,
     cgroup: &SessionCgroup,
-    staged: Staged,
+    (mut staged, place): (Staged, &[Step<PlaceAct>]),
     link: &Seqpacket,
     launcher: Pid,
 ) -> Outcome {
@@ -205,6 +215,7 @@ fn stage(
         dev,
     ];
     close_range::close_all_except(&keep).map_err(io_step("stager"))?;
+    staged.settle(place)?;
     let mut buffer = [0; MAX_PACKET];
     let received = link.recv(&mut buffer).map_err(io_step("stager"))?;
     if received.len == 0 {

@@ -11,7 +11,7 @@ pub(crate) fn main() {
     file.read_to_string(&mut boot).expect("read boot");
     let listener = shim_entry::claim_listener().expect("listener");
     let record = shim_entry::claim_exit_record().expect("exit record");
-    shim_entry::harden("shim: test").expect("harden");
+    shim_entry::harden().expect("harden");
     if boot == "exit" {
         let mark = Mark {
             seconds: 3,

@@ -93,8 +93,10 @@ impl Ground {
         };
         let (mut told, tell) = std::io::pipe().expect("pipe");
         let stager = fork_single(|| {
-            let launched = Staged::prepare(&self.plan.ahead, &self.host)
-                .and_then(|staged| staged.launch(&self.plan, &self.host, &order));
+            let launched = Staged::prepare(&self.plan.ahead, &self.host).and_then(|mut staged| {
+                staged.settle(&self.plan.place)?;
+                staged.launch(&self.plan, &self.host, &order)
+            });
             match launched {
                 Ok(launched) => {
                     use std::io::Write;

@@ -141,8 +141,10 @@ impl Ground {
         };
         let (mut told, mut tell) = std::io::pipe().expect("pipe");
         let stager = fork_single(|| {
-            let launched = Staged::prepare(&plan.ahead, &self.host)
-                .and_then(|staged| staged.launch(&plan, &self.host, &order));
+            let launched = Staged::prepare(&plan.ahead, &self.host).and_then(|mut staged| {
+                staged.settle(&plan.place)?;
+                staged.launch(&plan, &self.host, &order)
+            });
             match launched {
                 Ok(launched) => i32::from(write!(tell, "{}", launched.pid).is_err()),
                 Err(fault) => {

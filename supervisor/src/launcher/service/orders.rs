@@ -75,11 +75,11 @@ impl Launcher {
                 "as many sessions are prepared as may be".to_owned(),
             ));
         }
-        self.park(id)
+        self.park(id, false)
     }
 
-    /// Makes the cgroup and a stager in it.
-    fn park(&mut self, id: SessionId) -> Result<(), OrderFault> {
+    /// Makes the cgroup and a stager in it; `below`: for a session below a template.
+    fn park(&mut self, id: SessionId, below: bool) -> Result<(), OrderFault> {
         if self.sessions.contains_key(&id) {
             return Err(OrderFault::Refused(format!("{id} is there already")));
         }
@@ -89,7 +89,7 @@ impl Launcher {
             .create(id.as_str())
             .map_err(|e| cgroup_fault(&e))?;
         let endpoint = Endpoint::of(&self.ground.sessions, id.as_str());
-        let (phase, outcome) = match self.new_stager(&id, &cgroup) {
+        let (phase, outcome) = match self.new_stager(&id, &cgroup, below) {
             Ok(stager) => {
                 let fault = None;
                 (Phase::Parked { stager, fault }, Ok(()))
@@ -104,8 +104,13 @@ impl Launcher {
         outcome
     }
 
-    fn new_stager(&mut self, id: &SessionId, cgroup: &SessionCgroup) -> Result<Stager, OrderFault> {
-        let stager = Stager::park(&self.ground, cgroup)?;
+    fn new_stager(
+        &mut self,
+        id: &SessionId,
+        cgroup: &SessionCgroup,
+        below: bool,
+    ) -> Result<Stager, OrderFault> {
+        let stager = Stager::park(&self.ground, cgroup, below)?;
         let source = Source::Stager(id.clone());
         self.watch(stager.socket.as_fd(), source, EpollFlags::EPOLLIN)
             .map_err(|error| {
@@ -127,7 +132,8 @@ impl Launcher {
         self.require_free(order.uid_base)?;
         self.require_room()?;
         if !self.sessions.contains_key(id) {
-            self.park(id.clone())?;
+            let below = matches!(order.lineage, Lineage::Fork { .. });
+            self.park(id.clone(), below)?;
         }
         // From here on there is something to clear away, so a fault answers by way of a removal.
         let begun = if order.storage.is_some() {
