@@ -3,6 +3,7 @@
 //! Cgroups report on themselves ([`crate::cgroup::CgroupRoot::capabilities`]).
 
 use crate::cgroup::{Capability, Support};
+use crate::share::{SESSIONS, Shares};
 use procfs::process::Process;
 use std::fs;
 use std::io;
@@ -30,6 +31,7 @@ pub fn capabilities() -> Vec<Capability> {
         seccomp(),
         core_dumps(),
         own_proc(),
+        inotify(Shares::of_host()),
     ]
 }
 
@@ -137,6 +139,21 @@ fn own_proc() -> Capability {
         );
         capability("own-proc", Support::Degraded, detail)
     }
+}
+
+/// What forked sessions may watch.
+fn inotify(shares: Shares) -> Capability {
+    let Shares { instances, watches } = shares;
+    let detail = format!("{instances} instances and {watches} watches for each forked session");
+    if shares.is_enough() {
+        return capability("inotify", Support::On, detail);
+    }
+    let least = Shares::limit_for_enough();
+    let detail = format!(
+        "{detail}, as {SESSIONS} of them share what the host gives one owner; an agent that watches files may want more: set \
+         fs.inotify.max_user_instances to {least} at least (sysctl.d(5)), or `fork = \"off\"` for its runtime"
+    );
+    capability("inotify", Support::Degraded, detail)
 }
 
 /// Major and minor number of the disk that a file system's device is on: itself, or the disk that it is a partition of

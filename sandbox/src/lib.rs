@@ -15,6 +15,7 @@ pub mod plan;
 pub mod privileges;
 pub mod seccomp;
 pub mod seqpacket;
+pub mod share;
 pub mod shim_entry;
 pub mod stager;
 pub mod steps;

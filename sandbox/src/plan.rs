@@ -26,6 +26,7 @@ mod display;
 
 pub use compile::{ahead, compile, place, storage};
 
+use crate::share::Shares;
 use crate::sys::capability::CapMask;
 use crate::sys::mount::MountAttrs;
 use nix::sys::resource::Resource;
@@ -82,7 +83,10 @@ pub enum Lineage {
         uids: Range<u32>,
     },
     /// A template's, whose agent owns the new user namespace: only so can a fork of that agent join it.
-    Fork,
+    Fork {
+        /// Of what all sessions below that template have together.
+        shares: Shares,
+    },
 }
 
 /// The compiled seccomp programs, shared by all sessions.

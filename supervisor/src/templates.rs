@@ -208,7 +208,7 @@ impl Templates {
     #[must_use]
     pub fn spare(&self) -> u32 {
         let stands = self.stands();
-        let spare = stands.of.values().filter(|stand| stand.is_spare()).count();
+        let spare = stands.of.values().map(Stand::spare).sum::<usize>();
         u32::try_from(spare).unwrap_or(u32::MAX)
     }
 
@@ -247,7 +247,8 @@ impl Templates {
             .collect();
         for key in keys {
             let stand = stands.of.remove(&key);
-            stands.leaving.extend(stand.and_then(Stand::into_running));
+            let running = stand.into_iter().flat_map(Stand::into_running);
+            stands.leaving.extend(running);
         }
         let of = stands.leaving.iter();
         let handles = of
@@ -267,7 +268,7 @@ impl Templates {
             let all = stands
                 .of
                 .drain()
-                .filter_map(|(_, stand)| stand.into_running());
+                .flat_map(|(_, stand)| stand.into_running());
             let all = all.chain(stands.leaving.drain(..));
             all.filter(|running| running.template.leases() == 0)
                 .collect()
@@ -312,7 +313,7 @@ impl Templates {
         let gone = |running: &&Running| running.template.leases() == 0;
         let stop = leaving.iter().filter(gone);
         let stop = stop.map(|running| Arc::clone(&running.handle)).collect();
-        let living = of.values().filter(|stand| stand.has_one()).count() + leaving.len();
+        let living = of.values().map(Stand::count).sum::<usize>() + leaving.len();
         let room = living < usize::try_from(bounds.total).unwrap_or(usize::MAX);
         let starting = of.values().filter(|stand| stand.starts()).count();
         let wants = of
@@ -422,7 +423,8 @@ async fn look_after(
     if was_ready {
         ledger::read_one(&broker, &handle.account).await;
         let now = broker.clock.now();
-        templates.known(&version, |stand| stand.ready(&template, now));
+        let before = templates.known(&version, |stand| stand.ready(&template, now));
+        templates.leave(before.flatten());
         // Its members are forked from it from now on.
         broker.pool.ring();
     }

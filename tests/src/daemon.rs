@@ -78,6 +78,31 @@ pub fn new_dir() -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
+/// A configuration in which what waits goes after a second.
+fn unused_at_once(text: &str, table: &str) -> String {
+    let line = "unused_after = 1";
+    let header = format!("[{table}]");
+    let (mut out, mut within, mut found) = (String::new(), false, false);
+    for one in text.lines() {
+        if one.starts_with('[') {
+            within = one == header;
+            found |= within;
+        } else if within && one.starts_with("unused_after") {
+            continue;
+        }
+        out.push_str(one);
+        out.push('\n');
+        if one == header {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    if !found {
+        out.push_str(&format!("{header}\n{line}\n"));
+    }
+    out
+}
+
 /// Directories of test processes that are gone.
 fn clear_stale() -> anyhow::Result<()> {
     let Ok(entries) = std::fs::read_dir(places::scratch()) else {
@@ -373,6 +398,24 @@ impl Daemon {
         let child = self.child.as_ref().context("the daemon does not run")?;
         kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
         Ok(())
+    }
+
+    /// Gives a running daemon this configuration file.
+    pub fn reconfigure(&self, text: &str) -> anyhow::Result<()> {
+        std::fs::write(self.dir.join("agentcored.toml"), text)?;
+        self.signal(Signal::SIGHUP)
+    }
+
+    /// Members of pools without a floor, and templates that nobody is below, are unused at once and go. Gives the configuration
+    /// file as it was.
+    pub fn keep_nothing_waiting(&self) -> anyhow::Result<String> {
+        let before = std::fs::read_to_string(self.dir.join("agentcored.toml"))?;
+        let mut text = before.clone();
+        for table in ["pool", "template"] {
+            text = unused_at_once(&text, table);
+        }
+        self.reconfigure(&text)?;
+        Ok(before)
     }
 
     /// SIGKILL to the broker, and waits until broker and launcher are gone. Sessions live on.

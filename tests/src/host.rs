@@ -87,14 +87,52 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// The agent of a session, by its shim: that one's first child, or, if it is a fork, the other process of its pid namespace.
+/// All processes of a session, by its shim, which is the first: those of its pid namespace. (An agent that is a fork is no child of the
+/// shim, and what is below a template is in namespaces of its own.)
+#[must_use]
+pub fn processes(shim: i32) -> Vec<i32> {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(shim);
+    let others = all_pids().into_iter().filter(|pid| *pid != shim);
+    let others = others.filter(|pid| own.is_some() && namespace(*pid) == own);
+    std::iter::once(shim).chain(others).collect()
+}
+
+/// The agent of a session, by its shim: that one's first child, or, if it is a fork, the one whose parent is elsewhere.
 #[must_use]
 pub fn agent(shim: i32) -> Option<i32> {
-    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let own = namespace(shim)?;
-    let mut others = all_pids().into_iter().filter(|pid| *pid != shim);
-    let first = children(shim).into_iter().next();
-    first.or_else(|| others.find(|pid| namespace(*pid).as_ref() == Some(&own)))
+    if !is_forked(shim).ok()? {
+        return children(shim).into_iter().next();
+    }
+    let all = processes(shim);
+    let parent = |pid: i32| status(pid, pid).ok()?.remove("PPid")?.parse::<i32>().ok();
+    let strange = |pid: &i32| parent(*pid).is_some_and(|parent| !all.contains(&parent));
+    all.iter().skip(1).copied().find(|pid| strange(pid))
+}
+
+/// Whether a session's agent is a fork, by its shim: its pid namespace is then below that of a template.
+pub fn is_forked(shim: i32) -> anyhow::Result<bool> {
+    let numbers = status(shim, shim)?.remove("NSpid").context("NSpid")?;
+    Ok(numbers.split_whitespace().count() > 2)
+}
+
+/// The number of a process in its own pid namespace.
+pub fn number_inside(pid: i32) -> anyhow::Result<i32> {
+    let numbers = status(pid, pid)?.remove("NSpid").context("NSpid")?;
+    let last = numbers.split_whitespace().last().context("a number")?;
+    Ok(last.parse()?)
+}
+
+/// Inotify instances that a session was promised, by its shim: all that the host gives one owner, or, if it is below a template, a
+/// share of it (`sandbox/src/share.rs`).
+pub fn inotify_promised(shim: i32) -> anyhow::Result<u32> {
+    let path = "/proc/sys/fs/inotify/max_user_instances";
+    let all: u32 = fs::read_to_string(path)?.trim().parse()?;
+    Ok(if is_forked(shim)? {
+        (all / 128).max(1)
+    } else {
+        all
+    })
 }
 
 /// Threads of a process.

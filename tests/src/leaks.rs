@@ -11,6 +11,7 @@
 use crate::daemon::Daemon;
 use crate::{cgroup, host, storage, sysv, wait};
 use anyhow::{Context as _, ensure};
+use proto::api::Origin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -21,6 +22,8 @@ use std::process::Command;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     entries: BTreeMap<(String, String), Vec<String>>,
+    /// Whether sessions of nobody's were among it: members of pools, templates.
+    waiting: bool,
 }
 
 /// One difference between two snapshots.
@@ -118,13 +121,18 @@ impl Snapshot {
     /// store of prepared places.
     pub fn steady(daemon: &Daemon) -> anyhow::Result<Self> {
         let mut last = Self::take(daemon)?;
-        wait::until(20, "a steady state", || {
+        let mut steady = wait::until(20, "a steady state", || {
             std::thread::sleep(std::time::Duration::from_millis(500));
             let now = Self::take(daemon)?;
             let same = last.difference(&now).is_empty();
             last = now;
             Ok(same.then(|| last.clone()))
-        })
+        })?;
+        let live = daemon.client().sessions("pool=true&live=true")?;
+        steady.waiting = live
+            .iter()
+            .any(|one| matches!(one.origin, Some(Origin::Waiting | Origin::Template)));
+        Ok(steady)
     }
 
     fn add(&mut self, kind: &str, name: &str, example: String) {
@@ -200,8 +208,18 @@ impl Snapshot {
             .collect()
     }
 
-    /// Waits (at most 10 s) until the daemon's footprint is this one again.
+    /// Waits (at most 10 s) until the daemon's footprint is this one again. If there was none before, it first has pools and
+    /// templates go, as those of a runtime go that nobody calls any more.
     pub fn settle(&self, daemon: &Daemon) -> anyhow::Result<()> {
+        if self.waiting {
+            return self.wait_for(daemon);
+        }
+        let text = daemon.keep_nothing_waiting()?;
+        self.wait_for(daemon)?;
+        daemon.reconfigure(&text)
+    }
+
+    fn wait_for(&self, daemon: &Daemon) -> anyhow::Result<()> {
         let mut last = Vec::new();
         let settled = wait::until_true(10, "the host to be as before", || {
             last = self.difference(&Self::take(daemon)?);

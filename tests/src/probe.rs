@@ -1,8 +1,8 @@
 //! The probe agent of `tests/agents/probe`, and what its verdicts mean.
 
-use crate::client::Client;
+use crate::client::{Client, session_name};
 use anyhow::{Context as _, ensure};
-use proto::api::Runtime;
+use proto::api::{Runtime, TemplateState};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,6 +27,19 @@ pub struct Verdicts {
 /// Deploys the probe agent.
 pub fn deploy(client: &Client, name: &str, more: Value) -> anyhow::Result<Runtime> {
     crate::deploy::agent(client, "probe", name, "main.py", more)
+}
+
+/// Has a first session, which is started, and waits until later ones can be forked from the template that is made behind it.
+pub fn warm(client: &Client, runtime: &str) -> anyhow::Result<()> {
+    let first = session_name("first");
+    client.invoke(runtime, &first, &json!({"list": true}))?;
+    crate::wait::until_true(60, "the template", || {
+        let template = client.runtime(runtime)?.template.unwrap_or_default();
+        ensure!(template.reason.is_none(), "{template:?}");
+        Ok(template.state == TemplateState::Ready)
+    })?;
+    client.stop(&first)?;
+    Ok(())
 }
 
 /// Runs probes in a session.

@@ -68,7 +68,11 @@ impl Scene<'_> {
     }
 
     fn options(&self, steps: &BTreeSet<String>) -> Options {
-        let mut options = self.canaries.around(Options::default().faults());
+        // A measure is shown where it is: sessions that are started for their callers have them all.
+        let cold = "[template]\nfork = \"off\"\n[pool]\nmax = 0";
+        let mut options = self
+            .canaries
+            .around(Options::default().faults().config(cold));
         let wrap = self.wrap.iter().map(|word| (*word).to_owned());
         options.wrap = wrap.chain(options.wrap).collect();
         if steps.is_empty() {
@@ -102,10 +106,11 @@ impl Scene<'_> {
             let node = denied_device(session.pid.context("pid")?)?;
             told.insert("denied_device".into(), json!(node));
         }
+        let promised = host::inotify_promised(client.session(&other)?.pid.context("pid")?)?;
         let limits = json!({
             "memory_bytes": 256u64 << 20, "cpus": self.cpus, "pids": 128, "tmp_bytes": 16 << 20, "home_bytes": 16 << 20,
             "shm_bytes": 4 << 20, "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0, "memlock": 8 << 20, "sigpending": 1024,
-            "msgqueue": 819_200, "oom_score_adj": 100,
+            "msgqueue": 819_200, "oom_score_adj": 100, "inotify": promised,
         });
         let payload = json!({"run": ids, "canaries": told, "limits": limits, "strict": false});
         let verdicts = probe::run(&client, self.runtime, &id, &payload);
@@ -138,6 +143,10 @@ const SHOWN_BY: &[(&str, &str)] = &[
         "what_only_the_host_sees_goes_with_its_measure_too",
     ),
     ("cgroup.memory", "memory_without_its_limit_has_no_end"),
+    (
+        "inotify.share",
+        "without_shares_one_fork_takes_what_all_have",
+    ),
     (
         "net.loopback_only",
         "an_interface_more_than_the_loopback_would_be_seen",
@@ -315,6 +324,36 @@ fn what_only_the_host_sees_goes_with_its_measure_too() -> Result {
             host_is_around(chroot)?,
             "without rootfs.pivot nothing changes"
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn without_shares_one_fork_takes_what_all_have() -> Result {
+    ground!(Daemon, Faults, Python);
+    let options = Options::quick().faults().config("[pool]\nmax = 0");
+    Daemon::with(options.clone(), |daemon| {
+        probe::deploy(&daemon.client(), "probe", json!({"fork": "auto"}))?;
+        for (ablated, verdict) in [("", "PASS"), ("inotify.share", "FAIL")] {
+            daemon.terminate()?;
+            daemon.restart_with(options.clone().env("AGENTCORED_ABLATE", ablated))?;
+            let client = daemon.client();
+            probe::warm(&client, "probe")?;
+            let other = session_name("planted");
+            let planted = probe::plant(&client, "probe", &other, "other")?;
+            let told = peer(&client.session(&other)?, &planted)?;
+            let id = session_name("hunter");
+            let hunter = client.start("probe", &id, &json!({"list": true}))?;
+            let shim = hunter.pid.context("pid")?;
+            ensure!(host::is_forked(shim)?, "not forked: {hunter:?}");
+            let limits = json!({"inotify": host::inotify_promised(shim)?});
+            let payload = json!({
+                "run": ["Y09.inotify_share"], "canaries": {"peer": told}, "limits": limits, "strict": true,
+            });
+            let verdicts = probe::run(&client, "probe", &id, &payload)?;
+            let row = verdicts.of("Y09.inotify_share").context("no verdict")?;
+            ensure!(row.verdict == verdict, "with {ablated:?} off: {row:?}");
+        }
         Ok(())
     })
 }

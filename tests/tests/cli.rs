@@ -607,7 +607,7 @@ fn exec_on_a_terminal_is_a_terminal_in_the_session() -> Result {
         typed("sleep 1000\n")?;
         wait::until_true(10, "the command to run", || {
             let pid = client.session(&id)?.pid.context("pid")?;
-            Ok(e2e::host::tree(pid)
+            Ok(e2e::host::processes(pid)
                 .iter()
                 .any(|p| e2e::host::title(*p) == "sleep 1000"))
         })?;

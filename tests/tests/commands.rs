@@ -16,7 +16,7 @@ fn command(session: &str, command: &str) -> Request {
 /// Whether a process of the session has this in its command line.
 fn runs(client: &Client, session: &str, title: &str) -> anyhow::Result<bool> {
     let pid = client.session(session)?.pid.context("pid")?;
-    Ok(host::tree(pid)
+    Ok(host::processes(pid)
         .iter()
         .any(|process| host::title(*process).contains(title)))
 }

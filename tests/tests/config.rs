@@ -300,7 +300,7 @@ fn installed() -> Options {
 
 /// Processes of a session, each with the time at which it began.
 fn processes(shim: i32) -> Vec<(i32, Option<u64>)> {
-    e2e::host::tree(shim)
+    e2e::host::processes(shim)
         .into_iter()
         .map(|pid| (pid, e2e::host::start_time(pid)))
         .collect()

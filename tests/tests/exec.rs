@@ -166,7 +166,7 @@ fn exec_joins_a_session_with_streams_and_the_commands_own_status() -> Result {
             .spawn()?;
         wait::until_true(10, "the command to run", || {
             let pid = client.session(&id)?.pid.context("pid")?;
-            Ok(host::tree(pid)
+            Ok(host::processes(pid)
                 .iter()
                 .any(|p| host::title(*p).contains("sleep 1000")))
         })?;
@@ -253,7 +253,7 @@ fn a_process_whose_caller_left_while_it_was_started_is_ended() -> Result {
         let after = after.args(["exec", "-s", &id, "-a", "exec", "--", "true"]);
         ensure!(after.status()?.success());
         wait::until_true(20, "the process without a caller to end", || {
-            Ok(!host::tree(shim)
+            Ok(!host::processes(shim)
                 .iter()
                 .any(|p| host::title(*p).contains("sleep 4242")))
         })?;

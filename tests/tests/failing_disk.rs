@@ -37,7 +37,7 @@ fn a_daemon_whose_database_fails_ends_and_its_sessions_and_all_it_has_promised_d
         task::reaches(&client, &running, TaskStatus::Running)?;
         let shim = client.session(&session)?.pid.unwrap_or_default();
         let processes = || -> Vec<_> {
-            let tree = host::tree(shim).into_iter();
+            let tree = host::processes(shim).into_iter();
             tree.map(|pid| (pid, host::start_time(pid))).collect()
         };
         let before = processes();

@@ -26,7 +26,7 @@ fn switch(client: &Client, id: &str, what: &str) -> anyhow::Result<Session> {
 /// CPU seconds of all of a session's processes.
 fn cpu(session: &Session) -> anyhow::Result<f64> {
     let shim = session.pid.context("no pid")?;
-    host::tree(shim)
+    host::processes(shim)
         .into_iter()
         .map(host::cpu_seconds)
         .try_fold(0.0, |sum, one| Ok(sum + one?))

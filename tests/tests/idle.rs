@@ -30,7 +30,7 @@ fn falls_asleep(client: &Client, id: &str) -> anyhow::Result<Session> {
 /// CPU seconds of all of a session's processes.
 fn cpu(session: &Session) -> anyhow::Result<f64> {
     let shim = session.pid.context("no pid")?;
-    let each = host::tree(shim).into_iter().map(host::cpu_seconds);
+    let each = host::processes(shim).into_iter().map(host::cpu_seconds);
     each.sum()
 }
 

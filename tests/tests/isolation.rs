@@ -6,7 +6,7 @@ use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
-use proto::api::{Origin, Phase, Session, TemplateState};
+use proto::api::{Origin, Phase, Session};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -97,13 +97,18 @@ fn calls_are_answered_as_the_table_says(verdicts: &probe::Verdicts) -> Result {
     Ok(())
 }
 
-/// A dirty daemon with a planted session and one to probe.
-fn probed(test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
-    probed_of(json!({}), test)
+/// Sessions that are started for their callers.
+fn cold() -> Value {
+    json!({"fork": "off", "pool": {"max": 0}})
 }
 
-/// The same, both of a runtime with this in its configuration.
-fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
+/// Sessions that are forked for their callers.
+fn forked() -> Value {
+    json!({"fork": "auto", "pool": {"max": 0}})
+}
+
+/// A dirty daemon with a planted session and one to probe, both of a runtime with this in its configuration.
+fn probed(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) -> Result {
     let canaries = Canaries::new()?;
     Daemon::with(canaries.around(Options::default()), |daemon| {
         let client = daemon.client();
@@ -117,15 +122,7 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
             Ok(u64::from(pool.ready) == waiting.unwrap_or(0))
         })?;
         if client.runtime("probe")?.template.is_some() {
-            // The first caller's session is started, and a template behind it.
-            let first = session_name("first");
-            client.invoke("probe", &first, &json!({"list": true}))?;
-            e2e::wait::until_true(60, "the template", || {
-                let template = client.runtime("probe")?.template.unwrap_or_default();
-                ensure!(template.reason.is_none(), "{template:?}");
-                Ok(template.state == TemplateState::Ready)
-            })?;
-            client.stop(&first)?;
+            probe::warm(&client, "probe")?;
             // Those that were started are replaced by forks.
             e2e::wait::until_true(60, "forks that wait", || {
                 let members = client.sessions("pool=true&live=true&runtime=probe")?;
@@ -144,19 +141,21 @@ fn probed_of(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result)
         told.insert("peer".into(), peer(&client.session(&other)?, &planted)?);
         told.insert("loopback_ports".into(), proxy_ports(&client, &id)?);
         // A fork has one more, which takes `setns` away that its template has.
-        let forked = is_fork(&client.session(&id)?);
-        told.insert("filters".into(), json!(if forked { 3 } else { 2 }));
         let shim = client.session(&id)?.pid.context("pid")?;
+        let filters = if host::is_forked(shim)? { 3 } else { 2 };
+        told.insert("filters".into(), json!(filters));
         told.insert("denied_device".into(), json!(denied_device(shim)?));
-        let payload = json!({"run": "all", "canaries": told, "limits": limits(), "strict": true});
+        let mut limits = limits();
+        limits["inotify"] = json!(host::inotify_promised(shim)?);
+        let payload = json!({"run": "all", "canaries": told, "limits": limits, "strict": true});
         test(daemon, &id, payload)
     })
 }
 
-/// Whether its agent is a fork of a template: no child of its shim.
+/// Whether its agent is a fork of a template.
 fn is_fork(session: &Session) -> bool {
-    let shim = session.pid.filter(|shim| host::agent(*shim).is_some());
-    shim.is_some_and(|shim| host::children(shim).is_empty())
+    let shim = session.pid;
+    shim.is_some_and(|shim| host::is_forked(shim).unwrap_or(false))
 }
 
 /// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
@@ -174,7 +173,7 @@ fn proxy_ports(client: &Client, id: &str) -> anyhow::Result<Value> {
 #[test]
 fn no_probe_of_an_agent_succeeds() -> Result {
     ground!(Daemon, Python);
-    probed(|daemon, id, payload| {
+    probed(cold(), |daemon, id, payload| {
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
         for row in verdicts.with("INFO") {
             println!("INFO {}: {}", row.id, row.detail);
@@ -199,8 +198,8 @@ fn no_probe_of_an_agent_succeeds() -> Result {
 #[test]
 fn no_probe_of_an_agent_succeeds_in_a_session_from_the_pool() -> Result {
     ground!(Daemon, Python);
-    let pool = json!({"pool": {"min": 2, "max": 2}});
-    probed_of(pool, |daemon, id, payload| {
+    let pool = json!({"fork": "off", "pool": {"min": 2, "max": 2}});
+    probed(pool, |daemon, id, payload| {
         let pool = daemon.client().runtime("probe")?.pool.unwrap_or_default();
         ensure!((pool.hits, pool.misses) == (2, 0), "not claimed: {pool:?}");
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
@@ -213,7 +212,7 @@ fn no_probe_of_an_agent_succeeds_in_a_session_from_the_pool() -> Result {
 #[test]
 fn no_probe_of_an_agent_succeeds_in_a_forked_session() -> Result {
     ground!(Daemon, Python);
-    probed_of(json!({"fork": "auto"}), |daemon, id, payload| {
+    probed(forked(), |daemon, id, payload| {
         let session = daemon.client().session(id)?;
         ensure!(
             session.origin == Some(Origin::Fork),
@@ -230,7 +229,7 @@ fn no_probe_of_an_agent_succeeds_in_a_forked_session() -> Result {
 fn no_probe_of_an_agent_succeeds_in_a_fork_from_the_pool() -> Result {
     ground!(Daemon, Python);
     let both = json!({"fork": "auto", "pool": {"min": 2, "max": 2}});
-    probed_of(both, |daemon, id, payload| {
+    probed(both, |daemon, id, payload| {
         let session = daemon.client().session(id)?;
         ensure!(
             session.origin == Some(Origin::Pool) && is_fork(&session),
@@ -245,8 +244,25 @@ fn no_probe_of_an_agent_succeeds_in_a_fork_from_the_pool() -> Result {
 
 #[test]
 fn no_probe_of_a_joined_process_succeeds() -> Result {
+    joined(cold())
+}
+
+#[test]
+fn no_probe_of_a_process_that_joined_a_forked_session_succeeds() -> Result {
+    joined(forked())
+}
+
+fn joined(origin: Value) -> Result {
     ground!(Daemon, Python);
-    probed(|daemon, id, payload| {
+    probed(origin, |daemon, id, mut payload| {
+        let shim = daemon.client().session(id)?.pid.context("pid")?;
+        let told = &mut payload["canaries"];
+        // Whoever joins is the shim's child in any case, and no fork of a template.
+        told["filters"] = json!(2);
+        if host::is_forked(shim)? {
+            let agent = host::agent(shim).context("no agent")?;
+            told["undumpable_agent"] = json!(host::number_inside(agent)?);
+        }
         let mut command = daemon.cli();
         command.args([
             "exec",
@@ -297,7 +313,7 @@ fn populated(daemon: &Daemon, runtime: &str) -> anyhow::Result<(Session, std::pr
     let session = client.session(&id)?;
     let pid = session.pid.context("pid")?;
     e2e::wait::until_true(10, "the joined command", || {
-        Ok(host::tree(pid)
+        Ok(host::processes(pid)
             .iter()
             .any(|p| host::title(*p).contains("sleep 987")))
     })?;
@@ -317,7 +333,7 @@ fn every_task_of_a_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
         let (session, mut joined) = populated(daemon, "chaos")?;
         let shim = session.pid.context("pid")?;
         let base = session.uid_base.context("uid_base")?;
-        let tree = host::tree(shim);
+        let tree = host::processes(shim);
         ensure!(
             tree.len() >= 5,
             "shim, agent, two strays, a command: {tree:?}"
@@ -509,7 +525,7 @@ fn no_descriptor_path_or_mount_leads_out() -> Result {
         let shim = session.pid.context("pid")?;
         let id = session.session_id.as_str();
         let look = || -> anyhow::Result<Vec<(String, BTreeSet<String>)>> {
-            host::tree(shim)
+            host::processes(shim)
                 .into_iter()
                 .map(|pid| {
                     let kinds = host::descriptors(pid)?
@@ -559,7 +575,7 @@ fn no_descriptor_path_or_mount_leads_out() -> Result {
             after <= before + 2,
             "the shim's descriptors grew from {before} to {after} in 300 invocations"
         );
-        for pid in host::tree(shim) {
+        for pid in host::processes(shim) {
             let lines = host::mountinfo(pid);
             ensure!(!lines.is_empty());
             for line in lines {

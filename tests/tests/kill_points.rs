@@ -84,7 +84,7 @@ fn caller(client: Client, id: String, tally: Arc<Tally>) {
 
 fn processes(session: &Session) -> anyhow::Result<Vec<(i32, Option<u64>)>> {
     let shim = session.pid.context("no pid")?;
-    let mut all: Vec<_> = host::tree(shim)
+    let mut all: Vec<_> = host::processes(shim)
         .into_iter()
         .map(|pid| (pid, host::start_time(pid)))
         .collect();

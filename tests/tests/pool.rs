@@ -62,7 +62,7 @@ fn ids(sessions: &[Session]) -> BTreeSet<String> {
 /// The agent of a session: its shim's first child.
 fn agent_of(session: &Session) -> anyhow::Result<Pid> {
     let shim = session.pid.context("no pid")?;
-    let agent = host::children(shim).into_iter().next();
+    let agent = host::agent(shim);
     Ok(Pid::from_raw(agent.context("no agent")?))
 }
 
@@ -560,7 +560,7 @@ fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
 fn a_runtime_that_nobody_calls_costs_no_process() -> Result {
     ground!(Daemon, Python);
     let options = Options::quick().config(
-        "[limits]\nprepared_launches = 0\n[pool]\nmax = 4\nunused_after = 6\n[defaults]\nidle_timeout = 60",
+        "[limits]\nprepared_launches = 0\n[pool]\nmax = 4\nunused_after = 6\n[template]\nunused_after = 6\n[defaults]\nidle_timeout = 60",
     );
     Daemon::with(options, |daemon| {
         let client = daemon.client();

@@ -22,7 +22,7 @@ fn installed() -> Options {
 /// A session's processes, each with its start time: what must be the same afterwards.
 fn processes(session: &Session) -> anyhow::Result<Vec<(i32, Option<u64>)>> {
     let shim = session.pid.context("no pid")?;
-    let mut all: Vec<_> = host::tree(shim)
+    let mut all: Vec<_> = host::processes(shim)
         .into_iter()
         .map(|pid| (pid, host::start_time(pid)))
         .collect();
@@ -217,7 +217,7 @@ fn what_ended_while_nobody_looked_is_recorded_with_its_reason() -> Result {
         puppet::run(&client, "ends", &starves, starve)?;
         let shim = |id: &str| client.session(id)?.pid.context("pid");
         let shims = [shim(&exits)?, shim(&starves)?, shim(&killed)?];
-        let agent = |shim: i32| host::children(shim).first().copied().context("an agent");
+        let agent = |shim: i32| host::agent(shim).context("an agent");
         let (exiting, starving) = (agent(shims[0])?, agent(shims[1])?);
         daemon.kill()?;
         kill(Pid::from_raw(exiting), Signal::SIGTERM)?;
@@ -324,7 +324,7 @@ fn commands_end_with_their_daemon_and_the_next_ones_are_their_own() -> Result {
         count(&client, "runs", &id)?;
         let shim = client.session(&id)?.pid.context("pid")?;
         let sleepers = || {
-            let tree = host::tree(shim).into_iter();
+            let tree = host::processes(shim).into_iter();
             tree.filter(|pid| host::title(*pid).contains("sleep 3600"))
                 .count()
         };

@@ -90,7 +90,7 @@ fn type_in(stream: &mut BufReader<Stream>, text: &str) -> anyhow::Result<()> {
 
 fn runs(client: &Client, session: &str, title: &str) -> anyhow::Result<bool> {
     let pid = client.session(session)?.pid.context("pid")?;
-    Ok(host::tree(pid)
+    Ok(host::processes(pid)
         .iter()
         .any(|process| host::title(*process).contains(title)))
 }

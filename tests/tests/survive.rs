@@ -63,7 +63,7 @@ fn a_task_of_the_streaming_example_survives_its_daemon() -> Result {
         let session = begun.session_id;
         let processes = |daemon: &Daemon| -> anyhow::Result<Vec<_>> {
             let shim = daemon.client().session(session.as_str())?.pid;
-            let tree = host::tree(shim.context("no pid")?).into_iter();
+            let tree = host::processes(shim.context("no pid")?).into_iter();
             let mut all: Vec<_> = tree.map(|pid| (pid, host::start_time(pid))).collect();
             all.sort_unstable();
             Ok(all)

@@ -704,7 +704,7 @@ fn a_task_is_charged_for_its_answer_also_when_another_daemon_takes_it() -> Resul
         let running = task::reaches(&client, &there, TaskStatus::Running)?;
         let session = client.session(running.session.context("a session")?.as_str())?;
         let shim = session.pid.context("pid")?;
-        let agent = *host::children(shim).first().context("an agent")?;
+        let agent = host::agent(shim).context("an agent")?;
         daemon.kill()?;
         daemon.restart()?;
         let reniced = Command::new("renice")

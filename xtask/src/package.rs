@@ -175,6 +175,11 @@ fn lay_out(tree: &Tree, programs: &Path) -> anyhow::Result<()> {
         let from = units.join(format!("agentcore.{kind}.conf"));
         place(&from, &tree.debian.join(format!("agentcore.{kind}")), 0o644)?;
     }
+    place(
+        &units.join("agentcore.sysctl.conf"),
+        &stage("usr/lib/sysctl.d/60-agentcore.conf"),
+        0o644,
+    )?;
     let example = root().join("docs/agentcored.toml");
     place(&example, &stage("etc/agentcore/agentcored.toml"), 0o644)?;
     python(&stage("usr/lib/python3/dist-packages"))?;

@@ -25,9 +25,6 @@ const SECUREBITS: u32 = 0b11 | 0b1000 | 0b10_0000 | 0b1100_0000;
 /// Inodes of each scratch file system: one per 4 KiB, within these bounds.
 const INODES: std::ops::RangeInclusive<u64> = 1024..=262_144;
 
-/// Inotify instances of one session below a template, which has 128 for all of them where nobody has changed that.
-const INOTIFY_SHARE: u32 = 16;
-
 /// Pseudo-terminals of one session.
 const MAX_PTYS: u32 = 64;
 
@@ -99,7 +96,7 @@ fn order(spec: &SessionSpec) -> Vec<Step<OrderAct>> {
             steps.push(step("ns.owner", OrderAct::Own(spec.uid_base)));
         }
         // Owned by the template's agent instead, see `usher`.
-        Lineage::Fork => {}
+        Lineage::Fork { .. } => {}
     }
     steps
 }
@@ -107,7 +104,7 @@ fn order(spec: &SessionSpec) -> Vec<Step<OrderAct>> {
 fn usher(lineage: &Lineage) -> Vec<Step<UsherAct>> {
     match lineage {
         Lineage::Host | Lineage::Template { .. } => Vec::new(),
-        Lineage::Fork => vec![
+        Lineage::Fork { .. } => vec![
             step("template.user", UsherAct::JoinUser),
             step("template.pid", UsherAct::JoinPid),
             step("template.owner", UsherAct::Become(AGENT_ID)),
@@ -314,10 +311,22 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("setsid", ChildAct::Setsid),
         step("signals", ChildAct::ResetSignals),
     ];
-    if spec.lineage == Lineage::Fork {
-        let file = c"/proc/sys/user/max_inotify_instances".to_owned();
-        let limit = INOTIFY_SHARE;
-        steps.push(step("inotify.share", ChildAct::OwnShare { file, limit }));
+    if let Lineage::Fork { shares } = &spec.lineage {
+        for (name, file, limit) in [
+            (
+                "inotify.share",
+                c"/proc/sys/user/max_inotify_instances",
+                shares.instances,
+            ),
+            (
+                "inotify.watches",
+                c"/proc/sys/user/max_inotify_watches",
+                shares.watches,
+            ),
+        ] {
+            let file = file.to_owned();
+            steps.push(step(name, ChildAct::OwnShare { file, limit }));
+        }
     }
     steps.extend([
         step("mounts.private", ChildAct::PrivateMounts),

@@ -133,7 +133,10 @@ fn a_session_below_a_template_has_every_measure() {
         let plan = compile(&SessionSpec { lineage, ..spec() }).expect("plan");
         plan.to_string().lines().map(str::to_owned).collect()
     };
-    let (below, cold) = (lines(Lineage::Fork), lines(Lineage::Host));
+    let fork = Lineage::Fork {
+        shares: Shares::of(1280, 12_800),
+    };
+    let (below, cold) = (lines(fork), lines(Lineage::Host));
     let more: Vec<_> = below.iter().filter(|line| !cold.contains(line)).collect();
     let less: Vec<_> = cold.iter().filter(|line| !below.contains(line)).collect();
     assert_eq!(
@@ -143,7 +146,8 @@ fn a_session_below_a_template_has_every_measure() {
             "usher template.pid         the template's",
             "usher template.owner       uid 1000, gid 1000",
             "clone ns.net               0x40000000",
-            "child inotify.share        16 in /proc/sys/user/max_inotify_instances",
+            "child inotify.share        10 in /proc/sys/user/max_inotify_instances",
+            "child inotify.watches      100 in /proc/sys/user/max_inotify_watches",
             "child net.loopback",
         ]
     );

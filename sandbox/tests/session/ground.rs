@@ -80,7 +80,7 @@ impl Ground {
     pub(crate) fn plan(&self, uid_base: u32, lineage: Lineage) -> Plan {
         let filters = match lineage {
             Lineage::Template { .. } => sandbox::seccomp::template_filters(),
-            Lineage::Host | Lineage::Fork => sandbox::seccomp::filters(),
+            Lineage::Host | Lineage::Fork { .. } => sandbox::seccomp::filters(),
         };
         plan::compile(&SessionSpec {
             uid_base,

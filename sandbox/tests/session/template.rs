@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use sandbox::agent::{AgentSpawn, spawn_agent};
 use sandbox::plan::Lineage;
 use sandbox::seqpacket::{Seqpacket, SeqpacketListener};
+use sandbox::share::Shares;
 use sandbox::stager::TemplateNamespaces;
 use sandbox::sys::fork::fork_single;
 use sandbox::template::{Finding, Fork, inspect};
@@ -165,7 +166,8 @@ impl Template {
         self.sessions += 1;
         let uid_base = UID_BASE + 16 * self.sessions;
         let began = Instant::now();
-        let plan = self.ground.plan(uid_base, Lineage::Fork);
+        let shares = Shares::of_host();
+        let plan = self.ground.plan(uid_base, Lineage::Fork { shares });
         let namespaces = self.namespaces();
         let mut living = self
             .ground

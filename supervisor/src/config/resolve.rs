@@ -304,7 +304,7 @@ impl Resolver<'_> {
         let times = second..=1_209_600 * second;
         Templates {
             fork: self.take("template.fork").unwrap_or_default(),
-            total: self.within("template.total", 16, 0..=1000),
+            total: self.within("template.total", 32, 0..=1000),
             unused_after: self.duration("template.unused_after", 600 * second, times.clone()),
             max_age: self.duration("template.max_age", 3600 * second, times),
         }

@@ -32,7 +32,8 @@ pub(super) fn launch(order: &LaunchOrder, ground: &Ground) -> Result<(), OrderFa
             "memory",
             asked.memory_bytes,
             FLOORS.memory_bytes,
-            top.memory_bytes,
+            top.memory_bytes
+                .saturating_add(order.lineage.left_by_forks()),
         ),
         (
             "cpu",

@@ -7,6 +7,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use sandbox::cgroup::{CgroupRoot, IoLimits};
 use sandbox::plan::{self, AheadAct, Filters, PlaceAct, Plan, SessionSpec, Step, StorageAct};
+use sandbox::share::Shares;
 use sandbox::stager::Host;
 use sandbox::storage::Shelf;
 use sandbox::uid_block::UIDS_PER_SESSION;
@@ -161,7 +162,10 @@ impl Ground {
                 let uids = self.uid_block.start + UIDS_PER_SESSION..self.uid_block.end;
                 (plan::Lineage::Template { uids }, &self.template_filters)
             }
-            Lineage::Fork { .. } => (plan::Lineage::Fork, &self.filters),
+            Lineage::Fork { .. } => {
+                let shares = Shares::of_host();
+                (plan::Lineage::Fork { shares }, &self.filters)
+            }
         };
         sandbox::plan::compile(&SessionSpec {
             uid_base: order.uid_base,

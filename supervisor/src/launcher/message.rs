@@ -161,6 +161,17 @@ pub enum Lineage {
     },
 }
 
+impl Lineage {
+    /// Bytes that it may have beside its own, for what forks of it leave charged to it.
+    #[must_use]
+    pub const fn left_by_forks(&self) -> u64 {
+        match self {
+            Self::Template => sandbox::share::LEFT_BY_ALL,
+            Self::Host | Self::Fork { .. } => 0,
+        }
+    }
+}
+
 /// A session as it was launched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptOrder {

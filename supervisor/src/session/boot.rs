@@ -108,8 +108,8 @@ pub(super) async fn launch(
     progress: &mpsc::Sender<Completion>,
 ) -> Result<Running, LaunchFailure> {
     let token = token();
-    // Of a template nobody waits for any part.
-    let told = handle.template.is_none().then_some(&broker.metrics);
+    // Of a template, and of a pool's member, nobody waits for any part.
+    let told = (!handle.path.is_nobodys()).then_some(&broker.metrics);
     let mut clock = Stages::begin(told);
     let below = handle.below();
     let kind = match (&handle.template, &below) {
@@ -129,7 +129,7 @@ pub(super) async fn launch(
     let order = |lineage| LaunchOrder {
         session: handle.id.clone(),
         uid_base,
-        limits: limits(&handle.version.spec),
+        limits: limits(&handle.version.spec, &lineage),
         storage: storage::order(handle),
         lineage,
     };
@@ -209,9 +209,9 @@ async fn files(
     Ok((boot, tree.map_err(|error| of_error("", &error))?))
 }
 
-fn limits(spec: &RuntimeSpec) -> Limits {
+fn limits(spec: &RuntimeSpec, lineage: &Lineage) -> Limits {
     Limits {
-        memory_bytes: spec.limits.memory.0,
+        memory_bytes: spec.limits.memory.0.saturating_add(lineage.left_by_forks()),
         cpu_millis: spec.limits.cpus.0,
         pids: spec.limits.pids,
         cpu_weight: spec.limits.cpu_weight,

@@ -3,14 +3,17 @@
 //! ```text
 //!  Nothing ──wanted──▶ Starting ──ready──▶ Ready ──unused │ old │ grown │ lost │ not served──▶ (leaves; see [`super`])
 //!     ▲                   └─refused: unfit, for good; else: failing, tried again later
-//!     └───────────────────────────────────────────────────┘
+//!     └───────────────────────────────────────────────────┴──nearly full──▶ ripe (leaves when the next is ready, or full)
 //! ```
+//!
+//! One that is **ripe** is forked on until the next one is ready, so a crowd that fills one template finds another.
 
 use super::template::Template;
 use crate::catalogue::RuntimeVersion;
 use crate::failing::Failing;
 use crate::session::handle::SessionHandle;
 use proto::api::{self, TemplateState};
+use sandbox::share::LEFT_BY_A_FORK;
 use session_core::moment::Moment;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,11 +48,19 @@ impl Running {
         }
     }
 
-    /// Whether it holds far more than it did at first.
+    /// Whether nothing is to be forked from it any more.
+    fn is_done(&mut self) -> bool {
+        self.template.leaves() || self.template.is_full() || self.has_grown()
+    }
+
+    /// Whether it holds far more than it did at first, and than those below it have left there.
     fn has_grown(&mut self) -> bool {
         let now = self.handle.account.memory_bytes();
         match self.held {
-            Some(held) => now > GROWTH * held + SLACK,
+            Some(held) => {
+                let left = LEFT_BY_A_FORK * u64::from(self.template.leases());
+                now > GROWTH * held + SLACK + left
+            }
             None => {
                 self.held = (now > 0).then_some(now);
                 false
@@ -64,6 +75,22 @@ enum State {
     Nothing,
     Starting(Running),
     Ready(Running),
+}
+
+impl State {
+    fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Starting(running) | Self::Ready(running) => Some(running),
+            Self::Nothing => None,
+        }
+    }
+
+    fn into_running(self) -> Option<Running> {
+        match self {
+            Self::Starting(running) | Self::Ready(running) => Some(running),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// What a new session would be made from.
@@ -90,6 +117,8 @@ pub(super) struct Ages {
 pub(super) struct Stand {
     pub(super) version: Arc<RuntimeVersion>,
     state: State,
+    /// Nearly full: `state` is that of the next one.
+    ripe: Option<Running>,
     /// When a session was last wanted.
     wanted: Option<Moment>,
     /// When one was first wanted of those that no template was begun for.
@@ -106,6 +135,7 @@ impl Stand {
         Self {
             version: Arc::clone(version),
             state: State::Nothing,
+            ripe: None,
             wanted: None,
             sought: None,
             unfit: None,
@@ -125,14 +155,13 @@ impl Stand {
 
     /// What a session may be forked from.
     pub(super) fn ready_one(&self) -> Option<&Arc<Template>> {
-        match &self.state {
-            State::Ready(running)
-                if running.template.link().is_some() && !running.template.leaves() =>
-            {
-                Some(&running.template)
-            }
-            State::Ready(_) | State::Starting(_) | State::Nothing => None,
-        }
+        let ready = match &self.state {
+            State::Ready(running) => Some(running),
+            State::Starting(_) | State::Nothing => None,
+        };
+        let template = &ready.or(self.ripe.as_ref())?.template;
+        let may = template.link().is_some() && !template.leaves() && !template.is_full();
+        may.then_some(template)
     }
 
     /// The same, and whether it is worth waiting for.
@@ -167,19 +196,22 @@ impl Stand {
         self.sought = None;
     }
 
-    /// It can be forked.
-    pub(super) fn ready(&mut self, template: &Arc<Template>, now: Moment) {
-        if let State::Starting(running) = &mut self.state
-            && Arc::ptr_eq(&running.template, template)
-        {
-            let mut running = Running {
-                since: now,
-                ..running.clone()
-            };
-            // It was just read: what it holds now is what it is to hold.
-            running.has_grown();
-            self.state = State::Ready(running);
+    /// It can be forked: gives the one that it was made to follow.
+    pub(super) fn ready(&mut self, template: &Arc<Template>, now: Moment) -> Option<Running> {
+        let State::Starting(running) = &mut self.state else {
+            return None;
+        };
+        if !Arc::ptr_eq(&running.template, template) {
+            return None;
         }
+        let mut running = Running {
+            since: now,
+            ..running.clone()
+        };
+        // It was just read: what it holds now is what it is to hold.
+        running.has_grown();
+        self.state = State::Ready(running);
+        self.ripe.take()
     }
 
     /// It cannot be forked, or not any more. Of what happened before it was ready `unfit` says that it always will.
@@ -220,41 +252,46 @@ impl Stand {
         self.failed += 1;
     }
 
-    /// Takes the template down if it is to go.
-    pub(super) fn retire(&mut self, ages: &Ages, served: bool) -> Option<Running> {
-        let State::Ready(running) = &mut self.state else {
-            // One that starts is looked at when it is ready.
-            return match &self.state {
-                State::Starting(running) if !served => self.take(&Arc::clone(&running.template)),
-                State::Starting(_) | State::Nothing | State::Ready(_) => None,
-            };
+    /// Takes down what is to go.
+    pub(super) fn retire(&mut self, ages: &Ages, served: bool) -> Vec<Running> {
+        if self.ripe.is_none()
+            && let State::Ready(running) = &self.state
+            && running.template.is_nearly_full()
+        {
+            self.ripe = std::mem::take(&mut self.state).into_running();
+        }
+        let wanted = self.wanted;
+        let goes = |one: &mut Running| {
+            let wanted = wanted.unwrap_or(one.since).max(one.since);
+            let unused = one.template.leases() == 0 && ages.now - wanted >= ages.unused_after;
+            let old = ages.now - one.since >= ages.max_age;
+            unused || old || !served || one.is_done()
         };
-        let wanted = self.wanted.unwrap_or(running.since).max(running.since);
-        let unused = running.template.leases() == 0 && ages.now - wanted >= ages.unused_after;
-        let old = ages.now - running.since >= ages.max_age;
-        let goes = unused || old || !served || running.template.leaves() || running.has_grown();
-        let template = Arc::clone(&running.template);
-        goes.then(|| self.take(&template)).flatten()
+        let ready = match &mut self.state {
+            State::Ready(running) => goes(running),
+            // One that starts is looked at when it is ready.
+            State::Starting(_) => !served,
+            State::Nothing => false,
+        };
+        let ripe = self.ripe.as_mut().is_some_and(goes);
+        let ready = ready.then(|| std::mem::take(&mut self.state).into_running());
+        let ripe = ripe.then(|| self.ripe.take());
+        [ready, ripe].into_iter().flatten().flatten().collect()
     }
 
     /// One that nobody is below, for others who need its memory.
     pub(super) fn give(&mut self) -> Option<Running> {
-        let (State::Ready(running) | State::Starting(running)) = &self.state else {
-            return None;
-        };
-        let template = Arc::clone(&running.template);
-        let given = (template.leases() == 0).then(|| self.take(&template))?;
+        let spare = self.all().find(|one| one.template.leases() == 0)?;
+        let template = Arc::clone(&spare.template);
         // Nor is it made again at once.
         self.wanted = None;
-        given
+        self.take(&template)
     }
 
-    /// Whether one is there that nobody is below.
-    pub(super) fn is_spare(&self) -> bool {
-        match &self.state {
-            State::Ready(running) | State::Starting(running) => running.template.leases() == 0,
-            State::Nothing => false,
-        }
+    /// How many are there that nobody is below.
+    pub(super) fn spare(&self) -> usize {
+        let spare = self.all().filter(|one| one.template.leases() == 0);
+        spare.count()
     }
 
     pub(super) fn last_wanted(&self) -> Option<Moment> {
@@ -262,30 +299,26 @@ impl Stand {
     }
 
     fn take(&mut self, template: &Arc<Template>) -> Option<Running> {
-        match std::mem::take(&mut self.state) {
-            State::Starting(running) | State::Ready(running)
-                if Arc::ptr_eq(&running.template, template) =>
-            {
-                Some(running)
-            }
-            other => {
-                self.state = other;
-                None
-            }
+        let it = |one: &Running| Arc::ptr_eq(&one.template, template);
+        if self.ripe.as_ref().is_some_and(it) {
+            return self.ripe.take();
         }
+        let here = self.state.running().is_some_and(it);
+        here.then(|| std::mem::take(&mut self.state).into_running())?
     }
 
     /// What is there, for ending it.
-    pub(super) fn into_running(self) -> Option<Running> {
-        match self.state {
-            State::Starting(running) | State::Ready(running) => Some(running),
-            State::Nothing => None,
-        }
+    pub(super) fn into_running(self) -> impl Iterator<Item = Running> {
+        self.state.into_running().into_iter().chain(self.ripe)
     }
 
-    /// Whether one is there, or starts.
-    pub(super) fn has_one(&self) -> bool {
-        !matches!(self.state, State::Nothing)
+    fn all(&self) -> impl Iterator<Item = &Running> {
+        self.state.running().into_iter().chain(&self.ripe)
+    }
+
+    /// How many are there, or start.
+    pub(super) fn count(&self) -> usize {
+        self.all().count()
     }
 
     /// Whether one starts.
@@ -298,7 +331,7 @@ impl Stand {
         let unused = self
             .wanted
             .is_none_or(|wanted| ages.now - wanted >= ages.unused_after);
-        matches!(self.state, State::Nothing) && (!served || unused && self.unfit.is_none())
+        self.count() == 0 && (!served || unused && self.unfit.is_none())
     }
 
     /// For people.
@@ -308,10 +341,10 @@ impl Stand {
             .as_ref()
             .map(|failing| failing.why().to_owned());
         api::Template {
-            state: match self.state {
-                State::Nothing => TemplateState::None,
-                State::Starting(_) => TemplateState::Starting,
-                State::Ready(_) => TemplateState::Ready,
+            state: match (&self.state, &self.ripe) {
+                (State::Ready(_), _) | (_, Some(_)) => TemplateState::Ready,
+                (State::Starting(_), None) => TemplateState::Starting,
+                (State::Nothing, None) => TemplateState::None,
             },
             reason: self.unfit.clone().or(failing),
             forks: self.forks,

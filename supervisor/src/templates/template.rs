@@ -3,6 +3,7 @@
 use crate::relay::link::Link;
 use proto::ids::SessionId;
 use proto::shim::TemplateState;
+use sandbox::share::SESSIONS;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
@@ -82,6 +83,16 @@ impl Template {
     #[must_use]
     pub fn leases(&self) -> u32 {
         self.leases.load(Ordering::SeqCst)
+    }
+
+    /// So many are below it that another one is to be made.
+    pub(super) fn is_nearly_full(&self) -> bool {
+        self.leases() >= SESSIONS / 8 * 7
+    }
+
+    /// No more sessions may be below it.
+    pub(super) fn is_full(&self) -> bool {
+        self.leases() >= SESSIONS
     }
 
     /// It is not to be forked any more, and ends when nobody is below it.

@@ -278,7 +278,8 @@ Y05.*                | another session's Unix socket ({name})                   
 Y06.*                | another session's port ({name})                                      | refused               | ns.net
 Y07.*                | another session's key in the {name} keyring                          | refused               | idmap.session_range
 Y08.*                | {name} on another session's process                                  | refused               | ns.pid
-Y09.inotify          | quota of inotify instances while another session holds all of its own | untouched             | ns.owner
+Y09.inotify          | quota of inotify instances while another session holds all it can get | untouched             | ns.owner
+Y09.inotify_share    | the same, while another session of its template holds all it can get | untouched             | inotify.share
 Y09.*                | quota of {name} while another session holds all of one uid           | untouched             | idmap.session_range
 """
 

@@ -34,7 +34,9 @@ def answer(payload):
         if "plant" in payload:
             return {"planted": plant.plant(**payload["plant"])}
         if "hunt" in payload:
-            return runner.run(["Y*"], {"peer": payload["hunt"]["peer"]}, strict=payload.get("strict", False))
+            return runner.run(
+                ["Y*"], {"peer": payload["hunt"]["peer"]}, payload.get("limits"), strict=payload.get("strict", False),
+            )
         if "list" in payload:
             return {"catalogue": catalogue.lines()}
     except runner.NotInASession as fault:

@@ -53,7 +53,10 @@ MEASURES = {
     "idmap.session_range": Measure(
         ("K03.range",), ("idmap.session_range",), ground="off = every session the same range; two sessions: one plants, the other hunts"),
     "ns.owner": Measure(
-        ("Y09.inotify",), ("ns.owner",), ground="two sessions: one plants, the other hunts. The kernel counts instances per owner of the user namespace"),
+        ("Y09.inotify",), ("ns.owner",), ground="two sessions: one plants, the other hunts; limits.inotify. The kernel counts instances per owner of the user namespace"),
+    "inotify.share": Measure(
+        ("Y09.inotify_share",), ("inotify.share",),
+        ground="two sessions of one template, which is their namespaces' owner: one plants, the other hunts; limits.inotify"),
     "rootfs.owners": Measure(("F29.usr", "F29.etc_passwd"), ("rootfs.owners",)),
     "shim.nondumpable": Measure(
         ("P05.owner",), ("dumpable",), cover=("proc.hidepid",),
@@ -171,7 +174,7 @@ SCAFFOLD = {
     "storage.errors": "what the image says itself",
     "template.user": "no fork: its template may not enter", "template.pid": "no fork: it cannot be in another pid namespace",
     "template.owner": "no fork: its template does not own the session's namespaces",
-    "inotify.share": "a share of what only sessions below one template have in common; no probe turns red without it yet (docs/fork.md)",
+    "inotify.watches": "the same of watches, of which there are more than one session may make in a probe's time",
     "rootfs.private": "pivot_root refuses a new root in a peer group; the bundle's is part of mounts.private",
 }
 

@@ -16,7 +16,7 @@ import syscalls
 _held = []
 
 
-def plant(tag, secret, inotify=128, pipes=64):
+def plant(tag, secret, inotify=512, pipes=64):
     """Everything planted is called after `tag`, holds `secret`, and is reported by place; a refusal is reported as such."""
     name = f"plant-{tag}"
     key = zlib.crc32(tag.encode()) & 0x7FFFFFFF
@@ -121,7 +121,7 @@ def _key(name, secret):
 
 
 def _inotify(count):
-    """Instances are counted per host uid: 128 of them are all that one uid gets by default."""
+    """All that can be had, which is 128 where the host has the kernel's default: counted against the owner of the user namespace."""
     made = 0
     for _ in range(count):
         outcome = syscalls.call("inotify_init1", os.O_CLOEXEC)

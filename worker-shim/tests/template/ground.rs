@@ -9,6 +9,7 @@ use proto::shim::{Boot, ExitRecord, Fork, Forked, Go, Origin, TemplateState};
 use sandbox::exit_mark;
 use sandbox::plan::{self, Filters, Lineage, SessionSpec};
 use sandbox::seqpacket::{Seqpacket, SeqpacketListener};
+use sandbox::share::Shares;
 use sandbox::stager::{Host, OrderFds, Staged, TemplateNamespaces};
 use sandbox::sys::fork::fork_single;
 use sandbox::sys::pidfd;
@@ -26,6 +27,12 @@ use tempfile::TempDir;
 
 /// Uids of the template (first) and of the sessions.
 const UIDS: Range<u32> = 0x4200_0000..0x4210_0000;
+
+/// Of inotify, of each session.
+pub(crate) const SHARES: Shares = Shares {
+    instances: 3,
+    watches: 5,
+};
 
 /// Where the bootstrap is in the base.
 const BOOTSTRAP: &str = "/opt/agentcore/python";
@@ -114,7 +121,7 @@ impl Ground {
         let exit = exit_mark::make(&record, (uid_base, uid_base)).expect("exit record");
         let filters = match lineage {
             Lineage::Template { .. } => &self.filters[1],
-            Lineage::Host | Lineage::Fork => &self.filters[0],
+            Lineage::Host | Lineage::Fork { .. } => &self.filters[0],
         };
         let plan = plan::compile(&SessionSpec {
             uid_base,
@@ -224,7 +231,8 @@ impl Ground {
             user: open("user"),
             pid: open("pid"),
         };
-        let mut session = self.launch(bundle, &boot, Lineage::Fork, Some(namespaces));
+        let lineage = Lineage::Fork { shares: SHARES };
+        let mut session = self.launch(bundle, &boot, lineage, Some(namespaces));
         times.push(("session and shim", began.elapsed()));
         let _: Map<String, Value> = template.broker.answer(rpc).expect("fork");
         let rpc = session

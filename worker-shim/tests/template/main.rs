@@ -13,7 +13,7 @@ mod harness;
 mod ground;
 mod measure;
 
-use ground::{Ground, Session};
+use ground::{Ground, SHARES, Session};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::shim::{ExitCause, ExitStatus, Go, TemplateState};
@@ -37,15 +37,20 @@ def of(name):
     with open("/proc/self/status") as lines:
         return [line.split(":", 1)[1].strip() for line in lines if line.startswith(name + ":")][0]
 
-def inotify_instances():
-    import ctypes
+def inotify():
+    import ctypes, tempfile
     libc = ctypes.CDLL(None)
-    opened = []
+    opened, watched = [], 0
     while len(opened) < 200 and (fd := libc.inotify_init1(0)) >= 0:
         opened.append(fd)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(100):
+            path = os.path.join(folder, str(number))
+            os.mkdir(path)
+            watched += libc.inotify_add_watch(opened[number % len(opened)], path.encode(), 1) >= 0
     for fd in opened:
         os.close(fd)
-    return len(opened)
+    return [len(opened), watched]
 
 @app.entrypoint
 def invoke(payload):
@@ -66,7 +71,7 @@ def invoke(payload):
         "tmp": os.listdir("/tmp"),
         "left": open("/tmp/left", "w").write("x"),
         "pid": os.getpid(),
-        "inotify": inotify_instances(),
+        "inotify": inotify(),
         "child": os.popen("echo child").read().strip() if os.path.exists("/bin/sh") else "child",
     }
 
@@ -127,7 +132,11 @@ fn sessions_of_their_own(ground: &Ground, name: &str, packages: Option<PathBuf>)
         let answer = session.ask(&word);
         println!("{name}: {times:?}");
         assert_eq!(answer["payload"], number, "{name}");
-        assert_eq!(answer["inotify"], 16, "{name}: a share of its template's");
+        assert_eq!(
+            answer["inotify"],
+            serde_json::json!([SHARES.instances, SHARES.watches]),
+            "{name}: a share of its template's"
+        );
         assert_eq!(
             answer["own"],
             word.as_str(),

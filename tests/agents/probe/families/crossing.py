@@ -15,6 +15,7 @@ import stat
 import netlink
 import syscalls
 from registry import group, probe
+from subject import Missing
 from verdict import CLOSED, all_of, attempt, failed, judge, passed, refused
 
 _LARGEST = 1 << 20
@@ -182,15 +183,19 @@ def process_of_the_peer(subject, _name, act):
     return attempt(lambda: act(subject.canary("peer", "pid")), CLOSED | {errno.ESRCH, errno.ENOENT})
 
 
-@probe("Y09.inotify")
-def inotify_instances_are_our_own(subject):
-    """The peer holds the 128 that one host uid gets; a session of its own uid has all of its own."""
+@group("Y09", {"inotify": "uid", "inotify_share": "template"})
+def inotify_instances_are_our_own(subject, _name, _of):
+    """The peer holds all that it can get; what this session was promised is there all the same."""
     taken = subject.canary("peer", "inotify")
-    made = 0
-    while made < taken and syscalls.call("inotify_init1", os.O_CLOEXEC).value != -1:
-        made += 1
-    # The agent's own process may hold one or two.
-    return judge(made >= taken - 2, f"{made} instances, the peer took {taken}")
+    promised = subject.limit("inotify")
+    if promised is None:
+        raise Missing("no limit inotify")
+    held = []
+    while len(held) < promised and (outcome := syscalls.call("inotify_init1", os.O_CLOEXEC)).value != -1:
+        held.append(outcome.value)
+    for descriptor in held:
+        os.close(descriptor)
+    return judge(len(held) >= promised, f"{len(held)} instances of {promised}, the peer took {taken}")
 
 
 @probe("Y09.pipes")

@@ -140,7 +140,7 @@ def signal_pid_1_by(_subject, _name, way):
 
 
 @probe("I16", seconds=60)
-def reach_of_kill_minus_one(_subject):
+def reach_of_kill_minus_one(subject):
     """kill(-1) reaches what signal 0 may reach: processes in this namespace that run under our uid, none other."""
     mine, strange = os.getuid(), []
     for pid in range(2, 70_000):
@@ -149,7 +149,10 @@ def reach_of_kill_minus_one(_subject):
         except OSError:
             continue
         # An agent that is a fork is undumpable, as what it forks: hidden, though our own. A login session is only had from a parent.
+        # A process that has joined such a session reaches it, of which the harness tells.
         if at_start.FORKED and _session_of(pid) == at_start.SESSION_LEADER:
+            continue
+        if _session_of(pid) == subject.canaries.get("undumpable_agent", 0):
             continue
         try:
             if os.stat(f"/proc/{pid}").st_uid != mine:
