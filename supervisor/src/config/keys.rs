@@ -132,7 +132,7 @@ pub const KEYS: &[Key] = &[
     fixed("pool.total", "32", "Sessions of all runtimes that wait; also the most that one runtime may ask for. They use places that sessions leave of limits.max_sessions, and give way to them."),
     live("pool.unused_after", "600", "A runtime of which no session has been wanted for this long keeps its floor only."),
     live("pool.max_age", "3600", "A session that has waited this long is replaced."),
-    live("template.fork", "\"off\"", "Whether sessions of runtimes that do not say are forked from a template that has loaded their agent once: auto (where it can be done) or off."),
+    live("template.fork", "\"auto\"", "Whether sessions of runtimes that do not say are forked from a template that has loaded their agent once: auto (where it can be done) or off."),
     fixed("template.total", "32", "Templates of all runtimes, each of which carries 128 sessions at most; 0 is none, whatever runtimes ask for."),
     live("template.unused_after", "600", "A template from which nothing was forked for this long ends, once no fork of it lives."),
     live("template.max_age", "3600", "A template that is this old is replaced."),

@@ -15,6 +15,7 @@ use super::interval::Interval;
 use super::{Base, Config, Log, LogFormat, Ping, Pools, Storage, StoreKeys, TaskBounds, Templates};
 use crate::daemon_log::check_level;
 use crate::store::{Keep, Retention};
+use proto::config::Fork;
 use proto::ids::RuntimeName;
 use proto::units::{MemoryBytes, Seconds};
 use serde::de::DeserializeOwned;
@@ -303,7 +304,7 @@ impl Resolver<'_> {
         let second = Duration::from_secs(1);
         let times = second..=1_209_600 * second;
         Templates {
-            fork: self.take("template.fork").unwrap_or_default(),
+            fork: self.take("template.fork").unwrap_or(Fork::Auto),
             total: self.within("template.total", 32, 0..=1000),
             unused_after: self.duration("template.unused_after", 600 * second, times.clone()),
             max_age: self.duration("template.max_age", 3600 * second, times),
