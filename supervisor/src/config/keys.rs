@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
     fixed("limits.session_read_rate", "0", "Bytes per second that each session may read from the base's disk; 0 is no limit."),
     live("limits.orphan_timeout", "3600", "A session that no daemon attends for this long ends."),
     live("pool.min", "0", "Sessions of each runtime that does not say, which wait started for whoever comes even when nobody has for long."),
-    live("pool.max", "0", "How many of them wait at most, however many are wanted; 0 is no pool."),
+    live("pool.max", "2", "How many of them wait at most, however many are wanted; 0 is no pool."),
     fixed("pool.total", "32", "Sessions of all runtimes that wait; also the most that one runtime may ask for. They use places that sessions leave of limits.max_sessions, and give way to them."),
     live("pool.unused_after", "600", "A runtime of which no session has been wanted for this long keeps its floor only."),
     live("pool.max_age", "3600", "A session that has waited this long is replaced."),

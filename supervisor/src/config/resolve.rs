@@ -26,6 +26,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Sessions of one runtime that wait where nobody says: one that is claimed, and one while that one is replaced.
+const POOL_MAX: u32 = 2;
+
 /// The reader of one configuration: looks keys up, checks, remembers faults.
 struct Resolver<'a> {
     given: &'a Given,
@@ -280,7 +283,7 @@ impl Resolver<'_> {
         let total = self.within("pool.total", 32, 0..=1000);
         let bounds = pool::Bounds {
             min: self.within("pool.min", 0, 0..=1000),
-            max: self.within("pool.max", 0, 0..=1000),
+            max: self.within("pool.max", POOL_MAX.min(total), 0..=1000),
         };
         if bounds.min > bounds.max {
             self.fault("pool.min", "is above `pool.max`");
