@@ -60,7 +60,7 @@ pub fn compile(spec: &SessionSpec) -> Result<Plan, NulError> {
         ahead: ahead()?,
         place: match spec.lineage {
             Lineage::Host | Lineage::Template { .. } => place(),
-            Lineage::Fork => Vec::new(),
+            Lineage::Fork { .. } => Vec::new(),
         },
         storage: if spec.storage { storage()? } else { Vec::new() },
         order: order(spec),
@@ -244,7 +244,7 @@ fn namespaces(lineage: &Lineage) -> Vec<Step<u64>> {
         // The stager is in it already, see `place`.
         Lineage::Host | Lineage::Template { .. } => {}
         // Must be its own user namespace's, or the fork could not join it.
-        Lineage::Fork => all.push(step("ns.net", flag(libc::CLONE_NEWNET))),
+        Lineage::Fork { .. } => all.push(step("ns.net", flag(libc::CLONE_NEWNET))),
     }
     all.extend([
         step("ns.ipc", flag(libc::CLONE_NEWIPC)),
@@ -350,7 +350,7 @@ fn child(spec: &SessionSpec) -> Result<Vec<Step<ChildAct>>, NulError> {
         step("sys.absent", ChildAct::RequireEmpty(c"/sys".to_owned())),
         step("hostname", ChildAct::Hostname(c"localhost".to_owned())),
     ]);
-    if spec.lineage == Lineage::Fork {
+    if matches!(spec.lineage, Lineage::Fork { .. }) {
         steps.push(step("net.loopback", ChildAct::Loopback));
     }
     steps.extend(rlimits(spec));
