@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn every_line_has_a_reason() {
         let report = capabilities();
-        assert_eq!(report.len(), 5);
+        assert_eq!(report.len(), 6);
         for line in report {
             assert!(!line.detail.is_empty(), "{}", line.name);
         }

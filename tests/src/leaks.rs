@@ -11,7 +11,7 @@
 use crate::daemon::Daemon;
 use crate::{cgroup, host, storage, sysv, wait};
 use anyhow::{Context as _, ensure};
-use proto::api::Origin;
+use proto::api::{Origin, Session};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -129,10 +129,19 @@ impl Snapshot {
             Ok(same.then(|| last.clone()))
         })?;
         let live = daemon.client().sessions("pool=true&live=true")?;
-        steady.waiting = live
-            .iter()
-            .any(|one| matches!(one.origin, Some(Origin::Waiting | Origin::Template)));
+        steady.waiting = live.iter().any(is_waiting);
         Ok(steady)
+    }
+
+    /// The same once nothing waits any more; from then on whatever waits goes as soon as it is unused.
+    pub fn bare(daemon: &Daemon) -> anyhow::Result<Self> {
+        daemon.keep_nothing_waiting()?;
+        let client = daemon.client();
+        wait::until_true(20, "what waits to go", || {
+            let live = client.sessions("pool=true&live=true")?;
+            Ok(!live.iter().any(is_waiting))
+        })?;
+        Self::steady(daemon)
     }
 
     fn add(&mut self, kind: &str, name: &str, example: String) {
@@ -237,6 +246,10 @@ impl Snapshot {
             .map(|(_, all)| all.len())
             .sum()
     }
+}
+
+fn is_waiting(session: &Session) -> bool {
+    matches!(session.origin, Some(Origin::Waiting | Origin::Template))
 }
 
 /// Every range of uids that a session of this daemon has ever had, by its first, and how many sessions have it now: those

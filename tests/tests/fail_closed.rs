@@ -126,12 +126,18 @@ fn fails(client: &Client, step: &Step) -> Result {
     Ok(())
 }
 
+/// Steps fail in sessions that are started for their callers; where there are others, those are made instead.
+fn cold() -> Options {
+    let cold = "[template]\nfork = \"off\"\n[pool]\nmax = 0";
+    Options::quick().faults().config(cold)
+}
+
 #[test]
 fn each_step_of_a_launch_that_fails_means_no_session_and_nothing_left() -> Result {
     ground!(Daemon, Faults, Python);
     let file = places::scratch().join(format!("fail-step-{}", std::process::id()));
     let variable = format!("@{}", file.display());
-    let options = Options::quick().faults();
+    let options = cold();
     let outcome = Daemon::with(options.env("AGENTCORED_FAIL_STEP", &variable), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "agent", "sdk", json!({}))?;
@@ -163,7 +169,7 @@ fn each_step_of_a_launch_that_fails_means_no_session_and_nothing_left() -> Resul
 #[test]
 fn each_step_of_a_place_that_fails_means_no_session_and_nothing_left() -> Result {
     ground!(Daemon, Faults, Python);
-    let options = Options::quick().faults();
+    let options = cold();
     Daemon::with(options.clone(), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "agent", "sdk", json!({}))?;
@@ -218,7 +224,7 @@ fn spent(daemon: &Daemon) -> anyhow::Result<f64> {
 #[test]
 fn a_defect_of_the_task_that_owns_a_session_ends_it_and_leaves_nothing() -> Result {
     ground!(Daemon, Faults, Python);
-    let options = Options::quick().faults();
+    let options = cold();
     Daemon::with(
         options.env("AGENTCORED_FAIL_STEP", "driver.stop"),
         |daemon| {

@@ -49,7 +49,7 @@ fn clean(
             client.invoke("warm", id, &json!({"do": "echo"}))?;
             client.stop(id).map(drop)
         })?;
-        let before = Snapshot::steady(daemon)?;
+        let before = Snapshot::bare(daemon)?;
         ensure!(
             before.count("descriptor") > 5 && before.count("cgroup") > 0,
             "the snapshot sees nothing: {before:#?}"

@@ -722,6 +722,8 @@ impl SessionHandle {
         Weight {
             // Nothing is known of what a daemon before this one has frozen, and of what has just begun.
             committed: match self.account.memory_bytes() {
+                // What its forks have left there is beside what its version may have.
+                held if self.path == Path::Template && held > 0 => held,
                 held if (frozen || self.path.is_nobodys()) && held > 0 => held.min(most),
                 _ => most,
             },

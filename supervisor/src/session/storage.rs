@@ -5,8 +5,12 @@ use crate::launcher::message::StorageOrder;
 use crate::owner::Principal;
 use sha2::{Digest, Sha256};
 
-/// What the launcher is asked for, if the runtime has session storage.
+/// What the launcher is asked for, if the runtime has session storage. A template has none: it is nobody's, and would take room
+/// from callers for as long as it is there.
 pub(super) fn order(handle: &SessionHandle) -> Option<StorageOrder> {
+    if handle.template.is_some() {
+        return None;
+    }
     let storage = handle.version.spec.storage.as_ref()?;
     Some(StorageOrder {
         runtime: handle.key.runtime.clone(),

@@ -261,16 +261,18 @@ impl Stand {
             self.ripe = std::mem::take(&mut self.state).into_running();
         }
         let wanted = self.wanted;
-        let goes = |one: &mut Running| {
+        let unused = |one: &Running| {
             let wanted = wanted.unwrap_or(one.since).max(one.since);
-            let unused = one.template.leases() == 0 && ages.now - wanted >= ages.unused_after;
+            one.template.leases() == 0 && ages.now - wanted >= ages.unused_after
+        };
+        let goes = |one: &mut Running| {
             let old = ages.now - one.since >= ages.max_age;
-            unused || old || !served || one.is_done()
+            unused(one) || old || !served || one.is_done()
         };
         let ready = match &mut self.state {
             State::Ready(running) => goes(running),
-            // One that starts is looked at when it is ready.
-            State::Starting(_) => !served,
+            // What it holds is looked at when it is ready.
+            State::Starting(running) => !served || unused(running),
             State::Nothing => false,
         };
         let ripe = self.ripe.as_mut().is_some_and(goes);
