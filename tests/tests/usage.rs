@@ -23,6 +23,11 @@ fn installed() -> Options {
     }
 }
 
+/// The same, in whose ledger is nothing of what waits (owner `daemon`): records are counted here, or those of a runtime are.
+fn alone() -> Options {
+    installed().config("[template]\nfork = \"off\"\n[pool]\nmax = 0")
+}
+
 fn usage(client: &Client, query: &str) -> anyhow::Result<Vec<UsageRecord>> {
     let page: Page<UsageRecord> = client.get(&format!("/v1/usage?{query}"))?;
     Ok(page.items)
@@ -64,7 +69,7 @@ fn burn(seconds: f64) -> String {
 #[test]
 fn a_session_is_charged_what_its_cgroup_counted_though_its_daemon_is_killed() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(alone(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "busy", json!({}))?;
         let id = session_name("busy");
@@ -225,7 +230,7 @@ fn idle_time_costs_nothing_here() -> Result {
 #[test]
 fn every_end_has_its_last_record_also_without_a_daemon() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(alone(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "ends", json!({"resources": {"memory": "128M"}}))?;
         let (starves, killed) = (session_name("starves"), session_name("killed"));
@@ -301,7 +306,7 @@ fn whoever_changes_a_record_or_cuts_the_end_off_is_seen() -> Result {
         ),
         ("DELETE FROM usage_sessions WHERE seq = 2", "cut off"),
     ] {
-        Daemon::with(installed(), |daemon| {
+        Daemon::with(alone(), |daemon| {
             let client = daemon.client();
             puppet::deploy(&client, "honest", json!({}))?;
             for name in ["first", "second"] {
