@@ -165,7 +165,8 @@ impl Ledger {
             true => subject.waiting(),
             false => subject,
         };
-        let left = locked(&self.left).remove(&session);
+        // By the name that it is charged under, as it was written down.
+        let left = locked(&self.left).remove(&subject.session);
         match left.filter(|saved| saved.boot_id == self.boot.id) {
             Some(saved) => {
                 let gap = since_boot_ms().saturating_sub(saved.boot_ms);

@@ -338,7 +338,7 @@ async fn adopt_template(
         broker,
         Arc::clone(&template),
         version?,
-        row.created_at.system_time(),
+        (row.created_at.system_time(), row.client_id.clone()),
         found,
     );
     broker

@@ -11,7 +11,9 @@ use e2e::leaks::Snapshot;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, Origin, Page, Phase, Session, Template, TemplateState, UsageRecord};
+use proto::api::{
+    EndReason, LedgerCheck, Origin, Page, Phase, Session, Template, TemplateState, UsageRecord,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -564,6 +566,9 @@ fn a_daemon_that_comes_back_keeps_templates_for_their_sessions_only() -> Result 
         client.stop(&id)?;
         client.ended(kept.as_str(), 20)?;
         ensure!(puppet::run(&client, "again", &second, COUNT)? == json!(3));
+        // What it used is on record once, as whose it was from the first.
+        let check: LedgerCheck = client.get("/v1/usage/verify")?;
+        ensure!(check.ok && check.sessions > 0, "{check:?}");
         delete(&client, "again")?;
         delete(&client, "unused")?;
         nothing_left(daemon)

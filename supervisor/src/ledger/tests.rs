@@ -779,3 +779,26 @@ async fn what_is_used_before_a_claim_is_the_pools_and_nothing_is_charged_twice()
     assert_eq!(bound(&waiting), [budgets::Scope::Runtime]);
     assert_eq!(bound(&own), budgets::Scope::ALL);
 }
+
+#[tokio::test]
+async fn the_account_of_what_is_nobodys_goes_on_after_a_restart() {
+    let ground = Ground::new().await;
+    let nobodys = Subject {
+        owner: Owner::template(),
+        ..subject(1, "a")
+    };
+    let account = ground.ledger.wait(nobodys.clone(), NOTHING, Moment(0));
+    let read = Reading {
+        cpu_us: 900,
+        memory_bytes: 0,
+        peak_bytes: 0,
+        tmp_bytes: None,
+    };
+    account.read(Moment(1000), read);
+    ground.ledger.save(false).await;
+    drop(account);
+    let ground = Ground::on(ground.stop().await).await;
+    let age = (Duration::from_secs(3600), false);
+    let account = ground.ledger.resume(nobodys, NOTHING, Moment(50_000), age);
+    assert_eq!(account.used(Moment(50_000)).cpu_us, 900);
+}

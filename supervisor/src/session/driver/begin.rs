@@ -20,7 +20,7 @@ use crate::store::{FrozenNote, Memo};
 use crate::templates::{Lease, Template};
 use futures_util::stream::FuturesUnordered;
 use proto::api::Phase;
-use proto::ids::{EndpointName, SessionId};
+use proto::ids::{ClientSessionId, EndpointName, SessionId};
 use proto::shim::MAX_EXECS;
 use session_core::lifecycle::Session;
 use session_core::meter::Allocated;
@@ -100,18 +100,20 @@ pub fn load(
     handle
 }
 
-/// Takes a template over that an earlier daemon has launched.
+/// Takes a template over that an earlier daemon has launched, at that time and under that name of nobody's: it is on record so.
 pub fn reload(
     broker: &Arc<Broker>,
     template: Arc<Template>,
     version: Arc<RuntimeVersion>,
-    at: SystemTime,
+    (at, client): (SystemTime, ClientSessionId),
     found: Found,
 ) -> Arc<SessionHandle> {
+    let anew = of_template(broker, template, version);
     let begun = Begun {
         at,
         launched_at: at,
-        ..of_template(broker, template, version)
+        key: SessionKey { client, ..anew.key },
+        ..anew
     };
     let handle = begin(broker, begun, Start::Found(Box::new(found)));
     broker.registry.wait(&handle);
