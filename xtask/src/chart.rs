@@ -1,6 +1,6 @@
 //! `cargo xtask chart`: a picture for the README, of the JSON that `cargo xtask bench --json` wrote.
 //!
-//! One group per comparison of times: our bar and the peer's, each group on a scale of its own, since a launch and a call differ by
+//! One group per promised comparison of times: our bar and the peer's, each group on a scale of its own, since a launch and a call differ by
 //! a factor of a thousand. Rectangles and text only, which needs no library.
 
 use anyhow::{Context as _, ensure};
@@ -34,6 +34,8 @@ struct Row {
     what: String,
     unit: String,
     p50: f64,
+    /// Whether it keeps its promise; absent if there is none.
+    held: Option<bool>,
     peer: Option<Peer>,
     peer_p50: Option<f64>,
 }
@@ -64,6 +66,8 @@ fn draw(bench: &Bench) -> anyhow::Result<String> {
         .rows
         .iter()
         .filter(|row| matches!(row.unit.as_str(), "ms" | "µs"))
+        // What stands beside a promise only explains it; a row that goes on with another's ("…") is of something else than medians.
+        .filter(|row| row.held.is_some() && !row.what.starts_with('…'))
         .filter_map(|row| Some((row, row.peer.as_ref()?, row.peer_p50?)))
         .collect();
     ensure!(!groups.is_empty(), "no row compares times with a peer");
@@ -135,8 +139,9 @@ mod tests {
     fn bars_are_in_proportion_and_names_are_text() {
         let bench: Bench = serde_json::from_str(
             r#"{"host": {"processor": "A & B", "processors": 2, "kernel": "6"}, "rows": [
-                {"what": "launch", "unit": "ms", "p50": 5.0, "peer": {"name": "<peer>", "samples": []}, "peer_p50": 10.0},
+                {"what": "launch", "unit": "ms", "p50": 5.0, "held": true, "peer": {"name": "<peer>", "samples": []}, "peer_p50": 10.0},
                 {"what": "rate", "unit": "1/s", "p50": 5.0, "peer": {"name": "x"}, "peer_p50": 1.0},
+                {"what": "beside", "unit": "ms", "p50": 5.0, "held": null, "peer": {"name": "x"}, "peer_p50": 1.0},
                 {"what": "alone", "unit": "ms", "p50": 5.0, "peer": null, "peer_p50": null}]}"#,
         )
         .expect("JSON");
