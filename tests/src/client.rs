@@ -2,7 +2,7 @@
 
 use crate::http::{Request, Response, Target};
 use anyhow::{Context as _, ensure};
-use proto::api::{Artifact, Info, Page, Phase, Problem, Runtime, Session};
+use proto::api::{Artifact, Info, Page, Phase, Problem, Runtime, Session, UsageRecord};
 use proto::config::RuntimeConfig;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -117,6 +117,15 @@ impl Client {
     /// A session by our id or the caller's.
     pub fn session(&self, id: &str) -> anyhow::Result<Session> {
         self.get(&format!("/v1/sessions/{}", label(id)))
+    }
+
+    /// CPU seconds that the ledger has of a session by our id; of what it used while it was nobody's by the same with a `w` in front.
+    pub fn cpu_on_record(&self, id: &str) -> anyhow::Result<f64> {
+        let rows: Page<UsageRecord> = self.get("/v1/usage?by=session&maxResults=1000")?;
+        let mut rows = rows.items.iter();
+        let row = rows.find(|row| row.id.as_ref().is_some_and(|of| of.as_str() == id));
+        row.map(|row| row.used.cpu_seconds)
+            .with_context(|| format!("no record of {id}"))
     }
 
     /// Stops a session and waits for its end.

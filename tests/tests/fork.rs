@@ -764,15 +764,8 @@ fn a_runtime_that_nobody_calls_costs_no_process_and_its_template_is_nobodys_bill
         let ended = client.ended(of.id.as_str(), 10)?;
         ensure!(ended.end_reason == Some(EndReason::Idle), "{ended:?}");
         ensure!(template(&client, "rare")? == Template::default());
-        let rows: Page<UsageRecord> = client.get("/v1/usage?by=session&maxResults=1000")?;
-        let of_id = |id: &str| {
-            let mut rows = rows.items.iter();
-            let row = rows.find(|row| row.id.as_ref().is_some_and(|of| of.as_str() == id));
-            row.map(|row| row.used.cpu_seconds)
-                .with_context(|| format!("no record of {id}"))
-        };
-        let own = of_id(session.id.as_str())?;
-        let loaded = of_id(&of.id.as_str().replacen('s', "w", 1))?;
+        let own = client.cpu_on_record(session.id.as_str())?;
+        let loaded = client.cpu_on_record(&of.id.as_str().replacen('s', "w", 1))?;
         ensure!(own < 0.6, "the caller pays for the loading: {own}");
         ensure!(loaded >= 0.9, "the template does not: {loaded}");
         let rows: Page<UsageRecord> = client.get("/v1/usage?by=runtime")?;

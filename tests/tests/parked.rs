@@ -8,7 +8,7 @@ use e2e::client::{joined, session_name};
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, Origin, Page, Phase, PoolState, Session, TemplateState, UsageRecord};
+use proto::api::{EndReason, Origin, Phase, PoolState, Session, TemplateState};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -162,15 +162,8 @@ fn what_waits_is_a_fork_and_its_claim_its_callers_own() -> Result {
         ensure!(made.failed == 0 && made.forks >= 2, "{made:?}");
         let ended = client.stop(&id)?;
         // The pool pays for its making, the template for what was loaded, and the caller for neither.
-        let rows: Page<UsageRecord> = client.get("/v1/usage?by=session&maxResults=1000")?;
-        let of_id = |id: &str| {
-            let mut rows = rows.items.iter();
-            let row = rows.find(|row| row.id.as_ref().is_some_and(|of| of.as_str() == id));
-            row.map(|row| row.used.cpu_seconds)
-                .with_context(|| format!("no record of {id}"))
-        };
-        let own = of_id(ended.id.as_str())?;
-        let waited = of_id(&ended.id.as_str().replacen('s', "w", 1))?;
+        let own = client.cpu_on_record(ended.id.as_str())?;
+        let waited = client.cpu_on_record(&ended.id.as_str().replacen('s', "w", 1))?;
         ensure!(own < 0.6 && waited < 0.6, "{own} and {waited}");
         let whole = ended.usage.cpu_seconds;
         ensure!(

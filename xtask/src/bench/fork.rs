@@ -3,17 +3,15 @@
 //! true`. And what such a session holds for itself, beside an interpreter of its own.
 
 use super::direct::{self, Python};
+use super::pool::{BODY, call};
 use super::samples::Samples;
 use super::subject::Subject;
 use super::table::{Peer, Promise, Row, Table};
-use super::{Effort, memory, peers, wire};
+use super::{Effort, memory, peers};
 use anyhow::{Context as _, ensure};
-use e2e::client::{SESSION_HEADER, session_name};
+use e2e::client::session_name;
 use e2e::{host, places, wait};
 use proto::api::{Origin, Phase, Session, TemplateState};
-use std::time::Duration;
-
-const BODY: &[u8] = br#"{"prompt": "hello"}"#;
 
 /// Rounds that only fill caches.
 const WARM_UP: usize = 3;
@@ -261,14 +259,4 @@ fn waits(subject: &Subject, runtime: &str) -> anyhow::Result<()> {
         members.retain(|one| one.origin == Some(Origin::Waiting) && one.phase == Phase::Ready);
         Ok(!members.is_empty() && members.iter().all(forked))
     })
-}
-
-/// The time to the first byte of an answer, over a new connection.
-fn call(subject: &Subject, runtime: &str, session: &str) -> anyhow::Result<Duration> {
-    let request = wire::post(
-        &format!("/runtimes/{runtime}/invocations"),
-        &[(SESSION_HEADER, session)],
-        BODY,
-    );
-    wire::cold(&subject.unix(), &request)
 }

@@ -11,7 +11,8 @@ use e2e::wait;
 use proto::api::Runtime;
 use std::time::Duration;
 
-const BODY: &[u8] = br#"{"prompt": "hello"}"#;
+/// What is asked.
+pub(crate) const BODY: &[u8] = br#"{"prompt": "hello"}"#;
 
 /// Rounds that only fill caches.
 const WARM_UP: usize = 3;
@@ -81,7 +82,7 @@ fn of(subject: &Subject, runtime: &str) -> anyhow::Result<Runtime> {
 }
 
 /// The time to the first byte of an answer, over a new connection.
-fn call(subject: &Subject, runtime: &str, session: &str) -> anyhow::Result<Duration> {
+pub(crate) fn call(subject: &Subject, runtime: &str, session: &str) -> anyhow::Result<Duration> {
     let request = wire::post(
         &format!("/runtimes/{runtime}/invocations"),
         &[(SESSION_HEADER, session)],
