@@ -1,10 +1,21 @@
 //! The probe agent of `tests/agents/probe`, and what its verdicts mean.
 
+use crate::canaries::{Canaries, denied_device, peer};
 use crate::client::{Client, session_name};
+use crate::daemon::Daemon;
+use crate::host;
 use anyhow::{Context as _, ensure};
 use proto::api::{Runtime, TemplateState};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+/// Limits of a session that is probed, as configuration.
+pub const LIMITS: &str =
+    r#"{"resources": {"memory": "256M", "cpus": 0.5, "pids": 128, "tmp_size": "16M"}}"#;
+
+/// So many were green here and must stay so; the rest of the catalogue may have nothing to judge.
+pub const LEAST: usize = 960;
 
 /// One probe's outcome.
 #[derive(Debug, Clone, Deserialize)]
@@ -50,6 +61,43 @@ pub fn run(
     payload: &Value,
 ) -> anyhow::Result<Verdicts> {
     Verdicts::read(&client.invoke(runtime, session, payload)?)
+}
+
+/// What all probes are told, who run in session `id` of a runtime with [`LIMITS`] and `COLOUR=blue` in its environment: what lies around
+/// that they must not find, and what [`LIMITS`] and the plan promise. `other`: a session and what was [planted](plant) in it.
+pub fn payload(
+    daemon: &Daemon,
+    canaries: &Canaries,
+    id: &str,
+    (other, planted): (&str, &Value),
+) -> anyhow::Result<Value> {
+    let client = daemon.client();
+    let mut told: Map<String, Value> = canaries.json(daemon, json!({"COLOUR": "blue"}))?;
+    told.insert("peer".into(), peer(&client.session(other)?, planted)?);
+    let shim = client.session(id)?.pid.context("pid")?;
+    told.insert("loopback_ports".into(), proxy_ports(shim)?);
+    // A fork has one more, which takes `setns` away that its template has.
+    let filters = if host::is_forked(shim)? { 3 } else { 2 };
+    told.insert("filters".into(), json!(filters));
+    told.insert("denied_device".into(), json!(denied_device(shim)?));
+    let limits = json!({
+        "memory_bytes": 256u64 << 20, "cpus": 0.5, "pids": 128,
+        "tmp_bytes": 16 << 20, "home_bytes": 16 << 20, "shm_bytes": 4 << 20,
+        "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0,
+        "inotify": host::inotify_promised(shim)?,
+    });
+    Ok(json!({"run": "all", "canaries": told, "limits": limits, "strict": true}))
+}
+
+/// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
+fn proxy_ports(shim: i32) -> anyhow::Result<Value> {
+    let agent = host::agent(shim).context("the shim has no agent")?;
+    let ports: BTreeSet<u16> = host::environment(agent)?
+        .iter()
+        .filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY"))
+        .filter_map(|(_, url)| url.trim_end_matches('/').rsplit_once(':')?.1.parse().ok())
+        .collect();
+    Ok(json!(ports))
 }
 
 /// Asks a session to plant its secrets.

@@ -2,27 +2,15 @@
 //! host. Tier: root; runs in the virtual machine too.
 
 use anyhow::{Context as _, ensure};
-use e2e::canaries::{Canaries, denied_device, peer};
+use e2e::canaries::Canaries;
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
 use proto::api::{Origin, Phase, Session};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
-
-const LIMITS: &str =
-    r#"{"resources": {"memory": "256M", "cpus": 0.5, "pids": 128, "tmp_size": "16M"}}"#;
-
-/// What `LIMITS` and the plan promise, in the probes' words.
-fn limits() -> Value {
-    json!({
-        "memory_bytes": 256u64 << 20, "cpus": 0.5, "pids": 128,
-        "tmp_bytes": 16 << 20, "home_bytes": 16 << 20, "shm_bytes": 4 << 20,
-        "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0,
-    })
-}
 
 /// Probes that may have nothing to judge, and why; any other that says INFO has lost what it looks for.
 const NOTHING_TO_JUDGE: &[(&str, &str)] = &[
@@ -45,9 +33,6 @@ const NOTHING_TO_JUDGE: &[(&str, &str)] = &[
     ("S12", "allowed on purpose; for the record"),
     ("U03.time", "sessions share the host's clocks"),
 ];
-
-/// What was green here and must stay so; the rest of the catalogue is [`NOTHING_TO_JUDGE`].
-const LEAST: usize = 960;
 
 /// Calls past every filter: the kernel lets uretprobe (since 6.14) and uprobe (6.18) through, as instrumented programs would
 /// die under filters that know nothing of them. Elsewhere than in the kernel's own trampolines they do nothing.
@@ -112,7 +97,7 @@ fn probed(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) ->
     let canaries = Canaries::new()?;
     Daemon::with(canaries.around(Options::default()), |daemon| {
         let client = daemon.client();
-        let mut config: Value = serde_json::from_str(LIMITS)?;
+        let mut config: Value = serde_json::from_str(probe::LIMITS)?;
         e2e::chaos::merge(&mut config, json!({"environment": {"COLOUR": "blue"}}));
         e2e::chaos::merge(&mut config, more);
         let waiting = config["pool"]["min"].as_u64();
@@ -137,17 +122,7 @@ fn probed(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) ->
         let planted = probe::plant(&client, "probe", &other, "other")?;
         let id = session_name("probed");
         client.invoke("probe", &id, &json!({"list": true}))?;
-        let mut told: Map<String, Value> = canaries.json(daemon, json!({"COLOUR": "blue"}))?;
-        told.insert("peer".into(), peer(&client.session(&other)?, &planted)?);
-        told.insert("loopback_ports".into(), proxy_ports(&client, &id)?);
-        // A fork has one more, which takes `setns` away that its template has.
-        let shim = client.session(&id)?.pid.context("pid")?;
-        let filters = if host::is_forked(shim)? { 3 } else { 2 };
-        told.insert("filters".into(), json!(filters));
-        told.insert("denied_device".into(), json!(denied_device(shim)?));
-        let mut limits = limits();
-        limits["inotify"] = json!(host::inotify_promised(shim)?);
-        let payload = json!({"run": "all", "canaries": told, "limits": limits, "strict": true});
+        let payload = probe::payload(daemon, &canaries, &id, (&other, &planted))?;
         test(daemon, &id, payload)
     })
 }
@@ -156,18 +131,6 @@ fn probed(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) ->
 fn is_fork(session: &Session) -> bool {
     let shim = session.pid;
     shim.is_some_and(|shim| host::is_forked(shim).unwrap_or(false))
-}
-
-/// Ports that something else than the agent serves on the session's loopback: the egress proxy, as the agent is told.
-fn proxy_ports(client: &Client, id: &str) -> anyhow::Result<Value> {
-    let pid = client.session(id)?.pid.context("pid")?;
-    let agent = host::agent(pid).context("the shim has no agent")?;
-    let ports: BTreeSet<u16> = host::environment(agent)?
-        .iter()
-        .filter(|(name, _)| name.to_ascii_uppercase().ends_with("_PROXY"))
-        .filter_map(|(_, url)| url.trim_end_matches('/').rsplit_once(':')?.1.parse().ok())
-        .collect();
-    Ok(json!(ports))
 }
 
 #[test]
@@ -184,7 +147,7 @@ fn no_probe_of_an_agent_succeeds() -> Result {
             verdicts.with("FAIL").len(),
             verdicts.with("INFO").len()
         );
-        verdicts.all_green(LEAST)?;
+        verdicts.all_green(probe::LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
         calls_are_answered_as_the_table_says(&verdicts)?;
         // And they were harmless: the session still answers.
@@ -203,7 +166,7 @@ fn no_probe_of_an_agent_succeeds_in_a_session_from_the_pool() -> Result {
         let pool = daemon.client().runtime("probe")?.pool.unwrap_or_default();
         ensure!((pool.hits, pool.misses) == (2, 0), "not claimed: {pool:?}");
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
-        verdicts.all_green(LEAST)?;
+        verdicts.all_green(probe::LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
         calls_are_answered_as_the_table_says(&verdicts)
     })
@@ -219,7 +182,7 @@ fn no_probe_of_an_agent_succeeds_in_a_forked_session() -> Result {
             "not forked: {session:?}"
         );
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
-        verdicts.all_green(LEAST)?;
+        verdicts.all_green(probe::LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
         calls_are_answered_as_the_table_says(&verdicts)
     })
@@ -236,7 +199,7 @@ fn no_probe_of_an_agent_succeeds_in_a_fork_from_the_pool() -> Result {
             "no fork that waited: {session:?}"
         );
         let verdicts = probe::run(&daemon.client(), "probe", id, &payload)?;
-        verdicts.all_green(LEAST)?;
+        verdicts.all_green(probe::LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
         calls_are_answered_as_the_table_says(&verdicts)
     })
@@ -294,7 +257,7 @@ fn joined(origin: Value) -> Result {
         let answer: Value = serde_json::from_str(&text)
             .with_context(|| format!("{text}{}", String::from_utf8_lossy(&out.stderr)))?;
         let verdicts = probe::Verdicts::read(&answer)?;
-        verdicts.all_green(LEAST)?;
+        verdicts.all_green(probe::LEAST)?;
         verdicts.nothing_untold_but(NOTHING_TO_JUDGE)?;
         calls_are_answered_as_the_table_says(&verdicts)
     })
@@ -329,7 +292,7 @@ fn every_task_of_a_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(LIMITS)?)?;
+        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(probe::LIMITS)?)?;
         let (session, mut joined) = populated(daemon, "chaos")?;
         let shim = session.pid.context("pid")?;
         let base = session.uid_base.context("uid_base")?;
@@ -403,7 +366,7 @@ fn limits_read_back_from_the_host_are_those_of_the_version() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(LIMITS)?)?;
+        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(probe::LIMITS)?)?;
         let session = client.start("chaos", &session_name("limits"), &json!({"do": "echo"}))?;
         let pid = session.pid.context("pid")?;
         let value = |controller: &str, files: &[&str]| {

@@ -14,6 +14,7 @@
 mod adopt;
 mod bodies;
 mod burst;
+mod dense;
 mod direct;
 mod facts;
 mod fork;
@@ -51,7 +52,7 @@ pub(crate) struct Args {
     /// Also write everything, raw samples included, to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Only these measurements (launch, python, bodies, pool, fork, parked, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, thaw, adopt, signed, tasks, metering); all if none is named.
+    /// Only these measurements (launch, python, bodies, pool, fork, parked, exhausted, memory, streams, websockets, ready, throughput, burst, sustained, thaw, adopt, signed, tasks, metering, dense); all if none is named.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
 }
@@ -92,7 +93,7 @@ const QUICK: Effort = Effort {
 };
 
 /// What `--only` may name, in the order in which they run.
-const MEASUREMENTS: [&str; 19] = [
+const MEASUREMENTS: [&str; 20] = [
     "launch",
     "python",
     "bodies",
@@ -112,6 +113,7 @@ const MEASUREMENTS: [&str; 19] = [
     "signed",
     "tasks",
     "metering",
+    "dense",
 ];
 
 /// What `docs/agentcored.toml` says of templates and pools: a daemon as it is installed. Elsewhere neither is there, but where it is what
@@ -208,6 +210,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         if wanted("metering") {
             metering::measure(&mut table)?;
+        }
+        if wanted("dense") {
+            dense::measure(&mut table)?;
         }
         Ok(())
     })();

@@ -1,5 +1,6 @@
 //! A herd: so many new sessions of the AWS SDK's agent at the same moment, from the first request to the last answer, with templates
-//! and pools as they are by default, and used before.
+//! and pools as they are by default, and used before. And a crowd of ten times as many, more than the host takes: each is served or
+//! told when to come again, and the daemon answers others meanwhile.
 
 use super::direct::{self, Python};
 use super::samples::Samples;
@@ -7,12 +8,21 @@ use super::subject::Subject;
 use super::table::{Peer, Promise, Row, Table};
 use super::wire::{self, Wire};
 use super::{Effort, fork};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use e2e::Client;
 use e2e::client::{SESSION_HEADER, session_name};
+use e2e::http::Request;
+use serde_json::json;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const CALLERS: usize = 100;
+
+const CROWD: usize = 1000;
+
+/// Between two questions to the daemon while the crowd is there.
+const PAUSE: Duration = Duration::from_millis(20);
 
 const BODY: &[u8] = br#"{"prompt": "hello"}"#;
 
@@ -46,6 +56,70 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
         }),
         promise: Promise::AtMost(1500.0),
     });
+    crowd(subject, table)
+}
+
+/// Every caller that is not served must be told when to come again.
+fn crowd(subject: &Subject, table: &mut Table) -> anyhow::Result<()> {
+    fork::ready(subject, "aws_sdk")?;
+    subject.rest()?;
+    let client = subject.client();
+    let arrived = Barrier::new(CROWD + 1);
+    let (served, gone) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let (mut health, mut all) = (Samples::default(), Samples::default());
+    std::thread::scope(|scope| -> anyhow::Result<()> {
+        let callers: Vec<_> = (0..CROWD)
+            .map(|_| {
+                scope.spawn(|| -> anyhow::Result<()> {
+                    arrived.wait();
+                    let call = Client::invocation("aws_sdk", &session_name("crowd"), &json!({}));
+                    let answer = client.send(call);
+                    gone.fetch_add(1, Ordering::Relaxed);
+                    let answer = answer?;
+                    match (answer.status, answer.header("retry-after")) {
+                        (200, _) => served.fetch_add(1, Ordering::Relaxed),
+                        (429 | 503, Some(_)) => 0,
+                        (status, _) => bail!("{status}: {}", answer.text()?),
+                    };
+                    Ok(())
+                })
+            })
+            .collect();
+        arrived.wait();
+        let began = Instant::now();
+        while gone.load(Ordering::Relaxed) < CROWD {
+            let asked = Instant::now();
+            client.send(Request::get("/healthz"))?.expect(200)?;
+            health.push_ms(asked.elapsed());
+            std::thread::sleep(PAUSE);
+        }
+        all.push_ms(began.elapsed());
+        for caller in callers {
+            caller.join().ok().context("a caller panicked")??;
+        }
+        Ok(())
+    })?;
+    for session in client.live_sessions()? {
+        client.stop(session.id.as_str())?;
+    }
+    let served = served.into_inner();
+    for (what, ours) in [
+        (
+            format!(
+                "{CROWD} new sessions at once, AWS SDK: {served} served, all others told when to come again"
+            ),
+            all,
+        ),
+        ("… /healthz meanwhile".to_owned(), health),
+    ] {
+        table.add(Row {
+            what,
+            unit: "ms",
+            ours,
+            peer: None,
+            promise: Promise::Context,
+        });
+    }
     Ok(())
 }
 

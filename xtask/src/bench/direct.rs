@@ -76,6 +76,37 @@ impl Native {
     }
 }
 
+/// uvicorn, as a developer runs the AWS SDK's application without anything of ours: `python3 -m uvicorn my_agent:app`.
+pub(crate) struct Uvicorn {
+    pub(crate) target: Target,
+    _process: Running,
+}
+
+impl Uvicorn {
+    /// In a folder that has the agent and its packages.
+    pub(crate) fn start(folder: &Path) -> anyhow::Result<Self> {
+        let port = free_port()?;
+        let process = Command::new("/usr/bin/python3")
+            .args(["-m", "uvicorn", "my_agent:app", "--log-level", "warning"])
+            .args(["--no-access-log", "--port", &port.to_string()])
+            .current_dir(folder)
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", "/tmp")
+            .env("LANG", "C.UTF-8")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("start uvicorn")?;
+        let process = Running(process);
+        reach(port)?;
+        Ok(Self {
+            target: Target::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            _process: process,
+        })
+    }
+}
+
 /// `/usr/bin/python3 my_agent.py`, as a developer runs it.
 pub(crate) struct Python {
     pub(crate) folder: PathBuf,

@@ -55,27 +55,41 @@ pub(crate) fn measure(table: &mut Table) -> anyhow::Result<()> {
         Wire::connect(&subject.unix())?.call(&request)?;
     }
     subject.rest()?;
-    look(&subject, "awake", Phase::Ready, 4.0, table)?;
+    let state = |word: &str, phase, bound| State {
+        name: format!("{SESSIONS} sessions, {word}"),
+        phase,
+        sessions: SESSIONS,
+        bound,
+    };
+    look(&subject, &state("awake", Phase::Ready, 4.0), table)?;
     let client = subject.client();
     for session in client.live_sessions()? {
         let path = format!("/v1/sessions/{}/freeze", session.id);
         client.send(Request::new("POST", path))?.expect(200)?;
     }
-    look(&subject, "frozen", Phase::Frozen, 1.0, table)?;
+    look(&subject, &state("frozen", Phase::Frozen, 1.0), table)?;
     subject.end()
 }
 
-fn look(
-    subject: &Subject,
-    state: &str,
-    phase: Phase,
-    bound: f64,
-    table: &mut Table,
-) -> anyhow::Result<()> {
+/// What all sessions are in.
+pub(super) struct State {
+    /// Of them, in words.
+    pub(super) name: String,
+    pub(super) phase: Phase,
+    /// How many there are.
+    pub(super) sessions: usize,
+    /// Percent of a core.
+    pub(super) bound: f64,
+}
+
+/// What broker and launcher use while nothing is asked of them.
+pub(super) fn look(subject: &Subject, state: &State, table: &mut Table) -> anyhow::Result<()> {
     let sessions = subject.client().live_sessions()?;
     ensure!(
-        sessions.len() == SESSIONS && sessions.iter().all(|session| session.phase == phase),
-        "not {SESSIONS} sessions that are {state}"
+        sessions.len() == state.sessions
+            && sessions.iter().all(|session| session.phase == state.phase),
+        "not {}",
+        state.name
     );
     let shims: Vec<i32> = sessions.iter().filter_map(|session| session.pid).collect();
     let inside: Vec<i32> = shims
@@ -108,7 +122,7 @@ fn look(
         }
     }
     let names = [
-        format!("ledger and health of {SESSIONS} sessions, {state}: broker and launcher"),
+        format!("ledger and health of {}: broker and launcher", state.name),
         "… the broker".to_owned(),
         "… the launcher".to_owned(),
         "… the sessions' own processes".to_owned(),
@@ -120,7 +134,7 @@ fn look(
             ours,
             peer: None,
             promise: if number == 0 {
-                Promise::AtMost(bound)
+                Promise::AtMost(state.bound)
             } else {
                 Promise::Context
             },

@@ -7,6 +7,7 @@ use super::table::{Peer, Promise, Row, Table};
 use super::{Effort, peers, wire};
 use anyhow::Context as _;
 use e2e::client::{SESSION_HEADER, session_name};
+use e2e::http::Request;
 use e2e::wait;
 use proto::api::Runtime;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
         call(subject, runtime, &session)?;
         let (mut first, mut ready) = (Samples::default(), Samples::default());
         let (mut over, mut bwrap) = (Samples::default(), Samples::default());
+        let mut claims = Samples::default();
         for round in 0..rounds + WARM_UP {
             wait::until_true(60, "the pool to be full", || {
                 let pool = of(subject, runtime)?.pool.context("no pool")?;
@@ -38,19 +40,31 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
             let hits = of(subject, runtime)?.pool.context("no pool")?.hits;
             let plain = call(subject, runtime, &session)?;
             let name = session_name(runtime);
+            let before = started(subject, runtime)?;
             let claimed = call(subject, runtime, &name)?;
+            let claim = started(subject, runtime)? - before;
             let peer = peers::bwrap()?;
             let now = of(subject, runtime)?.pool.context("no pool")?.hits;
             anyhow::ensure!(now == hits + 1, "it was not claimed");
             subject.client().stop(&name)?;
             if round >= WARM_UP {
                 first.push_ms(claimed);
+                claims.push(claim * 1e3);
                 ready.push_ms(plain);
                 over.push_ms(claimed.saturating_sub(plain));
                 bwrap.push_ms(peer);
             }
         }
         subject.client().stop(&session)?;
+        table.add(Row {
+            what: format!(
+                "claim of a session from the pool, {runtime}, once it is taken: on record, bound to its caller"
+            ),
+            unit: "ms",
+            ours: claims,
+            peer: None,
+            promise: Promise::AtMost(1.0),
+        });
         table.add(Row {
             what: format!(
                 "new session from the pool, {runtime}: first answer over a ready session's"
@@ -75,6 +89,21 @@ pub(crate) fn measure(subject: &Subject, effort: Effort, table: &mut Table) -> a
         });
     }
     Ok(())
+}
+
+/// Seconds that the daemon has taken for all claims of a runtime so far, as it tells them.
+fn started(subject: &Subject, runtime: &str) -> anyhow::Result<f64> {
+    let answer = subject.client().send(Request::get("/metrics"))?;
+    let text = answer.expect(200)?.text()?;
+    let series = text
+        .lines()
+        .filter(|line| line.starts_with("agentcore_session_start_seconds_sum{"))
+        .filter(|line| line.contains("path=\"pool\""))
+        .find(|line| line.contains(&format!("agent=\"{runtime}\"")));
+    // Nobody has come from the pool yet.
+    let Some(series) = series else { return Ok(0.0) };
+    let (_, value) = series.rsplit_once(' ').context("a value")?;
+    Ok(value.parse()?)
 }
 
 fn of(subject: &Subject, runtime: &str) -> anyhow::Result<Runtime> {

@@ -1,7 +1,7 @@
-//! An invocation of a session that is ready, beside the same request through HAProxy to the same agent: one core for
-//! client, daemon or proxy, shim and agent, one kept connection each.
+//! An invocation of a session that is ready, beside the same request through HAProxy to the same agent, and of an agent of the AWS SDK
+//! beside uvicorn with its application: one core for client, daemon or proxy, shim and agent, one kept connection each.
 
-use super::direct::Native;
+use super::direct::{Native, Uvicorn};
 use super::peers::Haproxy;
 use super::pinned::Pinned;
 use super::samples::Samples;
@@ -21,11 +21,20 @@ pub(crate) fn measure(
     let pinned = Pinned::to_last()?;
     subject.restart("")?;
     let agent = Native::start()?;
+    let folder = subject.daemon().dir().join("uvicorn");
+    direct::copy_once(&subject.bundle("aws_sdk")?, &folder)?;
+    let uvicorn = Uvicorn::start(&folder)?;
     let proxy = Haproxy::start(subject.daemon().dir(), &agent.target)?;
     let session = session_name("ready");
     let through_us = wire::post(
         "/runtimes/native/invocations",
         &[(SESSION_HEADER, session.as_str())],
+        BODY,
+    );
+    let python_session = session_name("ready");
+    let python_through_us = wire::post(
+        "/runtimes/aws_sdk/invocations",
+        &[(SESSION_HEADER, python_session.as_str())],
         BODY,
     );
     let plain = direct::request(&session, BODY);
@@ -34,8 +43,10 @@ pub(crate) fn measure(
         (Wire::connect(&proxy.target)?, &plain),
         (Wire::connect(&agent.target)?, &plain),
         (Wire::connect(&subject.unix())?, &through_us),
+        (Wire::connect(&subject.tcp()?)?, &python_through_us),
+        (Wire::connect(&uvicorn.target)?, &plain),
     ];
-    let mut samples = [(); 4].map(|()| Samples::default());
+    let mut samples = [(); 6].map(|()| Samples::default());
     for (wire, request) in &mut ways {
         for _ in 0..effort.calls_per_block {
             wire.call(request)?;
@@ -50,7 +61,7 @@ pub(crate) fn measure(
             }
         }
     }
-    let [ours, proxied, straight, over_unix] = samples;
+    let [ours, proxied, straight, over_unix, python, served] = samples;
     let name = "HAProxy to the same agent";
     let rows = [
         (
@@ -72,6 +83,13 @@ pub(crate) fn measure(
             &ours,
             "the agent itself",
             &straight,
+            Promise::Context,
+        ),
+        (
+            "invocation of a ready session, AWS SDK, over TCP",
+            &python,
+            "uvicorn with the same application",
+            &served,
             Promise::Context,
         ),
     ];

@@ -3,6 +3,7 @@
 
 use crate::build;
 use anyhow::{Context as _, ensure};
+use e2e::canaries::Canaries;
 use e2e::http::Target;
 use e2e::{Client, Daemon, Options, host, places, wait};
 use std::path::{Path, PathBuf};
@@ -53,6 +54,11 @@ impl Subject {
             dir,
             ..options(config)
         })
+    }
+
+    /// As [`Self::with_more`], with things around that no session may find.
+    pub(crate) fn around(canaries: &Canaries, config: &str) -> anyhow::Result<Self> {
+        Self::with(canaries.around(options(config)))
     }
 
     /// Starts one whose sessions outlive it.
