@@ -33,16 +33,18 @@ class Template:
     def __init__(self, orders: Orders, warmup: str | None = None) -> None:
         self._orders = orders
         self._warmup = warmup
+        self._warmed = False
         self.serving = False
 
-    def warm(self, application: Any) -> None:
+    def warm(self, application: Any, lifespan: str) -> None:
         """Make the warm-up call, if there is one to make."""
         if self.serving or not self._warmup:
             return
         from agentcore_template import _warm
 
-        problem = _warm.warm(application, self._warmup)
+        problem = _warm.warm(application, self._warmup, lifespan)
         self._warmup = None
+        self._warmed = True
         if problem:
             self.refuse(problem)
 
@@ -57,6 +59,8 @@ class Template:
             return
         if isinstance(learned, str):
             unfit = learned
+            if self._warmed:
+                unfit += " (its start-up hook had run before, for the warm-up call, and may not run twice in a process)"
         unfit = unfit or _fitness.why_not(self._orders.fileno())
         if unfit:
             self._orders.refuse(unfit)
@@ -135,7 +139,7 @@ def _patch_uvicorn(module: ModuleType, template: Template) -> None:
         if not self.config.loaded:
             # What `serve` would do first: it opens nothing, and each fork would do it again.
             self.config.load()
-        template.warm(self.config.loaded_app)
+        template.warm(self.config.loaded_app, self.config.lifespan)
         template.hold(self.config.host, self.config.port)
         return run(self, *args, **options)
 

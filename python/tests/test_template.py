@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -181,6 +182,93 @@ def test_the_warm_up_call_is_made_in_the_template(
     else:
         assert said["state"] == "refused"
         assert reason in said["reason"]
+
+
+LIFESPAN = """
+    import asyncio, os, threading, uvicorn
+    HOOKED = None
+
+    def note(what):
+        open(SEEN, "a").write(f"{what}\\n") if os.getpid() == TEMPLATE else None
+
+    async def hooks(scope, receive, send):
+        global HOOKED
+        assert (await receive())["type"] == "lifespan.startup"
+        HOOKED = asyncio.get_running_loop()
+        scope["state"]["made"] = "here"
+        note("startup")
+        START
+        await send({"type": "lifespan.startup.complete"})
+        assert (await receive())["type"] == "lifespan.shutdown"
+        note("shutdown")
+        STOP
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return await hooks(scope, receive, send)
+        if scope["path"] == "/warm":
+            note(f"warm {HOOKED is asyncio.get_running_loop()} {scope['state']}")
+            scope["state"]["more"] = True
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    TEMPLATE = os.getpid()
+    uvicorn.run(app, port=PORT, lifespan="MODE")
+"""
+BETWEEN = ["startup", "warm True {'made': 'here'}", "shutdown"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "start", "stop", "seen", "reason"),
+    [
+        ("auto", "", "", BETWEEN, None),
+        ("on", "", "", BETWEEN, None),
+        ("off", "", "", ["warm False {}"], None),
+        # An application that has none, as a server sees it.
+        ("auto", "raise RuntimeError('what is this scope?')", "", ["startup", "warm True {'made': 'here'}"], None),
+        ("on", "raise RuntimeError('no database')", "", ["startup"], "hook failed .* RuntimeError: no database"),
+        (
+            "auto",
+            "return await send({'type': 'lifespan.startup.failed', 'message': 'Traceback …\\nOSError: no route'})",
+            "",
+            ["startup"],
+            "hook failed .* OSError: no route$",
+        ),
+        # What it leaves, and what it has cleared away.
+        ("auto", "threading.Thread(target=threading.Event().wait, daemon=True).start()", "", BETWEEN, "threads"),
+        ("auto", "go = threading.Event(); threading.Thread(target=go.wait).start()", "go.set()", BETWEEN, None),
+    ],
+)
+def test_the_warm_up_call_is_made_between_the_hooks(
+    template: Start, tmp_path: Path, mode: str, start: str, stop: str, seen: list[str], reason: str | None
+) -> None:
+    if not has_aws_sdk():
+        pytest.skip("uvicorn comes with bedrock-agentcore: run python/tests/run.sh")
+    notes = tmp_path / "seen"
+    program = LIFESPAN.replace("SEEN", repr(str(notes))).replace("MODE", mode)
+    one = template(
+        program.replace("START", start or "pass").replace("STOP", stop or "pass"), "aws", "--warmup", "/warm"
+    )
+    said = one.says()
+    assert notes.read_text().splitlines() == seen, said
+    if reason is None:
+        assert said == {"state": "ready"}
+        assert os.listdir(f"/proc/{one.process.pid}/task") == [str(one.process.pid)]
+    else:
+        assert said["state"] == "refused"
+        assert re.search(reason, said["reason"]), said
+
+
+def test_a_start_up_hook_that_runs_only_once_is_refused(template: Start, tmp_path: Path) -> None:
+    """The learning child runs it again, as each fork would."""
+    if not has_aws_sdk():
+        pytest.skip("uvicorn comes with bedrock-agentcore: run python/tests/run.sh")
+    once = "if os.getpid() != TEMPLATE: await send({'type': 'lifespan.startup.failed', 'message': 'once'}); return"
+    program = LIFESPAN.replace("SEEN", repr(str(tmp_path / "seen"))).replace("MODE", "auto").replace("STOP", "pass")
+    said = template(program.replace("START", once), "aws", "--warmup", "/warm").says()
+    assert said["state"] == "refused"
+    assert "may not run twice" in said["reason"]
 
 
 @pytest.mark.parametrize(
