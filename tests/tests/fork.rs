@@ -450,7 +450,7 @@ fn a_template_that_hangs_or_grows_is_replaced() -> Result {
         let (id, session) = begin(&client, "ill")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         let log = client.logs(&id)?;
-        ensure!(log.contains("did not come in time"), "{log}");
+        ensure!(log.contains("no fork came within"), "{log}");
         another(&hangs)?;
         client.ended(hangs.id.as_str(), 20)?;
         forked(&client, "ill")?;

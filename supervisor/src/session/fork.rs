@@ -26,7 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long a fork may take to be there and be looked at. It takes milliseconds; a template that does not fork is replaced.
+/// How long all of it may take up to where the fork was looked at. How long the template is waited for is its own affair
+/// ([`Template::hangs`]): in the rest are the launcher's other orders, which a start would have to wait for as well.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the end of a session that came to nothing is waited for, which its removal has made sure of.
@@ -171,19 +172,15 @@ async fn waits(
     asked.map_err(|error| failed(format!("the session takes no fork: {error}")))?;
     drop(ours);
     let mut early = Vec::new();
-    let agent = loop {
-        match events.recv().await {
-            Some(ShimEvent::Forked(agent)) => break agent,
-            Some(ShimEvent::AgentExited(exited)) => {
-                let why = exited.status.err();
-                return Err(failed(why.unwrap_or_else(|| "the fork ended".to_owned())));
-            }
-            Some(ShimEvent::Closed(_)) | None => {
-                return Err(failed("the fork's session ended on its way"));
-            }
-            Some(other) => early.push(other),
+    let agent = tokio::select! {
+        biased;
+        agent = arrives(&mut events, &mut early) => agent?,
+        waited = template.hangs() => {
+            let waited = waited.as_secs_f64();
+            return Err(failed(format!("no fork came within {waited:.1} s")));
         }
     };
+    template.came();
     let looked = broker.launcher.inspect(handle.id.clone(), agent).await;
     looked.map_err(|fault| match fault {
         OrderFault::Refused(found) => Failed::Fork(NoFork::Unfit(format!(
@@ -198,6 +195,26 @@ async fn waits(
         events,
         early,
     })
+}
+
+/// The fork's process, as the session's shim has seen it.
+async fn arrives(
+    events: &mut mpsc::Receiver<ShimEvent>,
+    early: &mut Vec<ShimEvent>,
+) -> Result<OwnedFd, Failed> {
+    loop {
+        match events.recv().await {
+            Some(ShimEvent::Forked(agent)) => return Ok(agent),
+            Some(ShimEvent::AgentExited(exited)) => {
+                let why = exited.status.err();
+                return Err(failed(why.unwrap_or_else(|| "the fork ended".to_owned())));
+            }
+            Some(ShimEvent::Closed(_)) | None => {
+                return Err(failed("the fork's session ended on its way"));
+            }
+            Some(other) => early.push(other),
+        }
+    }
 }
 
 /// What the launcher does not make below a template it may make without; but not where the caller is told to come again.

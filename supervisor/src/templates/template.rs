@@ -6,10 +6,24 @@ use proto::shim::TemplateState;
 use sandbox::share::SESSIONS;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, timeout};
 
 /// Forks that are made at once: they take turns in the interpreter anyhow, and its queue of orders is short.
 const AT_ONCE: usize = 8;
+
+/// How long a fork is waited for at least and at most, if no other one comes.
+///
+/// It takes 20 ms where there is nothing else to do, so at least fifty times that: a machine that is busier than this makes
+/// the next template slower to load, and so waited for longer.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// How long a template that took so long to load is waited for: no longer than a start would take instead.
+fn patience(loading: Duration) -> Duration {
+    let [least, most] = PATIENCE;
+    loading.clamp(least, most)
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +35,11 @@ pub struct Template {
     /// To its shim, once it can be forked.
     link: OnceLock<Arc<Link>>,
     said: watch::Sender<Option<TemplateState>>,
+    begun: Instant,
+    /// How long it took to load.
+    loading: OnceLock<Duration>,
+    /// Told of each fork of it that is there.
+    came: watch::Sender<()>,
     leaves: AtomicBool,
     turns: Semaphore,
     /// The keeper's.
@@ -34,6 +53,9 @@ impl Template {
             leases: AtomicU32::new(0),
             link: OnceLock::new(),
             said: watch::Sender::new(None),
+            begun: Instant::now(),
+            loading: OnceLock::new(),
+            came: watch::Sender::new(()),
             leaves: AtomicBool::new(false),
             turns: Semaphore::new(AT_ONCE),
             ring,
@@ -45,6 +67,7 @@ impl Template {
         if let (TemplateState::Ready, Some(link)) = (&state, link) {
             // It says so once for each link, and has one.
             let _ = self.link.set(Arc::clone(link));
+            let _ = self.loading.set(self.begun.elapsed());
         }
         self.said.send_replace(Some(state));
     }
@@ -71,6 +94,24 @@ impl Template {
     pub fn link(&self) -> Option<Arc<Link>> {
         let ready = matches!(*self.said.borrow(), Some(TemplateState::Ready));
         self.link.get().filter(|_| ready).cloned()
+    }
+
+    /// A fork of it is there.
+    pub fn came(&self) {
+        self.came.send_replace(());
+    }
+
+    /// For whoever waits for a fork of it: resolves when none has come for longer than that is worth, and says how long. On a
+    /// machine with much to do forks are slow, but they come. Who has not asked yet does not wait again.
+    pub async fn hangs(&self) -> Duration {
+        let mut came = self.came.subscribe();
+        let [_, most] = PATIENCE;
+        let patience = self.loading.get().map_or(most, |took| patience(*took));
+        while timeout(patience, came.changed()).await.is_ok() {}
+        self.said.send_replace(Some(TemplateState::Refused {
+            reason: "it hangs".to_owned(),
+        }));
+        patience
     }
 
     /// A place among those who fork just now.
@@ -134,6 +175,36 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fork_is_waited_for_no_longer_than_a_start_takes() {
+        let ms = Duration::from_millis;
+        assert_eq!(patience(ms(1800)), ms(1800));
+        // It may have been made when there was less to do; and imports may take minutes.
+        assert_eq!(patience(ms(300)), ms(1000));
+        assert_eq!(patience(ms(60_000)), ms(5000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_template_hangs_when_none_of_its_forks_comes() {
+        let id = SessionId::parse("stemplate").expect("id");
+        let template = Template::new(id, Arc::default());
+        template.loading.set(Duration::from_secs(2)).expect("once");
+        let begun = Instant::now();
+        let hangs = template.hangs();
+        tokio::pin!(hangs);
+        // Slow, each of them for somebody else.
+        for _ in 0..4 {
+            let soon = timeout(Duration::from_millis(1900), &mut hangs);
+            soon.await.expect_err("one of them comes");
+            assert_eq!(template.refusal(), None);
+            template.came();
+        }
+        assert_eq!(hangs.await, Duration::from_secs(2));
+        assert_eq!(begun.elapsed(), Duration::from_millis(4 * 1900 + 2000));
+        // For those who wait for their turn.
+        assert!(template.refusal().is_some());
+    }
 
     #[test]
     fn it_is_forked_only_while_it_says_so_and_counts_who_is_below() {
