@@ -7,7 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::table::{Table, age, bytes};
 use crate::target;
 use hyper::Method;
-use proto::api::{EndReason, Phase, Session};
+use proto::api::{EndReason, Origin, Phase, Session};
 use std::time::SystemTime;
 
 mod freezer;
@@ -65,7 +65,7 @@ async fn list(desk: &Desk, agent: Option<&str>, all: bool, pool: bool) -> Result
 pub(super) fn table(sessions: &[Session]) -> String {
     let now = SystemTime::now();
     let mut table = Table::new([
-        "ID", "SESSION", "RUNTIME", "VERSION", "PHASE", "AGE", "ACTIVE", "CPU", "MEMORY",
+        "ID", "SESSION", "RUNTIME", "VERSION", "PHASE", "ORIGIN", "AGE", "ACTIVE", "CPU", "MEMORY",
     ]);
     for each in sessions {
         let phase = match each.end_reason {
@@ -78,6 +78,7 @@ pub(super) fn table(sessions: &[Session]) -> String {
             each.runtime.to_string(),
             each.version.to_string(),
             phase,
+            each.origin.map_or("-", origin_word).to_owned(),
             age(&each.created_at, now),
             age(&each.last_activity_at, now),
             format!("{:.1}s", each.usage.cpu_seconds),
@@ -185,6 +186,16 @@ pub(super) const fn phase_word(phase: Phase) -> &'static str {
         Phase::Draining => "draining",
         Phase::Ended => "ended",
         Phase::Failed => "failed",
+    }
+}
+
+const fn origin_word(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Cold => "cold",
+        Origin::Pool => "pool",
+        Origin::Fork => "fork",
+        Origin::Waiting => "waiting",
+        Origin::Template => "template",
     }
 }
 

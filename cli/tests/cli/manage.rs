@@ -191,6 +191,27 @@ fn sessions_are_listed_live_or_all() {
     );
     let json = fake.run(&["session", "list", "--json"]).exits(0).json();
     assert_eq!(json[1]["phase"], "busy");
+    // What waits in pools is told from what it is forked from; what has ended has no origin.
+    for (session, origin) in fake
+        .state()
+        .sessions
+        .iter_mut()
+        .zip(["template", "", "waiting"])
+    {
+        if !origin.is_empty() {
+            session["origin"] = json!(origin);
+        }
+    }
+    let table = fake.run(&["session", "list", "--all", "--pool"]);
+    let table = table.exits(0).out;
+    let column = table.find("ORIGIN").expect("a column");
+    let origins = table.lines().skip(1).map(|line| &line[column..]);
+    let origins = origins.map(|rest| rest.split(' ').next().unwrap_or_default());
+    assert_eq!(
+        origins.collect::<Vec<_>>(),
+        ["template", "-", "waiting"],
+        "{table}"
+    );
     let inspected = fake.run(&["session", "inspect", "sess2"]).exits(0).json();
     assert_eq!(inspected["usage"]["memoryPeakBytes"], 2_097_152);
     fake.run(&["session", "inspect", "gone"]).exits(3);
