@@ -17,10 +17,12 @@ use crate::launcher::message::{AdoptOrder, Counters, OrderFault};
 use crate::ledger::record::Subject;
 use crate::owner::{Owner, Principal};
 use crate::relay::link::Link;
-use crate::session::driver::{self, Begun, Found, FoundFrozen, Lives, Running};
+use crate::session::driver::{self, Begun, Completions, Found, FoundFrozen, Lives, Running};
 use crate::session::handle::{SessionHandle, SessionKey};
 use crate::session::origin::Path;
-use crate::store::{FrozenNote, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp};
+use crate::store::{
+    FrozenNote, Launched, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp,
+};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
 use proto::api::{EndReason, FreezeCause};
@@ -44,7 +46,9 @@ pub async fn recover(broker: &Arc<Broker>) -> Result<(), StoreError> {
     let left = broker.store.live_sessions().await?;
     let mut versions = Versions::default();
     let mut adopting = JoinSet::new();
-    let (templates, left): (Vec<_>, Vec<_>) = left.into_iter().partition(is_template);
+    let (templates, left): (Vec<_>, Vec<_>) = left
+        .into_iter()
+        .partition(|left| is_template(&left.session));
     for session in left {
         let version = versions.of(broker, &session);
         let broker = Arc::clone(broker);
@@ -212,18 +216,7 @@ async fn adopt(
         return Err("it was a warm-up, which is made again".into());
     }
     let version = version?;
-    let completions = driver::completions();
-    // Before the launcher looks at it: its end must not be missed.
-    broker.exits.register(row.id.clone(), completions.0.clone());
-    let order = AdoptOrder {
-        session: row.id.clone(),
-        uid_base: row.uid_base,
-        pid: launched.pid,
-        start_time: launched.start_time,
-        cgroup_inode: launched.cgroup_inode,
-        template: false,
-    };
-    let frozen = take_over(broker, order).await?;
+    let (completions, frozen) = take_over(broker, row, launched).await?;
     let lives = if frozen {
         // It cannot answer; its driver shakes hands when it thaws. One that another hand has frozen waits for an operator's.
         let by_hand = || FrozenNote {
@@ -290,8 +283,8 @@ async fn adopt(
     }
 }
 
-fn is_template(left: &LiveSession) -> bool {
-    left.session.owner == Some(Owner::template())
+fn is_template(row: &SessionRow) -> bool {
+    row.owner == Some(Owner::template())
 }
 
 /// Keeps a template for the sessions below it that were adopted; nothing is forked from it any more.
@@ -310,17 +303,8 @@ async fn adopt_template(
     let (Some(launched), Some(token)) = (row.launched, &row.token) else {
         return Err("its launch was not over when the daemon that owned it ended".into());
     };
-    let completions = driver::completions();
-    broker.exits.register(row.id.clone(), completions.0.clone());
-    let order = AdoptOrder {
-        session: row.id.clone(),
-        uid_base: row.uid_base,
-        pid: launched.pid,
-        start_time: launched.start_time,
-        cgroup_inode: launched.cgroup_inode,
-        template: true,
-    };
-    if take_over(broker, order).await? {
+    let (completions, frozen) = take_over(broker, row, launched).await?;
+    if frozen {
         // By another hand: those below it could not end.
         let thawed = broker.launcher.thaw(row.id.clone()).await;
         thawed.map_err(|fault| chain(&fault))?;
@@ -362,13 +346,28 @@ fn ticks(number: u64) -> Duration {
     Duration::from_secs(number) / per_second.unwrap_or(100)
 }
 
-/// Whether it is frozen.
-async fn take_over(broker: &Broker, order: AdoptOrder) -> Result<bool, NotAdopted> {
-    let adopted = broker.launcher.adopt(order).await;
-    adopted.map_err(|fault| match fault {
-        OrderFault::Unknown => NotAdopted::Gone,
-        other => NotAdopted::Because(chain(&other)),
-    })
+/// Has the launcher look whether it is what was launched. What its driver will hear of it, and whether it is frozen.
+async fn take_over(
+    broker: &Broker,
+    row: &SessionRow,
+    launched: Launched,
+) -> Result<(Completions, bool), NotAdopted> {
+    let completions = driver::completions();
+    // Before the launcher looks at it: its end must not be missed.
+    broker.exits.register(row.id.clone(), completions.0.clone());
+    let order = AdoptOrder {
+        session: row.id.clone(),
+        uid_base: row.uid_base,
+        pid: launched.pid,
+        start_time: launched.start_time,
+        cgroup_inode: launched.cgroup_inode,
+        template: is_template(row),
+    };
+    match broker.launcher.adopt(order).await {
+        Ok(frozen) => Ok((completions, frozen)),
+        Err(OrderFault::Unknown) => Err(NotAdopted::Gone),
+        Err(other) => Err(NotAdopted::Because(chain(&other))),
+    }
 }
 
 async fn attach(
