@@ -17,6 +17,7 @@ use session_core::admission::Limit;
 use session_core::pace::{Pace, Rate};
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -74,6 +75,18 @@ pub struct Admission {
     callers: Places<Principal>,
     runtimes: Places<RuntimeId>,
     pace: Mutex<Pace>,
+    /// Nothing begins that is nobody's.
+    held: AtomicBool,
+}
+
+/// While this lives nothing begins that is nobody's.
+#[derive(Debug)]
+pub struct Held<'a>(&'a AtomicBool);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 /// Places for each of many.
@@ -96,6 +109,7 @@ impl Admission {
             callers: Places::new(each(limits.max_sessions_per_caller)),
             runtimes: Places::new(each(limits.max_sessions_per_runtime)),
             pace: Mutex::default(),
+            held: AtomicBool::new(false),
         }
     }
 
@@ -173,10 +187,17 @@ impl Admission {
         }
     }
 
+    /// For whoever has those that are nobody's give way, one at a time: that no others take their place meanwhile.
+    #[must_use]
+    pub fn hold_members(&self) -> Held<'_> {
+        self.held.store(true, Ordering::SeqCst);
+        Held(&self.held)
+    }
+
     /// Whether what is nobody's may begin, of which a session of so much memory may be made: nobody waits, and nobody would have
     /// to give way to it.
     pub fn has_room_for_member(&self, broker: &Arc<Broker>, memory: MemoryBytes) -> bool {
-        self.room.has_room_for_member(broker, memory.0)
+        !self.held.load(Ordering::SeqCst) && self.room.has_room_for_member(broker, memory.0)
     }
 
     /// Where it is counted: its caller's, its runtime's and the daemon's sessions.

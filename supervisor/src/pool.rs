@@ -141,6 +141,11 @@ impl Pool {
         u32::try_from(members.sum::<usize>()).unwrap_or(u32::MAX)
     }
 
+    /// Takes this one off its shelf, so that nobody claims it; whether it was there.
+    pub fn take_off(&self, member: &Arc<SessionHandle>) -> bool {
+        self.known(&member.version, |shelf| shelf.take_off(member)) == Some(true)
+    }
+
     /// Takes members off their shelves that hold so many bytes together, or all, and tells them to end. `u64::MAX` is a host that
     /// is short of memory, which is remembered for a while.
     pub async fn give_way(&self, now: Moment, bytes: u64) -> Vec<Arc<SessionHandle>> {

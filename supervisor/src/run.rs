@@ -290,6 +290,8 @@ async fn limit_all_sessions(broker: &Broker) -> Result<(), RunError> {
 async fn reload(broker: &Broker, args: &Args, log_level: &LogLevel) {
     match broker.config().reload(args) {
         Ok(reloaded) => {
+            // What gives way to it comes back, if at all, as the new configuration has it.
+            let _held = broker.admission.hold_members();
             if let Err(error) = broker.limit_all_sessions(&reloaded.config).await {
                 broker.metrics.reloaded(false);
                 tracing::error!(%error, "configuration not reloaded; the old one stays in force");

@@ -1,10 +1,22 @@
 //! What all sessions may have together (`limits.sessions_*`): given to the launcher at start and at each reload, and told in
 //! words of the configuration if what runs is in the way.
+//!
+//! On cgroup v1 no session may have more CPUs than all together. Of those that have, the ones that are nobody's (members of pools,
+//! templates) give way: their version is not served any more, or not with these CPUs, once the configuration is in force.
 
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::launcher::message::{OrderFault, Slice};
+use crate::launcher::message::{OrderFault, SetLimits, Slice};
+use crate::session::handle::SessionHandle;
+use crate::session::origin::Path;
+use proto::api::EndReason;
+use proto::ids::SessionId;
 use proto::units::{CpuMillis, MemoryBytes};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// How long those that are nobody's may take to give way, all together.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why what all sessions may have together stays as it was.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +79,15 @@ impl Broker {
     /// Puts in force what the configuration says of all sessions together; all of it or nothing.
     pub async fn limit_all_sessions(&self, config: &Config) -> Result<(), SliceError> {
         let asked = config.limits.all_sessions;
-        let found = self.launcher.limit_all(asked).await;
-        let found = found.map_err(|fault| SliceError::of(fault, &asked))?;
+        let until = Instant::now() + PATIENCE;
+        let found = loop {
+            match self.launcher.limit_all(asked).await {
+                Ok(found) => break found,
+                Err(OrderFault::CpusInUse { session, .. })
+                    if Instant::now() < until && self.gives_way(&session, &asked, until).await => {}
+                Err(fault) => return Err(SliceError::of(fault, &asked)),
+            }
+        };
         if asked != Slice::NONE {
             tracing::info!(
                 memory_bytes = found.memory_bytes,
@@ -79,5 +98,48 @@ impl Broker {
             );
         }
         Ok(())
+    }
+
+    /// Has this one give way, if it is nobody's or is ending anyhow: whether it is worth trying again.
+    async fn gives_way(&self, session: &str, all: &Slice, until: Instant) -> bool {
+        let named = SessionId::parse(session).ok();
+        let Some(handle) = named.and_then(|id| self.registry.get(&id)) else {
+            return false;
+        };
+        if handle.view().end.is_some() {
+            return timeout_at(until, handle.over()).await.is_ok();
+        }
+        match (&handle.template, handle.path) {
+            // It ends with the last session below it, and is made again where it is wanted.
+            (Some(template), _) => template.leave(),
+            // From here on nobody can claim it.
+            (None, Path::Waiting) if self.pool.take_off(&handle) => {
+                handle.stop(EndReason::Evicted).await;
+            }
+            (None, Path::Waiting | Path::Cold | Path::Pool | Path::Fork | Path::Template) => {
+                return false;
+            }
+        }
+        tracing::info!(session_id = %handle.id, origin = handle.path.word(), "gives way to fewer CPUs for all sessions");
+        // Sooner than it ends. What is just being made cannot be changed.
+        self.lower(&handle, all).await || timeout_at(until, handle.settled()).await.is_ok()
+    }
+
+    /// Gives it no more than all are to have.
+    async fn lower(&self, handle: &SessionHandle, all: &Slice) -> bool {
+        let order = SetLimits {
+            session: handle.id.clone(),
+            memory_bytes: None,
+            cpu_millis: all.cpu_millis,
+            pids: None,
+            cpu_weight: None,
+        };
+        match self.launcher.set_limits(order).await {
+            Ok(enforced) => {
+                handle.note_limits(enforced, self.clock.now());
+                true
+            }
+            Err(_ends_or_begins) => false,
+        }
     }
 }

@@ -6,14 +6,23 @@ use e2e::client::{Client, expect_problem, session_name};
 use e2e::http::Request;
 use e2e::{Daemon, Options, Result, cgroup, ground, puppet, wait};
 use nix::sys::signal::Signal;
-use proto::api::{EndReason, ResourcesChanged, Session, SessionLimits};
+use proto::api::{EndReason, Origin, Phase, ResourcesChanged, Session, SessionLimits};
 use serde_json::{Value, json};
 
 /// A configuration with these limits.
-/// Nothing waits: on cgroup v1 what does has its version's CPUs, too, and stands in the way of fewer for all.
+fn waiting(limits: &str) -> Options {
+    Options::quick().config(&format!("[limits]\n{limits}"))
+}
+
+/// The same, and nothing waits: what does takes memory of all sessions together.
 fn options(limits: &str) -> Options {
     let nothing = "[template]\nfork = \"off\"\n[pool]\nmax = 0";
     Options::quick().config(&format!("{nothing}\n[limits]\n{limits}"))
+}
+
+fn cpu_is_v1() -> bool {
+    let has_cpu = |h: &cgroup::Hierarchy| h.controllers.iter().any(|c| c == "cpu");
+    cgroup::hierarchies().iter().any(|h| !h.v2 && has_cpu(h))
 }
 
 /// Puts other limits into the daemon's file, and has it read again.
@@ -72,7 +81,7 @@ fn none(found: &str) -> bool {
 fn ceilings_are_the_instances_and_follow_the_configuration() -> Result {
     ground!(Daemon, Python);
     let first = "sessions_memory = \"2G\"\nsessions_cpus = 2\nsessions_pids = 3000\nsessions_cpu_weight = 50";
-    Daemon::with(options(first), |daemon| {
+    Daemon::with(waiting(first), |daemon| {
         let client = daemon.client();
         // More than all together is no session's.
         let too_much = json!({"resources": {"cpus": 3}});
@@ -122,10 +131,7 @@ fn ceilings_are_the_instances_and_follow_the_configuration() -> Result {
         puppet::run(&client, "bounded", &id, "answer = len(kept['x'])")?;
         // Fewer CPUs than one session has.
         reload(daemon, "sessions_cpus = 0.5")?;
-        if cgroup::hierarchies()
-            .iter()
-            .any(|h| !h.v2 && h.controllers.iter().any(|c| c == "cpu"))
-        {
+        if cpu_is_v1() {
             wait::until_true(10, "the refusal", || {
                 let log = daemon.log();
                 Ok(log.contains("limits.sessions_cpus is 0.5") && log.contains("ceilings.cpus"))
@@ -159,6 +165,73 @@ fn ceilings_are_the_instances_and_follow_the_configuration() -> Result {
         wait::until_true(10, "the ceiling to be gone", || Ok(none(&all("cpu", CPU)?)))?;
         ensure!(none(&all("memory", MEMORY)?));
         wait::until_true(10, "the version to be served", || Ok(call()?.status == 200))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_nobodys_gives_way_to_fewer_cpus_for_all() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(waiting("sessions_cpus = 2"), |daemon| {
+        let client = daemon.client();
+        let config = json!({"resources": {"cpus": 1.5}, "pool": {"min": 2, "max": 2}});
+        puppet::deploy(&client, "ready", config)?;
+        let nobodys = |origin: Origin| -> anyhow::Result<Vec<Session>> {
+            let mut all = client.sessions("pool=true&live=true")?;
+            all.retain(|one| one.origin == Some(origin) && one.phase == Phase::Ready);
+            Ok(all)
+        };
+        // The first caller brings a template, of which two wait and a third is somebody's.
+        let first = session_name("first");
+        client.start("ready", &first, &puppet::payload("answer = 1"))?;
+        client.stop(&first)?;
+        let mut template = None;
+        wait::until_true(60, "two forks that wait", || {
+            let runtime = client.runtime("ready")?;
+            let forks = runtime.template.map_or(0, |of| of.forks);
+            template = nobodys(Origin::Template)?.pop();
+            Ok(template.is_some() && forks >= 2 && nobodys(Origin::Waiting)?.len() == 2)
+        })?;
+        let template = template.context("a template")?;
+        let id = session_name("mine");
+        let mine = client.start("ready", &id, &puppet::payload("answer = 2"))?;
+        ensure!(mine.origin == Some(Origin::Pool), "{mine:?}");
+        let path = format!("/v1/sessions/{id}/limits");
+        let less = patch(&path, &json!({"cpus": 0.4}));
+        client.send(less)?.expect(200)?;
+        wait::until_true(60, "another one to wait", || {
+            Ok(nobodys(Origin::Waiting)?.len() == 2)
+        })?;
+        let waited = nobodys(Origin::Waiting)?;
+        reload(daemon, "sessions_cpus = 0.5")?;
+        wait::until_true(10, "half a CPU for all", || {
+            Ok(quota(&of_all(&mine, "cpu", CPU)?, 50_000))
+        })?;
+        for one in &waited {
+            let ended = client.ended(one.id.as_str(), 20)?;
+            ensure!(
+                matches!(ended.end_reason, Some(EndReason::Evicted | EndReason::Idle)),
+                "{ended:?}"
+            );
+        }
+        // What somebody has lives on, and so does what that is below, with no more than all have.
+        ensure!(client.session(&id)?.phase == Phase::Ready);
+        if cpu_is_v1() {
+            let found = cgroup::value(template.pid.context("pid")?, "cpu", &CPU);
+            ensure!(quota(&found.context("no cpu")?, 50_000));
+            ensure!(
+                daemon.log().contains("gives way to fewer CPUs"),
+                "{}",
+                daemon.log()
+            );
+        }
+        client.stop(&id)?;
+        client.ended(template.id.as_str(), 20)?;
+        let metrics = client.send(Request::get("/metrics"))?.text()?;
+        ensure!(
+            metrics.contains("agentcore_config_last_reload_successful 1"),
+            "{metrics}"
+        );
         Ok(())
     })
 }

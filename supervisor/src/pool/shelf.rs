@@ -106,6 +106,14 @@ impl Shelf {
         self.members.pop().map(|member| member.handle)
     }
 
+    /// This one is to end; whether it is here.
+    pub(super) fn take_off(&mut self, handle: &Arc<SessionHandle>) -> bool {
+        let before = self.members.len();
+        self.members
+            .retain(|member| !Arc::ptr_eq(&member.handle, handle));
+        self.members.len() < before
+    }
+
     /// How many there are.
     pub(super) fn members(&self) -> usize {
         self.members.len()
