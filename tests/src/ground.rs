@@ -24,8 +24,8 @@ pub enum Ground {
     Node,
     /// A command on the host.
     Command(&'static str),
-    /// A machine to be thrown away, with systemd as PID 1: tests may install into its `/usr` and `/etc`. Only the virtual
-    /// machine says so (`AGENTCORE_DISPOSABLE`).
+    /// A machine to be thrown away, with systemd as PID 1 and cgroup v2: tests may install into its `/usr` and `/etc`, and turn
+    /// swap on. Only the virtual machine says so (`AGENTCORE_DISPOSABLE`).
     Disposable,
     /// Tier *chaos and load*: not in an emulated machine, whose speed says nothing.
     RealSpeed,
@@ -72,7 +72,8 @@ impl Ground {
                 let said = std::env::var_os("AGENTCORE_DISPOSABLE").is_some();
                 let systemd = Path::new("/run/systemd/system").is_dir();
                 (!(said && systemd)).then(|| {
-                    "installs units: runs in the virtual machine only (stage vm)".to_owned()
+                    "changes the whole machine: runs in the virtual machine only (stage vm)"
+                        .to_owned()
                 })
             }
             Self::RealSpeed => (crate::wait::patience() > 1)

@@ -1,9 +1,10 @@
 //! Memory of a frozen session, given back to the host: <https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files>,
 //! <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>
 //!
-//! **v2** has `memory.reclaim`. Sessions get no swap on top of their memory (`memory.swap.max` is 0), so it is lifted for as long
-//! as a session stands still, in which time it can use no more than it has, and [`super::SessionCgroup::thaw`] puts it back before
-//! anything runs. What lies in the swap by then comes back page by page, and counts as memory again.
+//! **v2** has `memory.reclaim`. Sessions get no swap on top of their memory (`memory.swap.max` is 0), so they are given some for as
+//! long as they stand still, and [`super::SessionCgroup::thaw`] takes it back before anything runs. What lies in the swap by then
+//! comes back page by page, and counts as memory again; until it does it counts nowhere, so a session that leaves it there and fills
+//! its memory anew could have another part of the host's swap each time it is frozen. It gets no more of it than it may have memory.
 //!
 //! **v1** gives back what is above a limit that is written (as [`super::SessionCgroup::set_memory`] has it done), so the limit is a
 //! piece less than what is held for the moment that this takes. What lies in the swap goes on to count: the limit of memory and
@@ -55,7 +56,8 @@ impl SessionCgroup {
         let before = dir.number(&current)?;
         let swap = self.file("memory.swap.max");
         if dir.has(&swap) {
-            dir.write(&swap, "max")?;
+            let most = dir.read(&self.file("memory.max"))?;
+            dir.write(&swap, most.trim())?;
         }
         match dir.write(&reclaim, &bytes.to_string()) {
             // Less than that could be had.
