@@ -123,15 +123,31 @@ pub fn number_inside(pid: i32) -> anyhow::Result<i32> {
     Ok(last.parse()?)
 }
 
-/// Inotify instances that a session was promised, by its shim: all that the host gives one owner, or, if it is below a template, a
-/// share of it (`sandbox/src/share.rs`).
-pub fn inotify_promised(shim: i32) -> anyhow::Result<u32> {
-    let path = "/proc/sys/fs/inotify/max_user_instances";
-    let all: u32 = fs::read_to_string(path)?.trim().parse()?;
-    Ok(if is_forked(shim)? {
-        (all / 128).max(1)
-    } else {
-        all
+/// What a session was promised of inotify.
+#[derive(Debug, Clone, Copy)]
+pub struct Inotify {
+    /// Open instances: all that the host gives one owner, or, if it is below a template, a share of it (`sandbox/src/share.rs`).
+    pub instances: u32,
+    /// Watches: a few of such a share in any case. All would take a probe too long.
+    pub watches: u32,
+    /// The share that a session below a template has of them.
+    pub share_of_watches: u32,
+}
+
+/// The same, by its shim.
+pub fn inotify_promised(shim: i32) -> anyhow::Result<Inotify> {
+    let of_host = |name: &str| -> anyhow::Result<u32> {
+        let text = fs::read_to_string(format!("/proc/sys/fs/inotify/{name}"))?;
+        Ok(text.trim().parse()?)
+    };
+    let share = |all: u32| (all / 128).max(1);
+    let instances = of_host("max_user_instances")?;
+    let share_of_watches = share(of_host("max_user_watches")?);
+    let forked = is_forked(shim)?;
+    Ok(Inotify {
+        instances: if forked { share(instances) } else { instances },
+        watches: share_of_watches.min(512),
+        share_of_watches,
     })
 }
 

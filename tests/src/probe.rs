@@ -80,11 +80,12 @@ pub fn payload(
     let filters = if host::is_forked(shim)? { 3 } else { 2 };
     told.insert("filters".into(), json!(filters));
     told.insert("denied_device".into(), json!(denied_device(shim)?));
+    let promised = host::inotify_promised(shim)?;
     let limits = json!({
         "memory_bytes": 256u64 << 20, "cpus": 0.5, "pids": 128,
         "tmp_bytes": 16 << 20, "home_bytes": 16 << 20, "shm_bytes": 4 << 20,
         "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0,
-        "inotify": host::inotify_promised(shim)?,
+        "inotify": promised.instances, "watches": promised.watches,
     });
     Ok(json!({"run": "all", "canaries": told, "limits": limits, "strict": true}))
 }

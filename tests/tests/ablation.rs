@@ -9,7 +9,7 @@ use e2e::canaries::{Canaries, denied_device, peer};
 use e2e::client::session_name;
 use e2e::probe::Verdicts;
 use e2e::{Client, Daemon, Options, Result, chaos, ground, host, places, probe, sysv};
-use proto::api::EndReason;
+use proto::api::{EndReason, Origin};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,7 +110,7 @@ impl Scene<'_> {
         let limits = json!({
             "memory_bytes": 256u64 << 20, "cpus": self.cpus, "pids": 128, "tmp_bytes": 16 << 20, "home_bytes": 16 << 20,
             "shm_bytes": 4 << 20, "nofile": 4096, "core": 0, "rtprio": 0, "nice": 0, "memlock": 8 << 20, "sigpending": 1024,
-            "msgqueue": 819_200, "oom_score_adj": 100, "inotify": promised,
+            "msgqueue": 819_200, "oom_score_adj": 100, "inotify": promised.instances, "watches": promised.watches,
         });
         let payload = json!({"run": ids, "canaries": told, "limits": limits, "strict": false});
         let verdicts = probe::run(&client, self.runtime, &id, &payload);
@@ -145,6 +145,10 @@ const SHOWN_BY: &[(&str, &str)] = &[
     ("cgroup.memory", "memory_without_its_limit_has_no_end"),
     (
         "inotify.share",
+        "without_shares_one_fork_takes_what_all_have",
+    ),
+    (
+        "inotify.watches",
         "without_shares_one_fork_takes_what_all_have",
     ),
     (
@@ -334,11 +338,16 @@ fn without_shares_one_fork_takes_what_all_have() -> Result {
     let options = Options::quick().faults().config("[pool]\nmax = 0");
     Daemon::with(options.clone(), |daemon| {
         probe::deploy(&daemon.client(), "probe", json!({"fork": "auto"}))?;
-        for (ablated, verdict) in [("", "PASS"), ("inotify.share", "FAIL")] {
+        for (ablated, ids, verdict) in [
+            ("", &["Y09.inotify_share", "Y09.watches"][..], "PASS"),
+            ("inotify.share", &["Y09.inotify_share"], "FAIL"),
+            ("inotify.watches", &["Y09.watches"], "FAIL"),
+        ] {
             daemon.terminate()?;
             daemon.restart_with(options.clone().env("AGENTCORED_ABLATE", ablated))?;
             let client = daemon.client();
             probe::warm(&client, "probe")?;
+            little_room(&client)?;
             let other = session_name("planted");
             let planted = probe::plant(&client, "probe", &other, "other")?;
             let told = peer(&client.session(&other)?, &planted)?;
@@ -346,16 +355,45 @@ fn without_shares_one_fork_takes_what_all_have() -> Result {
             let hunter = client.start("probe", &id, &json!({"list": true}))?;
             let shim = hunter.pid.context("pid")?;
             ensure!(host::is_forked(shim)?, "not forked: {hunter:?}");
-            let limits = json!({"inotify": host::inotify_promised(shim)?});
+            let promised = host::inotify_promised(shim)?;
+            let limits = json!({"inotify": promised.instances, "watches": promised.watches});
             let payload = json!({
-                "run": ["Y09.inotify_share"], "canaries": {"peer": told}, "limits": limits, "strict": true,
+                "run": ids, "canaries": {"peer": told}, "limits": limits, "strict": true,
             });
             let verdicts = probe::run(&client, "probe", &id, &payload)?;
-            let row = verdicts.of("Y09.inotify_share").context("no verdict")?;
-            ensure!(row.verdict == verdict, "with {ablated:?} off: {row:?}");
+            for id in ids {
+                let row = verdicts.of(id).context("no verdict")?;
+                println!("{ablated}: {row:?}");
+                ensure!(row.verdict == verdict, "with {ablated:?} off: {row:?}");
+            }
         }
         Ok(())
     })
+}
+
+/// The template's owner gets few more watches than one share, as on a host that has no more: what one session can take in a probe's
+/// time.
+fn little_room(client: &Client) -> Result {
+    let waiting = client.sessions("pool=true&live=true")?;
+    let mut templates = waiting
+        .iter()
+        .filter(|one| one.origin == Some(Origin::Template));
+    let shim = templates.next().and_then(|one| one.pid);
+    let shim = shim.context("no template")?;
+    let promised = host::inotify_promised(shim)?;
+    // Written without an exec, which would take away what entering has given.
+    let script = "import ctypes, sys\n\
+        namespace = open(f'/proc/{sys.argv[1]}/ns/user')\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        assert libc.setns(namespace.fileno(), 0x10000000) == 0, ctypes.get_errno()\n\
+        open('/proc/sys/user/max_inotify_watches', 'w').write(sys.argv[2])";
+    let out = Command::new("/usr/bin/python3")
+        .args(["-I", "-S", "-c", script, &shim.to_string()])
+        .arg((promised.share_of_watches + promised.watches).to_string())
+        .output()?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{said}");
+    Ok(())
 }
 
 /// Whether a file that only the host has is there for one who enters the mount namespace of `shim`, whose root he then has:

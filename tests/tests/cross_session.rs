@@ -63,9 +63,9 @@ fn hunts(origin: &Value, forked: bool) -> Result {
                 }
                 let told = peer(&session(owner, prey)?, planted)?;
                 let ids = if own.is_null() { "Y*" } else { "Y0[1-8]*" };
-                let payload = json!({
-                    "run": [ids], "canaries": {"peer": told}, "limits": {"inotify": host::inotify_promised(shim)?},
-                });
+                let promised = host::inotify_promised(shim)?;
+                let limits = json!({"inotify": promised.instances, "watches": promised.watches});
+                let payload = json!({"run": [ids], "canaries": {"peer": told}, "limits": limits});
                 let verdicts = probe::run(&client, runtime, hunter, &payload)?;
                 verdicts
                     .all_green(15)
@@ -91,7 +91,8 @@ fn nothing_planted_survives_into_the_same_id_again() -> Result {
         client.stop(&id)?;
         // Its pid may be anybody's now; all else must be gone.
         let again = client.start("probe", &id, &json!({"list": true}))?;
-        let limits = json!({"inotify": host::inotify_promised(again.pid.context("pid")?)?});
+        let promised = host::inotify_promised(again.pid.context("pid")?)?;
+        let limits = json!({"inotify": promised.instances, "watches": promised.watches});
         let payload = json!({"hunt": {"peer": told}, "limits": limits});
         probe::run(&client, "probe", &id, &payload)?.all_green(12)
     })

@@ -280,6 +280,7 @@ Y07.*                | another session's key in the {name} keyring              
 Y08.*                | {name} on another session's process                                  | refused               | ns.pid
 Y09.inotify          | quota of inotify instances while another session holds all it can get | untouched             | ns.owner
 Y09.inotify_share    | the same, while another session of its template holds all it can get | untouched             | inotify.share
+Y09.watches          | the same of inotify watches                                          | untouched             | inotify.watches
 Y09.*                | quota of {name} while another session holds all of one uid           | untouched             | idmap.session_range
 """
 

@@ -57,6 +57,9 @@ MEASURES = {
     "inotify.share": Measure(
         ("Y09.inotify_share",), ("inotify.share",),
         ground="two sessions of one template, which is their namespaces' owner: one plants, the other hunts; limits.inotify"),
+    "inotify.watches": Measure(
+        ("Y09.watches",), ("inotify.watches",),
+        ground="the same; the template's own limit lowered to a share and limits.watches more, as all that a host has cannot be taken in a probe's time"),
     "rootfs.owners": Measure(("F29.usr", "F29.etc_passwd"), ("rootfs.owners",)),
     "shim.nondumpable": Measure(
         ("P05.owner",), ("dumpable",), cover=("proc.hidepid",),
@@ -174,7 +177,6 @@ SCAFFOLD = {
     "storage.errors": "what the image says itself",
     "template.user": "no fork: its template may not enter", "template.pid": "no fork: it cannot be in another pid namespace",
     "template.owner": "no fork: its template does not own the session's namespaces",
-    "inotify.watches": "the same of watches, of which there are more than one session may make in a probe's time",
     "rootfs.private": "pivot_root refuses a new root in a peer group; the bundle's is part of mounts.private",
 }
 

@@ -11,12 +11,14 @@ import threading
 import zlib
 
 import syscalls
+from watches import add as watch
 
 # Held for the life of the agent: descriptors that close would take the planted thing away.
 _held = []
+_instances = []
 
 
-def plant(tag, secret, inotify=512, pipes=64):
+def plant(tag, secret, inotify=512, watches=1 << 14, pipes=64):
     """Everything planted is called after `tag`, holds `secret`, and is reported by place; a refusal is reported as such."""
     name = f"plant-{tag}"
     key = zlib.crc32(tag.encode()) & 0x7FFFFFFF
@@ -36,7 +38,8 @@ def plant(tag, secret, inotify=512, pipes=64):
         "sysv_sem": lambda: _libc("semget", key, 1, 0o1666),
         "mq": lambda: _queue(f"/{name}"),
         "key": lambda: _key(name, secret),
-        "inotify": lambda: _inotify(inotify),
+        "inotify": lambda: len(_inotify(inotify)),
+        "watches": lambda: watch(_instances, watches),
         "pipes": lambda: _pipes(pipes),
         "process": lambda: _process(name),
         "lock": lambda: _lock(f"/tmp/{name}.lock"),
@@ -122,14 +125,9 @@ def _key(name, secret):
 
 def _inotify(count):
     """All that can be had, which is 128 where the host has the kernel's default: counted against the owner of the user namespace."""
-    made = 0
-    for _ in range(count):
-        outcome = syscalls.call("inotify_init1", os.O_CLOEXEC)
-        if outcome.value == -1:
-            break
-        _held.append(outcome.value)
-        made += 1
-    return made
+    while len(_instances) < count and (outcome := syscalls.call("inotify_init1", os.O_CLOEXEC)).value != -1:
+        _instances.append(outcome.value)
+    return _instances
 
 
 def _pipes(count):

@@ -20,7 +20,7 @@ NR = {
     "delete_module": 176, "get_kernel_syms": 177, "query_module": 178, "quotactl": 179, "nfsservctl": 180,
     "tkill": 200, "io_setup": 206, "io_destroy": 207, "io_getevents": 208, "io_submit": 209, "io_cancel": 210, "lookup_dcookie": 212, "remap_file_pages": 216, "clock_settime": 227, "tgkill": 234, "mbind": 237,
     "set_mempolicy": 238, "get_mempolicy": 239, "mq_open": 240, "mq_unlink": 241, "kexec_load": 246, "add_key": 248,
-    "request_key": 249, "keyctl": 250, "ioprio_set": 251, "ioprio_get": 252, "migrate_pages": 256, "mknodat": 259,
+    "request_key": 249, "keyctl": 250, "ioprio_set": 251, "ioprio_get": 252, "inotify_add_watch": 254, "migrate_pages": 256, "mknodat": 259,
     "unshare": 272, "sync_file_range": 277, "move_pages": 279, "inotify_init1": 294, "rt_tgsigqueueinfo": 297, "perf_event_open": 298,
     "fanotify_init": 300, "prlimit64": 302, "name_to_handle_at": 303, "open_by_handle_at": 304, "clock_adjtime": 305,
     "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "finit_module": 313,

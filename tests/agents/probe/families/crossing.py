@@ -14,6 +14,7 @@ import stat
 
 import netlink
 import syscalls
+import watches
 from registry import group, probe
 from subject import Missing
 from verdict import CLOSED, all_of, attempt, failed, judge, passed, refused
@@ -198,6 +199,21 @@ def inotify_instances_are_our_own(subject, _name, _of):
     for descriptor in held:
         os.close(descriptor)
     return judge(len(held) >= promised or full, f"{len(held)} instances of {promised}, the peer took {taken}")
+
+
+@probe("Y09.watches")
+def inotify_watches_are_our_own(subject):
+    """The peer holds all that it can get; some of what this session was promised is there all the same."""
+    taken = subject.canary("peer", "watches")
+    promised = subject.limit("watches")
+    if promised is None:
+        raise Missing("no limit watches")
+    instance = syscalls.raising(syscalls.call("inotify_init1", os.O_CLOEXEC), "inotify_init1")
+    try:
+        held = watches.add([instance], promised)
+    finally:
+        os.close(instance)
+    return judge(held >= promised, f"{held} watches of {promised}, the peer took {taken}")
 
 
 def _is_full_of_descriptors():
