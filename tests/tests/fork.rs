@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use e2e::client::session_name;
 use e2e::http::Request;
 use e2e::leaks::Snapshot;
-use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use e2e::{Client, Daemon, Options, Result, cgroup, deploy, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::api::{
@@ -734,6 +734,74 @@ fn a_template_carries_so_many_sessions_and_another_one_the_others() -> Result {
             Ok(client.live_sessions()?.len() <= 1 + MOST / 8)
         })?;
         ensure!(!client.live_sessions()?.is_empty(), "all were below one");
+        Ok(())
+    })
+}
+
+/// An agent that loads what is big of what its bundle has.
+const BIG: &str = "
+import importlib
+for name in ('boto3', 'numpy', 'pandas', 'pydantic', 'langgraph.graph', 'langchain_aws'):
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        pass
+from bedrock_agentcore import BedrockAgentCoreApp
+app = BedrockAgentCoreApp()
+@app.entrypoint
+def invoke(payload):
+    return 1
+app.run()
+";
+
+/// What a template is given for its forks (`LEFT_BY_A_FORK` of `sandbox/src/share.rs`). `AGENTCORE_MEASURE` is a folder of packages to
+/// look at it with: a large agent's.
+#[test]
+fn what_a_fork_leaves_with_its_template_is_less_than_that_is_given_for_it() -> Result {
+    ground!(Daemon, Python);
+    const FORKS: u64 = 16;
+    let files = [deploy::file("main.py", BIG.as_bytes())];
+    let bundle = match std::env::var_os("AGENTCORE_MEASURE") {
+        Some(packages) => deploy::zip_vendored(packages.as_ref(), &["pip", "setuptools"], &files)?,
+        None => deploy::zip(&files)?,
+    };
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let mut config = auto();
+        e2e::chaos::merge(
+            &mut config,
+            json!({
+                "resources": {"memory": "1G"},
+                // numpy starts threads otherwise, and a template has none.
+                "environment": {"OPENBLAS_NUM_THREADS": "1"},
+            }),
+        );
+        deploy::bundle(&client, bundle, &deploy::config("big", "main.py", config)?)?;
+        let cold = session_name("big");
+        client.invoke("big", &cold, &json!({}))?;
+        ready(&client, "big")?;
+        client.stop(&cold)?;
+        let shim = the_template(&client)?.pid.context("pid")?;
+        let held = || -> anyhow::Result<u64> {
+            let files = ["memory.current", "memory.usage_in_bytes"];
+            let text = cgroup::value(shim, "memory", &files).context("no memory")?;
+            Ok(text.parse()?)
+        };
+        let alone = held()?;
+        let mut own = 0;
+        for _ in 0..FORKS {
+            let session = client.start("big", &session_name("big"), &json!({}))?;
+            ensure!(session.origin == Some(Origin::Fork), "{session:?}");
+            let files = ["memory.current", "memory.usage_in_bytes"];
+            let text = cgroup::value(session.pid.context("pid")?, "memory", &files);
+            own += text.context("no memory")?.parse::<u64>()?;
+        }
+        let left = held()?.saturating_sub(alone) / FORKS;
+        println!(
+            "alone a template holds {alone} bytes, and {left} more for each fork, which hold {} themselves",
+            own / FORKS
+        );
+        ensure!(left < 8 << 20, "{left}");
         Ok(())
     })
 }
