@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+import warnings
 
 # What any number of sessions may have open.
 _HARMLESS = ("/dev/null", "/dev/urandom", "/dev/random")
 # Where files lie that no session can write.
 _READ_ONLY = ("/usr/", "/app/")
+
+# For threads that end by themselves: as long as a process that does not end them should be waited for.
+_PATIENCE = 2.0
+_PAUSE = 0.005
 
 
 def why_not(own: int) -> str | None:
@@ -18,7 +24,9 @@ def why_not(own: int) -> str | None:
 
 
 def _threads() -> str | None:
-    number = len(os.listdir("/proc/self/task"))
+    if _running() > 1:
+        _as_before_a_fork()
+    number = _running()
     if number == 1:
         return None
     names = ""
@@ -26,6 +34,25 @@ def _threads() -> str | None:
         others = [thread.name for thread in sys.modules["threading"].enumerate()[1:]]
         names = f" ({', '.join(others)})" if others else ""
     return f"loading it has started threads: {number} are running{names}"
+
+
+def _running() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def _as_before_a_fork() -> None:
+    """Let threads end that do: those of a loop that is gone, and those of libraries that end theirs before each fork and
+    start them again when they need them, as numpy's OpenBLAS does."""
+    with warnings.catch_warnings():
+        # That there are threads is why.
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    until = time.monotonic() + _PATIENCE
+    while _running() > 1 and time.monotonic() < until:
+        time.sleep(_PAUSE)
 
 
 def _processes() -> str | None:

@@ -7,16 +7,11 @@ behind when the second has run (threads, sockets) is looked for by whoever asked
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from typing import Any
 
 # As the daemon's own warm-up call.
 _SECONDS = 120.0
-# For threads that end when their loop has: as long as a process that does not end them should be waited for.
-_PATIENCE = 2.0
-_PAUSE = 0.005
 
 
 def warm(application: Any, path: str, lifespan: str) -> str | None:
@@ -33,12 +28,7 @@ def warm(application: Any, path: str, lifespan: str) -> str | None:
         return f"the warm-up call POST {path} failed: {type(error).__name__}: {error}"
     finally:
         loop.close()
-    if problem:
-        return problem
-    until = time.monotonic() + _PATIENCE
-    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < until:
-        time.sleep(_PAUSE)
-    return None
+    return problem
 
 
 async def _served(application: Any, path: str, lifespan: str) -> str | None:

@@ -292,6 +292,19 @@ def test_what_cannot_be_forked_is_refused(template: Start, before: str, reason: 
     assert one.link.recv(10) == b"", "and it is over"
 
 
+def test_threads_that_end_before_each_fork_are_in_no_ones_way(template: Start) -> None:
+    """As those of numpy's OpenBLAS."""
+    threads = """
+        import os, threading
+        go = threading.Event()
+        thread = threading.Thread(target=go.wait)
+        thread.start()
+        os.register_at_fork(before=lambda: go.set() or thread.join())
+    """
+    one = template(textwrap.dedent(threads) + textwrap.dedent(BUILT_IN_AND_AWS), "builtin")
+    assert one.says() == {"state": "ready"}
+
+
 def test_a_program_that_does_not_serve_is_refused(template: Start) -> None:
     assert template("import sys").says() == {"state": "refused", "reason": "the program ended without serving"}
 
