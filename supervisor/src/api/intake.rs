@@ -175,6 +175,12 @@ impl Bounded {
         if let (Some(print), Some(data)) = (&mut self.print, frame.data_ref()) {
             print.update(data);
         }
+        // An agent may have answered before anybody asks whether there is more.
+        if self.body.is_end_stream()
+            && let Some(print) = self.print.take()
+        {
+            print.whole();
+        }
     }
 
     fn fault(&mut self, fault: Fault) -> Fault {

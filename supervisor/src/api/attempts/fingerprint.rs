@@ -90,3 +90,32 @@ pub(super) async fn of(intake: Intake) -> Result<Digest, ApiError> {
     }
     Ok(hash.finalize().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::intake::Memory;
+    use crate::owner::Principal;
+    use crate::room::{Holder, Room};
+    use axum::body::Body;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_body_is_known_with_its_last_byte_whoever_asks_for_more() {
+        let memory = Memory {
+            room: Room::new(1 << 20),
+            holder: Holder::Caller(Principal::user(1)),
+            patience: Duration::from_secs(1),
+        };
+        let bytes = vec![7; 200_000];
+        let intake = Intake::begin(Body::from(bytes.clone()), 1 << 20, &memory);
+        let RequestBody::Stream(mut body) = intake.await.expect("begins").body else {
+            panic!("a large body is a stream");
+        };
+        let told = watch::Sender::new(None);
+        body.fingerprint(Fingerprint::new(told.clone()));
+        body.frame().await.expect("a piece").expect("whole");
+        drop(body);
+        assert_eq!(*told.borrow(), Some(Print::Whole(digest(&bytes))));
+    }
+}
