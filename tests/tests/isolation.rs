@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use e2e::canaries::Canaries;
 use e2e::client::session_name;
 use e2e::sharing::Footprint;
-use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, probe};
+use e2e::{Daemon, Options, Result, cgroup, ground, host, probe};
 use proto::api::{Origin, Phase, Session};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -292,7 +292,12 @@ fn every_task_of_a_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(probe::LIMITS)?)?;
+        e2e::chaos::deploy(
+            &client,
+            "chaos",
+            "sdk",
+            serde_json::from_str(probe::LIMITS)?,
+        )?;
         let (session, mut joined) = populated(daemon, "chaos")?;
         let shim = session.pid.context("pid")?;
         let base = session.uid_base.context("uid_base")?;
@@ -366,7 +371,12 @@ fn limits_read_back_from_the_host_are_those_of_the_version() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", serde_json::from_str(probe::LIMITS)?)?;
+        e2e::chaos::deploy(
+            &client,
+            "chaos",
+            "sdk",
+            serde_json::from_str(probe::LIMITS)?,
+        )?;
         let session = client.start("chaos", &session_name("limits"), &json!({"do": "echo"}))?;
         let pid = session.pid.context("pid")?;
         let value = |controller: &str, files: &[&str]| {
