@@ -1,14 +1,16 @@
 //! Who may begin a session: places of its caller and of its runtime, then what the daemon and the host have ([`room`]), then its
-//! turn at the pace of new sessions. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
+//! turn at the pace of new sessions and a place among those that start, which it has until it is ready. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
 //! one that was not to be had.
 //!
 //! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, members of pools end, then idle sessions.
+//! Places among those that start are shared ([`crate::room`]): a runtime whose agents never come up leaves some to the others.
 
 mod room;
 
 use crate::broker::Broker;
 use crate::config::Limits;
 use crate::owner::Principal;
+use crate::room::{Holder, Room as Shared, Taken};
 use crate::session::handle::SessionKey;
 use proto::ids::RuntimeId;
 use proto::units::MemoryBytes;
@@ -33,6 +35,8 @@ pub struct Permit {
     places: [Option<OwnedSemaphorePermit>; 3],
     /// Memory that it may use, until its session is there and counted.
     promise: Option<Promise>,
+    /// Among those that start, until its session is ready or fails.
+    start: Option<Taken>,
     /// Those who wait for room.
     room: Arc<Room>,
 }
@@ -41,6 +45,11 @@ impl Permit {
     /// Its session is there, and counts by itself.
     pub fn begun(&mut self) {
         self.promise = None;
+    }
+
+    /// Its session does not start any more.
+    pub fn settled(&mut self) {
+        self.start = None;
     }
 }
 
@@ -65,6 +74,8 @@ pub enum Refused {
     Room(Limit, Duration),
     /// A turn; when there is one.
     Pace(Duration),
+    /// A place among those that start.
+    Start,
 }
 
 /// See the module.
@@ -75,6 +86,7 @@ pub struct Admission {
     callers: Places<Principal>,
     runtimes: Places<RuntimeId>,
     pace: Mutex<Pace>,
+    starts: Arc<Shared>,
     /// Nothing begins that is nobody's.
     held: AtomicBool,
 }
@@ -109,6 +121,7 @@ impl Admission {
             callers: Places::new(each(limits.max_sessions_per_caller)),
             runtimes: Places::new(each(limits.max_sessions_per_runtime)),
             pace: Mutex::default(),
+            starts: Shared::new(limits.max_starting_sessions.into()),
             held: AtomicBool::new(false),
         }
     }
@@ -130,9 +143,10 @@ impl Admission {
             .room
             .take(broker, &self.daemon, memory.0, until)
             .await?;
-        let permit = Permit {
+        let mut permit = Permit {
             places: [caller, runtime, Some(daemon)],
             promise: Some(promise),
+            start: None,
             room: Arc::clone(&self.room),
         };
         let rate = Rate {
@@ -150,6 +164,10 @@ impl Admission {
             tokio::time::sleep(wait).await;
             std::mem::forget(turn);
         }
+        let runtime = Holder::Runtime(key.runtime.clone());
+        let patience = until.saturating_duration_since(Instant::now());
+        let start = self.starts.take(&runtime, None, 1, patience).await;
+        permit.start = Some(start.map_err(|_none| Refused::Start)?);
         Ok(permit)
     }
 }
@@ -174,6 +192,7 @@ impl Admission {
         Permit {
             places: self.places(key).map(taken),
             promise: None,
+            start: None,
             room: Arc::clone(&self.room),
         }
     }
@@ -183,6 +202,7 @@ impl Admission {
         Permit {
             places: [None, None, None],
             promise: None,
+            start: None,
             room: Arc::clone(&self.room),
         }
     }

@@ -206,6 +206,8 @@ pub struct Limits {
     pub new_session_rate: u32,
     /// New sessions at once.
     pub new_session_burst: u32,
+    /// New sessions that start at once.
+    pub max_starting_sessions: u32,
     /// How long a caller waits for a place for a new session.
     pub admission_wait: Duration,
     /// Launches prepared ahead.

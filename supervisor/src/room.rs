@@ -1,4 +1,5 @@
-//! Room that all callers share, so that none of them can have all of it: bytes of bodies that wait, on disk or in memory.
+//! Room that many share, so that none of them can have all of it: bytes of bodies that wait, on disk or in memory, of callers; starts of
+//! sessions, of runtimes.
 //!
 //! The rule has no number for each: **whoever takes some must leave at least as much free as is theirs then**. One caller alone has
 //! up to half, the next up to half of what is left, and so on: whoever has nothing finds half of what others have left free.
@@ -8,6 +9,7 @@
 
 use crate::owner::Principal;
 use bytes::Bytes;
+use proto::ids::RuntimeId;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
@@ -23,6 +25,8 @@ pub enum Holder {
     Peer(IpAddr),
     /// A caller.
     Caller(Principal),
+    /// A runtime.
+    Runtime(RuntimeId),
 }
 
 impl Holder {

@@ -5,6 +5,7 @@ use anyhow::{Context as _, ensure};
 use e2e::client::{SESSION_HEADER, expect_aws_error, expect_problem, joined, session_name};
 use e2e::http::{Request, Response};
 use e2e::{Client, Daemon, Options, Result, ground, puppet, wait};
+use proto::api::Phase;
 use serde_json::{Value, json};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -293,6 +294,59 @@ fn new_sessions_come_at_their_rate_and_existing_ones_at_any() -> Result {
             "{:?}",
             begun.elapsed()
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn agents_that_never_come_up_leave_starts_to_others() -> Result {
+    ground!(Daemon, Python);
+    let options =
+        Options::default().config("[limits]\nmax_starting_sessions = 4\nadmission_wait = 2");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let cold = || json!({"fork": "off", "pool": {"max": 0}});
+        let never = "import time\ntime.sleep(600)\n";
+        e2e::deploy::python(&client, "never", never, cold())?;
+        puppet::deploy(&client, "well", cold())?;
+        let starting = |most: usize| {
+            wait::until_true(20, "sessions that start", || {
+                let live = client.live_sessions()?;
+                let starting = live.iter().filter(|one| one.phase == Phase::Starting);
+                Ok(starting.count() == most)
+            })
+        };
+        let stuck = [session_name("never"), session_name("never")];
+        let calls = stuck
+            .each_ref()
+            .map(|id| client.in_background("never", id, &json!({})));
+        starting(2)?;
+        refused(
+            client.send(Client::invocation(
+                "never",
+                &session_name("never"),
+                &json!({}),
+            ))?,
+            429,
+            "ThrottlingException",
+            "limits.max_starting_sessions",
+        )?;
+        // More than there are places: each gives its own back when it is ready.
+        for _ in 0..5 {
+            puppet::run(&client, "well", &session_name("well"), "answer = 1")?;
+        }
+        // So does one that ends.
+        let next = session_name("next");
+        let waits = client.in_background("never", &next, &json!({}));
+        client.stop(&stuck[0])?;
+        starting(2)?;
+        client.session(&next)?;
+        for id in [&stuck[1], &next] {
+            client.stop(id)?;
+        }
+        for call in calls.into_iter().chain([waits]) {
+            ensure!(joined(call)?.status != 200);
+        }
         Ok(())
     })
 }

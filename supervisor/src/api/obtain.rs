@@ -123,6 +123,7 @@ fn missing<T>(admitted: &Result<T, Refused>) -> Option<&'static str> {
             Some("pressure")
         }
         Err(Refused::Pace(_)) => Some("pace"),
+        Err(Refused::Start) => Some("starts"),
     }
 }
 
@@ -139,6 +140,9 @@ fn not_while_stopping(broker: &Broker) -> Result<(), ApiError> {
 
 /// When a place may be free again: sessions end at any time.
 const PLACE_AGAIN: Duration = Duration::from_secs(5);
+
+/// When a start may be over: they end all the time.
+const START_AGAIN: Duration = Duration::from_secs(2);
 
 fn not_admitted(refused: Refused, runtime: &RuntimeName) -> ApiError {
     let (code, text, again) = match refused {
@@ -157,6 +161,11 @@ fn not_admitted(refused: Refused, runtime: &RuntimeName) -> ApiError {
             ErrorCode::Throttled,
             "new sessions come faster than this daemon begins them (limits.new_session_rate); try again later".to_owned(),
             again,
+        ),
+        Refused::Start => (
+            ErrorCode::Throttled,
+            "too many new sessions are starting (limits.max_starting_sessions); try again later".to_owned(),
+            START_AGAIN,
         ),
     };
     ApiError::new(code, text).retry_after(again)

@@ -486,6 +486,7 @@ impl Driver {
         let phase = self.session.phase();
         if !matches!(phase, Phase::Requested | Phase::Launching | Phase::Starting) {
             let starting = self.underway.take();
+            self.permit.settled();
             if starting.is_some()
                 && matches!(phase, Phase::Ready | Phase::Busy)
                 && !self.handle.path.is_nobodys()

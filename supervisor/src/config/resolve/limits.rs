@@ -8,7 +8,16 @@ use crate::rates::PerCaller;
 use crate::store::Quotas;
 use crate::websocket::tunnel::Bounds;
 use proto::units::MemoryBytes;
+use std::thread::available_parallelism;
 use std::time::Duration;
+
+/// New sessions that start at once: an interpreter that loads what agents load is busy for a second or so, and one runtime has half.
+const STARTS_PER_PROCESSOR: u32 = 32;
+
+fn processors() -> u32 {
+    let known = available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(known).unwrap_or(1).clamp(1, 1024)
+}
 
 impl Resolver<'_> {
     pub(super) fn limits(&mut self, all_sessions: Slice) -> Limits {
@@ -28,6 +37,11 @@ impl Resolver<'_> {
             },
             new_session_rate: self.within("limits.new_session_rate", 200, 0..=100_000),
             new_session_burst: self.within("limits.new_session_burst", 1000, 1..=100_000),
+            max_starting_sessions: self.within(
+                "limits.max_starting_sessions",
+                STARTS_PER_PROCESSOR * processors(),
+                2..=100_000,
+            ),
             admission_wait: self.duration(
                 "limits.admission_wait",
                 10 * second,
