@@ -10,12 +10,18 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// What a sealed file can no longer suffer.
 const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_SHRINK)
     .union(SealFlag::F_SEAL_SEAL);
+
+/// How long sealing is tried. The kernel refuses it (EBUSY) while it holds a page of the file for purposes of its own, as when memory that
+/// is rarely used is looked for: it cannot know that nobody writes to it.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A sealed file with these bytes, position 0, close-on-exec.
 pub fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
@@ -59,7 +65,16 @@ pub fn is_sealed(fd: BorrowedFd<'_>, max: u64) -> io::Result<bool> {
 
 fn finish(file: File, mode: Mode) -> io::Result<OwnedFd> {
     fchmod(file.as_fd(), mode)?;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)) {
+            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(PAUSE),
+            sealed => {
+                sealed?;
+                break;
+            }
+        }
+    }
     lseek(file.as_fd(), 0, nix::unistd::Whence::SeekSet)?;
     Ok(file.into())
 }

@@ -117,12 +117,12 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Looks until it has seen the same twice, half a second apart: a daemon that has just started is still filling its
-    /// store of prepared places.
+    /// Looks until it has seen the same twice, more than a second apart: a daemon that has just started is still filling its
+    /// store of prepared places, and opens the meters of a new session at the next second's reading.
     pub fn steady(daemon: &Daemon) -> anyhow::Result<Self> {
         let mut last = Self::take(daemon)?;
         let mut steady = wait::until(20, "a steady state", || {
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::sleep(std::time::Duration::from_millis(1200));
             let now = Self::take(daemon)?;
             let same = last.difference(&now).is_empty();
             last = now;
