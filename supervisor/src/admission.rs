@@ -1,5 +1,5 @@
-//! Who may begin a session: places of its caller and of its runtime, then one among those that start, which it has until it is ready,
-//! then what the daemon and the host have ([`room`]), then its turn at the pace of new sessions. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
+//! Who may begin a session: places of its caller and of its runtime, then what the daemon and the host have ([`room`]), then its
+//! turn at the pace of new sessions and a place among those that start, which it has until it is ready. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
 //! one that was not to be had.
 //!
 //! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, members of pools end, then idle sessions.
@@ -139,19 +139,14 @@ impl Admission {
         let [caller, runtime, _] = self.places(key);
         let caller = place(caller, until).await.ok_or(Refused::Caller)?;
         let runtime = place(runtime, until).await.ok_or(Refused::Runtime)?;
-        // Before room, for which others may have to give way: nobody does for a caller that does not start then.
-        let patience = until.saturating_duration_since(Instant::now());
-        let of = Holder::Runtime(key.runtime.clone());
-        let start = self.starts.take(&of, None, 1, patience).await;
-        let start = start.map_err(|_none| Refused::Start)?;
         let (daemon, promise) = self
             .room
             .take(broker, &self.daemon, memory.0, until)
             .await?;
-        let permit = Permit {
+        let mut permit = Permit {
             places: [caller, runtime, Some(daemon)],
             promise: Some(promise),
-            start: Some(start),
+            start: None,
             room: Arc::clone(&self.room),
         };
         let rate = Rate {
@@ -169,6 +164,10 @@ impl Admission {
             tokio::time::sleep(wait).await;
             std::mem::forget(turn);
         }
+        let runtime = Holder::Runtime(key.runtime.clone());
+        let patience = until.saturating_duration_since(Instant::now());
+        let start = self.starts.take(&runtime, None, 1, patience).await;
+        permit.start = Some(start.map_err(|_none| Refused::Start)?);
         Ok(permit)
     }
 }
