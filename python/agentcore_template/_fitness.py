@@ -41,8 +41,8 @@ def _running() -> int:
 
 
 def _as_before_a_fork() -> None:
-    """Let threads end that do: those of a loop that is gone, and those of libraries that end theirs before each fork and
-    start them again when they need them, as numpy's OpenBLAS does."""
+    """Let threads end that do: those of a loop that is gone, and those of libraries that end theirs before each fork
+    and start them again when they need them, as numpy's OpenBLAS does."""
     with warnings.catch_warnings():
         # That there are threads is why.
         warnings.simplefilter("ignore")

@@ -53,6 +53,8 @@ pub(crate) struct Stages {
     keep_going: bool,
     /// Only these; empty: all.
     only: Vec<String>,
+    /// Those that are not in `only`.
+    left_out: Vec<&'static str>,
     failed: bool,
 }
 
@@ -103,6 +105,7 @@ impl Stages {
             not_run: Vec::new(),
             keep_going,
             only,
+            left_out: Vec::new(),
             failed: false,
         }
     }
@@ -114,6 +117,7 @@ impl Stages {
         work: impl FnOnce() -> anyhow::Result<Counts>,
     ) {
         if !self.only.is_empty() && !self.only.iter().any(|only| only == name) {
+            self.left_out.push(name);
             return;
         }
         if self.failed && !self.keep_going {
@@ -137,9 +141,10 @@ impl Stages {
         });
     }
 
-    /// Prints the table and the last line; whether all is well.
+    /// Prints the table and the last line; whether all is well, which it is not when somebody asked for a stage that there is not.
     pub(crate) fn conclude(self, skips: &str) -> bool {
         let mut all = Counts::default();
+        let unknown = self.unknown();
         println!();
         if !skips.is_empty() {
             println!("skipped:");
@@ -174,7 +179,24 @@ impl Stages {
             "{} passed, {} failed, {} skipped",
             all.passed, all.failed, all.skipped
         );
-        !self.failed && self.not_run.is_empty()
+        for name in &unknown {
+            println!(
+                "no stage {name:?} here; there are also: {}",
+                self.left_out.join(", ")
+            );
+        }
+        !self.failed && self.not_run.is_empty() && unknown.is_empty()
+    }
+
+    /// Names asked for that no stage has had.
+    fn unknown(&self) -> Vec<&str> {
+        let had = |only: &&str| {
+            let ran = self.done.iter().map(|outcome| outcome.name);
+            ran.chain(self.not_run.iter().copied())
+                .any(|name| name == *only)
+        };
+        let asked = self.only.iter().map(String::as_str);
+        asked.filter(|only| !had(only)).collect()
     }
 }
 
@@ -347,6 +369,22 @@ mod tests {
         assert_eq!(skipped_themselves(list), 2);
         let counted = of(12, 1, 3).map(|counts| counts.honest(2));
         assert_eq!(counted, of(10, 1, 5));
+    }
+
+    #[test]
+    fn a_stage_that_there_is_not_is_told() {
+        let conclude = |only: &[&str]| {
+            let only = only.iter().map(|&name| name.to_owned()).collect();
+            let mut stages = Stages::new(false, only);
+            stages.stage("unit", || Ok(Counts::default()));
+            stages.stage("end to end", || Ok(Counts::default()));
+            let unknown: Vec<String> = stages.unknown().iter().map(ToString::to_string).collect();
+            (unknown, stages.conclude(""))
+        };
+        assert_eq!(conclude(&[]), (vec![], true));
+        assert_eq!(conclude(&["end to end"]), (vec![], true));
+        let unknown = vec!["unit,chaos".to_owned()];
+        assert_eq!(conclude(&["unit,chaos", "unit"]), (unknown, false));
     }
 
     #[test]
