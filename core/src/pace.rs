@@ -58,8 +58,10 @@ impl Pace {
         Ok(wait)
     }
 
-    /// Gives a turn back that was waited for and not used.
+    /// Gives a turn back that was taken and not used.
     pub fn give_back(&mut self, rate: Rate) {
-        self.due = self.due.saturating_sub(rate.interval());
+        if rate.per_second > 0 {
+            self.due = self.due.saturating_sub(rate.interval());
+        }
     }
 }

@@ -95,4 +95,11 @@ fn a_turn_that_was_given_back_is_the_next_ones() {
         pace.take(now, rate, patience),
         Ok(Duration::from_millis(100))
     );
+    // Nobody takes any where there is no pace.
+    let before = pace;
+    pace.give_back(Rate {
+        per_second: 0,
+        burst: 1,
+    });
+    assert_eq!(pace, before);
 }

@@ -1,9 +1,10 @@
 //! Who may begin a session: places of its caller and of its runtime, then what the daemon and the host have ([`room`]), then its
-//! turn at the pace of new sessions and a place among those that start, which it has until it is ready. Each is waited for, all of them together for `limits.admission_wait`; a refusal names the
-//! one that was not to be had.
+//! turn at the pace of new sessions and a place among those that start, which it has until it is ready. Each is waited for, all of
+//! them together for `limits.admission_wait`; a refusal names the one that was not to be had.
 //!
 //! A caller's and a runtime's places are quotas: nobody's session ends for them. For room, members of pools end, then idle sessions.
-//! Places among those that start are shared ([`crate::room`]): a runtime whose agents never come up leaves some to the others.
+//! Of the places among those that start each runtime has one of its own, and all share the others ([`crate::room`]): however many
+//! runtimes there are whose agents never come up, those of the next one do.
 
 mod room;
 
@@ -36,7 +37,7 @@ pub struct Permit {
     /// Memory that it may use, until its session is there and counted.
     promise: Option<Promise>,
     /// Among those that start, until its session is ready or fails.
-    start: Option<Taken>,
+    start: Option<Start>,
     /// Those who wait for room.
     room: Arc<Room>,
 }
@@ -63,6 +64,16 @@ impl Drop for Permit {
     }
 }
 
+/// A place among those that start.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for their drop")]
+enum Start {
+    /// The one of its runtime.
+    Own(Option<OwnedSemaphorePermit>),
+    /// One of those that all share.
+    Shared(Taken),
+}
+
 /// What was not to be had in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
@@ -87,6 +98,8 @@ pub struct Admission {
     runtimes: Places<RuntimeId>,
     pace: Mutex<Pace>,
     starts: Arc<Shared>,
+    /// One more for each runtime.
+    own_starts: Places<RuntimeId>,
     /// Nothing begins that is nobody's.
     held: AtomicBool,
 }
@@ -122,6 +135,7 @@ impl Admission {
             runtimes: Places::new(each(limits.max_sessions_per_runtime)),
             pace: Mutex::default(),
             starts: Shared::new(limits.max_starting_sessions.into()),
+            own_starts: Places::new(Some(1)),
             held: AtomicBool::new(false),
         }
     }
@@ -159,20 +173,28 @@ impl Admission {
             pace.take(clock.now(), rate, patience)
         };
         let wait = wait.map_err(Refused::Pace)?;
+        let turn = Turn { of: self, rate };
         if !wait.is_zero() {
-            let turn = Turn { of: self, rate };
             tokio::time::sleep(wait).await;
-            std::mem::forget(turn);
         }
-        let runtime = Holder::Runtime(key.runtime.clone());
-        let patience = until.saturating_duration_since(Instant::now());
-        let start = self.starts.take(&runtime, None, 1, patience).await;
-        permit.start = Some(start.map_err(|_none| Refused::Start)?);
+        permit.start = Some(self.start(&key.runtime, until).await?);
+        std::mem::forget(turn);
         Ok(permit)
+    }
+
+    async fn start(&self, runtime: &RuntimeId, until: Instant) -> Result<Start, Refused> {
+        let holder = Holder::Runtime(runtime.clone());
+        let patience = until.saturating_duration_since(Instant::now());
+        tokio::select! {
+            biased;
+            Some(own) = place(self.own_starts.of(runtime), until) => Ok(Start::Own(own)),
+            Ok(taken) = self.starts.take(&holder, None, 1, patience) => Ok(Start::Shared(taken)),
+            else => Err(Refused::Start),
+        }
     }
 }
 
-/// A turn that is waited for. Whoever goes away meanwhile leaves it to the others.
+/// A turn that is not used yet. Whoever goes away, or is refused, leaves it to the others.
 struct Turn<'a> {
     of: &'a Admission,
     rate: Rate,

@@ -301,8 +301,9 @@ fn new_sessions_come_at_their_rate_and_existing_ones_at_any() -> Result {
 #[test]
 fn agents_that_never_come_up_leave_starts_to_others() -> Result {
     ground!(Daemon, Python);
+    // The runtime that never comes up gets one of them beside its own, and nobody the other: the next one has its own.
     let options =
-        Options::default().config("[limits]\nmax_starting_sessions = 4\nadmission_wait = 2");
+        Options::default().config("[limits]\nmax_starting_sessions = 2\nadmission_wait = 2");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let cold = || json!({"fork": "off", "pool": {"max": 0}});

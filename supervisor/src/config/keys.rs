@@ -89,7 +89,7 @@ pub const KEYS: &[Key] = &[
     fixed("limits.max_sessions_per_caller", "0", "Live sessions of one caller, whatever runtimes they are of; 0 is any number. Those of shared runtimes count for nobody."),
     live("limits.new_session_rate", "200", "New sessions a second, on average; 0 is any number."),
     live("limits.new_session_burst", "1000", "New sessions at once, beyond the rate."),
-    fixed("limits.max_starting_sessions", "<32 for each processor>", "New sessions that start at once, half of them of one runtime, half of the rest of the next: more would only slow each other down."),
+    fixed("limits.max_starting_sessions", "<32 for each processor>", "New sessions that start at once, half of them of one runtime, half of the rest of the next, beside one of each runtime: more would only slow each other down."),
     live("limits.data_plane_rate", "10000", "Calls of one caller a second on the data plane of the AWS wire and on the local-dev wire, as many at once; 0 is any number."),
     live("limits.control_mutation_rate", "500", "Calls of one caller a second that change something on the control plane of the AWS wire; 0 is any number."),
     live("limits.control_get_rate", "1500", "Calls of one caller a second that read one thing there; 0 is any number."),
