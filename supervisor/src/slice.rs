@@ -83,8 +83,17 @@ impl Broker {
         let found = loop {
             match self.launcher.limit_all(asked).await {
                 Ok(found) => break found,
-                Err(OrderFault::CpusInUse { session, .. })
-                    if Instant::now() < until && self.gives_way(&session, &asked, until).await => {}
+                Err(OrderFault::CpusInUse { session, has }) => {
+                    // Nobody gives way to what is refused in the end.
+                    let (session, has) = self.stays(&asked).unwrap_or((session, has));
+                    let fault = OrderFault::CpusInUse {
+                        session: session.clone(),
+                        has,
+                    };
+                    if Instant::now() >= until || !self.gives_way(&session, &asked, until).await {
+                        return Err(SliceError::of(fault, &asked));
+                    }
+                }
                 Err(fault) => return Err(SliceError::of(fault, &asked)),
             }
         };
@@ -98,6 +107,16 @@ impl Broker {
             );
         }
         Ok(())
+    }
+
+    /// A caller's session with more CPUs than all are to have, and how many.
+    fn stays(&self, all: &Slice) -> Option<(String, u32)> {
+        let most = CpuMillis(all.cpu_millis?);
+        let all = self.registry.all();
+        let stays = all.iter().find(|handle| {
+            !handle.path.is_nobodys() && handle.view().end.is_none() && handle.limited().cpus > most
+        })?;
+        Some((stays.id.to_string(), stays.limited().cpus.0))
     }
 
     /// Has this one give way, if it is nobody's or is ending anyhow: whether it is worth trying again.

@@ -174,7 +174,10 @@ fn what_is_nobodys_gives_way_to_fewer_cpus_for_all() -> Result {
     ground!(Daemon, Python);
     Daemon::with(waiting("sessions_cpus = 2"), |daemon| {
         let client = daemon.client();
-        let config = json!({"resources": {"cpus": 1.5}, "pool": {"min": 2, "max": 2}});
+        // It is to be found as it was, however long the others take.
+        let config = json!({
+            "resources": {"cpus": 1.5}, "pool": {"min": 2, "max": 2}, "lifecycle": {"freeze_after": 0},
+        });
         puppet::deploy(&client, "ready", config)?;
         let nobodys = |origin: Origin| -> anyhow::Result<Vec<Session>> {
             let mut all = client.sessions("pool=true&live=true")?;
@@ -196,13 +199,22 @@ fn what_is_nobodys_gives_way_to_fewer_cpus_for_all() -> Result {
         let id = session_name("mine");
         let mine = client.start("ready", &id, &puppet::payload("answer = 2"))?;
         ensure!(mine.origin == Some(Origin::Pool), "{mine:?}");
-        let path = format!("/v1/sessions/{id}/limits");
-        let less = patch(&path, &json!({"cpus": 0.4}));
-        client.send(less)?.expect(200)?;
         wait::until_true(60, "another one to wait", || {
             Ok(nobodys(Origin::Waiting)?.len() == 2)
         })?;
         let waited = nobodys(Origin::Waiting)?;
+        if cpu_is_v1() {
+            // Nobody gives way to what is refused in the end.
+            reload(daemon, "sessions_cpus = 0.5")?;
+            wait::until_true(10, "the refusal", || {
+                let log = daemon.log();
+                Ok(log.contains("limits.sessions_cpus is 0.5") && log.contains(mine.id.as_str()))
+            })?;
+            ensure!(!daemon.log().contains("gives way"), "{}", daemon.log());
+        }
+        let path = format!("/v1/sessions/{id}/limits");
+        let less = patch(&path, &json!({"cpus": 0.4}));
+        client.send(less)?.expect(200)?;
         reload(daemon, "sessions_cpus = 0.5")?;
         wait::until_true(10, "half a CPU for all", || {
             Ok(quota(&of_all(&mine, "cpu", CPU)?, 50_000))
