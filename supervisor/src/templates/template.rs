@@ -107,7 +107,11 @@ impl Template {
         let mut came = self.came.subscribe();
         let [_, most] = PATIENCE;
         let patience = self.loading.get().map_or(most, |took| patience(*took));
-        while timeout(patience, came.changed()).await.is_ok() {}
+        // In two halves: a daemon that stood still finds the first one over before it has read what came meanwhile.
+        let half = patience / 2;
+        while timeout(half, came.changed()).await.is_ok()
+            || timeout(half, came.changed()).await.is_ok()
+        {}
         self.said.send_replace(Some(TemplateState::Refused {
             reason: "it hangs".to_owned(),
         }));
