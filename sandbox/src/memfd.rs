@@ -97,6 +97,31 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_somebody_holds_is_waited_for() {
+        let mut file =
+            File::from(memfd_create(c"held", MFdFlags::MFD_ALLOW_SEALING).expect("memfd"));
+        file.write_all(b"constant").expect("write");
+        let same = file.try_clone().expect("dup");
+        let (reader, writer) = io::pipe().expect("pipe");
+        let mut from = 0;
+        // SAFETY: both descriptors are open, and `from` lives. The pipe holds the page itself then, not a copy of it.
+        let sent =
+            unsafe { libc::sendfile(writer.as_raw_fd(), same.as_raw_fd(), &raw mut from, 8) };
+        assert_eq!(sent, 8);
+        let holder = std::thread::spawn(move || {
+            // The kernel takes one at a time: by the second refusal of ours there was one of the other's.
+            for _ in 0..2 {
+                let sealed = fcntl(&same, FcntlArg::F_ADD_SEALS(SEALS));
+                assert_eq!(sealed, Err(Errno::EBUSY), "the page is not held");
+            }
+            drop((reader, writer));
+        });
+        let fd = finish(file, Mode::S_IRUSR).expect("sealed when it is let go");
+        assert!(is_sealed(fd.as_fd(), 8).expect("seals"));
+        holder.join().expect("held it");
+    }
+
+    #[test]
     fn other_descriptors_are_not_sealed() {
         let (reader, _writer) = io::pipe().expect("pipe");
         assert!(!is_sealed(reader.as_fd(), 8).expect("fcntl"));

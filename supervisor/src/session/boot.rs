@@ -203,8 +203,10 @@ async fn files(
 ) -> Result<(OwnedFd, OwnedFd), LaunchFailure> {
     let boot = boot(broker, handle, token, origin);
     let boot = serde_json::to_vec(&boot).map_err(|error| error.to_string())?;
-    let boot =
-        memfd::sealed(&boot).map_err(|error| of_error("memory file for the shim: ", &error))?;
+    // It may take its time, see there.
+    let boot = tokio::task::spawn_blocking(move || memfd::sealed(&boot)).await;
+    let boot = boot.map_err(io::Error::from).flatten();
+    let boot = boot.map_err(|error| of_error("memory file for the shim: ", &error))?;
     let tree = broker.artifacts.tree_dir(&handle.version.artifact).await;
     Ok((boot, tree.map_err(|error| of_error("", &error))?))
 }
