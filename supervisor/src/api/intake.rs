@@ -175,10 +175,10 @@ impl Bounded {
         if let (Some(print), Some(data)) = (&mut self.print, frame.data_ref()) {
             print.update(data);
         }
-        // An agent may have answered before anybody asks whether there is more.
-        if self.body.is_end_stream()
-            && let Some(print) = self.print.take()
-        {
+        // An agent may have answered before anybody asks whether there is more. HTTP/2 may say that it ends in a frame of its own;
+        // what has no length is whole only when somebody has asked.
+        let all = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
+        if all && let Some(print) = self.print.take() {
             print.whole();
         }
     }
