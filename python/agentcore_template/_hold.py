@@ -60,7 +60,7 @@ class Template:
         if isinstance(learned, str):
             unfit = learned
             if self._warmed:
-                unfit += " (its start-up hook had run before, for the warm-up call, and may not run twice in a process)"
+                unfit += " (its start-up hook, if any, had run before, for the warm-up call, and may not run twice)"
         unfit = unfit or _fitness.why_not(self._orders.fileno())
         if unfit:
             self._orders.refuse(unfit)

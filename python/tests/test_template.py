@@ -275,6 +275,11 @@ def test_a_start_up_hook_that_runs_only_once_is_refused(template: Start, tmp_pat
     ("before", "reason"),
     [
         ("import threading, time; threading.Thread(target=time.sleep, args=(60,), name='mine').start()", "threads"),
+        (
+            "import os, threading, time; threading.Thread(target=time.sleep, args=(60,)).start()\n"
+            "os.register_at_fork(after_in_child=lambda: time.sleep(60))",
+            "threads",
+        ),
         ("import socket; kept = socket.socket()", "a socket open"),
         ("kept = open('/tmp/agentcore-template-test', 'w')", "/tmp/agentcore-template-test open"),
         ("import subprocess; kept = subprocess.Popen(['sleep', '60'])", "another process"),
