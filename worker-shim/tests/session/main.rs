@@ -12,6 +12,7 @@ mod harness;
 
 mod agent;
 mod ground;
+mod process;
 
 use broker::Broker;
 use harness::{TOKEN, boot, wait_for};
@@ -60,7 +61,8 @@ fn the_shim_works_under_every_measure() {
     broker.healthy();
     let healthy = started.elapsed();
     println!("launched after {launched:?}, attached after {attached:?}, healthy after {healthy:?}");
-    let title = std::fs::read_to_string(format!("/proc/{}/comm", session.pid)).expect("comm");
+    let title =
+        std::fs::read_to_string(format!("/proc/{}/comm", session.process.pid)).expect("comm");
     assert_eq!(title, "shim: stest1\n");
 
     let answer = broker.invoke(b"through").expect("answer");
@@ -69,14 +71,14 @@ fn the_shim_works_under_every_measure() {
     straight(&mut broker);
     terminal(&mut broker);
     way_out(&mut broker);
-    let private = harness::memory_of(session.pid, "Anonymous");
+    let private = harness::memory_of(session.process.pid, "Anonymous");
     println!("{private} KiB of its own");
     // The promise for a hundred idle sessions, each with its share of the daemon, is 0.6 MiB.
     assert!(private <= 300, "{private} KiB");
 
     let before = Instant::now();
     broker.shutdown(10_000);
-    let record = session.record();
+    let record = session.process.record();
     assert_eq!(record.cause, ExitCause::Shutdown);
     assert_eq!(
         record.agent.expect("agent").status,

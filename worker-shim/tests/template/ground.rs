@@ -1,25 +1,21 @@
 //! A base with Python, bundles, a template on it and sessions below.
 
 use crate::broker::Broker;
-use crate::harness::{TOKEN, boot, program, wait_for};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use crate::harness::{TOKEN, boot, program};
+use crate::process::{Making, Process, directory};
 use nix::unistd::Pid;
-use proto::shim::{Boot, ExitRecord, Fork, Forked, Go, Origin, TemplateState};
-use sandbox::exit_mark;
+use proto::shim::{Boot, Fork, Forked, Go, Origin, TemplateState};
 use sandbox::plan::{self, Filters, Lineage, SessionSpec};
-use sandbox::seqpacket::{Seqpacket, SeqpacketListener};
+use sandbox::seqpacket::Seqpacket;
 use sandbox::share::Shares;
-use sandbox::stager::{Host, OrderFds, Staged, TemplateNamespaces};
-use sandbox::sys::fork::fork_single;
+use sandbox::stager::{Host, TemplateNamespaces};
 use sandbox::sys::pidfd;
 use sandbox::template;
 use serde_json::{Map, Value};
 use std::fs::{self, File};
-use std::io::{Read, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -47,11 +43,9 @@ pub(crate) struct Ground {
 
 /// A session of either kind; the test plays its broker.
 pub(crate) struct Session {
-    pub(crate) pid: Pid,
+    pub(crate) process: Process,
     pub(crate) broker: Broker,
     pub(crate) uid_base: u32,
-    record: PathBuf,
-    ended: bool,
 }
 
 /// A forked session and how long its parts took.
@@ -63,14 +57,9 @@ pub(crate) struct Forking {
 
 impl Ground {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("template")
-            .tempdir_in("/var/tmp")
-            .expect("directory");
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+        let directory = directory("template");
         let base = directory.path().join("base");
         build_base(&base);
-        fs::create_dir(directory.path().join("staging")).expect("create directory");
         let shim = File::open(program()).expect("the built shim");
         Self {
             host: Host {
@@ -116,9 +105,7 @@ impl Ground {
     ) -> Session {
         let uid_base = self.next_uid.replace(self.next_uid.get() + 16);
         let path = |name: &str| self.directory.path().join(format!("{name}{uid_base}"));
-        let (record, socket) = (path("record"), path("socket"));
-        let listener = SeqpacketListener::bind(&socket, 4).expect("bind");
-        let exit = exit_mark::make(&record, (uid_base, uid_base)).expect("exit record");
+        let socket = path("socket");
         let filters = match lineage {
             Lineage::Template { .. } => &self.filters[1],
             Lineage::Host | Lineage::Fork { .. } => &self.filters[0],
@@ -135,52 +122,22 @@ impl Ground {
             lineage,
         })
         .expect("plan");
-        let json = serde_json::to_vec(boot).expect("json");
-        let order = OrderFds {
-            bundle: File::open(bundle).expect("bundle").into(),
-            storage: None,
-            template: below,
-            shim: [
-                sandbox::memfd::sealed(&json).expect("memfd"),
-                listener.into_fd(),
-                exit,
-            ],
-        };
-        let (mut told, mut tell) = std::io::pipe().expect("pipe");
-        let stager = fork_single(|| {
-            let launched = Staged::prepare(&plan.ahead, &self.host).and_then(|mut staged| {
-                staged.settle(&plan.place)?;
-                staged.launch(&plan, &self.host, &order)
-            });
-            match launched {
-                Ok(launched) => i32::from(write!(tell, "{}", launched.pid).is_err()),
-                Err(fault) => {
-                    eprintln!("{fault}");
-                    1
-                }
-            }
-        })
-        .expect("fork");
-        drop(tell);
-        let status = waitpid(stager, None).expect("wait for the stager");
-        assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-        if matches!(plan.usher.len(), 1..) {
-            // The two ushers, one of which was in the template, whose PID 1 cannot end before.
-            for _ in 0..2 {
-                let status = waitpid(None, None).expect("wait for an usher");
-                assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-            }
-        }
-        let mut pid = String::new();
-        told.read_to_string(&mut pid).expect("pid");
+        let process = Process::launch(Making {
+            plan: &plan,
+            host: &self.host,
+            uid_base,
+            bundle,
+            boot,
+            below,
+            socket: &socket,
+            record: path("record"),
+        });
         let mut broker = Broker::connect(&socket);
         broker.attach(TOKEN, 7).expect("attach");
         Session {
-            pid: Pid::from_raw(pid.parse().expect("pid")),
+            process,
             broker,
             uid_base,
-            record,
-            ended: false,
         }
     }
 
@@ -223,7 +180,7 @@ impl Ground {
             .broker
             .request("fork", &Fork {}, &[for_template.as_fd()]);
         let open = |name: &str| -> OwnedFd {
-            File::open(format!("/proc/{}/ns/{name}", template.pid))
+            File::open(format!("/proc/{}/ns/{name}", template.process.pid))
                 .expect("namespace")
                 .into()
         };
@@ -272,8 +229,8 @@ impl Forking {
     pub(crate) fn to_inspect(&self, template: &Session) -> template::Fork {
         template::Fork {
             agent: self.agent,
-            shim: self.session.pid,
-            template: template.pid,
+            shim: self.session.process.pid,
+            template: template.process.pid,
             uid: self.session.uid_base + 1,
         }
     }
@@ -285,29 +242,6 @@ impl Session {
         let answer = self.broker.invoke(body.as_bytes()).expect("answer");
         assert_eq!(answer.head.status, 200, "{}", answer.text());
         serde_json::from_str(answer.text()).expect("json")
-    }
-
-    /// Waits for PID 1's end, which is our child, and reads its record.
-    pub(crate) fn record(&mut self) -> ExitRecord {
-        let status = wait_for("the session's end", || {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG)).expect("wait") {
-                WaitStatus::StillAlive => None,
-                status => Some(status),
-            }
-        });
-        self.ended = true;
-        assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
-        let mark = exit_mark::find(&self.record).expect("a mark");
-        ExitRecord::from_numbers(mark.seconds, mark.nanoseconds).expect("record")
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if !self.ended {
-            let _ = kill(self.pid, Signal::SIGKILL);
-            let _ = waitpid(self.pid, None);
-        }
     }
 }
 

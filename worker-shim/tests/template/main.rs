@@ -12,6 +12,8 @@ mod harness;
 
 mod ground;
 mod measure;
+#[path = "../session/process.rs"]
+mod process;
 
 use ground::{Ground, SHARES, Session};
 use nix::sys::signal::{Signal, kill};
@@ -183,7 +185,7 @@ fn sessions_of_their_own(ground: &Ground, name: &str, packages: Option<PathBuf>)
     let mut survivor = sessions.pop().expect("a session");
     ends_like_any_other(sessions.pop().expect("a session"));
     drop(sessions);
-    kill(interpreter(template.pid), Signal::SIGKILL).expect("kill");
+    kill(interpreter(template.process.pid), Signal::SIGKILL).expect("kill");
     let said = template.broker.notification("template");
     let state: TemplateState = serde_json::from_value(said.params).expect("state");
     assert!(matches!(state, TemplateState::Refused { .. }), "{state:?}");
@@ -193,7 +195,7 @@ fn sessions_of_their_own(ground: &Ground, name: &str, packages: Option<PathBuf>)
 /// TERM, its grace, and a record of how it ended.
 fn ends_like_any_other(mut session: Session) {
     session.broker.shutdown(10_000);
-    let record = session.record();
+    let record = session.process.record();
     assert_eq!(record.cause, ExitCause::Shutdown);
     let status = record.agent.expect("agent").status;
     match status {
