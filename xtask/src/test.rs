@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     stages.stage("unit", || {
         let packages = ["--workspace", "--exclude", "e2e"];
-        rust_tests(&packages, filter, &skips)
+        rust_tests(&packages, "2", filter, &skips)
     });
     if all {
         stages.stage("python", || tests(&mut script("python/tests/run.sh")?));
@@ -81,7 +81,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         stages.stage("build", || {
             build::all(false, true).map(|()| Counts::default())
         });
-        stages.stage("end to end", || rust_tests(&["-p", "e2e"], filter, &skips));
+        // Half of their time these wait: for a session's idle time, a deadline, a retry.
+        stages.stage("end to end", || {
+            rust_tests(&["-p", "e2e"], "3", filter, &skips)
+        });
         if all {
             stages.stage("chaos", || {
                 chaos::run(&chaos::Args::short()).map(|()| Counts {
@@ -114,8 +117,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Rust tests of some packages, by nextest where it is installed (a process per test), else by cargo.
-fn rust_tests(packages: &[&str], filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> {
+/// Rust tests of some packages, so many at a time, by nextest where it is installed (a process per test), else by cargo.
+fn rust_tests(
+    packages: &[&str],
+    at_once: &str,
+    filter: Option<&str>,
+    skips: &Path,
+) -> anyhow::Result<Counts> {
     let mut command = cargo();
     if has("cargo-nextest") {
         command.args([
@@ -126,6 +134,7 @@ fn rust_tests(packages: &[&str], filter: Option<&str>, skips: &Path) -> anyhow::
             "--no-tests=pass",
         ]);
         command.args(["--status-level=slow", "--final-status-level=flaky"]);
+        command.args(["--test-threads", at_once]);
     } else {
         command.args(["test", "--quiet", "--locked", "--no-fail-fast"]);
     }
@@ -134,7 +143,7 @@ fn rust_tests(packages: &[&str], filter: Option<&str>, skips: &Path) -> anyhow::
         .env("CARGO_TERM_COLOR", "never")
         .env("AGENTCORE_SKIPS", skips)
         // cargo test runs a binary's tests in threads: as many as nextest has processes.
-        .env("RUST_TEST_THREADS", "2");
+        .env("RUST_TEST_THREADS", at_once);
     // On a machine that others use too, one of a thousand tests of real processes may miss its moment. It is told as flaky, with
     // what it said, and is a defect to look into; it does not hold up the work of a day.
     command.env("NEXTEST_RETRIES", "1");
