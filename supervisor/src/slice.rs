@@ -9,14 +9,18 @@ use crate::config::Config;
 use crate::launcher::message::{OrderFault, SetLimits, Slice};
 use crate::session::handle::SessionHandle;
 use crate::session::origin::Path;
+use nix::errno::Errno;
 use proto::api::EndReason;
 use proto::ids::SessionId;
 use proto::units::{CpuMillis, MemoryBytes};
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long those that are nobody's may take to give way, all together.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks whether the kernel still counts what is gone.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why what all sessions may have together stays as it was.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +97,12 @@ impl Broker {
                     if Instant::now() >= until || !self.gives_way(&session, &asked, until).await {
                         return Err(SliceError::of(fault, &asked));
                     }
+                }
+                // No session is in the way: one that is gone, which counts until the kernel has let go of it.
+                Err(OrderFault::Host { errno, .. })
+                    if errno == Errno::EINVAL as i32 && Instant::now() < until =>
+                {
+                    sleep(PAUSE).await;
                 }
                 Err(fault) => return Err(SliceError::of(fault, &asked)),
             }

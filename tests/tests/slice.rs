@@ -249,6 +249,38 @@ fn what_is_nobodys_gives_way_to_fewer_cpus_for_all() -> Result {
 }
 
 #[test]
+fn a_session_that_is_gone_is_in_nobodys_way() -> Result {
+    ground!(Daemon, Python);
+    let two = "sessions_cpus = 2";
+    Daemon::with(options(two), |daemon| {
+        let client = daemon.client();
+        for (name, cpus) in [("small", 0.4), ("large", 1.5)] {
+            puppet::deploy(&client, name, json!({"resources": {"cpus": cpus}}))?;
+        }
+        let stays = session_name("stays");
+        let stays = client.start("small", &stays, &puppet::payload("answer = 1"))?;
+        let all = || of_all(&stays, "cpu", CPU);
+        for _ in 0..5 {
+            let id = session_name("gone");
+            let many = "import subprocess\n[subprocess.Popen(['sleep', '60']) for _ in range(20)]";
+            // Its version is served again a moment after all have two CPUs again.
+            wait::until_true(10, "the version to be served", || {
+                let call = Client::invocation("large", &id, &puppet::payload(many));
+                Ok(client.send(call)?.status == 200)
+            })?;
+            client.stop(&id)?;
+            // The kernel may count its cgroup for a while.
+            reload(daemon, "sessions_cpus = 0.5")?;
+            wait::until_true(10, "half a CPU for all", || Ok(quota(&all()?, 50_000)))?;
+            reload(daemon, two)?;
+            wait::until_true(10, "two CPUs again", || Ok(quota(&all()?, 200_000)))?;
+        }
+        ensure!(!daemon.log().contains("not reloaded"), "{}", daemon.log());
+        Ok(())
+    })
+}
+
+#[test]
 fn what_runs_keeps_no_daemon_from_starting() -> Result {
     ground!(Daemon, Python);
     let options = Options {
