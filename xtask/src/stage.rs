@@ -157,7 +157,6 @@ impl Stages {
             "{:<14} {:>7} {:>7} {:>8} {:>9}",
             "stage", "passed", "failed", "skipped", "seconds"
         );
-        let mut took = Duration::ZERO;
         for outcome in &self.done {
             let c = outcome.counts;
             println!(
@@ -169,12 +168,11 @@ impl Stages {
                 outcome.took.as_secs_f64()
             );
             all.add(c);
-            took += outcome.took;
         }
         for name in &self.not_run {
             println!("{name:<14} not run: an earlier stage failed");
         }
-        println!("{:<14} {:>35.1}", "all", took.as_secs_f64());
+        println!("{:<14} {:>35.1}", "all", self.took().as_secs_f64());
         println!(
             "{} passed, {} failed, {} skipped",
             all.passed, all.failed, all.skipped
@@ -186,6 +184,11 @@ impl Stages {
             );
         }
         !self.failed && self.not_run.is_empty() && unknown.is_empty()
+    }
+
+    /// How long all that ran has taken.
+    pub(crate) fn took(&self) -> Duration {
+        self.done.iter().map(|outcome| outcome.took).sum()
     }
 
     /// Names asked for that no stage has had.
