@@ -101,12 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         stages.stage("package", || {
             if !has("apt-get") {
-                let line = "package\tDebian's tools are not here\n";
-                fs::write(&skips, format!("{}{line}", fs::read_to_string(&skips)?))?;
-                return Ok(Counts {
-                    skipped: 1,
-                    ..Counts::default()
-                });
+                return skip(&skips, "package", "Debian's tools are not here");
             }
             package::for_tests().map(|()| Counts {
                 passed: 1,
@@ -118,14 +113,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             stages.stage("vm", || {
                 if before > LATEST_VM {
                     let minutes = before.as_secs() / 60;
-                    let line = format!(
-                        "vm\tthe stages before took {minutes} min: cargo xtask test --only vm\n"
-                    );
-                    fs::write(&skips, format!("{}{line}", fs::read_to_string(&skips)?))?;
-                    return Ok(Counts {
-                        skipped: 1,
-                        ..Counts::default()
-                    });
+                    let why = format!("the rest took {minutes} min: cargo xtask test --only vm");
+                    return skip(&skips, "vm", &why);
                 }
                 vm::run(filter, &skips)
             });
@@ -134,6 +123,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let skipped = fs::read_to_string(&skips)?;
     anyhow::ensure!(stages.conclude(&skipped), "not all is well");
     Ok(())
+}
+
+/// A whole stage that is left out, told among what is.
+fn skip(skips: &Path, stage: &str, why: &str) -> anyhow::Result<Counts> {
+    let before = fs::read_to_string(skips)?;
+    fs::write(skips, format!("{before}{stage}\t{why}\n"))?;
+    Ok(Counts {
+        skipped: 1,
+        ..Counts::default()
+    })
 }
 
 /// Rust tests of some packages, so many at a time, by nextest where it is installed (a process per test), else by cargo.
