@@ -1,5 +1,5 @@
-//! The suites that say something else on another kernel: run in the virtual machine of `tests/vm`, with systemd as PID 1 and
-//! cgroup v2, from the binaries that the host built.
+//! The suites that say something else on another kernel: run in the virtual machines of `tests/vm`, with systemd as PID 1 and
+//! cgroup v2 or v1, from the binaries that the host built.
 
 use crate::command::{cargo, has, root};
 use crate::stage::{Counts, skipped_themselves, tests};
@@ -11,20 +11,46 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Which suites, in this order; the seconds are the bound of each inside.
-const SUITES: &[(&str, u32, Programs)] = &[
-    ("sandbox", 300, Programs::Built),
-    ("session", 120, Programs::Built),
-    ("launcher", 120, Programs::Built),
-    ("systemd", 900, Programs::Built),
-    ("isolation", 900, Programs::Installed),
-    ("limits", 900, Programs::Installed),
-    ("cross_session", 300, Programs::Installed),
-    ("disk", 120, Programs::Installed),
-    ("slice", 300, Programs::Installed),
-    ("session_limits", 300, Programs::Installed),
-    ("swap", 400, Programs::Installed),
+/// A suite's name, the bound of its seconds inside, and where its programs are.
+type Suite = (&'static str, u32, Programs);
+
+/// Which suites, in this order, in which machine.
+const MACHINES: &[(Cgroup, &[Suite])] = &[
+    (
+        Cgroup::V2,
+        &[
+            ("sandbox", 300, Programs::Built),
+            ("session", 120, Programs::Built),
+            ("launcher", 120, Programs::Built),
+            ("systemd", 900, Programs::Built),
+            ("isolation", 900, Programs::Installed),
+            ("limits", 900, Programs::Installed),
+            ("cross_session", 300, Programs::Installed),
+            ("disk", 120, Programs::Installed),
+            ("slice", 300, Programs::Installed),
+            ("session_limits", 300, Programs::Installed),
+            ("swap", 400, Programs::Installed),
+        ],
+    ),
+    // All else runs on v1 on the host, which has no swap.
+    (Cgroup::V1, &[("swap", 400, Programs::Installed)]),
 ];
+
+/// Where the machine has its controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cgroup {
+    V1,
+    V2,
+}
+
+impl Cgroup {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V2 => "v2",
+        }
+    }
+}
 
 /// Which programs a suite starts daemons of its own from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,29 +104,17 @@ pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> 
         fs::remove_dir_all(&stage)?;
     }
     fs::create_dir_all(stage.join("bin"))?;
-    fs::create_dir_all(stage.join("out"))?;
     let suites = executables()?;
-    let mut script = String::from(SUITE);
-    let mut installed = false;
-    for (name, seconds, programs) in SUITES {
-        if *programs == Programs::Installed && !installed {
-            script.push_str(INSTALL);
-            installed = true;
-        }
-        let programs = match programs {
-            Programs::Built => "/mnt/bin",
-            Programs::Installed => "/run/installed",
-        };
+    for (name, _, _) in MACHINES.iter().flat_map(|(_, suites)| suites.iter()) {
         let from = suites
             .get(*name)
             .with_context(|| format!("the suite {name} was not built"))?;
-        place(from, &stage.join("bin").join(name))?;
-        script.push_str(&format!(
-            "suite {name} {seconds} {programs} {}\n",
-            filter.unwrap_or_default()
-        ));
+        let to = stage.join("bin").join(name);
+        // A suite of both machines is there already.
+        if !to.exists() {
+            place(from, &to)?;
+        }
     }
-    script.push_str("exit $failed\n");
     for program in ["agentcored", "agentcore-shim", "agentcore"] {
         place(
             &build::directory(false).join(program),
@@ -113,41 +127,80 @@ pub(super) fn run(filter: Option<&str>, skips: &Path) -> anyhow::Result<Counts> 
             &stage.join("bin").join(package),
         )?;
     }
+    let mut all = Counts::default();
+    for (cgroup, suites) in MACHINES {
+        let out = stage.join(cgroup.name());
+        fs::create_dir_all(&out)?;
+        let counts = tests(&mut machine(
+            *cgroup,
+            suites,
+            filter,
+            &stage.join("bin"),
+            &out,
+        ));
+        let inside = fs::read_to_string(out.join("skips")).unwrap_or_default();
+        let listed: String = inside
+            .lines()
+            .map(|line| format!("vm, cgroup {}: {line}\n", cgroup.name()))
+            .collect();
+        fs::write(skips, format!("{}{listed}", fs::read_to_string(skips)?))?;
+        let idle: Vec<&str> = inside
+            .lines()
+            .filter(|line| {
+                let suite = line.split_once("::").map(|(suite, _)| suite);
+                suite.is_some_and(|suite| ONLY_HERE.contains(&suite))
+            })
+            .collect();
+        ensure!(idle.is_empty(), "runs nowhere else, and skips: {idle:?}");
+        all.add(counts?.honest(skipped_themselves(&inside)));
+    }
+    Ok(all)
+}
+
+/// The machine, and what it runs.
+fn machine(
+    cgroup: Cgroup,
+    suites: &[Suite],
+    filter: Option<&str>,
+    bin: &Path,
+    out: &Path,
+) -> Command {
+    let mut script = String::from(SUITE);
+    let mut installed = false;
+    for (name, seconds, programs) in suites {
+        if *programs == Programs::Installed && !installed {
+            script.push_str(INSTALL);
+            installed = true;
+        }
+        let programs = match programs {
+            Programs::Built => "/mnt/bin",
+            Programs::Installed => "/run/installed",
+        };
+        script.push_str(&format!(
+            "suite {name} {seconds} {programs} {}\n",
+            filter.unwrap_or_default()
+        ));
+    }
+    script.push_str("exit $failed\n");
     let share = |dir: &Path, name: &str| format!("{}:{name}", dir.display());
-    let counts = tests(
-        Command::new(root().join("tests/vm/run"))
-            .args(["--mem", "3072", "--timeout", "2700"])
-            .args(["--share", &share(&stage.join("bin"), "bin:ro")])
-            .args(["--share", &share(&root(), "src:ro")])
-            .args(["--share", &share(&stage.join("out"), "out")])
-            .args(["--env", "AGENTCORE_SOURCE_DIR=/mnt/src"])
-            .args([
-                "--env",
-                "AGENTCORE_SKIPS=/mnt/out/skips",
-                "--env",
-                "AGENTCORE_PATIENCE=10",
-                // It may install units there: the machine is thrown away.
-                "--env",
-                "AGENTCORE_DISPOSABLE=1",
-            ])
-            .args([
-                "--env",
-                "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ])
-            .args(["--", "sh", "-c", &script]),
-    );
-    let inside = fs::read_to_string(stage.join("out/skips")).unwrap_or_default();
-    let listed: String = inside.lines().map(|l| format!("vm {l}\n")).collect();
-    fs::write(skips, format!("{}{listed}", fs::read_to_string(skips)?))?;
-    let idle: Vec<&str> = inside
-        .lines()
-        .filter(|line| {
-            let suite = line.split_once("::").map(|(suite, _)| suite);
-            suite.is_some_and(|suite| ONLY_HERE.contains(&suite))
-        })
-        .collect();
-    ensure!(idle.is_empty(), "runs nowhere else, and skips: {idle:?}");
-    Ok(counts?.honest(skipped_themselves(&inside)))
+    let mut command = Command::new(root().join("tests/vm/run"));
+    command
+        .args(["--cgroup", cgroup.name()])
+        .args(["--mem", "3072", "--timeout", "2700"])
+        .args(["--share", &share(bin, "bin:ro")])
+        .args(["--share", &share(&root(), "src:ro")])
+        .args(["--share", &share(out, "out")])
+        .args(["--env", "AGENTCORE_SOURCE_DIR=/mnt/src"])
+        .args(["--env", "AGENTCORE_SKIPS=/mnt/out/skips"])
+        .args(["--env", "AGENTCORE_PATIENCE=10"])
+        // It may install units there: the machine is thrown away.
+        .args(["--env", "AGENTCORE_DISPOSABLE=1"])
+        .args([
+            "--env",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ])
+        .args(["--", "sh", "-c", &script]);
+    command
 }
 
 /// Hard link, or copy where that is not possible.
