@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -348,22 +349,95 @@ def test_the_program_is_run_as_a_script(template: Start, tmp_path: Path) -> None
     assert json.loads(seen.read_text()) == ["__main__", script, [script, "word"], str(tmp_path)]
 
 
-def test_forks_draw_their_own_numbers() -> None:
-    """Two forks of one process, told by pipes; OpenSSL's state is made to be the same by the same process number."""
-    code = """
-        import os, random, ssl, uuid
-        from agentcore_template._reseed import reseed
-        random.seed(1); ssl.RAND_bytes(8); uuid.uuid1()
-        for _ in range(2):
-            if os.fork() == 0:
-                reseed()
-                print(random.getrandbits(64), ssl.RAND_bytes(8).hex(), uuid.uuid1(), uuid.uuid4())
-                os._exit(0) if not __import__("sys").stdout.flush() else None
-            os.wait()
-    """
+def forks(loaded: str, drawn: str, *command: str) -> list[list[str]]:
+    """What each of four forks of one process prints after `_go`, the last step before the agent's code goes on."""
+    code = f"""
+import os, sys
+from agentcore_template import _become
+fork = os.fork
+{textwrap.dedent(loaded)}
+for _ in range(4):
+    if fork() == 0:
+        _become._go({{"env": {{}}, "cwd": "/"}})
+        print({drawn}, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
     environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True, text=True, check=True
-    )
-    first, second = (line.split() for line in done.stdout.splitlines())
-    assert all(one != other for one, other in zip(first, second, strict=True))
+    done = subprocess.run([*command, sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 4, done.stdout
+    return lines
+
+
+def test_forks_draw_their_own_numbers() -> None:
+    """`random` seeds itself after a fork; a hook after its own makes it the same again."""
+    loaded = """
+        import random, uuid
+        os.register_at_fork(after_in_child=lambda: random.seed(1))
+    """
+    lines = forks(loaded, "random.getrandbits(64), uuid.uuid4()")
+    assert all(len(set(column)) == 4 for column in zip(*lines, strict=True)), lines
+
+
+def test_openssl_does_not_depend_on_the_process_number() -> None:
+    """By which alone it notices a fork: all of these are the first process of a pid namespace, and so is theirs."""
+    namespace = ("unshare", "--user", "--map-root-user", "--pid", "--fork")
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no pid namespace can be made here")
+    loaded = """
+        import ctypes, ssl
+        CLONE_NEWPID = 0x20000000
+        ssl.RAND_bytes(8)
+
+        def fork():
+            outer = os.fork()
+            if outer == 0:
+                assert ctypes.CDLL(None).unshare(CLONE_NEWPID) == 0
+                if os.fork() != 0:
+                    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+            return outer
+    """
+    lines = forks(loaded, "os.getpid(), ssl.RAND_bytes(8).hex()", *namespace)
+    assert {number for number, _ in lines} == {"1"}
+    assert len({drawn for _, drawn in lines}) == 4, lines
+
+
+@pytest.mark.parametrize("without", ["", "uuid._generate_time_safe = None"])
+def test_forks_have_their_own_node_in_uuid1(without: str) -> None:
+    """With libuuid, and as a Python that was built without it."""
+    loaded = f"""
+        import time, uuid
+        {without}
+        uuid.uuid1()
+
+        def draw():
+            drawn = [uuid.uuid1() for _ in range(1000)]
+            assert len(set(drawn)) == len(drawn)
+            for one in drawn:
+                assert (one.version, one.variant) == (1, uuid.RFC_4122)
+                assert one.node == uuid.getnode() and one.node >> 40 & 1, "a multicast address is no network card's"
+                assert abs(time.time() - (one.time / 1e7 - 12219292800)) < 60, "counted from 15 October 1582"
+            return one.node, one.clock_seq
+    """
+    nodes, sequences = zip(*forks(loaded, "*draw()"), strict=True)
+    assert len(set(nodes)) == 4, nodes
+    assert len(set(sequences)) > 1, "of 14 bits, two may be the same by chance"
+
+
+def test_a_uuid_module_of_another_shape_is_no_matter() -> None:
+    assert forks("import uuid; del uuid._generate_time_safe", "uuid.uuid4()")
+
+
+def test_numpys_own_generator_is_seeded_anew_in_each_fork() -> None:
+    """A stand-in notes who seeds it, and with what: nothing, for which numpy asks the system. Nothing is imported."""
+    loaded = """
+        import types
+        noted = []
+        stand_in = types.ModuleType("numpy.random")
+        stand_in.seed = lambda *given: noted.append((os.getpid(), *given))
+        sys.modules["numpy.random"] = stand_in
+        before = set(sys.modules)
+    """
+    assert forks(loaded, "noted == [(os.getpid(),)], set(sys.modules) == before") == [["True", "True"]] * 4
