@@ -1,10 +1,10 @@
 //! `cargo xtask chaos`: random work while random things break, and then the books are balanced.
 //!
-//! Callers invoke, stream, submit tasks, make and stop sessions. Meanwhile broker, launcher, shims and agents are killed,
-//! frozen, and starved of memory, descriptors and disk. Afterwards every acknowledged task must have exactly one outcome and
-//! every session an end, no answer may have been wrong, the ledger must be whole and have the CPU time that the kernel counted, and
-//! nothing may be left. A run that did too
-//! little is red as well.
+//! Callers invoke, stream, submit tasks, make and stop sessions, in runtimes whose sessions are started, wait in a pool and are
+//! forked. Meanwhile broker, launcher, shims and agents are killed, frozen, and starved of memory, descriptors and disk.
+//! Afterwards every acknowledged task must have exactly one outcome and every session an end, no answer may have been wrong, the
+//! ledger must be whole and have the CPU time that the kernel counted, and nothing may be left. A run that did too little, or in
+//! which no session of some origin was seen, is red as well.
 
 mod balance;
 mod books;
@@ -19,7 +19,7 @@ use anyhow::ensure;
 use books::Books;
 use faults::KINDS;
 use load::Load;
-use scene::Scene;
+use scene::{RUNTIMES, Scene};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,6 +151,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         "too little was done: at least {REQUESTS_PER_SECOND} requests/s, {wanted_faults} faults of each kind and {:.0} tasks",
         (TASKS * share).ceil()
     );
+    for runtime in &RUNTIMES {
+        ensure!(
+            pages.origins(runtime.name, runtime.origin) > 0,
+            "no session of runtime {} was seen that came to be by {:?} (seed {seed})",
+            runtime.name,
+            runtime.origin
+        );
+    }
     println!("chaos: all is well (seed {seed})");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! After the run: every promise that was made is looked up, and nothing may be left.
 
 use super::books::{Acknowledged, Pages};
-use super::scene::{RUNTIME, Scene};
+use super::scene::Scene;
 use super::witness::{Watch, Witness};
 use anyhow::{Context as _, ensure};
 use e2e::http::Request;
@@ -155,7 +155,7 @@ fn sessions(client: &Client, pages: &mut Pages) -> anyhow::Result<()> {
         );
     }
     let mut over = 0_u64;
-    for session in client.sessions(&format!("runtime={RUNTIME}"))? {
+    for session in client.sessions("")? {
         over += 1;
         let ended = matches!(session.phase, Phase::Ended | Phase::Failed);
         if !ended || session.end_reason.is_none() {
@@ -207,7 +207,11 @@ fn metered(client: &Client, pages: &mut Pages, witness: &Witness) -> anyhow::Res
     let mut short: Vec<(f64, String)> = witness
         .sessions()
         .filter_map(|(id, seen)| {
-            let charged = of_session.get(id).copied();
+            // What it used before it was somebody's is on record by a name of its own.
+            let waited = of_session.get(&id.replacen('s', "w", 1));
+            let own = of_session.get(id);
+            let charged = [waited, own].into_iter().flatten().copied();
+            let charged = charged.reduce(|waited, own| waited + own);
             let missing = seen - charged.unwrap_or(0.0);
             let what = match charged {
                 Some(charged) => format!("{id}: {charged:.3} s on record, {seen:.3} s seen"),

@@ -1,6 +1,6 @@
 //! What breaks: one thing at a time, the kind that has broken least first.
 
-use super::scene::{RUNTIME, Scene};
+use super::scene::{Runtime, Scene};
 use crate::command::run;
 use anyhow::Context as _;
 use e2e::{Client, host, wait};
@@ -131,24 +131,15 @@ fn one(scene: &Scene, kind: Kind, rng: &mut Rng) -> anyhow::Result<bool> {
             let pid = scene.daemon().launcher()?;
             freeze(pid, rng)?;
         }
-        Kind::ShimKilled => return hit(scene, rng, |shim, _| strike(shim, Signal::SIGKILL)),
-        Kind::ShimFrozen => return hit(scene, rng, freeze),
-        Kind::AgentKilled => {
-            return hit(scene, rng, |shim, _| match host::children(shim).first() {
-                Some(agent) => strike(*agent, Signal::SIGKILL),
-                None => Ok(()),
-            });
-        }
-        Kind::AgentFrozen => {
-            return hit(scene, rng, |shim, rng| match host::children(shim).first() {
-                Some(agent) => freeze(*agent, rng),
-                None => Ok(()),
-            });
-        }
+        Kind::ShimKilled => return hit(scene, rng, Some, end),
+        Kind::ShimFrozen => return hit(scene, rng, Some, freeze),
+        Kind::AgentKilled => return hit(scene, rng, host::agent, end),
+        Kind::AgentFrozen => return hit(scene, rng, host::agent, freeze),
         Kind::MemoryStarved => {
             // Whatever comes of the call: its agent ate until it was ended.
             let id = e2e::client::session_name("starves");
-            let request = Client::invocation(RUNTIME, &id, &json!({"do": "eat"}));
+            let runtime = Runtime::draw(rng).name;
+            let request = Client::invocation(runtime, &id, &json!({"do": "eat"}));
             if let Ok(answer) = scene.client().send(request) {
                 return Ok(answer.status == 424);
             }
@@ -176,22 +167,27 @@ fn strike(pid: i32, signal: Signal) -> anyhow::Result<()> {
     }
 }
 
+fn end(pid: i32, _: &mut Rng) -> anyhow::Result<()> {
+    strike(pid, Signal::SIGKILL)
+}
+
 fn freeze(pid: i32, rng: &mut Rng) -> anyhow::Result<()> {
     strike(pid, Signal::SIGSTOP)?;
     pause(rng);
     strike(pid, Signal::SIGCONT)
 }
 
-/// Does something to a session's shim. The session is asked for at once before, and its process's title checked: a number may
-/// have become another's.
+/// Does something to the shim of a session, a pool's member or a template, or to its agent. It is asked for at once before, and
+/// its process's title checked: a number may have become another's.
 fn hit(
     scene: &Scene,
     rng: &mut Rng,
+    whom: impl FnOnce(i32) -> Option<i32>,
     blow: impl FnOnce(i32, &mut Rng) -> anyhow::Result<()>,
 ) -> anyhow::Result<bool> {
     // Held, so that nobody restarts the daemon meanwhile and the list is of now.
     let daemon = scene.daemon();
-    let Ok(sessions) = scene.client().live_sessions() else {
+    let Ok(sessions) = scene.client().sessions("pool=true&live=true") else {
         return Ok(false);
     };
     let shims: Vec<(i32, String)> = sessions
@@ -200,11 +196,11 @@ fn hit(
         .filter_map(|session| Some((session.pid?, session.id.as_str().to_owned())))
         .filter(|(pid, id)| host::title(*pid).contains(id.as_str()))
         .collect();
-    let Some((shim, _)) = rng.choice(shims) else {
+    let Some(victim) = rng.choice(shims).and_then(|(shim, _)| whom(shim)) else {
         return Ok(false);
     };
     drop(daemon);
-    blow(shim, rng)?;
+    blow(victim, rng)?;
     Ok(true)
 }
 

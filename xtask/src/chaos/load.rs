@@ -1,12 +1,13 @@
 //! Callers: each draws what to do next and checks what comes back.
 
 use super::books::{Acknowledged, Books};
-use super::scene::{RUNTIME, Scene, locked};
+use super::scene::{Runtime, Scene, locked};
 use anyhow::ensure;
 use e2e::client::{SESSION_HEADER, session_name};
 use e2e::http::Request;
 use e2e::{Client, wait};
 use fastrand::Rng;
+use proto::api::{Page, Session};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -23,12 +24,19 @@ const EXCUSED: [u16; 7] = [402, 409, 424, 429, 503, 504, 507];
 /// How long a submission that nobody answered is made again: as long as the daemon may be away, and some.
 const INSISTENCE: u64 = 90;
 
+/// A session as callers know it.
+#[derive(Clone)]
+pub(super) struct Called {
+    runtime: &'static str,
+    id: String,
+}
+
 /// What all callers share.
 pub(super) struct Load<'a> {
     pub(super) scene: &'a Scene,
     pub(super) books: &'a Books,
     pub(super) over: &'a AtomicBool,
-    pub(super) sessions: &'a Mutex<VecDeque<String>>,
+    pub(super) sessions: &'a Mutex<VecDeque<Called>>,
     pub(super) seed: u64,
 }
 
@@ -39,7 +47,7 @@ impl Load<'_> {
         while !self.over.load(Ordering::Relaxed) {
             match rng.u32(..100) {
                 0..42 => self.echo(&self.some_session(&mut rng), &mut rng),
-                42..50 => self.echo(&self.new_session(), &mut rng),
+                42..50 => self.echo(&self.new_session(&mut rng), &mut rng),
                 50..65 => self.stream(&mut rng),
                 65..92 => self.task(&mut rng),
                 92..96 => self.stop(&mut rng),
@@ -48,35 +56,38 @@ impl Load<'_> {
         }
     }
 
-    fn some_session(&self, rng: &mut Rng) -> String {
+    fn some_session(&self, rng: &mut Rng) -> Called {
         let known = {
             let sessions = locked(self.sessions);
             let at = rng.usize(..sessions.len().max(1));
             sessions.get(at).cloned()
         };
-        known.unwrap_or_else(|| self.new_session())
+        known.unwrap_or_else(|| self.new_session(rng))
     }
 
     /// A new id; for each there is an older one that nobody needs any more.
-    fn new_session(&self) -> String {
-        let id = session_name("chaos");
+    fn new_session(&self, rng: &mut Rng) -> Called {
+        let session = Called {
+            runtime: Runtime::draw(rng).name,
+            id: session_name("chaos"),
+        };
         let oldest = {
             let mut sessions = locked(self.sessions);
-            sessions.push_back(id.clone());
+            sessions.push_back(session.clone());
             (sessions.len() > KEPT).then(|| sessions.pop_front())
         };
         if let Some(oldest) = oldest.flatten() {
             self.stop_one(&oldest);
         }
-        id
+        session
     }
 
-    fn echo(&self, session: &str, rng: &mut Rng) {
+    fn echo(&self, session: &Called, rng: &mut Rng) {
         let value = rng.u64(..);
         let payload = json!({"do": "echo", "value": value.to_string()});
         self.ask(
             "call",
-            Client::invocation(RUNTIME, session, &payload),
+            Client::invocation(session.runtime, &session.id, &payload),
             |text| {
                 let got: Value = serde_json::from_str(text)?;
                 ensure!(
@@ -91,7 +102,8 @@ impl Load<'_> {
     fn stream(&self, rng: &mut Rng) {
         let count = rng.u64(1..40);
         let payload = json!({"do": "stream", "events": count, "ms": rng.u32(..30)});
-        let request = Client::invocation(RUNTIME, &self.some_session(rng), &payload);
+        let session = self.some_session(rng);
+        let request = Client::invocation(session.runtime, &session.id, &payload);
         self.ask("stream", request, |text| {
             let events: Vec<_> = text
                 .lines()
@@ -112,13 +124,14 @@ impl Load<'_> {
             let at = rng.usize(..sessions.len().max(1));
             sessions.remove(at)
         };
-        if let Some(id) = chosen {
-            self.stop_one(&id);
+        if let Some(session) = chosen {
+            self.stop_one(&session);
         }
     }
 
-    fn stop_one(&self, id: &str) {
-        let request = Request::new("DELETE", format!("/v1/sessions/{id}?runtime={RUNTIME}"));
+    fn stop_one(&self, session: &Called) {
+        let Called { runtime, id } = session;
+        let request = Request::new("DELETE", format!("/v1/sessions/{id}?runtime={runtime}"));
         let began = Instant::now();
         match answered(self.scene.client(), request) {
             // It may never have come to be, or have ended by itself.
@@ -130,13 +143,23 @@ impl Load<'_> {
 
     fn look(&self, rng: &mut Rng) {
         let path = match rng.u32(..4) {
-            0 => "/v1/sessions?maxResults=20",
+            0 => return self.census(),
             1 => "/v1/tasks?maxResults=20",
             2 => "/v1/info",
             _ => "/v1/runtimes",
         };
         self.ask("look", Request::get(path), |text| {
             let _: Value = serde_json::from_str(text)?;
+            Ok(())
+        });
+    }
+
+    /// Looks at all sessions that live, of which one page has room.
+    fn census(&self) {
+        let request = Request::get("/v1/sessions?live=true&maxResults=1000");
+        self.ask("look", request, |text| {
+            let page: Page<Session> = serde_json::from_str(text)?;
+            self.books.saw(page.items);
             Ok(())
         });
     }
@@ -152,9 +175,14 @@ impl Load<'_> {
         } else {
             "?deadline=300"
         };
-        let session = (rng.u32(..8) != 0).then(|| self.some_session(rng));
+        let (runtime, session) = if rng.u32(..8) == 0 {
+            (Runtime::draw(rng).name, None)
+        } else {
+            let session = self.some_session(rng);
+            (session.runtime, Some(session.id))
+        };
         let submission = || {
-            let path = format!("/v1/runtimes/{RUNTIME}/tasks{query}");
+            let path = format!("/v1/runtimes/{runtime}/tasks{query}");
             let request = Request::post(path, payload.to_string())
                 .header("content-type", "application/json")
                 .header("idempotency-key", name.clone());

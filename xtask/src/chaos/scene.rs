@@ -3,12 +3,48 @@
 use super::disk::Disk;
 use anyhow::Context as _;
 use e2e::{Client, Daemon, Options};
+use fastrand::Rng;
+use proto::api::Origin;
 use serde_json::json;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The runtime that everybody calls.
-pub(super) const RUNTIME: &str = "chaos";
+/// One of the runtimes that everybody calls: the same agent, and how a new session's processes are to come to be.
+pub(super) struct Runtime {
+    pub(super) name: &'static str,
+    /// At least one session must have come to be so.
+    pub(super) origin: Origin,
+    fork: &'static str,
+    pool: u32,
+}
+
+pub(super) static RUNTIMES: [Runtime; 3] = [
+    Runtime {
+        name: "cold",
+        origin: Origin::Cold,
+        fork: "off",
+        pool: 0,
+    },
+    Runtime {
+        name: "pool",
+        origin: Origin::Pool,
+        fork: "off",
+        pool: 4,
+    },
+    // As it is shipped: forks wait in a pool, and whoever finds it empty has a session forked.
+    Runtime {
+        name: "fork",
+        origin: Origin::Fork,
+        fork: "auto",
+        pool: 2,
+    },
+];
+
+impl Runtime {
+    pub(super) fn draw(rng: &mut Rng) -> &'static Self {
+        &RUNTIMES[rng.usize(..RUNTIMES.len())]
+    }
+}
 
 /// Sessions that there may be at once: the load's, and some that tasks make.
 const SESSIONS: usize = 40;
@@ -31,7 +67,7 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Scene {
-    /// Starts the daemon, as it is installed, and deploys the agent.
+    /// Starts the daemon, as it is installed, and deploys the agent, once for each runtime.
     pub(super) fn set(binaries: std::path::PathBuf) -> anyhow::Result<Self> {
         let point = e2e::daemon::new_dir()?;
         let disk = Disk::mount(&point)?;
@@ -50,8 +86,14 @@ impl Scene {
         ));
         let daemon = Daemon::start(options)?;
         let client = daemon.client();
-        let more = json!({"resources": {"memory": "96M", "pids": 64}});
-        e2e::deploy::python(&client, RUNTIME, include_str!("agent.py"), more)?;
+        for Runtime {
+            name, fork, pool, ..
+        } in &RUNTIMES
+        {
+            let resources = json!({"memory": "96M", "pids": 64});
+            let more = json!({"resources": resources, "fork": fork, "pool": {"max": pool}});
+            e2e::deploy::python(&client, name, include_str!("agent.py"), more)?;
+        }
         Ok(Self {
             daemon: Mutex::new(daemon),
             client,
