@@ -4,12 +4,14 @@ use anyhow::{Context as _, ensure};
 use e2e::client::session_name;
 use e2e::{Daemon, Options, Result, ground, places, puppet, wait};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use proto::api::EndReason;
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
+use std::time::Instant;
 
 struct Desk<'a> {
     daemon: &'a Daemon,
@@ -547,6 +549,67 @@ fn status_and_logs_as_json() -> Result {
                 .any(|r| r["text"] == "\u{1b}[31mred \u{2028}" && r["stream"] == "stdout"),
             "{records:?}"
         );
+        Ok(())
+    })
+}
+
+#[test]
+fn bench_measures_new_sessions_and_one_that_is_ready_and_leaves_none() -> Result {
+    ground!(Daemon, Python);
+    at_desk(|desk| {
+        let client = desk.daemon.client();
+        puppet::deploy(&client, "measured", serde_json::json!({}))?;
+        let words = ["bench", "-a", "measured", "--new", "2", "--calls", "5"];
+        let began = Instant::now();
+        let told = desk.json(&[&words[..], &[r#"{"code": "answer = 1"}"#]].concat())?;
+        let whole = began.elapsed().as_secs_f64() * 1e3;
+        let lines = told.as_array().context("a list")?;
+        let figure = |line: &Value, key: &str| line[key].as_f64().context(key.to_owned());
+        let mut all = 0.0;
+        let mut medians = Vec::new();
+        for (line, (what, to, calls)) in lines.iter().zip([
+            ("new session", "first", 2),
+            ("new session", "whole", 2),
+            ("ready session", "first", 5),
+            ("ready session", "whole", 5),
+        ]) {
+            ensure!(
+                line["what"] == what && line["to"] == to && line["calls"] == calls,
+                "{line}"
+            );
+            let samples = line["samples"].as_array().context("samples")?;
+            ensure!(samples.len() == calls, "{line}");
+            let samples: Vec<f64> = samples.iter().filter_map(Value::as_f64).collect();
+            let quantiles = ["p50", "p90", "p99", "max"].map(|key| figure(line, key));
+            let quantiles: Vec<f64> = quantiles.into_iter().collect::<Result<_>>()?;
+            ensure!(quantiles[0] > 0.0 && quantiles.is_sorted(), "{line}");
+            ensure!(
+                quantiles.iter().all(|one| samples.contains(one)),
+                "no sample: {line}"
+            );
+            medians.push(quantiles[0]);
+            if to == "whole" {
+                all += samples.iter().sum::<f64>();
+            }
+        }
+        ensure!(lines.len() == medians.len(), "{told}");
+        // One after the other, and each to its last byte after its first.
+        ensure!(all < whole, "{all} ms of {whole}: {told}");
+        ensure!(
+            medians[0] <= medians[1] && medians[2] <= medians[3],
+            "{told}"
+        );
+        // The daemon has seen these sessions and no others, and they end.
+        let sessions = client.sessions("runtime=measured")?;
+        ensure!(sessions.len() == 2, "{sessions:?}");
+        for session in sessions {
+            let ended = client.ended(session.id.as_str(), 20)?;
+            ensure!(ended.end_reason == Some(EndReason::Stopped), "{ended:?}");
+        }
+        // An agent that fails is no figure.
+        let failing = r#"{"code": "raise ValueError('no figure')"}"#;
+        let out = desk.run(&["bench", "-a", "measured", "--new", "1", failing])?;
+        ensure!(!out.status.success() && out.stdout.is_empty(), "{out:?}");
         Ok(())
     })
 }

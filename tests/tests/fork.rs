@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use e2e::client::session_name;
 use e2e::http::Request;
 use e2e::leaks::Snapshot;
-use e2e::{Client, Daemon, Options, Result, cgroup, deploy, ground, host, puppet, wait};
+use e2e::{Client, Daemon, Options, Result, cgroup, deploy, ground, host, puppet, venv, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::api::{
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 /// A daemon as it is installed: its sessions outlive it.
 fn installed() -> Options {
@@ -105,6 +106,22 @@ fn interpreter(template: &Session) -> anyhow::Result<i32> {
 fn delete(client: &Client, runtime: &str) -> Result {
     let request = Request::new("DELETE", format!("/v1/runtimes/{runtime}?wait=true"));
     client.send(request)?.expect(204)?;
+    Ok(())
+}
+
+/// Why sessions of a runtime are not forked is where people look: in its status, and among what the doctor finds.
+fn said(daemon: &Daemon, runtime: &str, reason: &str) -> Result {
+    for (words, line) in [
+        (
+            &["status", "-a", runtime][..],
+            format!("new sessions are started, not forked: {reason}"),
+        ),
+        (&["doctor"], format!("{runtime}: {reason}")),
+    ] {
+        let out = daemon.cli().args(words).output()?;
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(out.contains(&line), "{line} is not in\n{out}");
+    }
     Ok(())
 }
 
@@ -262,7 +279,11 @@ fn what_cannot_be_forked_is_started_and_said() -> Result {
                 lies("_system.install_filter = lambda program: None"),
                 "was not what it must be",
             ),
-            ("stays", lies("_system.setns = lambda fd: None"), ""),
+            (
+                "stays",
+                lies("_system.setns = lambda fd: None"),
+                "drop a capability: Operation not permitted",
+            ),
         ] {
             e2e::deploy::python(&client, name, &source, auto())?;
             // Callers come and never notice; two, for some are seen by their fork only.
@@ -311,6 +332,191 @@ fn what_cannot_be_forked_is_started_and_said() -> Result {
         wait::until_true(20, "the last template to be gone", || {
             Ok(templates(&client)?.is_empty())
         })
+    })
+}
+
+/// The puppet with Starlette and uvicorn, which the built-in SDK is not: it has a route for the warm-up call.
+const WITH_A_ROUTE: &str = r#"
+import os, uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+kept = {}
+
+async def invoke(request):
+    scope = {"kept": kept}
+    exec((await request.json())["code"], scope)
+    return JSONResponse(scope.get("answer"))
+
+async def ping(request):
+    return JSONResponse({"status": "Healthy"})
+
+async def warm(request):
+    WARM
+    return Response(status_code=204)
+
+routes = [Route("/invocations", invoke, methods=["POST"]), Route("/ping", ping), Route("/warm", warm, methods=["POST"])]
+uvicorn.run(Starlette(routes=routes), host="0.0.0.0", port=8080)
+"#;
+
+/// Deploys that, and what it needs of PyPI; `warm` is one line.
+fn with_a_route(client: &Client, name: &str, warm: &str, more: Value) -> Result {
+    const NEEDED: [&str; 7] = [
+        "anyio",
+        "click",
+        "h11",
+        "idna",
+        "starlette",
+        "typing_extensions.py",
+        "uvicorn",
+    ];
+    let packages = venv::packages(&venv::of("sdk-requirements.txt")?)?;
+    let installed: Vec<String> = std::fs::read_dir(&packages)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    let others = installed.iter().map(String::as_str);
+    let others: Vec<&str> = others.filter(|one| !NEEDED.contains(one)).collect();
+    let source = WITH_A_ROUTE.replace("WARM", warm);
+    let files = [deploy::file("agent.py", source.as_bytes())];
+    let bundle = deploy::zip_vendored(&packages, &others, &files)?;
+    let mut config = auto();
+    e2e::chaos::merge(&mut config, json!({"warmup": "/warm"}));
+    e2e::chaos::merge(&mut config, more);
+    deploy::bundle(client, bundle, &deploy::config(name, "agent.py", config)?)?;
+    Ok(())
+}
+
+#[test]
+fn what_the_warm_up_call_has_loaded_is_in_every_fork() -> Result {
+    ground!(Daemon, Python, Registry);
+    let warm =
+        "kept.update(by=os.getpid(), drawn=os.urandom(8).hex(), times=kept.get('times', 0) + 1)";
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        with_a_route(&client, "warmed", warm, json!({}))?;
+        let ask = "import os\nanswer = [kept.get('by'), kept.get('drawn'), kept.get('times'), os.getpid()]";
+        // The version's own was made in a session that is thrown away, and none is made in one that is started.
+        let (id, session) = begin(&client, "warmed")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        let cold = puppet::run(&client, "warmed", &id, ask)?;
+        ensure!(
+            cold[0].is_null() && cold[1].is_null() && cold[2].is_null(),
+            "{cold}"
+        );
+        ready(&client, "warmed")?;
+        let template = host::number_inside(interpreter(&the_template(&client)?)?)?;
+        let mut drawn = BTreeSet::new();
+        for _ in 0..2 {
+            let (id, _) = forked(&client, "warmed")?;
+            let seen = puppet::run(&client, "warmed", &id, ask)?;
+            ensure!(seen[0] == template && seen[3] != template, "{seen}");
+            ensure!(seen[2] == 1, "{seen}");
+            drawn.insert(seen[1].as_str().context("drawn")?.to_owned());
+        }
+        ensure!(drawn.len() == 1, "not of one call: {drawn:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_warm_up_call_that_fails_in_the_template_only_is_said() -> Result {
+    ground!(Daemon, Python, Registry);
+    let port = server()?;
+    let target = format!("127.0.0.1:{port}");
+    // Sessions reach it, and that of the version's own warm-up call does; a template reaches nothing.
+    let warm = format!(
+        "import urllib.request; urllib.request.urlopen('http://{target}/', timeout=5).read()"
+    );
+    let options = Options::quick().config(&format!("[network]\nallow_private = [\"{target}\"]"));
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        let network = json!({"network": {"allow": [target]}});
+        with_a_route(&client, "fetches", &warm, network)?;
+        begin(&client, "fetches")?;
+        let found = wait::until(60, "the reason", || {
+            let found = template(&client, "fetches")?;
+            Ok(found.reason.is_some().then_some(found))
+        })?;
+        let told = "the warm-up call POST /warm failed: ";
+        let reason = found.reason.unwrap_or_default();
+        ensure!(reason.starts_with(told), "{reason}");
+        for _ in 0..2 {
+            let (id, session) = begin(&client, "fetches")?;
+            ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+            client.stop(&id)?;
+        }
+        said(daemon, "fetches", told)?;
+        wait::until_true(20, "the template to be gone", || {
+            Ok(templates(&client)?.is_empty())
+        })
+    })
+}
+
+#[test]
+fn an_import_that_takes_long_is_waited_for_once() -> Result {
+    ground!(Daemon, Python);
+    let slow = Duration::from_secs(3);
+    let source = format!("import time\ntime.sleep(3)\n{}", puppet::SOURCE);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::deploy::python(&client, "slow", &source, auto())?;
+        let took = |origin| -> anyhow::Result<Duration> {
+            let began = Instant::now();
+            let (_, session) = begin(&client, "slow")?;
+            let took = began.elapsed();
+            ensure!(session.origin == Some(origin), "{session:?}");
+            Ok(took)
+        };
+        let cold = took(Origin::Cold)?;
+        ensure!(cold >= slow, "{cold:?}");
+        ready(&client, "slow")?;
+        for _ in 0..3 {
+            let forked = took(Origin::Fork)?;
+            ensure!(forked < slow / 2, "{forked:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_template_that_never_gets_ready_is_given_up_and_said() -> Result {
+    ground!(Daemon, Python);
+    let source = format!(
+        "import sys, time\nif 'agentcore_template' in sys.modules:\n    time.sleep(10 ** 6)\n{}",
+        puppet::SOURCE
+    );
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let before = Snapshot::steady(daemon)?;
+        let mut config = auto();
+        // A template has so long, and 35 s for learning what the first request imports.
+        let lifecycle = json!({"lifecycle": {"start_timeout": 5, "stop_grace": 1}});
+        e2e::chaos::merge(&mut config, lifecycle);
+        e2e::deploy::python(&client, "stuck", &source, config)?;
+        begin(&client, "stuck")?;
+        let first = wait::until(20, "a template that starts", || {
+            Ok(templates(&client)?.into_iter().next())
+        })?;
+        // Whoever comes meanwhile does not wait for it.
+        let (id, session) = begin(&client, "stuck")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        ensure!(client.session(first.id.as_str())?.ended_at.is_none());
+        client.stop(&id)?;
+        let ended = client.ended(first.id.as_str(), 60)?;
+        ensure!(
+            ended.end_reason == Some(EndReason::StartTimeout),
+            "{ended:?}"
+        );
+        let reason = template(&client, "stuck")?.reason.unwrap_or_default();
+        ensure!(reason.contains("ready"), "{reason}");
+        let (_, session) = begin(&client, "stuck")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        let found = template(&client, "stuck")?;
+        ensure!((found.forks, found.failed) == (0, 0), "{found:?}");
+        said(daemon, "stuck", &reason)?;
+        delete(&client, "stuck")?;
+        before.settle(daemon)
     })
 }
 

@@ -5,6 +5,7 @@
 
 use anyhow::{Context as _, ensure};
 use e2e::client::{joined, session_name};
+use e2e::leaks::Snapshot;
 use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -51,7 +52,13 @@ fn is_fork(session: &Session) -> anyhow::Result<bool> {
 
 /// Waits until as many wait as are to, at least one, and all of them are forks.
 fn full(client: &Client, runtime: &str) -> anyhow::Result<Vec<Session>> {
-    wait::until(60, &format!("{runtime} to have forks that wait"), || {
+    filled(client, runtime, true)
+}
+
+/// The same with forks, or without any.
+fn filled(client: &Client, runtime: &str, forks: bool) -> anyhow::Result<Vec<Session>> {
+    let what = format!("{runtime} to be full (of forks: {forks})");
+    wait::until(60, &what, || {
         let state = pool(client, runtime)?;
         let settled = state.ready > 0 && state.ready == state.target && state.starting == 0;
         if !settled {
@@ -59,8 +66,8 @@ fn full(client: &Client, runtime: &str) -> anyhow::Result<Vec<Session>> {
         }
         let members = nobodys(client, runtime, Origin::Waiting)?;
         for member in &members {
-            // One that has just gone is none.
-            if !is_fork(member).unwrap_or(false) {
+            // One that has just gone is neither.
+            if is_fork(member).ok() != Some(forks) {
                 return Ok(None);
             }
         }
@@ -368,9 +375,18 @@ fn a_member_whose_fork_fails_is_started() -> Result {
         ensure!(!is_fork(&member)?);
         let found = client.runtime("dies")?.template.context("template")?;
         ensure!(found.forks == 0 && found.failed > 0, "{found:?}");
-        // Whoever comes is served, by that one or by another.
-        let (id, session) = begin(&client, "dies")?;
-        ensure!(!is_fork(&session)?, "{session:?}");
+        // Whoever comes is served: by that one, or, where the next template has taken its place or is given up by now, by another.
+        let (id, _) = wait::until(60, "one that was not forked to be claimed", || {
+            let (id, session) = begin(&client, "dies")?;
+            ensure!(!is_fork(&session)?, "{session:?}");
+            let log = client.logs(&id)?;
+            let tried = log.contains("not forked from a template, started instead");
+            if tried && session.origin == Some(Origin::Pool) {
+                return Ok(Some((id, session)));
+            }
+            client.stop(&id)?;
+            Ok(None)
+        })?;
         ensure!(puppet::run(&client, "dies", &id, COUNT)? == json!(2));
         ensure!(
             pool(&client, "dies")?.failure.is_none(),
@@ -381,7 +397,54 @@ fn a_member_whose_fork_fails_is_started() -> Result {
 }
 
 #[test]
-fn a_fork_that_died_waiting_is_never_handed_out() -> Result {
+fn what_cannot_be_forked_waits_started_and_the_reason_is_told() -> Result {
+    ground!(Daemon, Python);
+    let source = format!(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n{}",
+        puppet::SOURCE
+    );
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::deploy::python(&client, "threads", &source, parked(2))?;
+        let (_, session) = begin(&client, "threads")?;
+        ensure!(session.origin == Some(Origin::Cold), "{session:?}");
+        // Each is replaced by one like it.
+        let mut before = BTreeSet::new();
+        for _ in 0..3 {
+            let members = filled(&client, "threads", false)?;
+            let (_, session) = claim(&client, "threads", &members)?;
+            ensure!(!is_fork(&session)?, "{session:?}");
+            ensure!(before.insert(session.id.to_string()));
+        }
+        let found = client.runtime("threads")?.template.context("template")?;
+        let told = found.reason.as_deref().unwrap_or_default();
+        ensure!(told.contains("loading it has started threads"), "{found:?}");
+        ensure!((found.forks, found.failed) == (0, 0), "{found:?}");
+        let pool = pool(&client, "threads")?;
+        ensure!((pool.hits, pool.misses) == (3, 1), "{pool:?}");
+        ensure!(
+            pool.failure.is_none(),
+            "it is no failure of the pool: {pool:?}"
+        );
+        let out = daemon.cli().args(["status", "-a", "threads"]).output()?;
+        let out = String::from_utf8_lossy(&out.stdout).into_owned();
+        for line in [
+            "3 of 4 new sessions came from it",
+            "started, not forked: loading it has started threads",
+        ] {
+            ensure!(out.contains(line), "{line} is not in\n{out}");
+        }
+        let doctor = client.get::<Value>("/v1/doctor")?.to_string();
+        ensure!(
+            doctor.contains("threads: loading it has started threads"),
+            "{doctor}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn a_fork_that_died_waiting_is_never_handed_out_and_leaves_nothing() -> Result {
     ground!(Daemon, Python);
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
@@ -390,7 +453,10 @@ fn a_fork_that_died_waiting_is_never_handed_out() -> Result {
             "mortal",
             json!({"fork": "auto", "pool": {"min": 2, "max": 2}}),
         )?;
-        begin(&client, "mortal")?;
+        let (id, _) = begin(&client, "mortal")?;
+        client.stop(&id)?;
+        full(&client, "mortal")?;
+        let before = Snapshot::steady(daemon)?;
         for _ in 0..4 {
             let waiting = full(&client, "mortal")?;
             for member in &waiting {
@@ -415,7 +481,8 @@ fn a_fork_that_died_waiting_is_never_handed_out() -> Result {
             }
             client.stop(&id)?;
         }
-        Ok(())
+        full(&client, "mortal")?;
+        before.settle(daemon)
     })
 }
 

@@ -4,10 +4,11 @@
 use anyhow::{Context as _, ensure};
 use e2e::client::{Client, expect_problem, joined, session_name};
 use e2e::http::Request;
+use e2e::leaks::Snapshot;
 use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, Page, Phase, PoolState, Session, UsageRecord};
+use proto::api::{EndReason, Origin, Page, Phase, PoolState, Session, UsageRecord};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -323,6 +324,141 @@ fn what_died_or_was_touched_is_never_handed_out() -> Result {
             }
         }
         Ok(())
+    })
+}
+
+/// An agent that answers how often it was called, in JavaScript.
+const COUNT_IN_NODE: &str = "
+let calls = 0;
+require('node:http').createServer((request, response) => {
+  request.resume();
+  response.setHeader('content-type', 'application/json');
+  response.end(request.url === '/ping' ? '{\"status\": \"Healthy\"}' : String(++calls));
+}).listen(8080, '0.0.0.0');
+";
+
+/// Its pool is the one that the operator gives everybody: a first call fills it, and later ones have what waits there.
+fn is_claimed(client: &Client, runtime: &str, payload: &Value, answer: &Value) -> Result {
+    let call = || -> anyhow::Result<Session> {
+        let id = session_name(runtime);
+        let found = client.invoke(runtime, &id, payload)?;
+        ensure!(found == *answer, "{found}");
+        client.session(&id)
+    };
+    ensure!(call()?.origin == Some(Origin::Cold));
+    let mut claimed = BTreeSet::new();
+    for hits in 1..=3 {
+        let waiting = full(client, runtime)?;
+        let session = call()?;
+        ensure!(session.origin == Some(Origin::Pool), "{session:?}");
+        let member = waiting.iter().find(|one| one.id == session.id);
+        ensure!(
+            member.is_some_and(|member| member.pid == session.pid),
+            "{session:?}"
+        );
+        ensure!(claimed.insert(session.id.to_string()), "given twice");
+        let state = pool(client, runtime)?;
+        ensure!((state.hits, state.misses) == (hits, 1), "{state:?}");
+    }
+    full(client, runtime)?;
+    Ok(())
+}
+
+#[test]
+fn native_agents_wait_as_well() -> Result {
+    ground!(Daemon);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        e2e::deploy::native(&client)?;
+        let echoed = json!({"echoed": 1});
+        is_claimed(&client, "native", &echoed, &echoed)
+    })
+}
+
+#[test]
+fn agents_in_node_wait_as_well() -> Result {
+    ground!(Daemon, Node);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let files = [e2e::deploy::file("agent.js", COUNT_IN_NODE.as_bytes())];
+        let config = e2e::deploy::config("node", "agent.js", json!({}))?;
+        e2e::deploy::bundle(&client, e2e::deploy::zip(&files)?, &config)?;
+        is_claimed(&client, "node", &json!({}), &json!(1))
+    })
+}
+
+#[test]
+fn members_that_die_and_races_for_them_leave_nothing_behind() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        // Of one kind, so that what waits is the same before and after.
+        let config = json!({"fork": "off", "pool": {"min": 3, "max": 3}});
+        puppet::deploy(&client, "clean", config)?;
+        filled(&client, "clean", 3)?;
+        let id = session_name("clean");
+        puppet::run(&client, "clean", &id, COUNT)?;
+        client.stop(&id)?;
+        filled(&client, "clean", 3)?;
+        let before = Snapshot::steady(daemon)?;
+        for round in 0..6 {
+            let waiting = filled(&client, "clean", 3)?;
+            match round % 3 {
+                // They die while they wait: of their agents' end, and of their own.
+                0 => {
+                    for (number, member) in waiting.iter().enumerate() {
+                        let shim = Pid::from_raw(member.pid.context("pid")?);
+                        let pid = if number == 0 { shim } else { agent_of(member)? };
+                        kill(pid, Signal::SIGKILL)?;
+                    }
+                }
+                // More callers than members.
+                1 => {
+                    let calls: Vec<_> = (0..8)
+                        .map(|_| {
+                            let id = session_name("clean");
+                            let call = client.in_background("clean", &id, &puppet::payload(COUNT));
+                            (id, call)
+                        })
+                        .collect();
+                    for (id, call) in calls {
+                        let count: Value = joined(call)?.expect(200)?.json()?;
+                        ensure!(count == json!(1), "two callers are in one session: {count}");
+                        client.stop(&id)?;
+                    }
+                }
+                // Of many calls of one session one claims; and the member dies in that moment, or just before or after it.
+                _ => {
+                    let id = session_name("clean");
+                    let calls: Vec<_> = (0..8)
+                        .map(|_| client.in_background("clean", &id, &puppet::payload(COUNT)))
+                        .collect();
+                    for member in &waiting {
+                        // It may have gone back, or be gone.
+                        if let Ok(agent) = agent_of(member) {
+                            let _ = kill(agent, Signal::SIGKILL);
+                        }
+                    }
+                    for call in calls {
+                        let status = joined(call)?.status;
+                        ensure!(status == 200 || status == 424, "{status}");
+                    }
+                }
+            }
+            let live = client.live_sessions()?;
+            for session in &live {
+                // One whose agent was killed may have ended by now.
+                client.send(Request::new(
+                    "DELETE",
+                    format!("/v1/sessions/{}", session.id),
+                ))?;
+            }
+            for session in waiting.iter().chain(&live) {
+                client.ended(session.id.as_str(), 20)?;
+            }
+        }
+        filled(&client, "clean", 3)?;
+        before.settle(daemon)
     })
 }
 
