@@ -29,11 +29,11 @@ pub use rounds::{keep_going, read_one};
 
 use crate::launcher::message::Counters;
 use crate::store::{LiveUse, Store, StoreError, Timestamp};
+use crate::time::since_boot;
 use account::Boot;
 use budgets::Budgets;
 use checkpoint::Checkpoints;
 use journal::{Journal, Journalled, Left};
-use nix::time::{ClockId, clock_gettime};
 use proto::api::EndReason;
 use proto::ids::SessionId;
 use record::{SavedMeter, SessionPart, Subject};
@@ -325,11 +325,8 @@ fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
     what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The clock that steps of the wall clock do not move, and that goes on from one daemon to the next.
 fn since_boot_ms() -> u64 {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
+    u64::try_from(since_boot().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::session::origin::Path;
 use crate::store::{
     FrozenNote, Launched, LiveSession, SessionEnd, SessionRow, StoreError, Timestamp,
 };
-use nix::time::{ClockId, clock_gettime};
+use crate::time::since_boot;
 use nix::unistd::{SysconfVar, sysconf};
 use proto::api::{EndReason, FreezeCause};
 use proto::ids::{RuntimeId, SessionId, VersionNumber};
@@ -222,6 +222,7 @@ async fn adopt(
         let by_hand = || FrozenNote {
             causes: vec![FreezeCause::Operator],
             at: Timestamp::now(),
+            since_boot: Some(since_boot()),
             reason: Some("found frozen".to_owned()),
         };
         Lives::Frozen(FoundFrozen {
@@ -330,13 +331,6 @@ async fn adopt_template(
         .adopted(&template, &handle, broker.clock.now());
     tracing::info!(session_id = %row.id, sessions = template.leases(), "template kept for the sessions below it");
     Ok(())
-}
-
-/// The clock that processes' start times are told by.
-fn since_boot() -> Duration {
-    clock_gettime(ClockId::CLOCK_BOOTTIME)
-        .map(Duration::from)
-        .unwrap_or_default()
 }
 
 /// So many clock ticks.

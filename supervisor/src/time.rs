@@ -1,5 +1,6 @@
 //! Time for people (RFC 3339) and for decisions ([`Clock`] makes the [`Moment`]s that `session-core` takes).
 
+use nix::time::{ClockId, clock_gettime};
 use session_core::moment::Moment;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -13,6 +14,15 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
 #[must_use]
 pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
+}
+
+/// The clock that processes' start times are told by, that steps of the wall clock do not move, and that goes on from one daemon
+/// to the next.
+#[must_use]
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 /// The broker's monotonic clock.

@@ -332,6 +332,22 @@ impl Daemon {
         self.dir.join("state")
     }
 
+    /// Changes one row of its database, as somebody would who has it and not the key.
+    pub fn tamper(&self, sql: &str) -> crate::Result {
+        let code = "import sqlite3, sys\n\
+            db = sqlite3.connect(sys.argv[1])\n\
+            done = db.execute(sys.argv[2]).rowcount\n\
+            db.commit()\n\
+            assert done == 1, done\n";
+        let done = Command::new("/usr/bin/python3")
+            .args(["-c", code])
+            .arg(self.state_dir().join("broker/agentcore.db"))
+            .arg(sql)
+            .output()?;
+        ensure!(done.status.success(), "{done:?}");
+        Ok(())
+    }
+
     /// Runtime directory.
     #[must_use]
     pub fn runtime_dir(&self) -> PathBuf {

@@ -185,6 +185,34 @@ fn idle_time_stands_still_and_a_lifetime_does_not() -> Result {
     })
 }
 
+/// Neither daemon nor shim counts the time in which it stood still, whichever of the two has to say how long it was idle.
+#[test]
+fn time_frozen_is_no_idle_time_for_the_next_daemon_either() -> Result {
+    ground!(Daemon, Python);
+    let options = installed().config("[defaults]\nfreeze_after = 0\nidle_timeout = 6\n");
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "rests", json!({}))?;
+        let id = session_name("rests");
+        client.start("rests", &id, &puppet::payload("kept['n'] = 1; answer = 1"))?;
+        for another_meanwhile in [false, true] {
+            switch(&daemon.client(), &id, "freeze")?;
+            if another_meanwhile {
+                daemon.kill()?;
+                daemon.restart()?;
+            }
+            std::thread::sleep(wait::seconds(8));
+            switch(&daemon.client(), &id, "thaw")?;
+            daemon.kill()?;
+            daemon.restart()?;
+            let count = puppet::run(&daemon.client(), "rests", &id, "answer = kept['n']")?;
+            ensure!(count == json!(1), "{count}");
+        }
+        daemon.client().stop(&id)?;
+        Ok(())
+    })
+}
+
 #[test]
 fn a_frozen_session_outlives_its_daemon_and_thaws_for_the_next() -> Result {
     ground!(Daemon, Python);

@@ -284,6 +284,91 @@ fn a_daemon_that_comes_back_finds_it_asleep_and_a_call_wakes_it() -> Result {
     })
 }
 
+/// How long it was idle is not told by the wall clock, which may be set while no daemon is there to see it.
+#[test]
+fn a_clock_that_is_set_while_no_daemon_is_there_ends_nobody() -> Result {
+    ground!(Daemon, Python);
+    let options = Options {
+        dev: false,
+        end_sessions: false,
+        ..Options::quick().config("[defaults]\nfreeze_after = 1\nidle_timeout = 12\n")
+    };
+    Daemon::with(options, |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "keeps", json!({}))?;
+        let id = session_name("keeps");
+        // No idle time is believed beyond a session's age.
+        let works = "import time\ntime.sleep(13)\nkept['n'] = 7\nanswer = 1";
+        client.start("keeps", &id, &puppet::payload(works))?;
+        falls_asleep(&client, &id)?;
+        daemon.kill()?;
+        daemon.tamper("UPDATE sessions SET frozen_at = frozen_at - 3600000 WHERE frozen_at > 0")?;
+        daemon.restart()?;
+        let client = daemon.client();
+        let kept = puppet::run(&client, "keeps", &id, "answer = kept['n']")?;
+        ensure!(kept == json!(7), "{kept}");
+        client.stop(&id)?;
+        Ok(())
+    })
+}
+
+/// Agents end just as they are being frozen; others as they are thawed, by a call, while somebody stops them.
+#[test]
+fn ends_that_meet_a_freeze_are_ends() -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(quick(1), |daemon| {
+        let client = daemon.client();
+        puppet::deploy(&client, "ends", json!({"fork": "off"}))?;
+        let mut ids = Vec::new();
+        for n in 0..20 {
+            // Its clock goes on while it is frozen: what comes late comes with the thaw.
+            let delay = 0.9 + 0.1 * f64::from(n);
+            let ends = format!(
+                "import os, threading\nthreading.Timer({delay}, os._exit, [3]).start()\nanswer = 1"
+            );
+            let id = session_name(&format!("ends{n}"));
+            let session = client.start("ends", &id, &puppet::payload(&ends))?;
+            ids.push((id, session.id));
+        }
+        let (mut ended, mut slept) = (0, 0);
+        for (id, ours) in &ids {
+            let what = "it to have ended or to be frozen";
+            let is_over = wait::until(30, what, || {
+                let session = client.session(ours.as_str())?;
+                let over = session.phase == Phase::Ended;
+                Ok((over || asleep(&session)).then_some(over))
+            })?;
+            if is_over {
+                ended += 1;
+                continue;
+            }
+            slept += 1;
+            let call = client.in_background("ends", id, &puppet::payload("answer = 2"));
+            let stopped = client.send(Request::new("DELETE", format!("/v1/sessions/{ours}")))?;
+            ensure!(
+                [200, 202, 204, 404, 409].contains(&stopped.status),
+                "a stop was told {}",
+                stopped.status
+            );
+            // Of the one that ends, or of the next one of its name.
+            let answer = joined(call)?;
+            ensure!(
+                [200, 409, 424].contains(&answer.status),
+                "a call was told {}",
+                answer.status
+            );
+        }
+        println!("{ended} ended by themselves, {slept} were frozen");
+        ensure!(slept > 0, "none was frozen");
+        for (_, ours) in &ids {
+            let session = client.ended(ours.as_str(), 30)?;
+            let reasons = [Some(EndReason::AgentExited), Some(EndReason::Stopped)];
+            ensure!(reasons.contains(&session.end_reason), "{session:?}");
+        }
+        Ok(())
+    })
+}
+
 /// Calls come while it is frozen, just as it is being frozen, and just before: none is lost, and none is told of it.
 #[test]
 fn calls_that_meet_a_freeze_are_answered() -> Result {

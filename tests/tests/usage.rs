@@ -279,23 +279,6 @@ fn every_end_has_its_last_record_also_without_a_daemon() -> Result {
     })
 }
 
-/// Changes the database, as somebody would who has it and not the key.
-fn tamper(daemon: &Daemon, sql: &str) -> Result {
-    let database = daemon.state_dir().join("broker/agentcore.db");
-    let code = "import sqlite3, sys\n\
-        db = sqlite3.connect(sys.argv[1])\n\
-        done = db.execute(sys.argv[2]).rowcount\n\
-        db.commit()\n\
-        assert done == 1, done\n";
-    let done = Command::new("python3")
-        .args(["-c", code])
-        .arg(database)
-        .arg(sql)
-        .output()?;
-    ensure!(done.status.success(), "{done:?}");
-    Ok(())
-}
-
 #[test]
 fn whoever_changes_a_record_or_cuts_the_end_off_is_seen() -> Result {
     ground!(Daemon, Python);
@@ -317,7 +300,7 @@ fn whoever_changes_a_record_or_cuts_the_end_off_is_seen() -> Result {
             }
             // In order: a checkpoint knows of both.
             ensure!(daemon.terminate()?.success());
-            tamper(daemon, sql)?;
+            daemon.tamper(sql)?;
             daemon.restart()?;
             let (check, said) = verify(daemon)?;
             ensure!(!check.ok, "not seen: {sql}");

@@ -5,6 +5,7 @@ use super::{Store, StoreError, Timestamp};
 use proto::api::{FreezeCause, Frozen};
 use proto::ids::SessionId;
 use rusqlite::{Row, params};
+use std::time::Duration;
 
 /// Why a session is frozen, and since when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct FrozenNote {
     pub causes: Vec<FreezeCause>,
     /// When the first of them came.
     pub at: Timestamp,
+    /// The same by [`crate::time::since_boot`], which no step of the wall clock moves; not known of what an older daemon has noted.
+    pub since_boot: Option<Duration>,
     /// In the words of whoever froze it.
     pub reason: Option<String>,
 }
@@ -42,7 +45,7 @@ impl Store {
             let causes = frozen.as_ref().map(|note| words(&note.causes));
             let changed = db
                 .prepare_cached(
-                    "UPDATE sessions SET frozen_by = ?2, frozen_at = ?3, frozen_reason = ?4
+                    "UPDATE sessions SET frozen_by = ?2, frozen_at = ?3, frozen_reason = ?4, frozen_boot_ms = ?5
                      WHERE id = ?1 AND ended_at IS NULL",
                 )?
                 .execute(params![
@@ -50,6 +53,9 @@ impl Store {
                     causes,
                     frozen.as_ref().map(|note| note.at),
                     frozen.as_ref().and_then(|note| note.reason.as_deref()),
+                    frozen
+                        .as_ref()
+                        .and_then(|note| i64::try_from(note.since_boot?.as_millis()).ok()),
                 ])?;
             match changed {
                 0 => Err(StoreError::NotFound(format!("live session {id}"))),
@@ -71,7 +77,7 @@ fn words(causes: &[FreezeCause]) -> String {
     known.map(|(_, word)| *word).collect::<Vec<_>>().join(",")
 }
 
-/// The note in three columns from `first`. One of which no cause is understood is an operator's: it keeps the session frozen
+/// The note in four columns from `first`. One of which no cause is understood is an operator's: it keeps the session frozen
 /// until somebody looks.
 pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<FrozenNote>> {
     let Some(text) = row.get::<_, Option<String>>(first)? else {
@@ -90,5 +96,8 @@ pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Froze
             .get::<_, Option<Timestamp>>(first + 1)?
             .unwrap_or(Timestamp(0)),
         reason: row.get(first + 2)?,
+        since_boot: row
+            .get::<_, Option<u64>>(first + 3)?
+            .map(Duration::from_millis),
     }))
 }

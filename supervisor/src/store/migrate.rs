@@ -24,6 +24,7 @@ const MIGRATIONS: &[&str] = &[
     ALLOWANCES,
     POOL,
     TEMPLATES,
+    FROZEN_BOOT,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -357,6 +358,11 @@ ALTER TABLE sessions ADD COLUMN waited_ms INTEGER NOT NULL DEFAULT 0 CHECK (wait
 /// Of which template a live session's agent is a fork: that one must not end before it.
 const TEMPLATES: &str = "
 ALTER TABLE sessions ADD COLUMN template TEXT;
+";
+
+/// Since when a session is frozen, by the clock that no step of the wall clock moves.
+const FROZEN_BOOT: &str = "
+ALTER TABLE sessions ADD COLUMN frozen_boot_ms INTEGER;
 ";
 
 fn newest() -> i64 {

@@ -192,7 +192,7 @@ pub struct SessionFilter {
 const SESSION: &str = "SELECT s.seq, s.id, s.client_id, r.name, r.id, s.version, s.endpoint, s.uid_base, s.boot_id,
         s.token, s.pid, s.start_time, s.cgroup_inode, s.phase, s.created_at, s.ended_at, s.reason, s.detail,
         s.cpu_seconds, s.memory_peak_bytes, s.oom_kills, s.egress_refused, s.log_lines_dropped, s.owner,
-        s.frozen_by, s.frozen_at, s.frozen_reason
+        s.frozen_by, s.frozen_at, s.frozen_reason, s.frozen_boot_ms
     FROM sessions s JOIN runtimes r ON r.seq = s.runtime";
 
 impl Store {
@@ -324,7 +324,7 @@ impl Store {
             let ended = db.prepare_cached(
                 "UPDATE sessions SET phase = ?2, ended_at = ?3, reason = ?4, detail = ?5, cpu_seconds = ?6,
                      memory_peak_bytes = ?7, oom_kills = ?8, egress_refused = ?9, log_lines_dropped = ?10,
-                     token = NULL, frozen_by = NULL, frozen_at = NULL, frozen_reason = NULL
+                     token = NULL, frozen_by = NULL, frozen_at = NULL, frozen_reason = NULL, frozen_boot_ms = NULL
                  WHERE id = ?1 AND ended_at IS NULL",
             )?
             .execute(params![
@@ -415,13 +415,13 @@ impl Store {
                 .query_map([], |row| {
                     Ok(LiveSession {
                         session: session_row(row)?,
-                        config: config(row, 27)?,
-                        artifact: parsed(row, 28, ArtifactId::parse)?,
-                        runtime_deleted: row.get(29)?,
-                        memo: memo::read(row, 30)?,
-                        waited: Duration::from_millis(row.get::<_, i64>(34)?.cast_unsigned()),
+                        config: config(row, 28)?,
+                        artifact: parsed(row, 29, ArtifactId::parse)?,
+                        runtime_deleted: row.get(30)?,
+                        memo: memo::read(row, 31)?,
+                        waited: Duration::from_millis(row.get::<_, i64>(35)?.cast_unsigned()),
                         template: row
-                            .get::<_, Option<String>>(35)?
+                            .get::<_, Option<String>>(36)?
                             .and_then(|text| SessionId::parse(text).ok()),
                     })
                 })?

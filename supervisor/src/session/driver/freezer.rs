@@ -7,6 +7,7 @@ use crate::broker::Broker;
 use crate::fault::chain;
 use crate::relay::link::Link;
 use crate::store::{FrozenNote, StoreError, Timestamp};
+use crate::time::since_boot;
 use proto::api::{FreezeCause, Phase};
 use proto::ids::SessionId;
 use proto::shim::{ClockGap, Shutdown};
@@ -47,8 +48,8 @@ pub(super) struct Freezer {
     under_way: u32,
     /// Why the last freeze failed.
     fault: Option<String>,
-    /// Of a session that was found frozen: for the handshake, and how long it had been frozen then.
-    found: Option<(String, Duration)>,
+    /// Of a session that was found frozen: for the handshake, and since when somebody holds it, which is no idle time.
+    found: Option<(String, Option<Moment>)>,
     /// It is to be told to end once it has a link.
     shutdown: Option<Duration>,
 }
@@ -72,6 +73,9 @@ impl Driver {
             Ok(mut effects) => {
                 let since = (Timestamp::now(), now);
                 self.freezer.since.get_or_insert(since);
+                if let Some((_, held)) = &mut self.freezer.found {
+                    held.get_or_insert(now);
+                }
                 if reason.is_some() && self.freezer.reason != reason {
                     self.freezer.reason = reason;
                     if effects.is_empty() {
@@ -125,28 +129,33 @@ impl Driver {
     /// A session that was there already, and cannot answer.
     pub(super) fn found_frozen(&mut self, found: FoundFrozen) {
         let holds = Holds::of(&found.note.causes);
-        let frozen_for = SystemTime::now()
-            .duration_since(found.note.at.system_time())
-            .unwrap_or_default();
-        self.freezer.since = Some((found.note.at, self.broker.clock.now().before(frozen_for)));
+        let frozen_for = match found.note.since_boot {
+            Some(then) => since_boot().saturating_sub(then),
+            None => SystemTime::now()
+                .duration_since(found.note.at.system_time())
+                .unwrap_or_default(),
+        };
+        let since = self.broker.clock.now().before(frozen_for);
+        self.freezer.since = Some((found.note.at, since));
         self.freezer.reason = found.note.reason;
         // Idle time of one that nobody holds goes on.
-        let stood = if holds.is_none() {
-            Duration::ZERO
-        } else {
-            frozen_for
+        let (held, idle) = match holds.is_none() {
+            true => (None, frozen_for),
+            false => (Some(since), Duration::ZERO),
         };
-        self.freezer.found = Some((found.token, stood));
-        let idle = frozen_for.saturating_sub(stood);
+        self.freezer.found = Some((found.token, held));
         self.step(Event::FoundFrozen { holds, idle });
     }
 
     /// What is to be known of it while it is frozen.
     pub(super) fn frozen_note(&self) -> Option<FrozenNote> {
         let holds = self.session.frozen_by()?;
+        let now = self.broker.clock.now();
+        let (at, since) = self.freezer.since.unwrap_or((Timestamp::now(), now));
         Some(FrozenNote {
             causes: holds.causes(),
-            at: self.freezer.since.map_or_else(Timestamp::now, |(at, _)| at),
+            at,
+            since_boot: Some(since_boot().saturating_sub(now - since)),
             reason: self.freezer.reason.clone(),
         })
     }
@@ -252,8 +261,9 @@ impl Driver {
             }
             Switched::Thawed(Ok(Some(running))) => {
                 self.handle.log.note("session thawed");
-                let found = self.freezer.found.take();
-                let stood = found.map_or(Duration::ZERO, |(_, stood)| stood);
+                let held = self.freezer.found.take().and_then(|(_, held)| held);
+                let now = self.broker.clock.now();
+                let stood = held.map_or(Duration::ZERO, |since| now - since);
                 self.found(*running, stood);
                 let handle = Arc::clone(&self.handle);
                 let broker = Arc::clone(&self.broker);
@@ -313,7 +323,7 @@ async fn freeze(broker: &Broker, id: &SessionId, note: Option<FrozenNote>) -> Re
     frozen.map_err(|fault| chain(&fault))
 }
 
-/// Thaws; then tells the shim for how long, or shakes hands with one that nobody has spoken to.
+/// Thaws; shakes hands with a shim that nobody has spoken to; then tells it for how long.
 async fn thaw(
     broker: &Broker,
     id: &SessionId,
@@ -323,24 +333,30 @@ async fn thaw(
 ) -> Result<Option<Box<Running>>, String> {
     let thawed = broker.launcher.thaw(id.clone()).await;
     thawed.map_err(|fault| format!("it cannot be thawed: {}", chain(&fault)))?;
-    if let Some(link) = link {
-        let gap_ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
-        // One that does not read is not told, and is the worse for it.
-        let _ = tokio::time::timeout(HANDSHAKE, link.clock_gap(ClockGap { gap_ms })).await;
-        return Ok(None);
-    }
-    let Some(token) = token else {
-        return Ok(None);
+    let (link, found) = match (link, token) {
+        (Some(link), _) => (link, None),
+        (None, Some(token)) => {
+            let running = shakes_hands(broker, id, &token).await?;
+            (Arc::clone(&running.link), Some(Box::new(running)))
+        }
+        (None, None) => return Ok(None),
     };
+    let gap_ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+    // One that does not read is not told, and is the worse for it.
+    let _ = tokio::time::timeout(HANDSHAKE, link.clock_gap(ClockGap { gap_ms })).await;
+    Ok(found)
+}
+
+async fn shakes_hands(broker: &Broker, id: &SessionId, token: &str) -> Result<Running, String> {
     let socket = broker.shim_socket(id);
-    let attach = Link::attach(&socket, &token, broker.epoch);
+    let attach = Link::attach(&socket, token, broker.epoch);
     match tokio::time::timeout(HANDSHAKE, attach).await {
-        Ok(Ok((link, attached, events))) => Ok(Some(Box::new(Running {
+        Ok(Ok((link, attached, events))) => Ok(Running {
             link,
             attached,
             events,
             early: Vec::new(),
-        }))),
+        }),
         Ok(Err(error)) => Err(chain(&error)),
         Err(_late) => Err("its shim does not answer after it was thawed".to_owned()),
     }

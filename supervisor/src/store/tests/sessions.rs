@@ -158,6 +158,7 @@ async fn a_restarted_daemon_learns_all_about_live_sessions() {
     let note = FrozenNote {
         causes: vec![FreezeCause::Operator, FreezeCause::Budget],
         at: Timestamp(7),
+        since_boot: Some(std::time::Duration::from_millis(8)),
         reason: Some("enough".to_owned()),
     };
     let store = &ground.store;
