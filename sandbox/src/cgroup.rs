@@ -181,6 +181,10 @@ impl CgroupRoot {
     /// `parent` is a path below each hierarchy's root, made where missing. Without it, the directory is made below the
     /// cgroup of `agentcore-sessions.service` where systemd has one (so that sessions outlive a restart of the daemon's
     /// own unit), else below the hierarchy's root.
+    ///
+    /// On v1 it is below no unit's cgroup: when such a unit is started again, systemd gathers all processes below it, delegated or not,
+    /// in the unit's own cgroup of each controller, out of their sessions' limits. A directory of the unit's name, without its kind,
+    /// stands at the hierarchy's root instead.
     pub fn open(instance: &str, parent: Option<&str>) -> Result<Self> {
         Self::open_in(&hierarchy::find()?, instance, parent)
     }
@@ -194,16 +198,19 @@ impl CgroupRoot {
         let name = format!("agentcore-{instance}");
         let backend = match found.layout()? {
             hierarchy::Layout::V2(mount) => Backend::V2(v2::plant(mount, parent, &name)?),
-            hierarchy::Layout::V1 { mounts, unified } => Backend::V1 {
-                hierarchies: mounts
-                    .iter()
-                    .map(|mount| v1::plant(mount, parent, &name))
-                    .collect::<Result<_>>()?,
-                unified: match unified {
-                    Some(mount) => Some(unified::plant(mount, parent, &name)?),
-                    None => None,
-                },
-            },
+            hierarchy::Layout::V1 { mounts, unified } => {
+                let parent = parent.map(beside_units);
+                Backend::V1 {
+                    hierarchies: mounts
+                        .iter()
+                        .map(|mount| v1::plant(mount, parent, &name))
+                        .collect::<Result<_>>()?,
+                    unified: match unified {
+                        Some(mount) => Some(unified::plant(mount, parent, &name)?),
+                        None => None,
+                    },
+                }
+            }
         };
         let mut tree = Tree {
             name,
@@ -352,7 +359,23 @@ fn open_or_make(parent: &Dir, name: &str) -> Result<Dir> {
     parent.open_child(name)
 }
 
-/// Where the instance's directory goes in the hierarchy mounted at `mount`, if the caller named no parent.
+/// See [`CgroupRoot::open`]: the path itself, if none of systemd's units is in it.
+fn beside_units(parent: &str) -> &str {
+    const KINDS: [&str; 3] = [".service", ".scope", ".slice"];
+    let stem = |name: &'_ str| KINDS.iter().any(|kind| name.ends_with(kind));
+    if !parent.split('/').any(stem) {
+        return parent;
+    }
+    let last = parent
+        .trim_end_matches('/')
+        .rsplit('/')
+        .next()
+        .unwrap_or(parent);
+    let stem = KINDS.iter().find_map(|kind| last.strip_suffix(kind));
+    stem.unwrap_or(last)
+}
+
+/// Where the instance's directory goes in the v2 hierarchy mounted at `mount`, if the caller named no parent.
 fn default_parent(mount: &Path) -> Option<&'static str> {
     const UNIT: [&str; 2] = [
         "agentcore.slice/agentcore-sessions.service",

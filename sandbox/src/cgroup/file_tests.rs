@@ -538,3 +538,20 @@ fn pressure_is_that_of_the_last_ten_seconds() {
     let found = session.pressure().expect("reads").expect("is there");
     assert_eq!((found.memory, found.cpu), (12.5, 0.0));
 }
+
+#[test]
+fn on_v1_nothing_is_below_a_unit() {
+    for (configured, used) in [
+        (
+            "agentcore.slice/agentcore-sessions.service",
+            "agentcore-sessions",
+        ),
+        ("system.slice/docker-1.2.scope/", "docker-1.2"),
+        ("user.slice/mine", "mine"),
+        ("machine.slice", "machine"),
+        ("teams/agents", "teams/agents"),
+        ("", ""),
+    ] {
+        assert_eq!(super::beside_units(configured), used, "{configured}");
+    }
+}

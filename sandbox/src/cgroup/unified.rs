@@ -2,7 +2,7 @@
 //! Serves both backends. <https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files>
 
 use super::dir::{Dir, keyed};
-use super::{Branch, CgroupError, Result, default_parent, descend, open_or_make};
+use super::{Branch, CgroupError, Result, descend, open_or_make};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
@@ -15,11 +15,7 @@ const EVENTS: &str = "cgroup.events";
 
 /// Makes the instance's directory without enabling controllers.
 pub(super) fn plant(mount: &Path, parent: Option<&str>, name: &str) -> Result<Branch> {
-    let parent = descend(
-        Dir::open(mount)?,
-        parent.or_else(|| default_parent(mount)),
-        |_, _| Ok(()),
-    )?;
+    let parent = descend(Dir::open(mount)?, parent, |_, _| Ok(()))?;
     let dir = open_or_make(&parent, name)?;
     Ok(Branch { parent, dir })
 }

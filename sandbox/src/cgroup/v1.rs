@@ -10,10 +10,7 @@ use super::device;
 use super::dir::Dir;
 use super::hierarchy::V1Mount;
 use super::v2::{self, CPU_PERIOD_US};
-use super::{
-    Branch, CgroupError, Counters, IoLimits, Limits, Result, Step, default_parent, descend,
-    open_or_make,
-};
+use super::{Branch, CgroupError, Counters, IoLimits, Limits, Result, Step, descend, open_or_make};
 use crate::faults;
 use nix::fcntl::OFlag;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -50,13 +47,12 @@ pub(super) fn find<'a>(hierarchies: &'a [Hierarchy], controller: &str) -> Option
 
 /// Makes the instance's directory in one hierarchy.
 pub(super) fn plant(mount: &V1Mount, parent: Option<&str>, name: &str) -> Result<Hierarchy> {
-    let default = default_parent(&mount.path);
     let cpuset = mount.controllers.iter().any(|c| c == "cpuset");
     let enter = |above: Option<&Dir>, dir: &Dir| match above {
         Some(above) if cpuset => inherit_cpuset(above, dir),
         Some(_) | None => Ok(()),
     };
-    let parent = descend(Dir::open(&mount.path)?, parent.or(default), enter)?;
+    let parent = descend(Dir::open(&mount.path)?, parent, enter)?;
     let dir = open_or_make(&parent, name)?;
     enter(Some(&parent), &dir)?;
     if cpuset {

@@ -32,8 +32,14 @@ const MACHINES: &[(Cgroup, &[Suite])] = &[
             ("swap", 400, Programs::Installed),
         ],
     ),
-    // All else runs on v1 on the host, which has no swap.
-    (Cgroup::V1, &[("swap", 400, Programs::Installed)]),
+    // All else runs on v1 on the host, which has neither systemd nor swap.
+    (
+        Cgroup::V1,
+        &[
+            ("systemd", 900, Programs::Built),
+            ("swap", 400, Programs::Installed),
+        ],
+    ),
 ];
 
 /// Where the machine has its controllers.
