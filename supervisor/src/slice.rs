@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 /// How long those that are nobody's may take to give way, all together.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two looks whether the kernel still counts what is gone.
+/// Before the first look again whether the kernel still counts what is gone, and twice as long before each further one.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why what all sessions may have together stays as it was.
@@ -84,6 +84,7 @@ impl Broker {
     pub async fn limit_all_sessions(&self, config: &Config) -> Result<(), SliceError> {
         let asked = config.limits.all_sessions;
         let until = Instant::now() + PATIENCE;
+        let mut pause = PAUSE;
         let found = loop {
             match self.launcher.limit_all(asked).await {
                 Ok(found) => break found,
@@ -98,11 +99,13 @@ impl Broker {
                         return Err(SliceError::of(fault, &asked));
                     }
                 }
-                // No session is in the way: one that is gone, which counts until the kernel has let go of it.
+                // No session is in the way: one that is gone, which counts until the kernel has let go of it. (Or all may not have as
+                // much as the cgroup above them, which stays so.)
                 Err(OrderFault::Host { errno, .. })
                     if errno == Errno::EINVAL as i32 && Instant::now() < until =>
                 {
-                    sleep(PAUSE).await;
+                    sleep(pause).await;
+                    pause *= 2;
                 }
                 Err(fault) => return Err(SliceError::of(fault, &asked)),
             }

@@ -183,7 +183,7 @@ impl Bounded<'_> {
             if used <= bytes {
                 return dir.write(&self.file("memory.max"), &bytes.to_string());
             }
-            let held = self.held(dir, "anon", "shmem")?;
+            let held = self.held(dir, &["anon", "shmem"])?;
             if held > bytes || futile == FUTILE || Instant::now() >= deadline || !dir.has(&reclaim)
             {
                 return Err(self.in_use(dir, used));
@@ -197,13 +197,18 @@ impl Bounded<'_> {
     }
 
     fn set_memory_v1(&self, dir: &Dir, bytes: u64, deadline: Instant) -> Result<()> {
-        let usage = self.file("memory.usage_in_bytes");
+        // What lies in the swap counts: there is no swap on top.
+        let with_swap = self.file("memory.memsw.usage_in_bytes");
+        let usage = match dir.has(&with_swap) {
+            true => with_swap,
+            false => self.file("memory.usage_in_bytes"),
+        };
         let before = dir.number(&self.file("memory.limit_in_bytes"))?;
         let mut futile = 0;
         loop {
             let used = dir.number(&usage)?;
             // Without `total_`, those below a cgroup are not in its own.
-            let held = self.held(dir, "total_rss", "total_shmem")?;
+            let held = self.held(dir, &["total_rss", "total_shmem", "total_swap"])?;
             // The kernel gives back what is above the limit that is written, or refuses it.
             let next = match used > bytes {
                 true => bytes.max(used.saturating_sub(PIECE)),
@@ -222,12 +227,12 @@ impl Bounded<'_> {
         }
     }
 
-    /// Memory that no page cache can be given back for: without swap, what processes hold and tmpfs. Kernels name the second
-    /// only since some release.
-    fn held(&self, dir: &Dir, anonymous: &'static str, shared: &'static str) -> Result<u64> {
+    /// Memory that no page cache can be given back for: without swap, what processes hold and tmpfs. Not every kernel names every
+    /// kind.
+    fn held(&self, dir: &Dir, kinds: &[&'static str]) -> Result<u64> {
         let stat = dir.read(&self.file("memory.stat"))?;
-        let of = |key| super::dir::keyed(&stat, key).unwrap_or(0);
-        Ok(of(anonymous).saturating_add(of(shared)))
+        let of = |key: &&'static str| super::dir::keyed(&stat, key).unwrap_or(0);
+        Ok(kinds.iter().map(of).sum())
     }
 
     fn in_use(&self, dir: &Dir, used: u64) -> CgroupError {

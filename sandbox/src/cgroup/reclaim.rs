@@ -93,8 +93,8 @@ impl SessionCgroup {
         }
     }
 
-    /// It gets no more swap, and has its limit.
-    pub(super) fn end_reclaim(&self) -> Result<()> {
+    /// It gets no more swap, and has its limit. A thaw does so by itself.
+    pub fn end_reclaim(&self) -> Result<()> {
         match &self.tree.backend {
             Backend::V2(branch) => {
                 let swap = self.file("memory.swap.max");

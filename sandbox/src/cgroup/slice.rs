@@ -44,10 +44,10 @@ impl CgroupRoot {
     pub fn limit_all(&self, slice: &Slice, deadline: Instant) -> Result<()> {
         let all = self.bounded();
         let before = all.enforced()?;
-        // What can be refused for what there is comes first.
-        self.limit_cpu(slice.cpu_millis)?;
+        // What can be refused for what there is comes first, and of that what nobody can give way for.
         let written = all
             .set_memory(slice.memory_bytes, deadline)
+            .and_then(|()| self.limit_cpu(slice.cpu_millis))
             .and_then(|()| all.set_pids(slice.pids))
             .and_then(|()| all.set_cpu_weight(slice.cpu_weight));
         written.inspect_err(|_| {

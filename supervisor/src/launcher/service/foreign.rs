@@ -115,6 +115,9 @@ impl Launcher {
             return other("PID 1");
         };
         let frozen = session.cgroup.is_frozen().map_err(|e| cgroup_fault(&e))?;
+        // Its launcher may have died while it was made smaller.
+        let whole = session.cgroup.end_reclaim();
+        whole.map_err(|e| cgroup_fault(&e))?;
         let oom = session.cgroup.oom_event();
         let watched = |error: io::Error| host_fault("cannot watch it", errno_of(&error));
         let life = Source::Life(id.clone());

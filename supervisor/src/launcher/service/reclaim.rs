@@ -12,6 +12,7 @@ impl Launcher {
         let session = self.sessions.get(id).ok_or(OrderFault::Unknown)?;
         let frozen = session.is_launched()
             && session.removal.is_none()
+            && session.freezing.is_none()
             && session.cgroup.is_frozen().map_err(|e| cgroup_fault(&e))?;
         if !frozen || bytes > PIECE {
             let why = format!("{id} does not stand still, or the piece is too large");
