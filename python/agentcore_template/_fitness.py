@@ -53,11 +53,19 @@ def _as_before_a_fork() -> None:
     # It hangs if it wants what a thread had that it has not: then the number of threads says why this cannot be forked.
     ended = False
     while not (ended and _running() == 1) and time.monotonic() < until:
-        ended = ended or os.waitpid(child, os.WNOHANG)[0] == child
+        ended = ended or _has_ended(child, os.WNOHANG)
         time.sleep(_PAUSE)
     if not ended:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        _has_ended(child, 0)
+
+
+def _has_ended(child: int, options: int) -> bool:
+    try:
+        return os.waitpid(child, options)[0] == child
+    except ChildProcessError:
+        # The program waits for its children itself, in a handler of SIGCHLD.
+        return True
 
 
 def _processes() -> str | None:

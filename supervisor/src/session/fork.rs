@@ -15,6 +15,7 @@ use super::handle::SessionHandle;
 use crate::broker::Broker;
 use crate::exits::Exits;
 use crate::fault::chain;
+use crate::launcher::client::Launched;
 use crate::launcher::message::{LaunchOrder, OrderFault};
 use crate::relay::link::{Link, ShimEvent};
 use crate::templates::{NoFork, Template};
@@ -26,8 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How long all of it may take up to where the fork was looked at. How long the template is waited for is its own affair
-/// ([`Template::hangs`]): in the rest are the launcher's other orders, which a start would have to wait for as well.
+/// How long the session's launch may take up to where its fork is waited for, and again the look at that: in both are the
+/// launcher's other orders, which a start would have to wait for as well. How long the template is waited for in between is its
+/// own affair ([`Template::hangs`]).
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the end of a session that came to nothing is waited for, which its removal has made sure of.
@@ -92,11 +94,21 @@ async fn forked(
     driver: &mpsc::Sender<Completion>,
     launched: &mut bool,
 ) -> Result<Running, Failed> {
-    let _turn = template.turn().await;
-    let waiting = waits(broker, handle, template, made, driver, launched);
-    let waiting = tokio::time::timeout(PATIENCE, waiting).await;
-    let mut running = waiting.map_err(|_late| failed("the fork did not come in time"))??;
-    drop(_turn);
+    let turn = template.turn().await;
+    let begins = begins(broker, handle, template, made, driver, launched);
+    let (mut running, made) = in_time(begins).await?;
+    let agent = tokio::select! {
+        biased;
+        agent = arrives(&mut running) => agent?,
+        waited = template.hangs() => {
+            let waited = waited.as_secs_f64();
+            return Err(failed(format!("no fork came within {waited:.1} s")));
+        }
+    };
+    template.came();
+    in_time(is_looked_at(broker, handle, agent)).await?;
+    broker.record_launch(handle, &made, Some(template.id.clone()));
+    drop(turn);
     running.link.go().await;
     // Its start has its own time.
     loop {
@@ -135,15 +147,20 @@ fn told(handle: &SessionHandle, early: Vec<ShimEvent>) {
     }
 }
 
-/// Up to where it waits and was looked at.
-async fn waits(
+async fn in_time<T>(step: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let step = tokio::time::timeout(PATIENCE, step).await;
+    step.map_err(|_late| failed("the fork did not come in time"))?
+}
+
+/// Up to where the template and the session have their ends of the channel.
+async fn begins(
     broker: &Arc<Broker>,
     handle: &SessionHandle,
     template: &Arc<Template>,
     made: Made,
     driver: &mpsc::Sender<Completion>,
     launched: &mut bool,
-) -> Result<Running, Failed> {
+) -> Result<(Running, Launched), Failed> {
     let to_template = template
         .link()
         .ok_or_else(|| failed("it cannot be forked any more"))?;
@@ -167,43 +184,37 @@ async fn waits(
     let _ = driver.send(Completion::Pid(made.pid)).await;
     let socket = broker.shim_socket(&handle.id);
     let attach = Link::attach(&socket, &token, broker.epoch);
-    let (link, attached, mut events) = attach.await.map_err(|error| failed(chain(&error)))?;
+    let (link, attached, events) = attach.await.map_err(|error| failed(chain(&error)))?;
     let asked = link.fork(ours.as_fd()).await;
     asked.map_err(|error| failed(format!("the session takes no fork: {error}")))?;
-    drop(ours);
-    let mut early = Vec::new();
-    let agent = tokio::select! {
-        biased;
-        agent = arrives(&mut events, &mut early) => agent?,
-        waited = template.hangs() => {
-            let waited = waited.as_secs_f64();
-            return Err(failed(format!("no fork came within {waited:.1} s")));
-        }
+    let running = Running {
+        link,
+        attached,
+        events,
+        early: Vec::new(),
     };
-    template.came();
+    Ok((running, made))
+}
+
+/// By the launcher, from outside.
+async fn is_looked_at(
+    broker: &Broker,
+    handle: &SessionHandle,
+    agent: OwnedFd,
+) -> Result<(), Failed> {
     let looked = broker.launcher.inspect(handle.id.clone(), agent).await;
     looked.map_err(|fault| match fault {
         OrderFault::Refused(found) => Failed::Fork(NoFork::Unfit(format!(
             "a fork of it was not what it must be: {found}"
         ))),
         other => failed(chain(&other)),
-    })?;
-    broker.record_launch(handle, &made, Some(template.id.clone()));
-    Ok(Running {
-        link,
-        attached,
-        events,
-        early,
     })
 }
 
 /// The fork's process, as the session's shim has seen it.
-async fn arrives(
-    events: &mut mpsc::Receiver<ShimEvent>,
-    early: &mut Vec<ShimEvent>,
-) -> Result<OwnedFd, Failed> {
+async fn arrives(running: &mut Running) -> Result<OwnedFd, Failed> {
     loop {
-        match events.recv().await {
+        match running.events.recv().await {
             Some(ShimEvent::Forked(agent)) => return Ok(agent),
             Some(ShimEvent::AgentExited(exited)) => {
                 let why = exited.status.err();
@@ -212,7 +223,7 @@ async fn arrives(
             Some(ShimEvent::Closed(_)) | None => {
                 return Err(failed("the fork's session ended on its way"));
             }
-            Some(other) => early.push(other),
+            Some(other) => running.early.push(other),
         }
     }
 }
