@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 /// Between two looks while there is a stand.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Templates that start at once.
+/// Templates that start at once, but for those that take long.
 const AT_ONCE: usize = 1;
 
 /// How long the start of a template waits for sessions that start: it is made behind the caller's.
@@ -315,7 +315,7 @@ impl Templates {
         let stop = stop.map(|running| Arc::clone(&running.handle)).collect();
         let living = of.values().map(Stand::count).sum::<usize>() + leaving.len();
         let room = living < usize::try_from(bounds.total).unwrap_or(usize::MAX);
-        let starting = of.values().filter(|stand| stand.starts()).count();
+        let starting = of.values().filter(|stand| stand.starts(ages.now)).count();
         let wants = of
             .values()
             .find(|stand| stand.wants_one(&ages))
@@ -434,7 +434,11 @@ async fn look_after(
         () = template.refuses() => template.refusal(),
         end = handle.ending() => end.filter(End::by_itself).map(|end| end.detail),
     };
-    let unfit = !was_ready && template.refusal().is_some();
+    // One whose time was over is ended, and that it ends is no word about its program.
+    let late = handle.view().end;
+    let late = late.filter(|end| end.reason == EndReason::StartTimeout);
+    let unfit = !was_ready && late.is_none() && template.refusal().is_some();
+    let why = late.map(|end| end.detail).or(why);
     let now = broker.clock.now();
     let lost = templates.known(&version, |stand| {
         stand.lost(&template, why.as_deref(), unfit, now)

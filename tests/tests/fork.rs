@@ -501,15 +501,21 @@ fn a_template_that_never_gets_ready_is_given_up_and_said() -> Result {
         // Whoever comes meanwhile does not wait for it.
         let (id, session) = begin(&client, "stuck")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
-        ensure!(client.session(first.id.as_str())?.ended_at.is_none());
         client.stop(&id)?;
+        // Nor does another runtime's template, for long.
+        puppet::deploy(&client, "other", auto())?;
+        begin(&client, "other")?;
+        ready(&client, "other")?;
+        ensure!(client.session(first.id.as_str())?.ended_at.is_none());
+        delete(&client, "other")?;
         let ended = client.ended(first.id.as_str(), 60)?;
         ensure!(
             ended.end_reason == Some(EndReason::StartTimeout),
             "{ended:?}"
         );
         let reason = template(&client, "stuck")?.reason.unwrap_or_default();
-        ensure!(reason.contains("ready"), "{reason}");
+        let within = "it was not ready to be forked within 40 s";
+        ensure!(reason == within, "{reason}");
         let (_, session) = begin(&client, "stuck")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         let found = template(&client, "stuck")?;

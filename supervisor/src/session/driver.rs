@@ -509,6 +509,11 @@ impl Driver {
                 (EndReason::Idle, Path::Template) => {
                     "nothing is forked from it any more".to_owned()
                 }
+                (EndReason::StartTimeout, Path::Template) => {
+                    let policy = self.handle.version.template_policy(&self.broker.config());
+                    let seconds = policy.start_timeout.as_secs();
+                    format!("it was not ready to be forked within {seconds} s")
+                }
                 _ => self.notes.describe(
                     reason,
                     self.session.was_live(),

@@ -22,7 +22,7 @@ use std::time::Duration;
 const GROWTH: u64 = 2;
 const SLACK: u64 = 64 << 20;
 
-/// What waits for a template to be made, rather than being made without one, waits so long at most.
+/// What waits for a template to be made, rather than being made without one, waits so long at most. So do other templates.
 const SOON: Duration = Duration::from_secs(10);
 
 /// One that was there for so long did not fail at its start.
@@ -323,9 +323,9 @@ impl Stand {
         self.all().count()
     }
 
-    /// Whether one starts.
-    pub(super) fn starts(&self) -> bool {
-        matches!(self.state, State::Starting(_))
+    /// Whether one starts that those of other versions wait for: not for one that hangs.
+    pub(super) fn starts(&self, now: Moment) -> bool {
+        matches!(&self.state, State::Starting(running) if now - running.since < SOON)
     }
 
     /// Nothing is there, and nothing is worth knowing.
