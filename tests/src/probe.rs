@@ -41,9 +41,9 @@ pub fn deploy(client: &Client, name: &str, more: Value) -> anyhow::Result<Runtim
 }
 
 /// Has a first session, which is started, and waits until later ones can be forked from the template that is made behind it.
-pub fn warm(client: &Client, runtime: &str) -> anyhow::Result<()> {
+pub fn warm(client: &Client, runtime: &str, call: &Value) -> anyhow::Result<()> {
     let first = session_name("first");
-    client.invoke(runtime, &first, &json!({"list": true}))?;
+    client.invoke(runtime, &first, call)?;
     crate::wait::until_true(60, "the template", || {
         let template = client.runtime(runtime)?.template.unwrap_or_default();
         ensure!(template.reason.is_none(), "{template:?}");

@@ -346,7 +346,7 @@ fn without_shares_one_fork_takes_what_all_have() -> Result {
             daemon.terminate()?;
             daemon.restart_with(options.clone().env("AGENTCORED_ABLATE", ablated))?;
             let client = daemon.client();
-            probe::warm(&client, "probe")?;
+            probe::warm(&client, "probe", &json!({"list": true}))?;
             little_room(&client)?;
             let other = session_name("planted");
             let planted = probe::plant(&client, "probe", &other, "other")?;

@@ -29,7 +29,7 @@ fn hunts(origin: &Value, forked: bool) -> Result {
         // Sessions of one runtime, and one of another runtime with the same code.
         probe::deploy(&client, "stranger", origin.clone())?;
         if forked {
-            probe::warm(&client, "probe")?;
+            probe::warm(&client, "probe", &json!({"list": true}))?;
         }
         let mut sessions = Vec::new();
         for n in 0..4 {

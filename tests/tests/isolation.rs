@@ -107,7 +107,7 @@ fn probed(more: Value, test: impl FnOnce(&mut Daemon, &str, Value) -> Result) ->
             Ok(u64::from(pool.ready) == waiting.unwrap_or(0))
         })?;
         if client.runtime("probe")?.template.is_some() {
-            probe::warm(&client, "probe")?;
+            probe::warm(&client, "probe", &json!({"list": true}))?;
             // Those that were started are replaced by forks.
             e2e::wait::until_true(60, "forks that wait", || {
                 let members = client.sessions("pool=true&live=true&runtime=probe")?;
@@ -263,6 +263,36 @@ fn joined(origin: Value) -> Result {
     })
 }
 
+/// A daemon with the runtime `chaos`, whose sessions come to be like this.
+fn as_seen_by_the_host(origin: Value, test: impl FnOnce(&Daemon) -> Result) -> Result {
+    ground!(Daemon, Python);
+    Daemon::with(Options::quick(), |daemon| {
+        let client = daemon.client();
+        let mut config: Value = serde_json::from_str(probe::LIMITS)?;
+        e2e::chaos::merge(&mut config, origin);
+        // Else it has a thread that waits for signals, and cannot be forked.
+        e2e::chaos::merge(
+            &mut config,
+            json!({"environment": {"AGENT_ON_TERM": "default"}}),
+        );
+        let forked = config["fork"] == "auto";
+        e2e::chaos::deploy(&client, "chaos", "sdk", config)?;
+        if forked {
+            probe::warm(&client, "chaos", &json!({"do": "echo"}))?;
+        }
+        test(daemon)?;
+        let origin = if forked { Origin::Fork } else { Origin::Cold };
+        let all = client.live_sessions()?;
+        ensure!(!all.is_empty() && all.iter().all(|one| one.origin == Some(origin)));
+        Ok(())
+    })
+}
+
+/// Every process of it: of a forked session the agent is no descendant of its shim.
+fn processes(session: &Session) -> Vec<i32> {
+    cgroup::members_named(session.id.as_str())
+}
+
 /// A session with an agent, a child of it and a joined command.
 fn populated(daemon: &Daemon, runtime: &str) -> anyhow::Result<(Session, std::process::Child)> {
     let client = daemon.client();
@@ -289,81 +319,80 @@ fn zero(text: &str) -> bool {
 
 #[test]
 fn every_task_of_a_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
-    ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
-        let client = daemon.client();
-        e2e::chaos::deploy(
-            &client,
-            "chaos",
-            "sdk",
-            serde_json::from_str(probe::LIMITS)?,
-        )?;
-        let (session, mut joined) = populated(daemon, "chaos")?;
-        let shim = session.pid.context("pid")?;
-        let base = session.uid_base.context("uid_base")?;
-        let tree = host::processes(shim);
-        ensure!(
-            tree.len() >= 5,
-            "shim, agent, two strays, a command: {tree:?}"
-        );
-        let own = cgroup::of(daemon.pid());
-        for pid in &tree {
-            for tid in host::tasks(*pid) {
-                let status = host::status(*pid, tid)?;
-                let who = format!("{pid}/{tid} {}", host::title(*pid));
-                ensure!(status["NoNewPrivs"] == "1", "{who} may gain privileges");
-                ensure!(status["Seccomp"] == "2", "{who} is not filtered");
+    as_seen_by_the_host(cold(), every_task_is_stripped)
+}
+
+#[test]
+fn every_task_of_a_forked_session_is_stripped_filtered_and_in_its_cgroups() -> Result {
+    as_seen_by_the_host(forked(), every_task_is_stripped)
+}
+
+fn every_task_is_stripped(daemon: &Daemon) -> Result {
+    let (session, mut joined) = populated(daemon, "chaos")?;
+    let shim = session.pid.context("pid")?;
+    let base = session.uid_base.context("uid_base")?;
+    let tree = processes(&session);
+    ensure!(
+        tree.len() >= 5,
+        "shim, agent, two strays, a command: {tree:?}"
+    );
+    let own = cgroup::of(daemon.pid());
+    for pid in &tree {
+        for tid in host::tasks(*pid) {
+            let status = host::status(*pid, tid)?;
+            let who = format!("{pid}/{tid} {}", host::title(*pid));
+            ensure!(status["NoNewPrivs"] == "1", "{who} may gain privileges");
+            ensure!(status["Seccomp"] == "2", "{who} is not filtered");
+            ensure!(
+                zero(&status["CapBnd"]),
+                "{who}: bounding {}",
+                status["CapBnd"]
+            );
+            let expected = if *pid == shim { base } else { base + 1 };
+            for kind in ["Uid", "Gid"] {
+                let ids: BTreeSet<_> = status[kind].split_whitespace().collect();
                 ensure!(
-                    zero(&status["CapBnd"]),
-                    "{who}: bounding {}",
-                    status["CapBnd"]
+                    ids == BTreeSet::from([expected.to_string().as_str()]),
+                    "{who}: {kind} {ids:?}, expected {expected}"
                 );
-                let expected = if *pid == shim { base } else { base + 1 };
-                for kind in ["Uid", "Gid"] {
-                    let ids: BTreeSet<_> = status[kind].split_whitespace().collect();
-                    ensure!(
-                        ids == BTreeSet::from([expected.to_string().as_str()]),
-                        "{who}: {kind} {ids:?}, expected {expected}"
-                    );
-                }
-                ensure!(
-                    status["Groups"].is_empty(),
-                    "{who}: groups {}",
-                    status["Groups"]
-                );
-                for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-                    if *pid == shim {
-                        // SETGID, SETUID, KILL in its own user namespace, and no other.
-                        let bits = u64::from_str_radix(&status[set], 16)?;
-                        ensure!(bits & !0b1110_0000 == 0, "{who}: {set} {}", status[set]);
-                    } else {
-                        ensure!(zero(&status[set]), "{who}: {set} {}", status[set]);
-                    }
-                }
             }
-            // In a cgroup of its own wherever the host limits anything (G03), and none of them the daemon's.
-            let of = cgroup::of(*pid);
-            for (names, path) in &of {
-                let limited = names.is_empty()
-                    || ["memory", "pids", "cpu"]
-                        .iter()
-                        .any(|c| names.split(',').any(|n| n == *c));
-                if limited {
-                    ensure!(
-                        path.contains(session.id.as_str()),
-                        "{pid} is in {names}:{path}"
-                    );
-                    ensure!(
-                        own.get(names) != Some(path),
-                        "{pid} shares the daemon's {names}:{path}"
-                    );
+            ensure!(
+                status["Groups"].is_empty(),
+                "{who}: groups {}",
+                status["Groups"]
+            );
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                if *pid == shim {
+                    // SETGID, SETUID, KILL in its own user namespace, and no other.
+                    let bits = u64::from_str_radix(&status[set], 16)?;
+                    ensure!(bits & !0b1110_0000 == 0, "{who}: {set} {}", status[set]);
+                } else {
+                    ensure!(zero(&status[set]), "{who}: {set} {}", status[set]);
                 }
             }
         }
-        joined.kill()?;
-        joined.wait()?;
-        Ok(())
-    })
+        // In a cgroup of its own wherever the host limits anything (G03), and none of them the daemon's.
+        let of = cgroup::of(*pid);
+        for (names, path) in &of {
+            let limited = names.is_empty()
+                || ["memory", "pids", "cpu"]
+                    .iter()
+                    .any(|c| names.split(',').any(|n| n == *c));
+            if limited {
+                ensure!(
+                    path.contains(session.id.as_str()),
+                    "{pid} is in {names}:{path}"
+                );
+                ensure!(
+                    own.get(names) != Some(path),
+                    "{pid} shares the daemon's {names}:{path}"
+                );
+            }
+        }
+    }
+    joined.kill()?;
+    joined.wait()?;
+    Ok(())
 }
 
 #[test]
@@ -440,154 +469,164 @@ fn limits_read_back_from_the_host_are_those_of_the_version() -> Result {
 
 #[test]
 fn two_sessions_share_nothing_with_each_other_or_the_host() -> Result {
-    ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
-        let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", json!({}))?;
-        let mut all = Vec::new();
-        for _ in 0..4 {
-            let id = session_name("foot");
-            client.invoke("chaos", &id, &json!({"do": "write", "path": "/tmp/marker"}))?;
-            let session = client.session(&id)?;
-            let footprint = Footprint::of(
-                session.pid.context("pid")?,
-                session.uid_base.context("uid")? + 1,
-            )?;
-            ensure!(
-                footprint.files.len() >= 3,
-                "/tmp, the marker, home: {:?}",
-                footprint.files
-            );
-            let with_host = footprint.shared_with_host()?;
-            ensure!(with_host.is_empty(), "{with_host:#?}");
-            all.push(footprint);
+    as_seen_by_the_host(cold(), sessions_share_nothing)
+}
+
+#[test]
+fn two_forks_of_a_template_share_nothing_with_each_other_or_the_host() -> Result {
+    as_seen_by_the_host(forked(), sessions_share_nothing)
+}
+
+fn sessions_share_nothing(daemon: &Daemon) -> Result {
+    let client = daemon.client();
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let id = session_name("foot");
+        client.invoke("chaos", &id, &json!({"do": "write", "path": "/tmp/marker"}))?;
+        let session = client.session(&id)?;
+        let footprint = Footprint::of(
+            session.pid.context("pid")?,
+            session.uid_base.context("uid")? + 1,
+        )?;
+        ensure!(
+            footprint.files.len() >= 3,
+            "/tmp, the marker, home: {:?}",
+            footprint.files
+        );
+        let with_host = footprint.shared_with_host()?;
+        ensure!(with_host.is_empty(), "{with_host:#?}");
+        all.push(footprint);
+    }
+    for (n, a) in all.iter().enumerate() {
+        for b in &all[n + 1..] {
+            ensure!(a.shared(b).is_empty(), "{:#?}", a.shared(b));
         }
-        for (n, a) in all.iter().enumerate() {
-            for b in &all[n + 1..] {
-                ensure!(a.shared(b).is_empty(), "{:#?}", a.shared(b));
-            }
-        }
-        // The comparison can see red.
-        let same = all[0].shared(&all[0]);
-        for what in [
-            "user namespace",
-            "net namespace",
-            "uids",
-            "gids",
-            "cgroup",
-            "writable mount",
-            "writable file",
-        ] {
-            ensure!(
-                same.iter().any(|s| s.contains(what)),
-                "{what} would not be noticed: {same:#?}"
-            );
-        }
-        Ok(())
-    })
+    }
+    // The comparison can see red.
+    let same = all[0].shared(&all[0]);
+    for what in [
+        "user namespace",
+        "net namespace",
+        "uids",
+        "gids",
+        "cgroup",
+        "writable mount",
+        "writable file",
+    ] {
+        ensure!(
+            same.iter().any(|s| s.contains(what)),
+            "{what} would not be noticed: {same:#?}"
+        );
+    }
+    Ok(())
 }
 
 #[test]
 fn no_descriptor_path_or_mount_leads_out() -> Result {
-    ground!(Daemon, Python);
-    Daemon::with(Options::quick(), |daemon| {
-        let client = daemon.client();
-        e2e::chaos::deploy(&client, "chaos", "sdk", json!({}))?;
-        let mounts = host::mountinfo(1).len();
-        let (session, mut joined) = populated(daemon, "chaos")?;
-        let shim = session.pid.context("pid")?;
-        let id = session.session_id.as_str();
-        let look = || -> anyhow::Result<Vec<(String, BTreeSet<String>)>> {
-            host::processes(shim)
-                .into_iter()
-                .map(|pid| {
-                    let kinds = host::descriptors(pid)?
-                        .into_iter()
-                        .filter(|d| d.number > 2)
-                        .map(|d| {
-                            d.target
-                                .split(['[', '('])
-                                .next()
-                                .unwrap_or_default()
-                                .to_owned()
-                        })
-                        .collect();
-                    Ok((host::title(pid), kinds))
-                })
-                .collect()
-        };
-        let at_start = look()?;
-        for _ in 0..300 {
-            client.invoke("chaos", id, &json!({"do": "echo"}))?;
+    as_seen_by_the_host(cold(), nothing_leads_out)
+}
+
+#[test]
+fn no_descriptor_path_or_mount_leads_out_of_a_forked_session() -> Result {
+    as_seen_by_the_host(forked(), nothing_leads_out)
+}
+
+fn nothing_leads_out(daemon: &Daemon) -> Result {
+    let client = daemon.client();
+    let mounts = host::mountinfo(1).len();
+    let (session, mut joined) = populated(daemon, "chaos")?;
+    let shim = session.pid.context("pid")?;
+    let id = session.session_id.as_str();
+    let look = || -> anyhow::Result<Vec<(String, BTreeSet<String>)>> {
+        processes(&session)
+            .into_iter()
+            .map(|pid| {
+                let kinds = host::descriptors(pid)?
+                    .into_iter()
+                    .filter(|d| d.number > 2)
+                    .map(|d| {
+                        d.target
+                            .split(['[', '('])
+                            .next()
+                            .unwrap_or_default()
+                            .to_owned()
+                    })
+                    .collect();
+                Ok((host::title(pid), kinds))
+            })
+            .collect()
+    };
+    let at_start = look()?;
+    for _ in 0..300 {
+        client.invoke("chaos", id, &json!({"do": "echo"}))?;
+    }
+    for (title, kinds) in look()?.into_iter().chain(at_start) {
+        for kind in kinds {
+            let fine = [
+                "socket:",
+                "pipe:",
+                "anon_inode:",
+                "/memfd:",
+                "/dev/null",
+                "/proc",
+                "/app",
+                "/tmp",
+                "/home/agent",
+            ]
+            .iter()
+            .any(|k| kind.starts_with(k))
+                || kind.contains("exit");
+            ensure!(fine, "{title} holds {kind}");
         }
-        for (title, kinds) in look()?.into_iter().chain(at_start) {
-            for kind in kinds {
-                let fine = [
-                    "socket:",
-                    "pipe:",
-                    "anon_inode:",
-                    "/memfd:",
-                    "/dev/null",
-                    "/proc",
-                    "/app",
-                    "/tmp",
-                    "/home/agent",
-                ]
-                .iter()
-                .any(|k| kind.starts_with(k))
-                    || kind.contains("exit");
-                ensure!(fine, "{title} holds {kind}");
-            }
+    }
+    let before = host::descriptors(shim)?.len();
+    for _ in 0..300 {
+        client.invoke("chaos", id, &json!({"do": "echo"}))?;
+    }
+    let after = host::descriptors(shim)?.len();
+    ensure!(
+        after <= before + 2,
+        "the shim's descriptors grew from {before} to {after} in 300 invocations"
+    );
+    for pid in processes(&session) {
+        let lines = host::mountinfo(pid);
+        ensure!(!lines.is_empty());
+        for line in lines {
+            ensure!(
+                !line.contains(" shared:") && !line.contains(" master:"),
+                "propagation in {pid}: {line}"
+            );
         }
-        let before = host::descriptors(shim)?.len();
-        for _ in 0..300 {
-            client.invoke("chaos", id, &json!({"do": "echo"}))?;
+        for link in ["root", "cwd", "exe"] {
+            let target = std::fs::read_link(format!("/proc/{pid}/{link}"))?;
+            ensure!(
+                !target.starts_with(daemon.dir()),
+                "{link} of {pid} is {}",
+                target.display()
+            );
         }
-        let after = host::descriptors(shim)?.len();
-        ensure!(
-            after <= before + 2,
-            "the shim's descriptors grew from {before} to {after} in 300 invocations"
-        );
-        for pid in host::processes(shim) {
-            let lines = host::mountinfo(pid);
-            ensure!(!lines.is_empty());
-            for line in lines {
-                ensure!(
-                    !line.contains(" shared:") && !line.contains(" master:"),
-                    "propagation in {pid}: {line}"
-                );
-            }
-            for link in ["root", "cwd", "exe"] {
-                let target = std::fs::read_link(format!("/proc/{pid}/{link}"))?;
-                ensure!(
-                    !target.starts_with(daemon.dir()),
-                    "{link} of {pid} is {}",
-                    target.display()
-                );
-            }
-        }
-        ensure!(
-            host::mountinfo(1).len() == mounts,
-            "the host's mount table grew"
-        );
-        // The shim runs from a sealed copy: its inode is not the file that the host executes (T11).
-        let copy = std::fs::metadata(format!("/proc/{shim}/exe"))?;
-        let file = std::fs::metadata(e2e::places::binaries().join("agentcore-shim"))?;
-        use std::os::unix::fs::MetadataExt as _;
-        ensure!(
-            (copy.dev(), copy.ino()) != (file.dev(), file.ino()),
-            "the shim is the host's own file"
-        );
-        let python = std::fs::metadata("/usr/bin/python3")?;
-        let theirs = std::fs::metadata(format!("/proc/{shim}/root/usr/bin/python3"))?;
-        ensure!(
-            (python.dev(), python.ino()) != (theirs.dev(), theirs.ino()),
-            "the interpreter is the host's own file"
-        );
-        joined.kill()?;
-        joined.wait()?;
-        Ok(())
-    })
+    }
+    ensure!(
+        host::mountinfo(1).len() == mounts,
+        "the host's mount table grew"
+    );
+    // The shim runs from a sealed copy: its inode is not the file that the host executes (T11).
+    let copy = std::fs::metadata(format!("/proc/{shim}/exe"))?;
+    let file = std::fs::metadata(e2e::places::binaries().join("agentcore-shim"))?;
+    use std::os::unix::fs::MetadataExt as _;
+    ensure!(
+        (copy.dev(), copy.ino()) != (file.dev(), file.ino()),
+        "the shim is the host's own file"
+    );
+    let python = std::fs::metadata("/usr/bin/python3")?;
+    let theirs = std::fs::metadata(format!("/proc/{shim}/root/usr/bin/python3"))?;
+    ensure!(
+        (python.dev(), python.ino()) != (theirs.dev(), theirs.ino()),
+        "the interpreter is the host's own file"
+    );
+    joined.kill()?;
+    joined.wait()?;
+    Ok(())
 }
 
 #[test]

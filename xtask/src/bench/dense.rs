@@ -37,7 +37,7 @@ pub(crate) fn measure(table: &mut Table) -> anyhow::Result<()> {
     probe::deploy(&client, "probe", config)?;
     let other = session_name("planted");
     let planted = probe::plant(&client, "probe", &other, "other")?;
-    probe::warm(&client, "probe")?;
+    probe::warm(&client, "probe", &json!({"list": true}))?;
     super::fork::ready(&subject, "echo")?;
     subject.rest()?;
     let before = available()?;

@@ -3,6 +3,7 @@
 use super::subject::Subject;
 use crate::command::root;
 use anyhow::Context as _;
+use e2e::places;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,8 @@ pub(crate) struct Facts {
     processors: usize,
     memory: String,
     kernel: String,
+    /// What was in memory of files: nothing is thrown out of the page cache, and each row has runs that do not count first.
+    cache: String,
     /// Program ▸ its version.
     versions: BTreeMap<String, String>,
     /// Load averages before and after: how busy others kept this machine.
@@ -53,6 +56,14 @@ fn version(program: &str, argument: &str) -> anyhow::Result<String> {
     Ok(text.lines().next().unwrap_or("").trim().to_owned())
 }
 
+/// What the example of the AWS SDK, which is measured, is pinned to.
+fn requirement(package: &str) -> anyhow::Result<String> {
+    let list = places::example("aws_sdk").join("requirements.txt");
+    let text = std::fs::read_to_string(&list).with_context(|| list.display().to_string())?;
+    let line = text.lines().find(|line| line.starts_with(package));
+    Ok(line.context("not in its list")?.to_owned())
+}
+
 pub(crate) fn of_this_host(subject: &Subject) -> anyhow::Result<Facts> {
     let info = subject.client().info()?;
     let commit = Command::new("git")
@@ -69,12 +80,15 @@ pub(crate) fn of_this_host(subject: &Subject) -> anyhow::Result<Facts> {
         ("haproxy", version("haproxy", "-v")?),
         ("nginx", version("nginx", "-v")?),
         ("python3", version("/usr/bin/python3", "--version")?),
+        ("rustc", version("rustc", "--version")?),
+        ("AWS SDK", requirement("bedrock-agentcore")?),
     ];
     Ok(Facts {
         processor: field("/proc/cpuinfo", "model name")?,
         processors: std::thread::available_parallelism()?.get(),
         memory: field("/proc/meminfo", "MemTotal")?,
         kernel: info.kernel,
+        cache: format!("warm, {}", field("/proc/meminfo", "Cached")?),
         versions: versions
             .into_iter()
             .map(|(name, version)| (name.to_owned(), version))
@@ -96,11 +110,12 @@ impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} × {}, {}, Linux {}; load {}; {} s",
+            "{} × {}, {}, Linux {}; page cache {}; load {}; {} s",
             self.processors,
             self.processor,
             self.memory,
             self.kernel,
+            self.cache,
             self.load.join(" ▸ "),
             self.seconds
         )?;

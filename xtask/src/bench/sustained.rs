@@ -135,9 +135,16 @@ fn look(subject: &Subject) -> anyhow::Result<[f64; GROWTHS.len()]> {
         .find_map(|line| line.strip_prefix("memory"))
         .and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok())
         .context("memory in /proc/cgroups")?;
+    // Of processes, and those that somebody only holds.
     let networks: BTreeSet<_> = host::all_pids()
         .into_iter()
-        .filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok())
+        .flat_map(|pid| {
+            let own = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+            let own = own.map(|link| link.display().to_string());
+            let held = host::descriptors(pid).unwrap_or_default().into_iter();
+            own.into_iter().chain(held.map(|one| one.target))
+        })
+        .filter(|target| target.starts_with("net:["))
         .collect();
     let count = |n: usize| u32::try_from(n).map(f64::from);
     Ok([
