@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// After so much of a run the virtual machine is not begun: it takes half an hour where it is emulated by slow processors, and CI ends after 90
 /// minutes, with nothing to show.
-const LATEST_VM: Duration = Duration::from_secs(50 * 60);
+const LATEST_VM: Duration = Duration::from_secs(40 * 60);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let skips = root().join("target/skips");

@@ -23,7 +23,7 @@ const MACHINES: &[(Cgroup, &[Suite])] = &[
             ("session", 120, Programs::Built),
             ("launcher", 120, Programs::Built),
             ("systemd", 900, Programs::Built),
-            ("isolation", 900, Programs::Installed),
+            ("isolation", 1500, Programs::Installed),
             ("limits", 900, Programs::Installed),
             ("cross_session", 300, Programs::Installed),
             ("disk", 120, Programs::Installed),
@@ -192,7 +192,7 @@ fn machine(
     let mut command = Command::new(root().join("tests/vm/run"));
     command
         .args(["--cgroup", cgroup.name()])
-        .args(["--mem", "3072", "--timeout", "2700"])
+        .args(["--mem", "3072", "--timeout", "3600"])
         .args(["--share", &share(bin, "bin:ro")])
         .args(["--share", &share(&root(), "src:ro")])
         .args(["--share", &share(out, "out")])
