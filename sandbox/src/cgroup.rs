@@ -362,8 +362,8 @@ fn open_or_make(parent: &Dir, name: &str) -> Result<Dir> {
 /// See [`CgroupRoot::open`]: the path itself, if none of systemd's units is in it.
 fn beside_units(parent: &str) -> &str {
     const KINDS: [&str; 3] = [".service", ".scope", ".slice"];
-    let stem = |name: &'_ str| KINDS.iter().any(|kind| name.ends_with(kind));
-    if !parent.split('/').any(stem) {
+    let is_unit = |name: &str| KINDS.iter().any(|kind| name.ends_with(kind));
+    if !parent.split('/').any(is_unit) {
         return parent;
     }
     let last = parent
