@@ -68,7 +68,7 @@ pub struct UsageRecord {
     pub day: Option<String>,
     /// Sessions that ended.
     pub sessions: u64,
-    /// Sessions that live; what they used so far is in the figures.
+    /// Sessions that live. What they used so far is in the figures, and what members of pools and templates did, which are no sessions.
     pub live: u64,
     /// What was used.
     #[serde(flatten)]

@@ -43,7 +43,7 @@ pub const KEYS: &[Key] = &[
     fixed("auth", "<\"none\" in developer mode, otherwise none may listen on TCP>", "How TCP callers are identified: \"sigv4\" (access keys), \"jwt\" (tokens, at runtimes with an authorizer) or both in a list; \"none\" is accepted on loopback addresses only."),
     fixed("base", "\"host\"", "Where sessions' root file system comes from: this host's packages, or an absolute path to a directory prepared as one."),
     fixed("broker_user", "\"agentcore\"", "User that the unprivileged half becomes; where it does not exist, a uid of the daemon's own block."),
-    fixed("cgroup_parent", "<found out at start>", "cgroup below which sessions live, relative to the hierarchy's root."),
+    fixed("cgroup_parent", "<found out at start>", "cgroup below which sessions live, relative to the hierarchies' root. Where a unit of systemd's is in it and the host has cgroup v1, they live beside systemd's units: in a directory of the root that has the unit's name."),
     fixed("public_url", "<the first TCP address>", "Where callers reach this daemon, such as \"https://agents.example.com\": what agents and their clients are told (AGENTCORE_RUNTIME_URL of A2A agents)."),
     fixed("region", "\"us-local-1\"", "Region in ARNs, and AWS_REGION of sessions that do not set their own."),
     fixed("account", "\"000000000000\"", "Account in ARNs, twelve digits."),

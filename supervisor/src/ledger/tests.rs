@@ -340,6 +340,17 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
                     ..Totals::default()
                 },
             },
+            // It costs, and is no session.
+            LiveUse {
+                subject: Subject {
+                    owner: Owner::template(),
+                    ..subject(103, "aa")
+                },
+                used: Totals {
+                    cpu_us: 20,
+                    ..Totals::default()
+                },
+            },
         ]
     };
     for size in [1, 2, 100] {
@@ -360,7 +371,7 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
             .map(|row| (row.key.as_str(), row.sessions, row.live, row.used.cpu_us))
             .collect();
         // 7 × (1 + 3 + 5 + 7 + 9) and 7 × (2 + 4 + 6 + 8 + 10)
-        let wanted = [("a", 5, 1, 1175), ("aa", 0, 1, 500), ("b", 5, 0, 210)];
+        let wanted = [("a", 5, 1, 1175), ("aa", 0, 1, 520), ("b", 5, 0, 210)];
         assert_eq!(told, wanted, "{size} a page");
     }
     let all = PageRequest::default;

@@ -62,7 +62,7 @@ pub struct SumRow {
     pub key: String,
     /// Sessions that ended.
     pub sessions: u64,
-    /// Those that live.
+    /// Those that live; members of pools and templates are none.
     pub live: u64,
     /// What they used.
     pub used: Totals,
@@ -368,7 +368,8 @@ fn summed(query: &UsageQuery, live: Vec<LiveUse>) -> BTreeMap<String, (u64, Tota
             UsageBy::Day => day_name(today),
         };
         let (count, sum) = sums.entry(key).or_default();
-        *count += 1;
+        // As on record: what waits, or is forked from, costs and is no session.
+        *count += u64::from(!subject.owner.is_nobody());
         *sum = sum.plus(&used);
     }
     sums
