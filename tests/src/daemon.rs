@@ -136,6 +136,16 @@ impl Options {
         Self::default().config("[ping]\ninterval = 1\ntimeout = 1\nunhealthy_after = 3")
     }
 
+    /// The same of a daemon as it is installed: not for developers, and its sessions outlive it.
+    #[must_use]
+    pub fn installed() -> Self {
+        Self {
+            dev: false,
+            end_sessions: false,
+            ..Self::quick()
+        }
+    }
+
     /// Adds lines to the configuration file.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {

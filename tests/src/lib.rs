@@ -47,6 +47,7 @@ pub mod sysv;
 pub mod task;
 pub mod venv;
 pub mod wait;
+pub mod warm;
 
 pub use client::Client;
 pub use daemon::{Daemon, Options};

@@ -3,9 +3,9 @@
 //! What a test wants of an agent stands in the test, not in a folder elsewhere. The code sees `payload` and leaves its
 //! answer in `answer`; its own standard output is the session's log.
 
-use crate::client::Client;
-use anyhow::Context as _;
-use proto::api::Runtime;
+use crate::client::{Client, session_name};
+use anyhow::{Context as _, ensure};
+use proto::api::{Runtime, Session};
 use serde_json::{Value, json};
 
 /// With the built-in SDK.
@@ -24,6 +24,9 @@ def invoke(payload):
 app.run()
 "#;
 
+/// How often this agent was called, itself included.
+pub const COUNT: &str = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
+
 /// Deploys it; `more` is merged into its configuration.
 pub fn deploy(client: &Client, name: &str, more: Value) -> anyhow::Result<Runtime> {
     crate::deploy::python(client, name, SOURCE, more)
@@ -40,4 +43,13 @@ pub fn run(client: &Client, runtime: &str, session: &str, code: &str) -> anyhow:
     client
         .invoke(runtime, session, &payload(code))
         .with_context(|| format!("in session {session}: {code}"))
+}
+
+/// Begins a session by a call, in which nobody was before.
+pub fn begin(client: &Client, runtime: &str) -> anyhow::Result<(String, Session)> {
+    let id = session_name(runtime);
+    let count = run(client, runtime, &id, COUNT)?;
+    ensure!(count == json!(1), "somebody was there before: {count}");
+    let session = client.session(&id)?;
+    Ok((id, session))
 }

@@ -9,24 +9,15 @@ use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 fn count(client: &Client, id: &str) -> anyhow::Result<u64> {
-    let code = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
-    let answer = puppet::run(client, "agent", id, code)?;
+    let answer = puppet::run(client, "agent", id, puppet::COUNT)?;
     answer.as_u64().context("a count")
 }
 
 #[test]
 fn a_backup_is_made_under_load_and_what_it_does_not_know_is_cleared_away() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "agent", json!({}))?;
         let (known, busy) = (session_name("known"), session_name("busy"));
@@ -112,7 +103,8 @@ fn host_owner(path: &std::path::Path) -> anyhow::Result<(u32, u32)> {
 #[test]
 fn what_was_counted_and_said_is_known_to_the_next_daemon() -> Result {
     ground!(Daemon, Python);
-    let options = installed().config("[limits]\nlog_rate = \"16K\"\nlog_burst = \"16K\"\n");
+    let options =
+        Options::installed().config("[limits]\nlog_rate = \"16K\"\nlog_burst = \"16K\"\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "agent", json!({}))?;
@@ -168,7 +160,7 @@ fn what_was_counted_and_said_is_known_to_the_next_daemon() -> Result {
 fn a_daemon_of_another_binary_takes_the_sessions_over() -> Result {
     ground!(Daemon, Python);
     let binaries = e2e::places::scratch().join(format!("newer-{}", std::process::id()));
-    let done = Daemon::with(installed(), |daemon| {
+    let done = Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "agent", json!({}))?;
         let id = session_name("stays");
@@ -192,7 +184,7 @@ fn a_daemon_of_another_binary_takes_the_sessions_over() -> Result {
         daemon.kill()?;
         daemon.restart_with(Options {
             binaries: binaries.clone(),
-            ..installed()
+            ..Options::installed()
         })?;
         let client = daemon.client();
         ensure!(count(&client, &id)? == 2, "memory lost");

@@ -289,15 +289,6 @@ fn while_calls_finish_it_is_alive_and_not_ready() -> Result {
     })
 }
 
-/// A daemon as it is installed: not for developers, and its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 /// Processes of a session, each with the time at which it began.
 fn processes(shim: i32) -> Vec<(i32, Option<u64>)> {
     e2e::host::processes(shim)
@@ -309,7 +300,7 @@ fn processes(shim: i32) -> Vec<(i32, Option<u64>)> {
 #[test]
 fn sessions_live_on_when_a_daemon_that_is_not_for_developers_is_told_to_stop() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "on", "sdk", json!({}))?;
         let id = session_name("on");
@@ -347,7 +338,7 @@ fn sessions_live_on_when_a_daemon_that_is_not_for_developers_is_told_to_stop() -
 #[test]
 fn a_second_term_hurries() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         chaos::deploy(&client, "hurry", "sdk", json!({}))?;
         let id = session_name("hurry");

@@ -4,14 +4,13 @@
 use anyhow::ensure;
 use e2e::client::{SESSION_HEADER, session_name};
 use e2e::smalldisk::SmallDisk;
-use e2e::{Client, Daemon, Options, Result, ground, host, task, wait};
+use e2e::{Client, Daemon, Options, Result, ground, host, puppet, task, wait};
 use proto::api::{Task, TaskStatus};
 use serde_json::json;
 
 /// Counts in the agent's memory.
 fn count(client: &Client, session: &str) -> anyhow::Result<serde_json::Value> {
-    let code = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
-    client.invoke("worker", session, &json!({ "code": code }))
+    puppet::run(client, "worker", session, puppet::COUNT)
 }
 
 #[test]

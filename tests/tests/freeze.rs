@@ -9,15 +9,6 @@ use proto::api::{EndReason, FreezeCause, Phase, Session};
 use serde_json::json;
 use std::time::{Duration, Instant};
 
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 fn switch(client: &Client, id: &str, what: &str) -> anyhow::Result<Session> {
     let path = format!("/v1/sessions/{id}/{what}");
     client.send(Request::post(path, ""))?.expect(200)?.json()
@@ -189,7 +180,7 @@ fn idle_time_stands_still_and_a_lifetime_does_not() -> Result {
 #[test]
 fn time_frozen_is_no_idle_time_for_the_next_daemon_either() -> Result {
     ground!(Daemon, Python);
-    let options = installed().config("[defaults]\nfreeze_after = 0\nidle_timeout = 6\n");
+    let options = Options::installed().config("[defaults]\nfreeze_after = 0\nidle_timeout = 6\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "rests", json!({}))?;
@@ -216,7 +207,7 @@ fn time_frozen_is_no_idle_time_for_the_next_daemon_either() -> Result {
 #[test]
 fn a_frozen_session_outlives_its_daemon_and_thaws_for_the_next() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "keeps", json!({}))?;
         let (kept, stopped) = (session_name("kept"), session_name("stopped"));

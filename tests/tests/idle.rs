@@ -288,11 +288,7 @@ fn a_daemon_that_comes_back_finds_it_asleep_and_a_call_wakes_it() -> Result {
 #[test]
 fn a_clock_that_is_set_while_no_daemon_is_there_ends_nobody() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick().config("[defaults]\nfreeze_after = 1\nidle_timeout = 12\n")
-    };
+    let options = Options::installed().config("[defaults]\nfreeze_after = 1\nidle_timeout = 12\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "keeps", json!({}))?;
@@ -381,8 +377,7 @@ fn calls_that_meet_a_freeze_are_answered() -> Result {
                 let client = daemon.client();
                 std::thread::spawn(move || -> anyhow::Result<u64> {
                     let id = session_name("meets");
-                    let count =
-                        puppet::payload("kept['n'] = kept.get('n', 0) + 1; answer = kept['n']");
+                    let count = puppet::payload(puppet::COUNT);
                     for call in 1..=8 {
                         let answer = client.invoke("meets", &id, &count)?;
                         ensure!(answer == json!(call), "call {call}: {answer}");

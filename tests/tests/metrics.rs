@@ -101,11 +101,7 @@ fn what_happens_is_counted() -> Result {
 #[test]
 fn the_names_are_those_that_operators_expect() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    };
+    let options = Options::installed();
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         task::deploy(&client, "named", json!({"pool": {"max": 1}}))?;

@@ -6,29 +6,16 @@
 use anyhow::{Context as _, ensure};
 use e2e::client::{joined, session_name};
 use e2e::leaks::Snapshot;
-use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use e2e::{Client, Daemon, Options, Result, cgroup, ground, host, puppet, wait, warm};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, Origin, Phase, PoolState, Session, TemplateState};
+use proto::api::{EndReason, Origin, Phase, Session, TemplateState};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
 
 /// So many wait at most, and are forks where that can be.
 fn parked(members: u32) -> Value {
     json!({"fork": "auto", "pool": {"max": members}})
-}
-
-fn pool(client: &Client, runtime: &str) -> anyhow::Result<PoolState> {
-    Ok(client.runtime(runtime)?.pool.unwrap_or_default())
 }
 
 /// Of a runtime, what is nobody's and ready: templates, or members of its pool.
@@ -36,12 +23,6 @@ fn nobodys(client: &Client, runtime: &str, origin: Origin) -> anyhow::Result<Vec
     let mut all = client.sessions(&format!("pool=true&live=true&runtime={runtime}"))?;
     all.retain(|one| one.origin == Some(origin) && one.phase == Phase::Ready);
     Ok(all)
-}
-
-fn the_template(client: &Client, runtime: &str) -> anyhow::Result<Session> {
-    let mut all = nobodys(client, runtime, Origin::Template)?;
-    ensure!(all.len() == 1, "{all:?}");
-    all.pop().context("one")
 }
 
 /// Whether its agent is a fork: it has one, which is no child of its shim.
@@ -59,7 +40,7 @@ fn full(client: &Client, runtime: &str) -> anyhow::Result<Vec<Session>> {
 fn filled(client: &Client, runtime: &str, forks: bool) -> anyhow::Result<Vec<Session>> {
     let what = format!("{runtime} to be full (of forks: {forks})");
     wait::until(60, &what, || {
-        let state = pool(client, runtime)?;
+        let state = warm::pool(client, runtime)?;
         let settled = state.ready > 0 && state.ready == state.target && state.starting == 0;
         if !settled {
             return Ok(None);
@@ -75,39 +56,16 @@ fn filled(client: &Client, runtime: &str, forks: bool) -> anyhow::Result<Vec<Ses
     })
 }
 
-fn ids(sessions: &[Session]) -> BTreeSet<String> {
-    sessions.iter().map(|one| one.id.to_string()).collect()
-}
-
-/// A new session whose agent nobody has called before.
-fn begin(client: &Client, runtime: &str) -> anyhow::Result<(String, Session)> {
-    let id = session_name(runtime);
-    let count = puppet::run(client, runtime, &id, COUNT)?;
-    ensure!(count == json!(1), "somebody was there before: {count}");
-    let session = client.session(&id)?;
-    Ok((id, session))
-}
-
 /// The same of one that must have waited.
 fn claim(client: &Client, runtime: &str, among: &[Session]) -> anyhow::Result<(String, Session)> {
-    let (id, session) = begin(client, runtime)?;
+    let (id, session) = puppet::begin(client, runtime)?;
     ensure!(
-        session.origin == Some(Origin::Pool) && ids(among).contains(session.id.as_str()),
+        session.origin == Some(Origin::Pool) && warm::ids(among).contains(session.id.as_str()),
         "not claimed: {session:?}\n{}",
         client.logs(&id)?
     );
     Ok((id, session))
 }
-
-/// The interpreter of a template: its shim's first child.
-fn interpreter(template: &Session) -> anyhow::Result<Pid> {
-    let shim = template.pid.context("no pid")?;
-    let first = host::children(shim).into_iter().next();
-    Ok(Pid::from_raw(first.context("no interpreter")?))
-}
-
-/// How often this agent was called, itself included.
-const COUNT: &str = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
 
 #[test]
 fn what_waits_is_a_fork_and_its_claim_its_callers_own() -> Result {
@@ -117,14 +75,14 @@ fn what_waits_is_a_fork_and_its_claim_its_callers_own() -> Result {
         "import time\nuntil = time.process_time() + 1\nwhile time.process_time() < until: pass\n{}",
         puppet::SOURCE
     );
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         let config = json!({
             "fork": "auto", "pool": {"max": 3}, "environment": {"COLOUR": "blue"},
             "resources": {"memory": "96M", "pids": 40, "tmp_size": "8M"},
         });
         e2e::deploy::python(&client, "parked", &source, config)?;
-        let (first, session) = begin(&client, "parked")?;
+        let (first, session) = puppet::begin(&client, "parked")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         let members = full(&client, "parked")?;
         // While the template was made nobody waited for whom it would have been made in vain.
@@ -148,7 +106,7 @@ fn what_waits_is_a_fork_and_its_claim_its_callers_own() -> Result {
         let shim = session.pid.context("pid")?;
         let agent = host::agent(shim).context("agent")?;
         ensure!(cgroup::of(agent) == cgroup::of(shim));
-        let of = the_template(&client, "parked")?.pid.context("pid")?;
+        let of = warm::the_template(&client, "parked")?.pid.context("pid")?;
         ensure!(cgroup::of(agent) != cgroup::of(of));
         let limit = cgroup::value(agent, "memory", &["memory.max", "memory.limit_in_bytes"]);
         ensure!(limit.as_deref() == Some("100663296"), "{limit:?}");
@@ -162,8 +120,8 @@ fn what_waits_is_a_fork_and_its_claim_its_callers_own() -> Result {
         ensure!(host::uid(agent)? >= base && host::uid(agent)? < base + 65_536);
         // It is replaced, counted where people look, and ends as any.
         let again = full(&client, "parked")?;
-        ensure!(!ids(&again).contains(session.id.as_str()));
-        let state = pool(&client, "parked")?;
+        ensure!(!warm::ids(&again).contains(session.id.as_str()));
+        let state = warm::pool(&client, "parked")?;
         ensure!((state.hits, state.misses) == (1, 1), "{state:?}");
         let made = client.runtime("parked")?.template.context("template")?;
         ensure!(made.failed == 0 && made.forks >= 2, "{made:?}");
@@ -200,7 +158,7 @@ fn a_crowd_claims_what_waits_and_forks_the_rest() -> Result {
         )?;
         // A floor alone makes no template: these were started, and are replaced once there is one.
         wait::until_true(60, "four that wait", || {
-            Ok(pool(&client, "crowd")?.ready == 4)
+            Ok(warm::pool(&client, "crowd")?.ready == 4)
         })?;
         let cold = nobodys(&client, "crowd", Origin::Waiting)?;
         for member in &cold {
@@ -208,7 +166,7 @@ fn a_crowd_claims_what_waits_and_forks_the_rest() -> Result {
         }
         claim(&client, "crowd", &cold)?;
         let waiting = full(&client, "crowd")?;
-        ensure!(ids(&waiting).is_disjoint(&ids(&cold)));
+        ensure!(warm::ids(&waiting).is_disjoint(&warm::ids(&cold)));
         for member in &cold {
             let now = client.session(member.id.as_str())?;
             let claimed = now.origin == Some(Origin::Pool);
@@ -220,7 +178,7 @@ fn a_crowd_claims_what_waits_and_forks_the_rest() -> Result {
         let calls: Vec<_> = (0..20)
             .map(|number| {
                 let id = session_name(&format!("crowd-{number}"));
-                let call = client.in_background("crowd", &id, &puppet::payload(COUNT));
+                let call = client.in_background("crowd", &id, &puppet::payload(puppet::COUNT));
                 (id, call)
             })
             .collect();
@@ -243,13 +201,13 @@ fn a_crowd_claims_what_waits_and_forks_the_rest() -> Result {
         full(&client, "crowd")?;
         let id = session_name("one");
         let calls: Vec<_> = (0..12)
-            .map(|_| client.in_background("crowd", &id, &puppet::payload(COUNT)))
+            .map(|_| client.in_background("crowd", &id, &puppet::payload(puppet::COUNT)))
             .collect();
         for call in calls {
             joined(call)?.expect(200)?;
         }
         let left = full(&client, "crowd")?;
-        let of = the_template(&client, "crowd")?;
+        let of = warm::the_template(&client, "crowd")?;
         for session in client.live_sessions()? {
             client.stop(session.id.as_str())?;
         }
@@ -276,11 +234,11 @@ fn members_of_a_template_that_goes_are_replaced() -> Result {
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "moving", parked(2))?;
-        let (kept, _) = begin(&client, "moving")?;
+        let (kept, _) = puppet::begin(&client, "moving")?;
         let gone = |old: &[Session], of: &Session| -> anyhow::Result<Vec<Session>> {
             let new = wait::until(60, "others", || {
                 let new = full(&client, "moving")?;
-                Ok(ids(&new).is_disjoint(&ids(old)).then_some(new))
+                Ok(warm::ids(&new).is_disjoint(&warm::ids(old)).then_some(new))
             })?;
             for member in old {
                 let ended = client.ended(member.id.as_str(), 20)?;
@@ -292,8 +250,8 @@ fn members_of_a_template_that_goes_are_replaced() -> Result {
         };
         // It dies, and those below it wait on: whoever comes in that moment has one of them.
         let waiting = full(&client, "moving")?;
-        let of = the_template(&client, "moving")?;
-        kill(interpreter(&of)?, Signal::SIGKILL)?;
+        let of = warm::the_template(&client, "moving")?;
+        kill(warm::interpreter(&of)?, Signal::SIGKILL)?;
         let (id, _) = claim(&client, "moving", &waiting)?;
         let left: Vec<Session> = waiting
             .into_iter()
@@ -302,20 +260,20 @@ fn members_of_a_template_that_goes_are_replaced() -> Result {
         full(&client, "moving")?;
         // That one lives as long as its session.
         ensure!(client.session(of.id.as_str())?.phase == Phase::Ready);
-        ensure!(puppet::run(&client, "moving", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "moving", &id, puppet::COUNT)? == json!(2));
         client.stop(&id)?;
         let waiting = gone(&left, &of)?;
         // With its PID 1 they die, and the next caller notices nothing.
-        let of = the_template(&client, "moving")?;
+        let of = warm::the_template(&client, "moving")?;
         kill(Pid::from_raw(of.pid.context("pid")?), Signal::SIGKILL)?;
         for member in &waiting {
             let ended = client.ended(member.id.as_str(), 20)?;
             ensure!(ended.end_reason == Some(EndReason::ShimDied), "{ended:?}");
         }
-        begin(&client, "moving")?;
+        puppet::begin(&client, "moving")?;
         let waiting = full(&client, "moving")?;
         // A new version: its template is made, and theirs with it, before anybody has called it.
-        let of = the_template(&client, "moving")?;
+        let of = warm::the_template(&client, "moving")?;
         let source =
             puppet::SOURCE.replace("scope.get(\"answer\")", "['second', scope.get('answer')]");
         e2e::deploy::python(&client, "moving", &source, parked(2))?;
@@ -325,9 +283,9 @@ fn members_of_a_template_that_goes_are_replaced() -> Result {
         let new = full(&client, "moving")?;
         ensure!(new.iter().all(|one| one.version.0 == 2), "{new:?}");
         let second = session_name("second");
-        let answer = client.invoke("moving", &second, &puppet::payload(COUNT))?;
+        let answer = client.invoke("moving", &second, &puppet::payload(puppet::COUNT))?;
         ensure!(answer == json!(["second", 1]), "{answer}");
-        ensure!(ids(&new).contains(client.session(&second)?.id.as_str()));
+        ensure!(warm::ids(&new).contains(client.session(&second)?.id.as_str()));
         client.stop(&second)?;
         // Sessions of the old one were below it.
         for session in client.live_sessions()? {
@@ -336,10 +294,10 @@ fn members_of_a_template_that_goes_are_replaced() -> Result {
             }
         }
         client.ended(of.id.as_str(), 20)?;
-        ensure!(puppet::run(&client, "moving", &kept, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "moving", &kept, puppet::COUNT)? == json!(2));
         // Age: nobody has done anything.
         let waiting = full(&client, "moving")?;
-        let of = the_template(&client, "moving")?;
+        let of = warm::the_template(&client, "moving")?;
         let file = daemon.dir().join("agentcored.toml");
         let text = std::fs::read_to_string(&file)?;
         ensure!(text.contains("max_age = 600\n"), "{text}");
@@ -362,7 +320,7 @@ fn a_member_whose_fork_fails_is_started() -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
         e2e::deploy::python(&client, "dies", &source, parked(2))?;
-        begin(&client, "dies")?;
+        puppet::begin(&client, "dies")?;
         let member = wait::until(60, "one that was not forked", || {
             for member in nobodys(&client, "dies", Origin::Waiting)? {
                 let log = client.logs(member.id.as_str())?;
@@ -377,7 +335,7 @@ fn a_member_whose_fork_fails_is_started() -> Result {
         ensure!(found.forks == 0 && found.failed > 0, "{found:?}");
         // Whoever comes is served: by that one, or, where the next template has taken its place or is given up by now, by another.
         let (id, _) = wait::until(60, "one that was not forked to be claimed", || {
-            let (id, session) = begin(&client, "dies")?;
+            let (id, session) = puppet::begin(&client, "dies")?;
             ensure!(!is_fork(&session)?, "{session:?}");
             let log = client.logs(&id)?;
             let tried = log.contains("not forked from a template, started instead");
@@ -387,9 +345,9 @@ fn a_member_whose_fork_fails_is_started() -> Result {
             client.stop(&id)?;
             Ok(None)
         })?;
-        ensure!(puppet::run(&client, "dies", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "dies", &id, puppet::COUNT)? == json!(2));
         ensure!(
-            pool(&client, "dies")?.failure.is_none(),
+            warm::pool(&client, "dies")?.failure.is_none(),
             "it is no failure of the pool"
         );
         Ok(())
@@ -406,7 +364,7 @@ fn what_cannot_be_forked_waits_started_and_the_reason_is_told() -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
         e2e::deploy::python(&client, "threads", &source, parked(2))?;
-        let (_, session) = begin(&client, "threads")?;
+        let (_, session) = puppet::begin(&client, "threads")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         // Each is replaced by one like it.
         let mut before = BTreeSet::new();
@@ -420,7 +378,7 @@ fn what_cannot_be_forked_waits_started_and_the_reason_is_told() -> Result {
         let told = found.reason.as_deref().unwrap_or_default();
         ensure!(told.contains("loading it has started threads"), "{found:?}");
         ensure!((found.forks, found.failed) == (0, 0), "{found:?}");
-        let pool = pool(&client, "threads")?;
+        let pool = warm::pool(&client, "threads")?;
         ensure!((pool.hits, pool.misses) == (3, 1), "{pool:?}");
         ensure!(
             pool.failure.is_none(),
@@ -453,7 +411,7 @@ fn a_fork_that_died_waiting_is_never_handed_out_and_leaves_nothing() -> Result {
             "mortal",
             json!({"fork": "auto", "pool": {"min": 2, "max": 2}}),
         )?;
-        let (id, _) = begin(&client, "mortal")?;
+        let (id, _) = puppet::begin(&client, "mortal")?;
         client.stop(&id)?;
         full(&client, "mortal")?;
         let before = Snapshot::steady(daemon)?;
@@ -464,9 +422,9 @@ fn a_fork_that_died_waiting_is_never_handed_out_and_leaves_nothing() -> Result {
                 kill(Pid::from_raw(agent), Signal::SIGKILL)?;
                 wait::until_true(10, "it to be gone", || Ok(host::state(agent).is_none()))?;
             }
-            let (id, session) = begin(&client, "mortal")?;
+            let (id, session) = puppet::begin(&client, "mortal")?;
             ensure!(
-                !ids(&waiting).contains(session.id.as_str()),
+                !warm::ids(&waiting).contains(session.id.as_str()),
                 "a dead one was handed out"
             );
             for member in &waiting {
@@ -496,9 +454,9 @@ fn where_nobody_calls_both_end() -> Result {
         let client = daemon.client();
         // The operator's defaults.
         puppet::deploy(&client, "rare", json!({}))?;
-        let (first, _) = begin(&client, "rare")?;
+        let (first, _) = puppet::begin(&client, "rare")?;
         let members = full(&client, "rare")?;
-        let of = the_template(&client, "rare")?;
+        let of = warm::the_template(&client, "rare")?;
         let (id, _) = claim(&client, "rare", &members)?;
         for id in [&first, &id] {
             client.stop(id)?;
@@ -516,7 +474,7 @@ fn where_nobody_calls_both_end() -> Result {
                 .is_some_and(|one| one.state == TemplateState::None)
         );
         // And back.
-        begin(&client, "rare")?;
+        puppet::begin(&client, "rare")?;
         let members = full(&client, "rare")?;
         claim(&client, "rare", &members)?;
         Ok(())
@@ -531,16 +489,20 @@ fn when_memory_is_short_members_go_first_and_then_their_template() -> Result {
         let client = daemon.client();
         puppet::deploy(&client, "spare", parked(2))?;
         puppet::deploy(&client, "other", json!({"fork": "off", "pool": {"max": 0}}))?;
-        let (id, _) = begin(&client, "spare")?;
+        let (id, _) = puppet::begin(&client, "spare")?;
         let members = full(&client, "spare")?;
-        let of = the_template(&client, "spare")?;
+        let of = warm::the_template(&client, "spare")?;
         let file = daemon.dir().join("agentcored.toml");
         let text = std::fs::read_to_string(&file)?;
         let short = "evict_after = 600\nmemory_reserve = \"60T\"\n";
         std::fs::write(&file, text.replace("evict_after = 600\n", short))?;
         daemon.signal(Signal::SIGHUP)?;
         wait::until_true(60, "both to give way", || {
-            let call = Client::invocation("other", &session_name("more"), &puppet::payload(COUNT));
+            let call = Client::invocation(
+                "other",
+                &session_name("more"),
+                &puppet::payload(puppet::COUNT),
+            );
             client.send(call)?;
             Ok(nobodys(&client, "spare", Origin::Template)?.is_empty())
         })?;
@@ -549,7 +511,7 @@ fn when_memory_is_short_members_go_first_and_then_their_template() -> Result {
             ensure!(ended.end_reason == Some(EndReason::Evicted), "{ended:?}");
         }
         // No session has.
-        ensure!(puppet::run(&client, "spare", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "spare", &id, puppet::COUNT)? == json!(2));
         Ok(())
     })
 }
@@ -557,19 +519,19 @@ fn when_memory_is_short_members_go_first_and_then_their_template() -> Result {
 #[test]
 fn a_daemon_that_comes_back_keeps_the_template_for_what_was_claimed() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "again", parked(2))?;
-        let (first, _) = begin(&client, "again")?;
+        let (first, _) = puppet::begin(&client, "again")?;
         client.stop(&first)?;
         let before = full(&client, "again")?;
         let (id, claimed) = claim(&client, "again", &before)?;
         let before = full(&client, "again")?;
-        let of = the_template(&client, "again")?;
+        let of = warm::the_template(&client, "again")?;
         daemon.kill()?;
         daemon.restart()?;
         let client = daemon.client();
-        ensure!(puppet::run(&client, "again", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "again", &id, puppet::COUNT)? == json!(2));
         let adopted = client.session(&id)?;
         ensure!(
             adopted.pid == claimed.pid && adopted.origin == Some(Origin::Fork),
@@ -584,9 +546,9 @@ fn a_daemon_that_comes_back_keeps_the_template_for_what_was_claimed() -> Result 
         client.stop(&id)?;
         client.ended(of.id.as_str(), 20)?;
         // In order: what waits ends, and with it their template.
-        begin(&client, "again")?;
+        puppet::begin(&client, "again")?;
         let waiting = full(&client, "again")?;
-        let of = the_template(&client, "again")?;
+        let of = warm::the_template(&client, "again")?;
         for session in client.live_sessions()? {
             client.stop(session.id.as_str())?;
         }

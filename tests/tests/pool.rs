@@ -5,7 +5,7 @@ use anyhow::{Context as _, ensure};
 use e2e::client::{Client, expect_problem, joined, session_name};
 use e2e::http::Request;
 use e2e::leaks::Snapshot;
-use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait};
+use e2e::{Daemon, Options, Result, cgroup, ground, host, puppet, wait, warm};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::api::{EndReason, Origin, Page, Phase, PoolState, Session, UsageRecord};
@@ -13,23 +13,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
-fn pool(client: &Client, runtime: &str) -> anyhow::Result<PoolState> {
-    Ok(client.runtime(runtime)?.pool.unwrap_or_default())
-}
-
 /// Waits until so many members are ready and none is on its way.
 fn filled(client: &Client, runtime: &str, count: u32) -> anyhow::Result<Vec<Session>> {
     wait::until_true(60, &format!("{count} of {runtime} to wait"), || {
-        let pool = pool(client, runtime)?;
+        let pool = warm::pool(client, runtime)?;
         Ok(pool.ready == count && pool.starting == 0)
     })?;
     members(client, runtime)
@@ -38,7 +25,7 @@ fn filled(client: &Client, runtime: &str, count: u32) -> anyhow::Result<Vec<Sess
 /// Waits until as many wait as are to, at least one.
 fn full(client: &Client, runtime: &str) -> anyhow::Result<Vec<Session>> {
     wait::until_true(60, &format!("the pool of {runtime} to be full"), || {
-        let pool = pool(client, runtime)?;
+        let pool = warm::pool(client, runtime)?;
         Ok(pool.ready > 0 && pool.ready == pool.target && pool.starting == 0)
     })?;
     members(client, runtime)
@@ -56,10 +43,6 @@ fn waits(session: &Session) -> bool {
     session.owner.as_deref() == Some("daemon") && session.user_id.as_deref() == Some("pool")
 }
 
-fn ids(sessions: &[Session]) -> BTreeSet<String> {
-    sessions.iter().map(|one| one.id.to_string()).collect()
-}
-
 /// The agent of a session: its shim's first child.
 fn agent_of(session: &Session) -> anyhow::Result<Pid> {
     let shim = session.pid.context("no pid")?;
@@ -67,13 +50,10 @@ fn agent_of(session: &Session) -> anyhow::Result<Pid> {
     Ok(Pid::from_raw(agent.context("no agent")?))
 }
 
-/// How often this agent was called, itself included.
-const COUNT: &str = "kept['n'] = kept.get('n', 0) + 1\nanswer = kept['n']";
-
 #[test]
 fn a_claimed_session_is_its_callers_from_then_on() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "warm", json!({"pool": {"min": 2, "max": 2}}))?;
         let before = filled(&client, "warm", 2)?;
@@ -85,11 +65,11 @@ fn a_claimed_session_is_its_callers_from_then_on() -> Result {
         // So that age and waiting can be told apart.
         std::thread::sleep(Duration::from_millis(1200));
         let id = session_name("warm");
-        let count = puppet::run(&client, "warm", &id, COUNT)?;
+        let count = puppet::run(&client, "warm", &id, puppet::COUNT)?;
         ensure!(count == json!(1), "somebody was there before: {count}");
         let session = client.session(&id)?;
         ensure!(
-            ids(&before).contains(session.id.as_str()),
+            warm::ids(&before).contains(session.id.as_str()),
             "it was not claimed: {session:?}"
         );
         ensure!(session.session_id.as_str() == id, "{session:?}");
@@ -105,15 +85,15 @@ fn a_claimed_session_is_its_callers_from_then_on() -> Result {
             "its life does not begin with the claim: {session:?}"
         );
         // The same session again, and no other.
-        ensure!(puppet::run(&client, "warm", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "warm", &id, puppet::COUNT)? == json!(2));
         let log = puppet::run(&client, "warm", &id, "print('hello', flush=True)")?;
         ensure!(log.is_null());
         wait::until_true(10, "its line", || Ok(client.logs(&id)?.contains("hello")))?;
         // Replaced, by one that is not it.
         let after = filled(&client, "warm", 2)?;
-        ensure!(!ids(&after).contains(session.id.as_str()));
+        ensure!(!warm::ids(&after).contains(session.id.as_str()));
         ensure!(client.sessions("")?.len() == 1);
-        let state = pool(&client, "warm")?;
+        let state = warm::pool(&client, "warm")?;
         ensure!((state.hits, state.misses) == (1, 0), "{state:?}");
         let metrics = client.send(Request::get("/metrics"))?.expect(200)?.text()?;
         for sample in [
@@ -194,11 +174,11 @@ fn fifty_callers_at_once_have_fifty_sessions() -> Result {
         let client = daemon.client();
         puppet::deploy(&client, "race", json!({"pool": {"min": 5, "max": 5}}))?;
         for _ in 0..3 {
-            let waiting = ids(&filled(&client, "race", 5)?);
+            let waiting = warm::ids(&filled(&client, "race", 5)?);
             let calls: Vec<_> = (0..50)
                 .map(|number| {
                     let id = session_name(&format!("race-{number}"));
-                    let call = client.in_background("race", &id, &puppet::payload(COUNT));
+                    let call = client.in_background("race", &id, &puppet::payload(puppet::COUNT));
                     (id, call)
                 })
                 .collect();
@@ -222,7 +202,7 @@ fn fifty_callers_at_once_have_fifty_sessions() -> Result {
         filled(&client, "race", 5)?;
         let id = session_name("one");
         let calls: Vec<_> = (0..20)
-            .map(|_| client.in_background("race", &id, &puppet::payload(COUNT)))
+            .map(|_| client.in_background("race", &id, &puppet::payload(puppet::COUNT)))
             .collect();
         let mut counts = BTreeSet::new();
         for call in calls {
@@ -231,7 +211,7 @@ fn fifty_callers_at_once_have_fifty_sessions() -> Result {
         }
         ensure!(counts == (1..=20).collect(), "{counts:?}");
         let left = filled(&client, "race", 5)?;
-        ensure!(!ids(&left).contains(client.session(&id)?.id.as_str()));
+        ensure!(!warm::ids(&left).contains(client.session(&id)?.id.as_str()));
         ensure!(client.live_sessions()?.len() == 1);
         Ok(())
     })
@@ -256,11 +236,11 @@ fn what_died_or_was_touched_is_never_handed_out() -> Result {
                 })?;
             }
             let id = session_name(&format!("after-{round}"));
-            let count = puppet::run(&client, "mortal", &id, COUNT)?;
+            let count = puppet::run(&client, "mortal", &id, puppet::COUNT)?;
             ensure!(count == json!(1));
             let session = client.session(&id)?;
             ensure!(
-                !ids(&waiting).contains(session.id.as_str()),
+                !warm::ids(&waiting).contains(session.id.as_str()),
                 "a dead one was handed out"
             );
             for member in &waiting {
@@ -277,7 +257,7 @@ fn what_died_or_was_touched_is_never_handed_out() -> Result {
             }
             client.stop(&id)?;
         }
-        let state = pool(&client, "mortal")?;
+        let state = warm::pool(&client, "mortal")?;
         ensure!(
             state.failure.is_some_and(|why| why.contains("signal")),
             "not told why"
@@ -311,10 +291,10 @@ fn what_died_or_was_touched_is_never_handed_out() -> Result {
                 }
             }
             let id = session_name(touch);
-            puppet::run(&client, "mortal", &id, COUNT)?;
+            puppet::run(&client, "mortal", &id, puppet::COUNT)?;
             let session = client.session(&id)?;
             ensure!(
-                !ids(&waiting).contains(session.id.as_str()),
+                !warm::ids(&waiting).contains(session.id.as_str()),
                 "{touch}: it was handed out all the same"
             );
             client.stop(&id)?;
@@ -357,7 +337,7 @@ fn is_claimed(client: &Client, runtime: &str, payload: &Value, answer: &Value) -
             "{session:?}"
         );
         ensure!(claimed.insert(session.id.to_string()), "given twice");
-        let state = pool(client, runtime)?;
+        let state = warm::pool(client, runtime)?;
         ensure!((state.hits, state.misses) == (hits, 1), "{state:?}");
     }
     full(client, runtime)?;
@@ -397,7 +377,7 @@ fn members_that_die_and_races_for_them_leave_nothing_behind() -> Result {
         puppet::deploy(&client, "clean", config)?;
         filled(&client, "clean", 3)?;
         let id = session_name("clean");
-        puppet::run(&client, "clean", &id, COUNT)?;
+        puppet::run(&client, "clean", &id, puppet::COUNT)?;
         client.stop(&id)?;
         filled(&client, "clean", 3)?;
         let before = Snapshot::steady(daemon)?;
@@ -417,7 +397,8 @@ fn members_that_die_and_races_for_them_leave_nothing_behind() -> Result {
                     let calls: Vec<_> = (0..8)
                         .map(|_| {
                             let id = session_name("clean");
-                            let call = client.in_background("clean", &id, &puppet::payload(COUNT));
+                            let call =
+                                client.in_background("clean", &id, &puppet::payload(puppet::COUNT));
                             (id, call)
                         })
                         .collect();
@@ -431,7 +412,9 @@ fn members_that_die_and_races_for_them_leave_nothing_behind() -> Result {
                 _ => {
                     let id = session_name("clean");
                     let calls: Vec<_> = (0..8)
-                        .map(|_| client.in_background("clean", &id, &puppet::payload(COUNT)))
+                        .map(|_| {
+                            client.in_background("clean", &id, &puppet::payload(puppet::COUNT))
+                        })
                         .collect();
                     for member in &waiting {
                         // It may have gone back, or be gone.
@@ -470,11 +453,11 @@ fn a_deployment_replaces_members_and_a_deletion_removes_them() -> Result {
         let config = json!({"pool": {"max": 3}});
         puppet::deploy(&client, "moving", config.clone())?;
         ensure!(
-            pool(&client, "moving")? == PoolState::default(),
+            warm::pool(&client, "moving")? == PoolState::default(),
             "nobody has come"
         );
         let id = session_name("first");
-        puppet::run(&client, "moving", &id, COUNT)?;
+        puppet::run(&client, "moving", &id, puppet::COUNT)?;
         let old = full(&client, "moving")?;
         // Which version answers is part of the answer.
         let source = puppet::SOURCE.replace("scope.get(\"answer\")", "'second'");
@@ -488,11 +471,11 @@ fn a_deployment_replaces_members_and_a_deletion_removes_them() -> Result {
         let answer = client.invoke("moving", &second, &puppet::payload("answer = 'first'"))?;
         ensure!(answer == json!("second"), "{answer}");
         ensure!(
-            ids(&new).contains(client.session(&second)?.id.as_str()),
+            warm::ids(&new).contains(client.session(&second)?.id.as_str()),
             "what was known of demand is lost"
         );
         // The first session is of the old version still.
-        ensure!(puppet::run(&client, "moving", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "moving", &id, puppet::COUNT)? == json!(2));
         let left = full(&client, "moving")?;
         client
             .send(Request::new("DELETE", "/v1/runtimes/moving?wait=true"))?
@@ -510,7 +493,7 @@ fn a_deployment_replaces_members_and_a_deletion_removes_them() -> Result {
 #[test]
 fn a_daemon_that_comes_back_ends_what_nobody_claimed_and_adopts_the_rest() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(
             &client,
@@ -519,9 +502,9 @@ fn a_daemon_that_comes_back_ends_what_nobody_claimed_and_adopts_the_rest() -> Re
         )?;
         let before = filled(&client, "again", 3)?;
         let id = session_name("claimed");
-        puppet::run(&client, "again", &id, COUNT)?;
+        puppet::run(&client, "again", &id, puppet::COUNT)?;
         let claimed = client.session(&id)?;
-        ensure!(ids(&before).contains(claimed.id.as_str()));
+        ensure!(warm::ids(&before).contains(claimed.id.as_str()));
         daemon.kill()?;
         // What its owner leaves goes on: some were claimed, and the others are nobody's.
         daemon.restart()?;
@@ -532,7 +515,7 @@ fn a_daemon_that_comes_back_ends_what_nobody_claimed_and_adopts_the_rest() -> Re
             "{adopted:?}"
         );
         ensure!(adopted.created_at == claimed.created_at);
-        ensure!(puppet::run(&client, "again", &id, COUNT)? == json!(2));
+        ensure!(puppet::run(&client, "again", &id, puppet::COUNT)? == json!(2));
         for member in before.iter().filter(|one| one.id != claimed.id) {
             let ended = client.ended(member.id.as_str(), 20)?;
             ensure!(ended.end_reason == Some(EndReason::DaemonLost), "{ended:?}");
@@ -541,7 +524,7 @@ fn a_daemon_that_comes_back_ends_what_nobody_claimed_and_adopts_the_rest() -> Re
             ensure!(!ended.pid.is_some_and(host::alive));
         }
         let fresh = filled(&client, "again", 3)?;
-        ensure!(ids(&fresh).is_disjoint(&ids(&before)));
+        ensure!(warm::ids(&fresh).is_disjoint(&warm::ids(&before)));
         // In order, too.
         daemon.terminate()?;
         for member in &fresh {
@@ -552,7 +535,7 @@ fn a_daemon_that_comes_back_ends_what_nobody_claimed_and_adopts_the_rest() -> Re
         }
         daemon.restart()?;
         let client = daemon.client();
-        ensure!(puppet::run(&client, "again", &id, COUNT)? == json!(3));
+        ensure!(puppet::run(&client, "again", &id, puppet::COUNT)? == json!(3));
         client.stop(&id)?;
         client
             .send(Request::new("DELETE", "/v1/runtimes/again?wait=true"))?
@@ -573,16 +556,20 @@ fn members_give_way_to_sessions() -> Result {
         // No place is free, as a process goes; every caller has one all the same, at once.
         let names: Vec<String> = (0..4).map(|_| session_name("cold")).collect();
         for name in &names {
-            puppet::run(&client, "cold", name, COUNT)?;
+            puppet::run(&client, "cold", name, puppet::COUNT)?;
         }
         filled(&client, "warm", 0)?;
-        let fifth = Client::invocation("warm", &session_name("fifth"), &puppet::payload(COUNT));
+        let fifth = Client::invocation(
+            "warm",
+            &session_name("fifth"),
+            &puppet::payload(puppet::COUNT),
+        );
         ensure!(client.send(fifth)?.status == 429, "more than max_sessions");
         client.stop(&names[0])?;
         let waiting = filled(&client, "warm", 1)?;
         let name = session_name("warm");
-        puppet::run(&client, "warm", &name, COUNT)?;
-        ensure!(ids(&waiting).contains(client.session(&name)?.id.as_str()));
+        puppet::run(&client, "warm", &name, puppet::COUNT)?;
+        ensure!(warm::ids(&waiting).contains(client.session(&name)?.id.as_str()));
         ensure!(client.live_sessions()?.len() == 4);
         Ok(())
     })
@@ -610,7 +597,7 @@ fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
         // They count as what they hold, or there were two at most.
         let waiting = filled(&client, "warm", 3)?;
         let [first, second, third] = ["first", "second", "third"].map(session_name);
-        puppet::run(&client, "cold", &first, COUNT)?;
+        puppet::run(&client, "cold", &first, puppet::COUNT)?;
         let idle = Instant::now();
         wait::until_true(
             10,
@@ -618,10 +605,10 @@ fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
             || Ok(idle.elapsed() > Duration::from_millis(1200)),
         )?;
         ensure!(
-            pool(&client, "warm")?.ready == 3,
+            warm::pool(&client, "warm")?.ready == 3,
             "none gave way for the first"
         );
-        puppet::run(&client, "cold", &second, COUNT)?;
+        puppet::run(&client, "cold", &second, puppet::COUNT)?;
         ensure!(
             client.session(&first)?.phase == Phase::Ready,
             "it went first"
@@ -636,12 +623,12 @@ fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
         }
         ensure!(evicted > 0, "there was room for all");
         // None is made anew that would have to go again: the next one takes the place of a session, and no member's.
-        let known = ids(&client.sessions("pool=true&runtime=warm")?);
-        puppet::run(&client, "cold", &third, COUNT)?;
+        let known = warm::ids(&client.sessions("pool=true&runtime=warm")?);
+        puppet::run(&client, "cold", &third, puppet::COUNT)?;
         let gone = client.ended(&first, 10)?;
         ensure!(gone.end_reason == Some(EndReason::Evicted), "{gone:?}");
         ensure!(
-            ids(&client.sessions("pool=true&runtime=warm")?) == known,
+            warm::ids(&client.sessions("pool=true&runtime=warm")?) == known,
             "it was filled"
         );
         for id in [&second, &third] {
@@ -664,23 +651,23 @@ fn members_give_way_when_memory_is_short_before_any_session_does() -> Result {
         let waiting = members(&client, "warm")?;
         wait::until_true(60, "them to give way", || {
             let id = session_name("more");
-            let call = Client::invocation("cold", &id, &puppet::payload(COUNT));
+            let call = Client::invocation("cold", &id, &puppet::payload(puppet::COUNT));
             let answer = client.send(call)?;
             if answer.status == 200 {
                 // The daemon has not read its configuration yet; what it has made would be in the way of members later.
                 client.stop(&id)?;
             }
-            Ok(answer.status == 429 && pool(&client, "warm")?.ready == 0)
+            Ok(answer.status == 429 && warm::pool(&client, "warm")?.ready == 0)
         })?;
         for member in &waiting {
             let ended = client.ended(member.id.as_str(), 10)?;
             ensure!(ended.end_reason == Some(EndReason::Evicted), "{ended:?}");
         }
-        ensure!(pool(&client, "warm")?.starting == 0);
+        ensure!(warm::pool(&client, "warm")?.starting == 0);
         reload("60T", "1M")?;
         wait::until_true(60, "callers to be let in", || {
             let id = session_name("again");
-            let call = Client::invocation("cold", &id, &puppet::payload(COUNT));
+            let call = Client::invocation("cold", &id, &puppet::payload(puppet::COUNT));
             let served = client.send(call)?.status == 200;
             if served {
                 client.stop(&id)?;
@@ -703,7 +690,7 @@ fn a_runtime_that_nobody_calls_costs_no_process() -> Result {
         // The operator's default.
         puppet::deploy(&client, "rare", json!({}))?;
         let id = session_name("rare");
-        puppet::run(&client, "rare", &id, COUNT)?;
+        puppet::run(&client, "rare", &id, puppet::COUNT)?;
         client.stop(&id)?;
         let waiting = full(&client, "rare")?;
         let instance = daemon.instance();
@@ -717,11 +704,11 @@ fn a_runtime_that_nobody_calls_costs_no_process() -> Result {
             ensure!(ended.end_reason == Some(EndReason::Idle), "{ended:?}");
         }
         // And back.
-        puppet::run(&client, "rare", &id, COUNT)?;
+        puppet::run(&client, "rare", &id, puppet::COUNT)?;
         full(&client, "rare")?;
         let second = session_name("second");
-        puppet::run(&client, "rare", &second, COUNT)?;
-        ensure!(pool(&client, "rare")?.hits == 1);
+        puppet::run(&client, "rare", &second, puppet::COUNT)?;
+        ensure!(warm::pool(&client, "rare")?.hits == 1);
         Ok(())
     })
 }
@@ -739,7 +726,7 @@ fn an_agent_that_does_not_start_is_tried_ever_more_rarely() -> Result {
             json!({"pool": {"min": 2, "max": 2}}),
         )?;
         wait::until_true(30, "the reason to be told", || {
-            let pool = pool(&client, "broken")?;
+            let pool = warm::pool(&client, "broken")?;
             Ok(pool.failure.is_some_and(|why| why.contains("exit")))
         })?;
         std::thread::sleep(Duration::from_secs(5));
@@ -771,7 +758,7 @@ fn a_mix() -> Result {
             let calls: Vec<_> = (0..10)
                 .map(|number| {
                     let id = session_name(&format!("mix-{round}-{number}"));
-                    let call = client.in_background("mix", &id, &puppet::payload(COUNT));
+                    let call = client.in_background("mix", &id, &puppet::payload(puppet::COUNT));
                     (id, call)
                 })
                 .collect();
@@ -811,7 +798,7 @@ fn a_mix() -> Result {
         }
         let client = daemon.client();
         wait::until_true(60, "a pool as large as it is to be", || {
-            let pool = pool(&client, "mix")?;
+            let pool = warm::pool(&client, "mix")?;
             Ok(pool.ready == pool.target && pool.ready >= 2)
         })?;
         // Nothing is there but what is in a list.

@@ -10,15 +10,6 @@ use proto::api::{EndReason, Phase, Session};
 use serde_json::json;
 use std::process::Command;
 
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 /// A session's processes, each with its start time: what must be the same afterwards.
 fn processes(session: &Session) -> anyhow::Result<Vec<(i32, Option<u64>)>> {
     let shim = session.pid.context("no pid")?;
@@ -73,7 +64,7 @@ fn count(client: &Client, runtime: &str, id: &str) -> anyhow::Result<u64> {
 #[test]
 fn sessions_outlive_every_way_in_which_a_daemon_goes() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         puppet::deploy(&daemon.client(), "stays", json!({}))?;
         let id = session_name("stays");
         ensure!(count(&daemon.client(), "stays", &id)? == 1);
@@ -147,7 +138,7 @@ fn sessions_outlive_every_way_in_which_a_daemon_goes() -> Result {
 fn clocks_and_states_go_on() -> Result {
     ground!(Daemon, Python);
     // The contract's least idle timeout is a minute; the operator's default may be shorter.
-    let options = installed().config("[defaults]\nidle_timeout = 8\n");
+    let options = Options::installed().config("[defaults]\nidle_timeout = 8\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "idles", json!({}))?;
@@ -197,7 +188,7 @@ fn clocks_and_states_go_on() -> Result {
 #[test]
 fn what_ended_while_nobody_looked_is_recorded_with_its_reason() -> Result {
     ground!(Daemon, Python, Command("renice"));
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "ends", json!({"resources": {"memory": "128M"}}))?;
         let (exits, starves, killed) = (
@@ -245,7 +236,7 @@ fn what_ended_while_nobody_looked_is_recorded_with_its_reason() -> Result {
 #[test]
 fn a_stream_breaks_with_its_daemon_and_its_session_does_not() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "streams", json!({}))?;
         let id = session_name("streams");
@@ -278,7 +269,7 @@ fn a_stream_breaks_with_its_daemon_and_its_session_does_not() -> Result {
 #[test]
 fn forty_sessions_are_adopted_at_once_and_their_places_count() -> Result {
     ground!(Daemon, Python);
-    let options = installed().config("[limits]\nmax_sessions = 41\nadmission_wait = 1\n");
+    let options = Options::installed().config("[limits]\nmax_sessions = 41\nadmission_wait = 1\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "many", json!({"resources": {"memory": "64M"}}))?;
@@ -317,7 +308,7 @@ fn forty_sessions_are_adopted_at_once_and_their_places_count() -> Result {
 #[test]
 fn commands_end_with_their_daemon_and_the_next_ones_are_their_own() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "runs", json!({}))?;
         let id = session_name("runs");
@@ -358,7 +349,7 @@ fn commands_end_with_their_daemon_and_the_next_ones_are_their_own() -> Result {
 #[test]
 fn a_session_that_was_being_stopped_is_not_adopted_as_if_it_were_not() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         // TERM never reaches it, so it takes its whole grace.
         let deaf = "import signal\n\

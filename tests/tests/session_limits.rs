@@ -38,11 +38,7 @@ fn on_the_host(session: &Session) -> anyhow::Result<(u64, String)> {
 #[test]
 fn limits_are_changed_in_place_and_survive_the_daemon() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    };
+    let options = Options::installed();
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let resources = json!({"resources": {"memory": "128M", "cpus": 0.5, "pids": 40}});

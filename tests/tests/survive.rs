@@ -47,11 +47,7 @@ fn answer(daemon: &Daemon, task: &Task) -> anyhow::Result<String> {
 #[test]
 fn a_task_of_the_streaming_example_survives_its_daemon() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    };
+    let options = Options::installed();
     Daemon::with(options, |daemon| {
         launch(daemon)?;
         let prompt: Vec<String> = (0..WORDS).map(|n| format!("w{n}")).collect();

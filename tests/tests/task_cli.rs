@@ -209,11 +209,7 @@ fn the_same_key_is_the_same_task() -> Result {
 #[test]
 fn waiting_outlives_a_daemon_that_is_killed() -> Result {
     ground!(Daemon, Python);
-    let options = Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    };
+    let options = Options::installed();
     with_puppet(options, |daemon| {
         // Whether its invocation was kept or it had to be repeated is the tasks' own test.
         let code = format!("{HELD}\nanswer = 'survived'");

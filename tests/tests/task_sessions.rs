@@ -10,15 +10,6 @@ use nix::unistd::Pid;
 use proto::api::{EndReason, Phase, Session, Task, TaskStatus};
 use serde_json::{Value, json};
 
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 fn switch(client: &Client, id: &str, what: &str) -> anyhow::Result<Session> {
     let path = format!("/v1/sessions/{id}/{what}");
     client.send(Request::post(path, ""))?.expect(200)?.json()
@@ -41,7 +32,7 @@ fn a_session_that_was_made_for_a_task_ends_with_it_whenever_its_daemon_dies() ->
     ground!(Daemon, Python);
     let dir = daemon::new_dir()?;
     let fault = dir.join("fault");
-    let options = installed()
+    let options = Options::installed()
         .faults()
         .env("AGENTCORED_FAIL_STEP", &format!("@{}", fault.display()));
     let outcome = Daemon::with(options, |daemon| {
@@ -94,7 +85,7 @@ fn a_session_that_was_made_for_a_task_ends_with_it_whenever_its_daemon_dies() ->
 #[test]
 fn a_session_that_was_being_made_for_a_task_which_is_cancelled_ends() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         let slow = format!("import time\ntime.sleep(3)\n{}", task::SOURCE);
         e2e::deploy::python(&client, "slow", &slow, json!({}))?;
@@ -118,7 +109,7 @@ const STREAM: &str = "kept['runs'] = kept.get('runs', 0) + 1\nprint('begun', flu
 #[test]
 fn tasks_in_frozen_sessions_outlive_daemons_and_go_on_when_they_thaw() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         task::deploy(&client, "worker", json!({}))?;
         let mine = session_name("mine");
@@ -192,7 +183,7 @@ fn tasks_in_frozen_sessions_outlive_daemons_and_go_on_when_they_thaw() -> Result
 fn turns_stay_turns_and_idle_clocks_wait_for_work_that_was_adopted() -> Result {
     ground!(Daemon, Python);
     // Shorter than the work, so that only that it goes on keeps its session.
-    let options = installed().config("[defaults]\nidle_timeout = 3\n");
+    let options = Options::installed().config("[defaults]\nidle_timeout = 3\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         for kind in ["serial", "reject"] {

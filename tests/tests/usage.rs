@@ -14,18 +14,9 @@ use proto::config::Period;
 use serde_json::json;
 use std::process::{Command, Output};
 
-/// A daemon as it is installed: its sessions outlive it.
-fn installed() -> Options {
-    Options {
-        dev: false,
-        end_sessions: false,
-        ..Options::quick()
-    }
-}
-
 /// The same, in whose ledger is nothing of what waits (owner `daemon`): records are counted here, or those of a runtime are.
 fn alone() -> Options {
-    installed().config("[template]\nfork = \"off\"\n[pool]\nmax = 0")
+    Options::installed().config("[template]\nfork = \"off\"\n[pool]\nmax = 0")
 }
 
 fn usage(client: &Client, query: &str) -> anyhow::Result<Vec<UsageRecord>> {
@@ -160,7 +151,7 @@ fn a_session_is_charged_what_its_cgroup_counted_though_its_daemon_is_killed() ->
 #[test]
 fn a_daemon_that_is_killed_loses_no_invocation() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let mut client = daemon.client();
         puppet::deploy(&client, "counts", json!({}))?;
         let (lives, dies) = (session_name("lives"), session_name("dies"));
@@ -369,7 +360,7 @@ fn usage_is_shown_in_tables_json_and_csv_and_bad_questions_are_refused() -> Resu
 #[test]
 fn a_budget_that_is_used_up_freezes_tells_why_and_goes_on_when_approved() -> Result {
     ground!(Daemon, Python);
-    let options = installed().config("[budgets]\nsession = { cpu_seconds = 1.5 }\n");
+    let options = Options::installed().config("[budgets]\nsession = { cpu_seconds = 1.5 }\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "spends", json!({}))?;
@@ -465,7 +456,7 @@ fn held(client: &Client, runtime: &str, id: &str) -> anyhow::Result<Option<Strin
 #[test]
 fn a_runtimes_own_budget_holds_all_its_sessions_and_nobody_elses() -> Result {
     ground!(Daemon, Python);
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         // One that is stopped runs on for its grace, and its agent takes no notice.
         let thrifty = json!({
@@ -547,7 +538,7 @@ fn a_runtimes_own_budget_holds_all_its_sessions_and_nobody_elses() -> Result {
 #[test]
 fn a_users_budget_in_a_runtime_holds_that_users_sessions_there() -> Result {
     ground!(Daemon, Python);
-    let options = installed().config("[budgets]\nuser = { cpu_seconds = 4.5 }\n");
+    let options = Options::installed().config("[budgets]\nuser = { cpu_seconds = 4.5 }\n");
     Daemon::with(options, |daemon| {
         let client = daemon.client();
         let short = json!({"stop_grace": 1});
@@ -680,7 +671,7 @@ fn charged(client: &Client, task: &Task, bytes: u64) -> Result {
 #[test]
 fn a_task_is_charged_for_its_answer_also_when_another_daemon_takes_it() -> Result {
     ground!(Daemon, Python, Command("renice"));
-    Daemon::with(installed(), |daemon| {
+    Daemon::with(Options::installed(), |daemon| {
         let client = daemon.client();
         task::deploy(&client, "works", json!({}))?;
         let here = task::submit(&client, "works", "", "answer = 'y' * 7000")?;

@@ -133,8 +133,7 @@ fn a_call_without_a_session_id_gets_one_of_its_own() -> Result {
     Daemon::with(Options::default(), |daemon| {
         let client = daemon.client();
         puppet::deploy(&client, "wire", json!({}))?;
-        let body =
-            puppet::payload("kept['n'] = kept.get('n', 0) + 1; answer = kept['n']").to_string();
+        let body = puppet::payload(puppet::COUNT).to_string();
         let mut seen = Vec::new();
         for path in ["/runtimes/wire/invocations", "/invocations"] {
             for _ in 0..2 {
