@@ -216,16 +216,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
         Ok(())
     })();
-    if let Err(error) = measured {
-        subject.print_log();
-        return Err(error);
-    }
+    // Also where one has failed: what was measured before it is not measured again for it.
     facts.finish(began.elapsed())?;
     print!("{facts}\n{table}");
     if let Some(path) = &args.json {
         let all = serde_json::json!({"host": facts, "rows": table});
         std::fs::write(path, serde_json::to_vec_pretty(&all)?)
             .with_context(|| format!("write {}", path.display()))?;
+    }
+    if let Err(error) = measured {
+        subject.print_log();
+        return Err(error);
     }
     // After the figures: a fault here says nothing about them.
     subject.end()

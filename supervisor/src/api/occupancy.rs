@@ -1,8 +1,8 @@
 //! Whether a connection is used: a place is for those who ask, not for those who only hold it.
 //!
 //! hyper bounds the time in which a head arrives, but not the time before it knows which HTTP is spoken, nor the idle time
-//! of HTTP/2. Here every connection is looked at once per patience: one that has no request in flight and had none since the
-//! last look is given up, whatever it speaks. A request counts until its answer's body is dropped, so a stream is use.
+//! of HTTP/2. Here every connection is looked at once per patience: one that has no request in flight and none that began or
+//! ended since the last look is given up, whatever it speaks. A request counts until its answer's body is dropped, so a stream is use.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -20,7 +20,8 @@ pub struct Occupancy(Arc<Requests>);
 
 #[derive(Debug, Default)]
 struct Requests {
-    begun: AtomicU64,
+    /// Begins and ends: a connection is not closed in the moment when a long answer is over, in which its next request may come.
+    changes: AtomicU64,
     in_flight: AtomicU32,
     first: Notify,
 }
@@ -33,7 +34,7 @@ impl Occupancy {
     /// A request has come.
     pub fn enter(&self) -> InFlight {
         self.0.in_flight.fetch_add(1, Ordering::Relaxed);
-        if self.0.begun.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.0.changes.fetch_add(1, Ordering::Relaxed) == 0 {
             self.0.first.notify_waiters();
         }
         InFlight(Arc::clone(&self.0))
@@ -42,7 +43,7 @@ impl Occupancy {
     /// Resolves when a request has come, now or before.
     pub async fn used(&self) {
         let first = self.0.first.notified();
-        if self.0.begun.load(Ordering::Relaxed) == 0 {
+        if self.0.changes.load(Ordering::Relaxed) == 0 {
             first.await;
         }
     }
@@ -50,10 +51,10 @@ impl Occupancy {
     /// Resolves when there was no use for at least `patience`, at most twice that.
     pub async fn unused(&self, patience: Duration) {
         loop {
-            let begun = self.0.begun.load(Ordering::Relaxed);
+            let before = self.0.changes.load(Ordering::Relaxed);
             tokio::time::sleep(patience).await;
-            let none_came = self.0.begun.load(Ordering::Relaxed) == begun;
-            if none_came && self.0.in_flight.load(Ordering::Relaxed) == 0 {
+            let unchanged = self.0.changes.load(Ordering::Relaxed) == before;
+            if unchanged && self.0.in_flight.load(Ordering::Relaxed) == 0 {
                 return;
             }
         }
@@ -62,6 +63,7 @@ impl Occupancy {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.changes.fetch_add(1, Ordering::Relaxed);
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -125,7 +127,10 @@ mod tests {
         let unused = occupancy.unused(PATIENCE);
         tokio::pin!(unused);
         assert!(timeout(10 * PATIENCE, &mut unused).await.is_err());
+        // One that ends right before a look: its connection is unused from then on, and not since it began.
+        tokio::time::sleep(PATIENCE - Duration::from_millis(1)).await;
         drop(body);
+        assert!(timeout(PATIENCE, &mut unused).await.is_err());
         // Short ones, which no look ever meets in flight.
         for _ in 0..10 {
             drop(occupancy.enter());

@@ -39,14 +39,17 @@ fn load() -> anyhow::Result<String> {
     Ok(text.split(' ').take(3).collect::<Vec<_>>().join(" "))
 }
 
-/// First line of what a program prints about itself.
+/// First line of what one of this host's programs prints about itself.
 fn version(program: &str, argument: &str) -> anyhow::Result<String> {
-    let output = Command::new(program)
-        .arg(argument)
+    let path = "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin";
+    first_line(Command::new(program).arg(argument).env("PATH", path))
+}
+
+fn first_line(command: &mut Command) -> anyhow::Result<String> {
+    let output = command
         .current_dir(root())
-        .env("PATH", "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin")
         .output()
-        .with_context(|| format!("start {program}"))?;
+        .with_context(|| format!("start {}", command.get_program().to_string_lossy()))?;
     // nginx tells it where others complain.
     let told = match output.stdout.is_empty() {
         true => &output.stderr,
@@ -80,7 +83,8 @@ pub(crate) fn of_this_host(subject: &Subject) -> anyhow::Result<Facts> {
         ("haproxy", version("haproxy", "-v")?),
         ("nginx", version("nginx", "-v")?),
         ("python3", version("/usr/bin/python3", "--version")?),
-        ("rustc", version("rustc", "--version")?),
+        // Wherever this user has it.
+        ("rustc", first_line(Command::new("rustc").arg("--version"))?),
         ("AWS SDK", requirement("bedrock-agentcore")?),
     ];
     Ok(Facts {
