@@ -7,6 +7,7 @@ pub mod device_filter;
 pub mod exec;
 pub mod fitrim;
 pub mod fork;
+pub mod heap;
 pub mod keyring;
 pub mod loop_device;
 pub mod loopback;

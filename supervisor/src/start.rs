@@ -21,7 +21,7 @@ use crate::systemd::{Origin, Sockets};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use proto::units::MemoryBytes;
 use sandbox::plan::{self, SessionSpec};
-use sandbox::sys::close_range;
+use sandbox::sys::{close_range, heap};
 use sandbox::uid_block::{self, BLOCK_SIZE, UIDS_PER_SESSION};
 use sandbox::{privileges, seccomp};
 use session_core::spec::Interpreters;
@@ -213,6 +213,7 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     let launcher = launcher::start(setup)?;
     let launcher_pid = launcher.pid;
     privileges::become_broker(broker.uid, broker.gid)?;
+    limit_heaps()?;
     // From here on nothing runs with privilege in this process, and threads may exist.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -236,6 +237,14 @@ fn start(args: Args, config: Config, log_level: LogLevel) -> Result<(), StartErr
     launcher::wait_for_end(launcher_pid);
     drop(instance);
     Ok(outcome?)
+}
+
+/// What a thread used for a moment (a sweep of ten thousand logs, a crowd's requests) stays with the heap that it was taken from, and
+/// by default there may be eight of those for each processor, which threads that come and go fill one after the other.
+fn limit_heaps() -> Result<(), StartError> {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = i32::try_from(processors + 1).unwrap_or(i32::MAX);
+    heap::limit_arenas(most).map_err(io("limit", "the number of heaps"))
 }
 
 fn bind_tcp(
