@@ -40,9 +40,14 @@ pub fn forkable(client: &Client, runtime: &str) -> anyhow::Result<Template> {
 
 /// Deploys the puppet, has a first session of it, and waits for the template.
 pub fn deploy(client: &Client, runtime: &str, more: Value) -> Result {
+    load(client, runtime, puppet::SOURCE, more)
+}
+
+/// The same of a source that is the puppet's and something before it.
+pub fn load(client: &Client, runtime: &str, source: &str, more: Value) -> Result {
     let mut config = forking();
     chaos::merge(&mut config, more);
-    puppet::deploy(client, runtime, config)?;
+    crate::deploy::python(client, runtime, source, config)?;
     let (id, session) = puppet::begin(client, runtime)?;
     ensure!(session.origin == Some(Origin::Cold), "{session:?}");
     forkable(client, runtime)?;
@@ -74,6 +79,14 @@ pub fn the_template(client: &Client, runtime: &str) -> anyhow::Result<Session> {
     all.retain(|one| one.runtime.as_str() == runtime && one.phase == Phase::Ready);
     ensure!(all.len() == 1, "{all:?}");
     all.pop().context("one")
+}
+
+/// Waits until new sessions can be forked from another template than this one.
+pub fn another(client: &Client, old: &Session) -> Result {
+    wait::until_true(30, "another template", || {
+        let ready = |one: &Session| one.id != old.id && one.phase == Phase::Ready;
+        Ok(templates(client)?.iter().any(ready))
+    })
 }
 
 /// The first child of a session's shim: its agent, or the interpreter of a template.

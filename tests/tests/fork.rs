@@ -98,9 +98,7 @@ fn forks_draw_numbers_of_their_own() -> Result {
     );
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        deploy::python(&client, "dice", &source, warm::forking())?;
-        puppet::begin(&client, "dice")?;
-        warm::forkable(&client, "dice")?;
+        warm::load(&client, "dice", &source, json!({}))?;
         let draw = "import random, secrets, ssl, uuid, tempfile, os\n\
             answer = {'random': random.getrandbits(64), 'secrets': secrets.token_hex(8), 'uuid4': str(uuid.uuid4()), 'uuid1': str(uuid.uuid1()),\n\
                 'ssl': ssl.RAND_bytes(8).hex(), 'tempfile': next(tempfile._get_candidate_names()), 'urandom': os.urandom(8).hex(), 'system': random.SystemRandom().getrandbits(64)}";
@@ -213,9 +211,7 @@ fn a_fork_that_fails_is_its_callers_cold_session() -> Result {
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
         let before = Snapshot::steady(daemon)?;
-        deploy::python(&client, "dies", &source, warm::forking())?;
-        puppet::begin(&client, "dies")?;
-        warm::forkable(&client, "dies")?;
+        warm::load(&client, "dies", &source, json!({}))?;
         let (id, session) = puppet::begin(&client, "dies")?;
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         ensure!(

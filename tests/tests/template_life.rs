@@ -9,7 +9,7 @@ use e2e::{
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proto::api::{EndReason, LedgerCheck, Origin, Page, Phase, Session, Template, UsageRecord};
+use proto::api::{EndReason, LedgerCheck, Origin, Page, Phase, Template, UsageRecord};
 use serde_json::json;
 
 #[test]
@@ -27,11 +27,7 @@ fn a_template_that_dies_is_replaced_and_its_sessions_live_on() -> Result {
             puppet::run(&client, "mortal", &id, puppet::COUNT)? == json!(2),
             "its session is gone"
         );
-        wait::until_true(30, "another one", || {
-            Ok(warm::templates(&client)?
-                .iter()
-                .any(|one| one.id != old.id && one.phase == Phase::Ready))
-        })?;
+        warm::another(&client, &old)?;
         let (third, _) = warm::forked(&client, "mortal")?;
         // The old one stays for its sessions, and goes with them. (The second may be one: a fork is made ahead.)
         ensure!(client.session(old.id.as_str())?.phase == Phase::Ready);
@@ -59,17 +55,12 @@ fn a_template_that_is_out_of_memory_is_lost_and_its_sessions_are_not() -> Result
     );
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        let config = json!({"fork": "auto", "pool": {"max": 0}, "resources": {"memory": "64M"}});
-        deploy::python(&client, "hungry", &source, config)?;
-        puppet::begin(&client, "hungry")?;
-        warm::forkable(&client, "hungry")?;
+        let memory = json!({"resources": {"memory": "64M"}});
+        warm::load(&client, "hungry", &source, memory)?;
         let (id, _) = warm::forked(&client, "hungry")?;
         let old = warm::the_template(&client, "hungry")?;
         kill(warm::interpreter(&old)?, Signal::SIGUSR1)?;
-        wait::until_true(30, "another one", || {
-            let ready = |one: &Session| one.id != old.id && one.phase == Phase::Ready;
-            Ok(warm::templates(&client)?.iter().any(ready))
-        })?;
+        warm::another(&client, &old)?;
         ensure!(
             puppet::run(&client, "hungry", &id, puppet::COUNT)? == json!(2),
             "its session is gone"
@@ -93,19 +84,11 @@ fn a_template_that_hangs_or_grows_is_replaced() -> Result {
     );
     Daemon::with(Options::quick(), |daemon| {
         let client = daemon.client();
-        let config = json!({"fork": "auto", "pool": {"max": 0}, "lifecycle": {"stop_grace": 1}});
-        deploy::python(&client, "ill", &source, config)?;
-        puppet::begin(&client, "ill")?;
-        warm::forkable(&client, "ill")?;
-        let another = |old: &Session| {
-            wait::until_true(30, "another one", || {
-                let ready = |one: &Session| one.id != old.id && one.phase == Phase::Ready;
-                Ok(warm::templates(&client)?.iter().any(ready))
-            })
-        };
+        let grace = json!({"lifecycle": {"stop_grace": 1}});
+        warm::load(&client, "ill", &source, grace)?;
         let grows = warm::the_template(&client, "ill")?;
         kill(warm::interpreter(&grows)?, Signal::SIGUSR1)?;
-        another(&grows)?;
+        warm::another(&client, &grows)?;
         client.ended(grows.id.as_str(), 20)?;
         // It stands still, and so does the fork that it has made ahead.
         let hangs = warm::the_template(&client, "ill")?;
@@ -116,7 +99,7 @@ fn a_template_that_hangs_or_grows_is_replaced() -> Result {
         ensure!(session.origin == Some(Origin::Cold), "{session:?}");
         let log = client.logs(&id)?;
         ensure!(log.contains("no fork came within"), "{log}");
-        another(&hangs)?;
+        warm::another(&client, &hangs)?;
         client.ended(hangs.id.as_str(), 20)?;
         warm::forked(&client, "ill")?;
         Ok(())
@@ -261,10 +244,7 @@ fn a_template_carries_so_many_sessions_and_another_one_the_others() -> Result {
             "a template holds {} bytes, full {filled}",
             first.usage.memory_bytes
         );
-        wait::until_true(30, "another one", || {
-            let ready = |one: &Session| one.id != first.id && one.phase == Phase::Ready;
-            Ok(warm::templates(&client)?.iter().any(ready))
-        })?;
+        warm::another(&client, &first)?;
         warm::forked(&client, "many")?;
         ensure!(warm::template(&client, "many")?.failed == 0);
         // With its PID 1 those below it end, and no others.

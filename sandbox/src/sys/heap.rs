@@ -13,3 +13,37 @@ pub fn limit_arenas(most: i32) -> io::Result<()> {
         _ => Err(Errno::EINVAL.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    /// Those of threads, each of which begins at a multiple of its greatest size.
+    fn arenas() -> usize {
+        let maps = procfs::process::Process::myself().and_then(|me| me.maps());
+        let begins = |map: &procfs::process::MemoryMap| map.address.0 % (64 << 20) == 0;
+        maps.expect("maps").into_iter().filter(begins).count()
+    }
+
+    #[test]
+    fn threads_share_what_there_may_be() {
+        let before = arenas();
+        limit_arenas(2).expect("set");
+        let all = Barrier::new(9);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let used = std::hint::black_box(vec![1_u8; 1000]);
+                    all.wait();
+                    all.wait();
+                    drop(used);
+                });
+            }
+            all.wait();
+            let now = arenas();
+            all.wait();
+            assert!(now <= before.max(2), "{now}, before {before}");
+        });
+    }
+}

@@ -53,8 +53,9 @@ impl Occupancy {
         loop {
             let before = self.0.changes.load(Ordering::Relaxed);
             tokio::time::sleep(patience).await;
-            let unchanged = self.0.changes.load(Ordering::Relaxed) == before;
-            if unchanged && self.0.in_flight.load(Ordering::Relaxed) == 0 {
+            // In this order: what was counted off by now has been counted as a change.
+            let idle = self.0.in_flight.load(Ordering::Acquire) == 0;
+            if idle && self.0.changes.load(Ordering::Relaxed) == before {
                 return;
             }
         }
@@ -64,7 +65,7 @@ impl Occupancy {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.changes.fetch_add(1, Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
 
