@@ -22,7 +22,7 @@ mod tests {
     /// Those of threads, each of which begins at a multiple of its greatest size.
     fn arenas() -> usize {
         let maps = procfs::process::Process::myself().and_then(|me| me.maps());
-        let begins = |map: &procfs::process::MemoryMap| map.address.0 % (64 << 20) == 0;
+        let begins = |map: &procfs::process::MemoryMap| map.address.0.is_multiple_of(64 << 20);
         maps.expect("maps").into_iter().filter(begins).count()
     }
 
