@@ -5,8 +5,9 @@
 //! are enough that two cores launching at full speed find the next one made (a launch takes about as long as a preparation),
 //! few enough that their processes do not matter.
 //!
-//! The launcher has one thread and the host perhaps few processors, so the shelf is filled up again when no session is
-//! starting ([`Underway`]): otherwise the preparation for the next caller is in the way of the present one.
+//! The launcher has one thread and the host perhaps few processors, so the shelf is filled up again, and whatever else is for
+//! callers to come is done, when no session is starting ([`Underway`], [`Slots::calm`]): otherwise what is made for the next caller
+//! is in the way of the present one.
 
 use crate::broker::Broker;
 use proto::ids::SessionId;
@@ -14,14 +15,16 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 
 /// How long a shelf that is not full waits for launches to be over. An agent that takes seconds to start, or a stream of
 /// launches without a pause, must not keep it empty.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long it waits beyond that: a session that is ready has its first call still before it.
-const FIRST_CALL: Duration = Duration::from_millis(5);
+/// How long a session is starting beyond its start, at most: until its first call is over, which is what its caller waits for. A
+/// fork's copies page after page, and another's making would take turns with it.
+const FIRST_CALL: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -37,6 +40,25 @@ pub struct Slots {
 /// A session is starting for as long as this lives.
 #[derive(Debug)]
 pub struct Underway(Arc<watch::Sender<usize>>);
+
+/// The first call to a session that is ready: to be dropped when it is over.
+#[derive(Debug)]
+pub struct FirstCall {
+    _over: oneshot::Sender<()>,
+}
+
+impl Underway {
+    /// The session is ready, and counts as starting until its first call is over, though not for long.
+    #[must_use]
+    pub fn ready(self) -> FirstCall {
+        let (over, called) = oneshot::channel();
+        tokio::spawn(async move {
+            let _ = timeout(FIRST_CALL, called).await;
+            drop(self);
+        });
+        FirstCall { _over: over }
+    }
+}
 
 impl Drop for Underway {
     fn drop(&mut self) {
@@ -87,7 +109,7 @@ impl Slots {
     pub async fn quiet(&self, patience: Duration) {
         let mut starting = self.starting.subscribe();
         // Late, or the sender is gone with the daemon: either way there is nothing more to wait for.
-        let _ = tokio::time::timeout(patience, starting.wait_for(|starting| *starting == 0)).await;
+        let _ = timeout(patience, starting.wait_for(|starting| *starting == 0)).await;
     }
 
     /// Takes everything off the shelf (at shutdown).
@@ -115,7 +137,6 @@ pub async fn keep_full(broker: Arc<Broker>) {
     loop {
         while broker.slots.ready() < wanted && !broker.draining() {
             broker.slots.calm().await;
-            tokio::time::sleep(FIRST_CALL).await;
             match prepare(&broker).await {
                 Ok(slot) => {
                     failing = false;
@@ -161,17 +182,29 @@ pub fn fresh_name() -> SessionId {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+    use tokio::time::Instant;
 
-    #[tokio::test]
-    async fn the_shelf_waits_for_launches() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_for_those_to_come_waits_for_launches_and_first_calls() {
         let slots = Slots::default();
         let calm = || slots.calm().now_or_never().is_some();
         assert!(calm(), "nothing is starting");
         let (first, second) = (slots.underway(), slots.underway());
         drop(first);
         assert!(!calm(), "one still is");
-        drop(second);
-        assert!(calm(), "none is any more");
+        let call = second.ready();
+        assert!(!calm(), "it has its first call before it");
+        drop(call);
+        let began = Instant::now();
+        slots.calm().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        // A call that is long, and a start that never ends.
+        let _long = slots.underway().ready();
+        slots.calm().await;
+        assert_eq!(began.elapsed(), FIRST_CALL);
+        let _endless = slots.underway();
+        slots.calm().await;
+        assert_eq!(began.elapsed(), FIRST_CALL + PATIENCE);
     }
 
     #[test]

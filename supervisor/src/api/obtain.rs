@@ -105,6 +105,8 @@ async fn create(
     let permit = admitted.map_err(|refused| not_admitted(refused, &version.name))?;
     // It may have been told to while this call waited.
     not_while_stopping(broker)?;
+    // Until its driver says so itself.
+    let _underway = broker.slots.underway();
     let origin = origin::choose(broker, key, version).await;
     Ok(broker.registry.find_or_insert(key, || {
         driver::spawn(broker, origin, key.clone(), Arc::clone(version), permit)

@@ -14,7 +14,7 @@ use crate::launcher::message::Exited;
 use crate::metrics::Stage;
 use crate::progress::Scanner;
 use crate::relay::link::{Link, ShimEvent};
-use crate::slots::Underway;
+use crate::slots::{FirstCall, Underway};
 use crate::store::SessionEnd;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -115,6 +115,8 @@ struct Driver {
     permit: Permit,
     /// Until it is ready, or over.
     underway: Option<Underway>,
+    /// From then on until somebody's first call is over.
+    first_call: Option<FirstCall>,
     /// The launch, while it may still give its order.
     launching: Option<JoinHandle<()>>,
     /// Somebody has done something with it, beside looking.
@@ -491,6 +493,7 @@ impl Driver {
                 && matches!(phase, Phase::Ready | Phase::Busy)
                 && !self.handle.path.is_nobodys()
             {
+                self.first_call = starting.map(Underway::ready);
                 let took = self.handle.created_at.elapsed().unwrap_or_default();
                 let (meters, path) = (&self.handle.meters, self.handle.origin());
                 self.broker.metrics.started(meters, path, took);

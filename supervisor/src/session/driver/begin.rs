@@ -357,6 +357,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle>
         completions,
         permit,
         underway: starts.then(|| broker.slots.underway()),
+        first_call: None,
         launching: None,
         touched: false,
         unheard: None,

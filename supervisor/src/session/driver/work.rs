@@ -75,6 +75,7 @@ impl Driver {
     }
 
     pub(super) fn work_ended(&mut self, hold: Option<Moment>) {
+        self.first_call = None;
         if let Some(until) = hold {
             self.session.release(until);
         }
