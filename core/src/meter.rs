@@ -167,6 +167,14 @@ pub struct Saved {
     allocated_cpu: u64,
 }
 
+impl Saved {
+    /// CPU time of it, µs.
+    #[must_use]
+    pub fn cpu_us(&self) -> u64 {
+        self.cpu_us
+    }
+}
+
 /// One session's meter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meter {

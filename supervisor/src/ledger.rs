@@ -62,6 +62,9 @@ pub struct Ledger {
     accounts: Mutex<HashMap<SessionId, Arc<Account>>>,
     /// Meters that an earlier daemon left, until their session is taken over or buried.
     left: Mutex<HashMap<SessionId, SavedMeter>>,
+    /// Last parts of sessions that waited in a pool and were claimed, until the next round records them. Their meters are
+    /// written down as closed, so that the next daemon records them if this one is killed.
+    claimed: Mutex<Vec<SessionPart>>,
     /// Invocations of sessions that are over.
     ended: Mutex<Vec<Journalled>>,
     /// Held while what has ended is collected and written: what one round has taken, no other passes by.
@@ -87,6 +90,11 @@ impl Ledger {
                 "the meter of a session was changed by somebody else; it begins anew"
             );
         }
+        let (closed, left): (Vec<_>, Vec<_>) = left.into_iter().partition(|saved| saved.closed);
+        if !closed.is_empty() {
+            let parts = closed.iter().map(SavedMeter::last_part).collect();
+            store.record_last_parts(parts).await?;
+        }
         let budgets = Budgets::open(&store).await?;
         let left = left
             .into_iter()
@@ -100,6 +108,7 @@ impl Ledger {
             checkpoints: Checkpoints::at(directory),
             accounts: Mutex::default(),
             left: Mutex::new(left),
+            claimed: Mutex::default(),
             ended: Mutex::default(),
             waiting: tokio::sync::Mutex::default(),
             journal: Arc::new(journal),
@@ -124,15 +133,15 @@ impl Ledger {
         self.add(session, subject.waiting(), meter, Default::default())
     }
 
-    /// Closes the account of a session that waited, which is `subject`'s from now on. Gives the last part of its waiting, to be
-    /// recorded with the claim.
+    /// Closes the account of a session that waited, which is `subject`'s from now on. Gives the meter of its waiting, to be written
+    /// down with the claim; the next round records it.
     pub fn claim(
         &self,
         waited: &Account,
         subject: Subject,
         allocated: Allocated,
         now: Moment,
-    ) -> (Arc<Account>, SessionPart) {
+    ) -> (Arc<Account>, SavedMeter) {
         let session = subject.session.clone();
         // Nothing of the counter is lost and nothing is charged twice: it goes on from what was read of it last.
         let last = waited.used(now);
@@ -142,23 +151,27 @@ impl Ledger {
             peak_bytes: 0,
             tmp_bytes: None,
         };
-        let part = self.budgets.recording(|| {
-            let (part, _) = waited.close(now, reading, EndReason::Stopped);
-            let (subject, used) = (part.subject.clone(), part.used);
-            (part, subject, used)
+        // Until it is among the claimed, no query passes it by.
+        let mut all_claimed = locked(&self.claimed);
+        let closed = self.budgets.recording(|| {
+            let closed = waited.close_waiting(now, reading, &self.boot);
+            let part = closed.last_part();
+            all_claimed.push(part.clone());
+            (closed, part.subject, part.used)
         });
+        drop(all_claimed);
         let meter = Meter::claimed(now, allocated, last.cpu_us);
         let account = self.add(session, subject, meter, Default::default());
-        (account, part)
+        (account, closed)
     }
 
-    /// Goes on with the account of a session that is taken over. `active`: work is in flight in it.
+    /// Goes on with the account of a session that is taken over.
     pub fn resume(
         &self,
         subject: Subject,
         allocated: Allocated,
         now: Moment,
-        (age, active): (Duration, bool),
+        found: Resumed,
     ) -> Arc<Account> {
         let session = subject.session.clone();
         let subject = match subject.owner.is_nobody() {
@@ -171,12 +184,12 @@ impl Ledger {
             Some(saved) => {
                 let gap = since_boot_ms().saturating_sub(saved.boot_ms);
                 let gap = Duration::from_millis(gap);
-                let meter = Meter::resume(saved.meter, now, gap, active);
+                let meter = Meter::resume(saved.meter, now, gap, found.active);
                 self.add(session, subject, meter, (saved.counted, saved.recorded))
             }
             // Its daemon was killed in its first second.
             None => {
-                let meter = Meter::new(now.before(age), allocated);
+                let meter = Meter::claimed(now.before(found.age), allocated, found.cpu_before);
                 let counted = self.counted_early(&subject.session);
                 self.add(session, subject, meter, (counted, Totals::default()))
             }
@@ -218,10 +231,10 @@ impl Ledger {
     }
 
     /// The same of one that ended while no daemon was there. `until_now`: it was there until now; otherwise nobody knows when it
-    /// ended, and it is charged until it was read last.
+    /// ended, and it is charged until it was read last. `cpu_before`: as of [`Resumed`].
     pub fn bury(
         &self,
-        subject: Subject,
+        (subject, cpu_before): (Subject, u64),
         last: Counters,
         reason: EndReason,
         until_now: bool,
@@ -246,7 +259,7 @@ impl Ledger {
                     memory_bytes: 0,
                     cpu_millis: 0,
                 };
-                let meter = Meter::new(now, nothing);
+                let meter = Meter::claimed(now, nothing, cpu_before);
                 let counted = self.counted_early(&subject.session);
                 (meter, counted, Totals::default(), Timestamp::now())
             }
@@ -267,9 +280,16 @@ impl Ledger {
     /// What live sessions have used that is in no record.
     #[must_use]
     pub fn live(&self, now: Moment) -> Vec<LiveUse> {
+        // Held while the accounts are asked: of one that is claimed meanwhile both parts are here.
+        let claimed = locked(&self.claimed);
+        let claimed = claimed.iter().map(|part| LiveUse {
+            subject: part.subject.clone(),
+            used: part.used,
+        });
         let accounts = self.all();
         let live = accounts.iter();
-        live.filter_map(|account| account.unrecorded(now)).collect()
+        let live = live.filter_map(|account| account.unrecorded(now));
+        claimed.chain(live).collect()
     }
 
     /// The account of a live session.
@@ -288,6 +308,17 @@ impl Ledger {
     pub fn all(&self) -> Vec<Arc<Account>> {
         locked(&self.accounts).values().cloned().collect()
     }
+}
+
+/// What is known of a session that is taken over.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Resumed {
+    /// Since when it is its caller's.
+    pub age: Duration,
+    /// CPU time that it used before, µs: somebody else pays for it.
+    pub cpu_before: u64,
+    /// Work is in flight in it.
+    pub active: bool,
 }
 
 /// Opens the journal and records what an earlier daemon left in it.

@@ -264,6 +264,7 @@ async fn adopt(
         age: since_boot()
             .saturating_sub(ticks(launched.start_time))
             .saturating_sub(left.waited),
+        cpu_before: left.waited_cpu_us,
         memo: left.memo.clone(),
         lives,
         completions,
@@ -315,6 +316,7 @@ async fn adopt_template(
         uid_base: row.uid_base,
         pid: launched.pid,
         age: since_boot().saturating_sub(ticks(launched.start_time)),
+        cpu_before: 0,
         memo: left.memo.clone(),
         lives: Lives::Runs(running),
         completions,
@@ -401,7 +403,7 @@ async fn bury(broker: &Arc<Broker>, left: &LiveSession, why: NotAdopted) {
     let (reason, detail) = ended(record.as_ref(), usage.oom_kills, why);
     let record = subject(row).map(|subject| {
         let ledger = &broker.ledger;
-        ledger.bury(subject, counters, reason, until_now)
+        ledger.bury((subject, left.waited_cpu_us), counters, reason, until_now)
     });
     let end = SessionEnd {
         reason,

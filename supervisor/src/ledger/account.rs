@@ -280,6 +280,13 @@ impl Account {
         (part, ended)
     }
 
+    /// The session has waited long enough: somebody has claimed it. Its meter as it is then.
+    pub(super) fn close_waiting(&self, now: Moment, last: Reading, boot: &Boot) -> SavedMeter {
+        let _ = self.close(now, last, EndReason::Stopped);
+        let inner = self.inner();
+        self.saved(&inner, boot, inner.recorded)
+    }
+
     /// The part of a day that is over, if one is, with the meter as it is once that part is on record.
     pub(super) fn part(&self, now: Moment, boot: &Boot) -> Option<(SessionPart, SavedMeter)> {
         let mut inner = self.inner();
@@ -393,6 +400,7 @@ impl Account {
             meter: inner.meter.saved(),
             counted: self.counted(inner),
             recorded,
+            closed: inner.closed,
         }
     }
 

@@ -5,7 +5,9 @@ use crate::session::handle::SessionKey;
 use crate::store::Timestamp;
 use proto::api::EndReason;
 use proto::ids::{ClientSessionId, EndpointName, RuntimeId, RuntimeName, SessionId, VersionNumber};
-use session_core::meter::{Saved, Totals};
+use session_core::meter::{Meter, Saved, Totals};
+use session_core::moment::Moment;
+use std::time::Duration;
 
 /// Milliseconds of a day.
 pub const DAY_MS: i64 = 86_400_000;
@@ -109,7 +111,7 @@ pub struct Invocation {
     pub cpu_us: u64,
 }
 
-/// A live session's meter, for the daemon after this one.
+/// A session's meter, for the daemon after this one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SavedMeter {
     /// Whose.
@@ -126,6 +128,22 @@ pub struct SavedMeter {
     pub counted: Totals,
     /// What is in records already.
     pub recorded: Totals,
+    /// It counts no more, and what is in no record yet is its last part.
+    pub closed: bool,
+}
+
+impl SavedMeter {
+    /// The last part of one that is closed: of a session that waited in a pool, and was claimed.
+    #[must_use]
+    pub fn last_part(&self) -> SessionPart {
+        let meter = Meter::resume(self.meter, Moment(0), Duration::ZERO, false);
+        SessionPart {
+            subject: self.subject.clone(),
+            at: self.saved_at,
+            reason: Some(EndReason::Stopped),
+            used: meter.totals().plus(&self.counted).since(&self.recorded),
+        }
+    }
 }
 
 /// The day of a moment, counted from 1970-01-01.

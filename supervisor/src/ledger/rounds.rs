@@ -151,6 +151,7 @@ async fn take_ended(broker: &Broker, tmp: bool) {
     waiting.extend(read_all(broker, tmp).await);
     waiting.extend(std::mem::take(&mut *locked(&ledger.ended)));
     waiting.write(ledger, until).await;
+    ledger.record_claimed().await;
 }
 
 /// Reads every account that is awake. Gives what has ended in all of them.
@@ -214,6 +215,23 @@ fn take(account: &Account, now: Moment, metered: Option<Metered>) -> Vec<Journal
 }
 
 impl Ledger {
+    /// Records what claimed sessions used while they waited. For one at a time.
+    pub(super) async fn record_claimed(&self) {
+        loop {
+            let some: Vec<_> = locked(&self.claimed).iter().take(BATCH).cloned().collect();
+            if some.is_empty() {
+                return;
+            }
+            let count = some.len();
+            if let Err(error) = self.store.record_last_parts(some).await {
+                tracing::error!(error = %chain(&error), "parts of claimed sessions not recorded; tried again");
+                return;
+            }
+            // Others come to the end only.
+            locked(&self.claimed).drain(..count);
+        }
+    }
+
     /// Records the parts of a day that is over.
     async fn cut_days(&self, now: Moment) {
         let accounts = self.all();

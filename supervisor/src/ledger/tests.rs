@@ -112,6 +112,7 @@ impl Ground {
             meter,
             counted: Totals::default(),
             recorded: Totals::default(),
+            closed: false,
         };
         let parts = vec![(part, saved)];
         self.ledger
@@ -146,6 +147,13 @@ const NOTHING: Allocated = Allocated {
     memory_bytes: 0,
     cpu_millis: 0,
 };
+
+fn aged(seconds: u64) -> Resumed {
+    Resumed {
+        age: Duration::from_secs(seconds),
+        ..Resumed::default()
+    }
+}
 
 #[tokio::test]
 async fn what_nobody_touched_holds_and_goes_on_after_a_restart() {
@@ -481,7 +489,7 @@ async fn an_account_goes_on_where_a_killed_daemon_left_it() {
     let directory = ground.stop().await;
 
     let ground = Ground::on(directory).await;
-    let age = (Duration::from_secs(9), false);
+    let age = aged(9);
     let account = ground
         .ledger
         .resume(subject(1, "a"), limits, Moment(50_000), age);
@@ -550,7 +558,7 @@ async fn a_session_that_nobody_saw_end_is_charged_until_it_was_read_last() {
     };
     let part = ground
         .ledger
-        .bury(subject(1, "a"), last, EndReason::ShimDied, false);
+        .bury((subject(1, "a"), 0), last, EndReason::ShimDied, false);
     assert_eq!(
         (part.used.wall_ms, part.used.cpu_us, part.used.memory_kbs),
         (4000, 8, 800_000)
@@ -558,8 +566,9 @@ async fn a_session_that_nobody_saw_end_is_charged_until_it_was_read_last() {
     // Of one that was never read, all that is known is what the kernel counted.
     let part = ground
         .ledger
-        .bury(subject(2, "a"), last, EndReason::ShimDied, false);
-    assert_eq!((part.used.wall_ms, part.used.cpu_us), (0, 8));
+        .bury((subject(2, "a"), 5), last, EndReason::ShimDied, false);
+    // Five of them were somebody else's.
+    assert_eq!((part.used.wall_ms, part.used.cpu_us), (0, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -694,7 +703,7 @@ async fn what_a_killed_daemon_had_not_recorded_is_recorded_by_the_next_and_once(
     bytes.sort_unstable();
     assert_eq!(bytes, [1, 2, 4]);
     // Its meter was never written down: what it counted is known all the same.
-    let age = (Duration::from_secs(1), false);
+    let age = aged(1);
     let account = ground
         .ledger
         .resume(subject(1, "a"), limits, Moment(1000), age);
@@ -752,7 +761,8 @@ async fn what_is_used_before_a_claim_is_the_pools_and_nothing_is_charged_twice()
         tmp_bytes: None,
     };
     waiting.read(Moment(1000), read(900));
-    let (own, waited) = ledger.claim(&waiting, subject(1, "a"), NOTHING, Moment(5000));
+    let (own, closed) = ledger.claim(&waiting, subject(1, "a"), NOTHING, Moment(5000));
+    let waited = closed.last_part();
     assert_eq!((waited.used.cpu_us, waited.used.wall_ms), (900, 5000));
     assert!(!waited.ends_a_session());
     // The same counter goes on; a reading from before the claim that comes late changes nothing.
@@ -809,7 +819,89 @@ async fn the_account_of_what_is_nobodys_goes_on_after_a_restart() {
     ground.ledger.save(false).await;
     drop(account);
     let ground = Ground::on(ground.stop().await).await;
-    let age = (Duration::from_secs(3600), false);
+    let age = aged(3600);
     let account = ground.ledger.resume(nobodys, NOTHING, Moment(50_000), age);
     assert_eq!(account.used(Moment(50_000)).cpu_us, 900);
+}
+
+#[tokio::test]
+async fn what_was_used_before_a_claim_is_recorded_once_whoever_is_killed_when() {
+    let read = |cpu_us| Reading {
+        cpu_us,
+        memory_bytes: 1_000_000,
+        peak_bytes: 1_000_000,
+        tmp_bytes: None,
+    };
+    let nobodys = || Subject {
+        owner: Owner::pool(),
+        ..subject(1, "a")
+    };
+    // Its daemon ends in order; it is killed before the round after the claim; after that, but before the session's own meter is
+    // written down; and in the middle of a round that has seen the session waiting.
+    for case in ["settled", "killed", "recorded", "late"] {
+        let ground = Ground::new().await;
+        let ledger = &ground.ledger;
+        let waiting = ledger.wait(nobodys(), NOTHING, Moment(0));
+        waiting.read(Moment(1000), read(900));
+        ledger.save(false).await;
+        waiting.read(Moment(4000), read(1000));
+        let late = waiting.to_save(&ledger.boot).expect("it has changed");
+        let (own, closed) = ledger.claim(&waiting, subject(1, "a"), NOTHING, Moment(5000));
+        assert_eq!(closed.meter.cpu_us(), 1000);
+        let told = || {
+            let mut live = ledger.live(Moment(5000)).into_iter();
+            live.find(|live| live.subject == nobodys().waiting())
+        };
+        assert_eq!(told().expect("not told").used, closed.last_part().used);
+        let saved = ledger.store.save_meters(vec![closed], false);
+        saved.await.expect("written down");
+        match case {
+            "settled" => {
+                ledger.record_claimed().await;
+                ledger.save(true).await;
+            }
+            "killed" => {}
+            "recorded" => ledger.record_claimed().await,
+            _ => {
+                let late = ledger.store.save_meters(vec![late], false);
+                late.await.expect("tried");
+            }
+        }
+        let recorded = ["settled", "recorded"].contains(&case);
+        assert_eq!(told().is_none(), recorded, "{case}");
+        drop((own, waiting));
+        // Of a second daemon that is killed as soon nothing is recorded again.
+        let ground = Ground::on(ground.stop().await).await;
+        let ground = Ground::on(ground.stop().await).await;
+        let ledger = &ground.ledger;
+        let resumed = Resumed {
+            cpu_before: 1000,
+            ..aged(1)
+        };
+        let own = ledger.resume(subject(1, "a"), NOTHING, Moment(50_000), resumed);
+        own.read(Moment(50_001), read(1700));
+        let last = Counters {
+            cpu_us: 1800,
+            ..Counters::default()
+        };
+        let last = ledger.close(&own, Moment(50_002), last, EndReason::Stopped);
+        assert_eq!(last.used.cpu_us, 800, "{case}");
+        ground.record(last).await;
+        let store = &ground.ledger.store;
+        let query = UsageQuery {
+            by: UsageBy::Runtime,
+            runtime: None,
+            owner: None,
+            days: (0, i64::MAX),
+        };
+        let sums = store.usage_sums(PageRequest::default(), query, Vec::new());
+        let sums = sums.await.expect("summed").items;
+        let sums: Vec<_> = sums
+            .iter()
+            .map(|row| (row.sessions, row.used.cpu_us))
+            .collect();
+        assert_eq!(sums, [(1, 1800)], "{case}");
+        let check = ground.verify().await;
+        assert!(check.ok && check.sessions == 2, "{case}: {check:?}");
+    }
 }

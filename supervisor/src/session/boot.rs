@@ -7,7 +7,7 @@ use super::storage;
 use crate::broker::Broker;
 use crate::fault::chain;
 use crate::launcher::message::{LaunchOrder, Limits, Lineage, OrderFault};
-use crate::ledger::record::SessionPart;
+use crate::ledger::record::SavedMeter;
 use crate::metrics::{Metrics, Stage};
 use crate::relay::link::Link;
 use crate::store::{ClaimedSession, StoreError};
@@ -248,7 +248,7 @@ pub(super) async fn bind(
     broker: &Arc<Broker>,
     handle: &SessionHandle,
     link: &Link,
-    (age, part): (Duration, SessionPart),
+    (age, meter): (Duration, SavedMeter),
 ) -> Result<(), LaunchFailure> {
     let claimed = broker.store.claim_session(ClaimedSession {
         id: handle.id.clone(),
@@ -258,16 +258,12 @@ pub(super) async fn bind(
         owner: handle.key.owner.clone(),
         at: handle.created_at.into(),
         waited: age,
-        record: part.clone(),
+        meter,
     });
     let (claimed, agreed) = tokio::join!(
         claimed,
         link.claim(handle.version.spec.timeouts.max_lifetime)
     );
-    if claimed.is_err() {
-        // What it used is on record all the same.
-        broker.store.record_part(part).await?;
-    }
     claimed?;
     agreed.map_err(|error| of_error("the session that waited cannot be used: ", &error))
 }

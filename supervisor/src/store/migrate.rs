@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     POOL,
     TEMPLATES,
     FROZEN_BOOT,
+    POOL_CPU,
 ];
 
 /// Times are milliseconds since the epoch, sizes bytes. STRICT, so that a type error is an error and damage shows.
@@ -363,6 +364,11 @@ ALTER TABLE sessions ADD COLUMN template TEXT;
 /// Since when a session is frozen, by the clock that no step of the wall clock moves.
 const FROZEN_BOOT: &str = "
 ALTER TABLE sessions ADD COLUMN frozen_boot_ms INTEGER;
+";
+
+/// How much CPU time a session had used when it was claimed: what it uses from then on is its caller's.
+const POOL_CPU: &str = "
+ALTER TABLE sessions ADD COLUMN waited_cpu_us INTEGER NOT NULL DEFAULT 0;
 ";
 
 fn newest() -> i64 {

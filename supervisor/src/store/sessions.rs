@@ -5,7 +5,7 @@ use super::memo::{self, Memo};
 use super::runtimes::{config, parsed, seq_and_latest};
 use super::worker::Durability;
 use super::{PageRequest, Store, StoreError, Timestamp, usage};
-use crate::ledger::record::SessionPart;
+use crate::ledger::record::{SavedMeter, SessionPart};
 use crate::owner::Owner;
 use proto::api::{EndReason, Page, Phase, Session, Usage};
 use proto::config::RuntimeConfig;
@@ -149,6 +149,8 @@ pub struct LiveSession {
     pub memo: Memo,
     /// How long it waited in a pool before it was somebody's.
     pub waited: Duration,
+    /// CPU time that it used in that time, µs.
+    pub waited_cpu_us: u64,
     /// The template of which its agent is a fork, if it is one.
     pub template: Option<SessionId>,
 }
@@ -170,8 +172,8 @@ pub struct ClaimedSession {
     pub at: Timestamp,
     /// How old its processes were then.
     pub waited: Duration,
-    /// What it used before.
-    pub record: SessionPart,
+    /// The meter of that time, closed.
+    pub meter: SavedMeter,
 }
 
 /// Which sessions to list. Every part that is given must fit.
@@ -242,8 +244,8 @@ impl Store {
         .await
     }
 
-    /// Makes a session that waited in a pool somebody's, as newly as one that is reserved now; with it goes on record what it
-    /// used before. [`StoreError::Conflict`] if the owner has a live session of this id already, [`StoreError::NotFound`] if it does not
+    /// Makes a session that waited in a pool somebody's, as newly as one that is reserved now; with it is written down what it
+    /// used before, which goes on record afterwards ([`Store::record_last_parts`]). [`StoreError::Conflict`] if the owner has a live session of this id already, [`StoreError::NotFound`] if it does not
     /// wait any more.
     pub async fn claim_session(&self, new: ClaimedSession) -> Result<(), StoreError> {
         let key = Arc::clone(&self.chain);
@@ -263,7 +265,7 @@ impl Store {
             let changed = db
                 .prepare_cached(
                     "UPDATE sessions SET client_id = ?2, endpoint = ?3, owner = ?4, created_at = ?5, waited_ms = ?6,
-                         seq = (SELECT seq FROM sqlite_sequence WHERE name = 'sessions')
+                         waited_cpu_us = ?9, seq = (SELECT seq FROM sqlite_sequence WHERE name = 'sessions')
                      WHERE id = ?1 AND runtime = ?7 AND owner = ?8 AND ended_at IS NULL",
                 )?
                 .execute(params![
@@ -275,11 +277,12 @@ impl Store {
                     i64::try_from(new.waited.as_millis()).unwrap_or(i64::MAX),
                     runtime,
                     Owner::pool().key(),
+                    new.meter.meter.cpu_us().cast_signed(),
                 ])?;
             if changed == 0 {
                 return Err(StoreError::NotFound(format!("waiting session {}", new.id)));
             }
-            usage::append(db, &key, &new.record)
+            usage::meters::save(db, &key, &new.meter)
         })
         .await
     }
@@ -405,7 +408,7 @@ impl Store {
     /// Every session that has not ended, oldest first: what a daemon that starts has to look for.
     pub async fn live_sessions(&self) -> Result<Vec<LiveSession>, StoreError> {
         self.read(|db| {
-            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped, s.waited_ms, s.template\n    FROM sessions s";
+            let columns = ", v.config, v.artifact, r.deleted_at IS NOT NULL, s.was_ready, s.mcp, s.egress_refused, s.log_lines_dropped, s.waited_ms, s.template, s.waited_cpu_us\n    FROM sessions s";
             let select = SESSION.replacen("\n    FROM sessions s", columns, 1);
             let rows = db
                 .prepare_cached(&format!(
@@ -423,6 +426,7 @@ impl Store {
                         template: row
                             .get::<_, Option<String>>(36)?
                             .and_then(|text| SessionId::parse(text).ok()),
+                        waited_cpu_us: row.get::<_, i64>(37)?.cast_unsigned(),
                     })
                 })?
                 .collect::<Result<Vec<_>, _>>()?;

@@ -4,7 +4,7 @@
 //! The end of a session and its last record are one transaction ([`Store::end_session`]). Invocations are written in batches,
 //! volatile: they survive the daemon, and the machine from the next durable write on.
 
-mod meters;
+pub(super) mod meters;
 mod query;
 mod retention;
 mod verify;
@@ -94,11 +94,16 @@ impl Store {
         .await
     }
 
-    /// Records the last part of something whose end is no session's.
-    pub async fn record_part(&self, part: SessionPart) -> Result<(), StoreError> {
+    /// Records last parts whose meters were written down as closed ([`Store::claim_session`]).
+    pub async fn record_last_parts(&self, parts: Vec<SessionPart>) -> Result<(), StoreError> {
         let key = Arc::clone(&self.chain);
-        self.write(Durability::Volatile, move |db| append(db, &key, &part))
-            .await
+        self.write(Durability::Volatile, move |db| {
+            for part in &parts {
+                append(db, &key, part)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Records parts of sessions that live on, and their meters as they go on from there: in one, so that no part can be

@@ -12,8 +12,8 @@ use crate::admission::Permit;
 use crate::api::session_header::fresh_session_id;
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
-use crate::ledger::Account;
-use crate::ledger::record::{SessionPart, Subject};
+use crate::ledger::record::{SavedMeter, Subject};
+use crate::ledger::{Account, Resumed};
 use crate::owner::Owner;
 use crate::progress::Scanner;
 use crate::store::{FrozenNote, Memo};
@@ -204,8 +204,10 @@ pub struct Found {
     pub uid_base: u32,
     /// Host pid of its PID 1.
     pub pid: i32,
-    /// How long that process has been there.
+    /// How long that process has been there, as its caller's.
     pub age: Duration,
+    /// CPU time that it used before, µs.
+    pub cpu_before: u64,
     /// What was last written down of it.
     pub memo: Memo,
     /// How it is.
@@ -377,7 +379,7 @@ fn open_account(
     begun: &Begun,
     start: &Start,
     now: Moment,
-) -> (Arc<Account>, Option<SessionPart>) {
+) -> (Arc<Account>, Option<SavedMeter>) {
     let version = &begun.version;
     let subject = Subject::new(
         begun.id.clone(),
@@ -401,19 +403,23 @@ fn open_account(
             (Arc::clone(&handed.account), None)
         }
         (Start::Claimed(handed), Path::Cold | Path::Pool | Path::Fork) => {
-            let (account, part) = ledger.claim(&handed.account, subject, allocated, now);
+            let (account, waited) = ledger.claim(&handed.account, subject, allocated, now);
             let untold = handed.account.untold(now);
             let meters = broker.metrics.of(&version.name);
             broker.metrics.used(&meters, &untold);
-            (account, Some(part))
+            (account, Some(waited))
         }
         (Start::Found(found), _) => {
             let active = match &found.lives {
                 Lives::Runs(running) => running.attached.idle_ms == 0,
                 Lives::Frozen(_) | Lives::Unbound(_) => false,
             };
-            let age = (found.age, active);
-            (ledger.resume(subject, allocated, now, age), None)
+            let found = Resumed {
+                age: found.age,
+                cpu_before: found.cpu_before,
+                active,
+            };
+            (ledger.resume(subject, allocated, now, found), None)
         }
     };
     account.bound(version.config.budget);

@@ -14,7 +14,7 @@ use super::{Completion, Completions, Driver, completions};
 use crate::broker::Broker;
 use crate::catalogue::RuntimeVersion;
 use crate::ledger::Account;
-use crate::ledger::record::SessionPart;
+use crate::ledger::record::SavedMeter;
 use crate::relay::link::{Link, ShimEvent};
 use crate::session::boot;
 use crate::templates::Lease;
@@ -79,7 +79,7 @@ pub struct Unbound {
     /// When it was launched.
     pub(super) since: Instant,
     /// What it used while it waited; absent if it goes on waiting.
-    pub(super) waited: Option<SessionPart>,
+    pub(super) waited: Option<SavedMeter>,
 }
 
 impl Driver {
@@ -120,7 +120,7 @@ impl Driver {
     pub(super) fn bind(&mut self, unbound: Unbound) {
         self.link = Some(Arc::clone(&unbound.link));
         self.step(Event::Attached);
-        let Some(part) = unbound.waited else {
+        let Some(meter) = unbound.waited else {
             self.events = Some(unbound.events);
             return self.step(Event::Health(Health::Healthy));
         };
@@ -130,7 +130,7 @@ impl Driver {
         let done = self.completions.0.clone();
         tokio::spawn(async move {
             let waited = unbound.since.elapsed();
-            let bound = boot::bind(&broker, &handle, &unbound.link, (waited, part)).await;
+            let bound = boot::bind(&broker, &handle, &unbound.link, (waited, meter)).await;
             let _ = done.send(Completion::Bound(Box::new(bound))).await;
         });
     }

@@ -1,6 +1,8 @@
 //! Reserving, finding again, ending, listing and forgetting sessions.
 
 use super::*;
+use session_core::meter::{Allocated, Meter, Reading, Totals};
+use session_core::moment::Moment;
 
 #[tokio::test]
 async fn uid_ranges_are_the_lowest_free_ones_and_never_shared() {
@@ -408,6 +410,16 @@ async fn no_more_than_ten_thousand_ended_sessions_are_kept() {
 fn claim(id: &str, number: u32) -> crate::store::ClaimedSession {
     let wanted = session("unused", number);
     let waited = SessionId::parse(id).expect("id");
+    let nothing = Allocated {
+        memory_bytes: 0,
+        cpu_millis: 0,
+    };
+    let mut used = Meter::new(Moment(0), nothing);
+    let last = Reading {
+        cpu_us: 5_000_000,
+        ..Reading::default()
+    };
+    used.close(Moment(1234), last);
     crate::store::ClaimedSession {
         id: waited.clone(),
         client_id: wanted.client_id.clone(),
@@ -416,7 +428,7 @@ fn claim(id: &str, number: u32) -> crate::store::ClaimedSession {
         owner: wanted.owner.clone(),
         at: Timestamp::now(),
         waited: std::time::Duration::from_millis(1234),
-        record: crate::ledger::record::SessionPart {
+        meter: crate::ledger::record::SavedMeter {
             subject: crate::ledger::record::Subject {
                 session: waited,
                 client: wanted.client_id,
@@ -428,12 +440,13 @@ fn claim(id: &str, number: u32) -> crate::store::ClaimedSession {
                 created_at: Timestamp::now(),
             }
             .waiting(),
-            at: Timestamp::now(),
-            reason: Some(EndReason::Stopped),
-            used: session_core::meter::Totals {
-                cpu_us: 5_000_000,
-                ..Default::default()
-            },
+            boot_id: "boot".to_owned(),
+            boot_ms: 0,
+            saved_at: Timestamp::now(),
+            meter: used.saved(),
+            counted: Totals::default(),
+            recorded: Totals::default(),
+            closed: true,
         },
     }
 }
@@ -487,6 +500,12 @@ async fn what_waits_in_a_pool_is_claimed_once_and_is_a_session_from_then_on() {
             .expect("there")
     };
     assert_eq!(one("sess1").waited.as_millis(), 1234);
+    assert_eq!(one("sess1").waited_cpu_us, 5_000_000);
+    // Of those that were not claimed nothing was written down.
+    let (left, changed) = store.left_meters().await.expect("read");
+    let closed: Vec<_> = left.iter().filter(|saved| saved.closed).collect();
+    assert_eq!((closed.len(), left.len(), changed.len()), (1, 1, 0));
+    assert_eq!(closed[0].last_part().used.cpu_us, 5_000_000);
     assert_eq!(one("sess1").session.owner, Some(session("sess9", 7).owner));
     assert_eq!(one("sess2").waited.as_millis(), 0);
     assert_eq!(

@@ -21,23 +21,31 @@ struct State {
     meter: Saved,
     counted: Totals,
     recorded: Totals,
+    #[serde(default)]
+    closed: bool,
 }
 
-/// Writes one down; not of a session that has its last record.
-pub(super) fn save(db: &Connection, key: &ChainKey, saved: &SavedMeter) -> Result<(), StoreError> {
+/// Writes one down; not of a session that has its last record, or whose meter is closed: what a round has seen before comes late.
+pub(in super::super) fn save(
+    db: &Connection,
+    key: &ChainKey,
+    saved: &SavedMeter,
+) -> Result<(), StoreError> {
     let mut saved = saved.clone();
     let subject = subject(db, &mut saved.subject)?;
     let state = State {
         meter: saved.meter,
         counted: saved.counted,
         recorded: saved.recorded,
+        closed: saved.closed,
     };
     let state = serde_json::to_string(&state).unwrap_or_default();
     let mac = key.meter(&saved, &state);
     db.prepare_cached(
         "REPLACE INTO usage_meters (subject, boot_id, boot_ms, saved_at, state, mac)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6
-         WHERE NOT EXISTS (SELECT 1 FROM usage_sessions WHERE subject = ?1 AND reason IS NOT NULL)",
+         WHERE NOT EXISTS (SELECT 1 FROM usage_sessions WHERE subject = ?1 AND reason IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM usage_meters WHERE subject = ?1 AND state ->> 'closed')",
     )?
     .execute(params![
         subject,
@@ -126,6 +134,7 @@ impl Store {
                         meter: state.meter,
                         counted: state.counted,
                         recorded: state.recorded,
+                        closed: state.closed,
                     };
                     let proof = mac(row, SUBJECT_COLUMNS + 4).ok()?;
                     (key.meter(&saved, &text) == proof).then_some(saved)
