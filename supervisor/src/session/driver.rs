@@ -164,7 +164,7 @@ impl Driver {
             None => self.launch(),
             Some(Lives::Runs(running)) => self.found(running, Duration::ZERO),
             Some(Lives::Frozen(frozen)) => self.found_frozen(frozen),
-            Some(Lives::Unbound(unbound)) => self.bind(unbound),
+            Some(Lives::Unbound(unbound)) => self.bind(*unbound),
         }
         while !self.over {
             let deadline = self

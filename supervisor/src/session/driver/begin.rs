@@ -224,7 +224,7 @@ pub enum Lives {
     /// Nobody in it can answer.
     Frozen(FoundFrozen),
     /// Another driver of this daemon had it.
-    Unbound(Unbound),
+    Unbound(Box<Unbound>),
 }
 
 /// A session that was found frozen.
@@ -335,7 +335,7 @@ fn begin(broker: &Arc<Broker>, begun: Begun, start: Start) -> Arc<SessionHandle>
                 since: handed.since,
                 waited,
             };
-            let lives = Lives::Unbound(unbound);
+            let lives = Lives::Unbound(Box::new(unbound));
             (Session::new(now, policy), handed.completions, Some(lives))
         }
     };
