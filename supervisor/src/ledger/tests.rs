@@ -148,6 +148,16 @@ const NOTHING: Allocated = Allocated {
     cpu_millis: 0,
 };
 
+/// Of everybody and all days.
+fn everything(by: UsageBy) -> UsageQuery {
+    UsageQuery {
+        by,
+        runtime: None,
+        owner: None,
+        days: (0, i64::MAX),
+    }
+}
+
 fn aged(seconds: u64) -> Resumed {
     Resumed {
         age: Duration::from_secs(seconds),
@@ -304,13 +314,11 @@ async fn old_records_go_and_what_is_left_holds() {
     assert!(check.ok, "{check:?}");
     assert_eq!((check.sessions, check.invocations), (3, 4));
     // The sums still have all of them.
-    let query = UsageQuery {
-        by: UsageBy::Runtime,
-        runtime: None,
-        owner: None,
-        days: (0, i64::MAX),
-    };
-    let page = store.usage_sums(PageRequest::default(), query, Vec::new());
+    let page = store.usage_sums(
+        PageRequest::default(),
+        everything(UsageBy::Runtime),
+        Vec::new(),
+    );
     let rows = page.await.expect("found").items;
     let sums: Vec<_> = rows
         .iter()
@@ -326,12 +334,6 @@ async fn old_records_go_and_what_is_left_holds() {
 async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
     let ground = Ground::filled().await;
     let store = &ground.ledger.store;
-    let query = |by| UsageQuery {
-        by,
-        runtime: None,
-        owner: None,
-        days: (0, i64::MAX),
-    };
     let live = || {
         vec![
             LiveUse {
@@ -366,7 +368,7 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
         let mut token: Option<String> = None;
         loop {
             let request = PageRequest::parse(Some(size), token.as_deref()).expect("request");
-            let page = store.usage_sums(request, query(UsageBy::Runtime), live());
+            let page = store.usage_sums(request, everything(UsageBy::Runtime), live());
             let page = page.await.expect("found");
             found.extend(page.items);
             token = page.next_token;
@@ -384,12 +386,12 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
     }
     let all = PageRequest::default;
     let users = store
-        .usage_sums(all(), query(UsageBy::User), Vec::new())
+        .usage_sums(all(), everything(UsageBy::User), Vec::new())
         .await
         .expect("found");
     assert_eq!(users.items.len(), 3);
     let days = store
-        .usage_sums(all(), query(UsageBy::Day), Vec::new())
+        .usage_sums(all(), everything(UsageBy::Day), Vec::new())
         .await
         .expect("found");
     let told: Vec<_> = days
@@ -406,7 +408,7 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
     assert_eq!(total(&days.items), 385);
     let second = UsageQuery {
         days: (20_001, 20_001),
-        ..query(UsageBy::Runtime)
+        ..everything(UsageBy::Runtime)
     };
     let rows = store
         .usage_sums(all(), second, live())
@@ -423,7 +425,7 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
         "what lives now is not of that day"
     );
     let sessions = store
-        .usage_sessions(all(), query(UsageBy::Session), Vec::new())
+        .usage_sessions(all(), everything(UsageBy::Session), Vec::new())
         .await
         .expect("found");
     assert_eq!(sessions.items.len(), 10);
@@ -434,7 +436,7 @@ async fn sums_are_told_by_each_key_page_by_page_and_with_what_lives() {
     );
     let one = UsageQuery {
         runtime: Some(RuntimeName::parse("b").expect("name")),
-        ..query(UsageBy::Session)
+        ..everything(UsageBy::Session)
     };
     let some = store
         .usage_sessions(all(), one, Vec::new())
@@ -888,13 +890,11 @@ async fn what_was_used_before_a_claim_is_recorded_once_whoever_is_killed_when() 
         assert_eq!(last.used.cpu_us, 800, "{case}");
         ground.record(last).await;
         let store = &ground.ledger.store;
-        let query = UsageQuery {
-            by: UsageBy::Runtime,
-            runtime: None,
-            owner: None,
-            days: (0, i64::MAX),
-        };
-        let sums = store.usage_sums(PageRequest::default(), query, Vec::new());
+        let sums = store.usage_sums(
+            PageRequest::default(),
+            everything(UsageBy::Runtime),
+            Vec::new(),
+        );
         let sums = sums.await.expect("summed").items;
         let sums: Vec<_> = sums
             .iter()

@@ -245,8 +245,8 @@ impl Store {
     }
 
     /// Makes a session that waited in a pool somebody's, as newly as one that is reserved now; with it is written down what it
-    /// used before, which goes on record afterwards ([`Store::record_last_parts`]). [`StoreError::Conflict`] if the owner has a live session of this id already, [`StoreError::NotFound`] if it does not
-    /// wait any more.
+    /// used before, which goes on record afterwards ([`Store::record_last_parts`]). [`StoreError::Conflict`] if the owner has a live
+    /// session of this id already, [`StoreError::NotFound`] if it does not wait any more.
     pub async fn claim_session(&self, new: ClaimedSession) -> Result<(), StoreError> {
         let key = Arc::clone(&self.chain);
         self.write_new(Durability::Volatile, move |db| {
